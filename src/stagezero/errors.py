@@ -1,0 +1,105 @@
+"""Every error a user can meet. Each message is one sentence: what was wrong, what was expected, the fix.
+
+    StagezeroError                 shown without a traceback, exit code 2
+    ├── InputError                 something a person wrote cannot be used
+    │   ├── ProjectError           the project file
+    │   ├── RecipeError            a recipe, or a patch that does not fit one
+    │   ├── IdeaError              an idea file
+    │   ├── SuiteError             a suite of tasks
+    │   └── ModelError             a model name or a checkpoint
+    ├── MissingPackageError        an optional package is not installed
+    ├── RunChangedError            a half-finished run no longer matches its project
+    ├── LedgerError                the chain does not verify
+    ├── BuildError                 a training step failed
+    └── DoorError                  the auditor refused or could not be reached
+        └── BudgetSpentError       the sealed items have no disclosures left
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+
+class StagezeroError(Exception):
+    """Base of all errors that are the caller's to mend; the command line shows the message alone."""
+
+
+class InputError(StagezeroError):
+    """Something a person wrote cannot be used."""
+
+
+class ProjectError(InputError):
+    """The project file."""
+
+
+class RecipeError(InputError):
+    """A recipe, or a patch that does not fit the recipe it is applied to."""
+
+
+class IdeaError(InputError):
+    """An idea file."""
+
+
+class SuiteError(InputError):
+    """A suite of tasks."""
+
+
+class ModelError(InputError):
+    """A model name or a checkpoint folder."""
+
+
+class MissingPackageError(StagezeroError):
+    """An optional package is not installed."""
+
+
+class RunChangedError(StagezeroError):
+    """A half-finished run no longer matches the project it belongs to."""
+
+
+class LedgerError(StagezeroError):
+    """The chain does not verify."""
+
+
+class BuildError(StagezeroError):
+    """A training step failed."""
+
+
+class DoorError(StagezeroError):
+    """The auditor refused, or could not be reached."""
+
+
+class BudgetSpentError(DoorError):
+    """The sealed items have no disclosures left."""
+
+
+def explain(error: ValidationError, where: str) -> str:
+    """One sentence for the first problem of a pydantic error: the field, what was expected, the fix."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "the whole file"
+    more = f" ({error.error_count() - 1} more after it)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return f"{where}: unknown key {field!r}; remove it or correct its spelling{more}."
+    if first["type"] == "missing":
+        return f"{where}: {field!r} is missing; add it{more}."
+    if first["type"] == "value_error":
+        return f"{where}: {field}: {str(first['ctx']['error']).rstrip('.')}{more}."
+    got = first.get("input")
+    shown = f", got {got!r:.60}" if isinstance(got, (str, int, float, bool)) or got is None else ""
+    return f"{where}: {field!r}: {first['msg'][0].lower()}{first['msg'][1:]}{shown}{more}."
+
+
+def need(module: str, install: str, purpose: str) -> ModuleType:
+    """Import an optional package.
+
+    Raises:
+        MissingPackageError: naming the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingPackageError(f"{purpose} needs the package {module!r}; install it with: {install}") from error

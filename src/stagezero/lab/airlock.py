@@ -1,0 +1,117 @@
+"""Lets ideas in, and nothing else: typed, canonical, capped and measured in bits, each with a reason when refused.
+
+An idea that canonicalises to a hypothesis that was decided before is the same hypothesis for ever: a new name or
+another formatting buys no second chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stagezero.errors import RecipeError
+from stagezero.lab.ideas import MAX_BYTES, Idea
+from stagezero.ledger import digest
+from stagezero.tasks import Suite
+from stagezero.training import Recipe, apply_patch
+from stagezero.training.recipes import Mix
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """"This candidate is better than this control on this property by more than the margin"; known by its digest."""
+
+    control: Recipe
+    candidate: Recipe
+    property: str
+    margin: float
+    suite: str
+
+    def digest(self) -> str:
+        return digest(
+            {
+                "control": self.control.canonical(),
+                "candidate": self.candidate.canonical(),
+                "inputs": sorted({**self.control.inputs_digest(), **self.candidate.inputs_digest()}.values()),
+                "property": self.property,
+                "margin": self.margin,
+                "suite": self.suite,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """An idea that may be tried."""
+
+    idea: Idea
+    hypothesis: Hypothesis
+
+    def entry(self) -> dict[str, Any]:
+        """What the ledger says of it at registration."""
+        return {
+            "hypothesis": self.hypothesis.digest(),
+            "idea": self.idea.digest(),
+            "title": self.idea.title,
+            "researcher": self.idea.researcher,
+            "reason": self.idea.reason,
+            "property": self.idea.property,
+            "claimed_effect": self.idea.claimed_effect,
+            "bits": self.idea.bits(),
+            "patch": self.idea.technique()["patch"],
+            "candidate": self.hypothesis.candidate.canonical(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An idea that may not, and why."""
+
+    idea: Idea
+    why: str
+
+    def entry(self) -> dict[str, Any]:
+        return {"title": self.idea.title, "researcher": self.idea.researcher, "why": self.why}
+
+
+def admit(ideas: Sequence[Idea], control: Recipe, suite: Suite, margin: float, decided: frozenset[str]) -> tuple[list[Admitted], list[Refused]]:
+    """Sort ideas into those that may be tried on a control and those that may not.
+
+    Args:
+        decided: digests of hypotheses that were decided before.
+
+    Returns:
+        Admitted ideas in the order of their hypotheses' digests, whatever order they came in, and the refused ones.
+    """
+    admitted: dict[str, Admitted] = {}
+    refused: list[Refused] = []
+    known_claims = {item.property for item in suite.train_items()}
+    for idea in ideas:
+        if idea.property not in suite.properties:
+            refused.append(Refused(idea, f"property {idea.property!r} is not one of {', '.join(suite.properties)}"))
+            continue
+        if idea.bits() > 8 * MAX_BYTES:
+            refused.append(Refused(idea, f"{idea.bits():,} bits; at most {8 * MAX_BYTES:,} may cross"))
+            continue
+        try:
+            candidate = apply_patch(control, idea.operations(), f"idea {idea.title!r}")
+        except RecipeError as error:
+            refused.append(Refused(idea, f"does not fit this stage's recipe: {error}"))
+            continue
+        claims = {c for s in candidate.steps if isinstance(s, Mix) for p in s.parts for c in p.claims or ()}
+        if not claims <= known_claims:
+            refused.append(Refused(idea, f"claim {sorted(claims - known_claims)[0]!r} has no training items"))
+            continue
+        if candidate.digest() == control.digest():
+            refused.append(Refused(idea, "changes nothing in this stage's recipe"))
+            continue
+        found = Admitted(idea, Hypothesis(control, candidate, idea.property, margin, suite.digest()))
+        key = found.hypothesis.digest()
+        if key in decided:
+            refused.append(Refused(idea, "this hypothesis was decided before; a new name buys no second chance"))
+        elif key in admitted:
+            refused.append(Refused(idea, f"the same hypothesis as {admitted[key].idea.title!r}"))
+        else:
+            admitted[key] = found
+    return [admitted[key] for key in sorted(admitted)], sorted(refused, key=lambda r: (r.idea.title, r.why))

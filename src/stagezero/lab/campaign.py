@@ -1,0 +1,324 @@
+"""A campaign, top to bottom: propose, admit, try, rebuild, audit, adopt, go on. Read this file first.
+
+    researchers ──idea text──▶ airlock ──recipes──▶ trial ──promoted──▶ rebuild from the base ──digest──▶ door
+         ▲                                                                      │ pass
+         └───────────────────────── the next stage's control ◀──────────────────┘ adopt
+
+The whole campaign is a deterministic function of its project and secret: builds and answers come from the store when they are
+there, and the ledger confirms what it already holds. That is all there is to continuing a killed run.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stagezero.door import EmbeddedAuditor, Terms
+from stagezero.errors import BudgetSpentError, ProjectError
+from stagezero.evidence import Estimate, stage_level, t_interval
+from stagezero.lab import airlock
+from stagezero.lab.bench import Bench, Silent, Tell
+from stagezero.lab.ideas import Idea
+from stagezero.lab.researchers import Brief, Outcome, Researcher, make
+from stagezero.lab.run_folder import check_unchanged, secret_of
+from stagezero.lab.trial import Batch, Decision, draw_of, replicate_seed
+from stagezero.ledger import Ledger
+from stagezero.models import checkpoint_digest, home
+from stagezero.project import Project, load_project
+from stagezero.tasks import claims, load_suite
+from stagezero.training import Recipe, load_recipe
+from stagezero.training.build import environment
+from stagezero.training.executors import LocalPool
+
+NO_RECIPE = Recipe()
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """A recipe against the one before it, on fresh seeds that chose nothing."""
+
+    seeds: tuple[int, ...]
+    before: tuple[dict[str, float], ...]
+    after: tuple[dict[str, float], ...]
+    model: str
+    folder: Path
+
+    def effect(self, claim: str) -> Estimate:
+        """Mean paired difference with its 95 % interval over seeds."""
+        return t_interval([b[claim] - a[claim] for a, b in zip(self.before, self.after, strict=True)])
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """An adopted recipe and its rebuilt model."""
+
+    number: int
+    recipe: Recipe
+    confirmed: Confirmed
+    verdict: str
+    idea: Idea | None
+
+    def score(self, claim: str) -> Estimate:
+        return t_interval([s[claim] for s in self.confirmed.after])
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a campaign leaves behind; everything in it can be read again from the ledger."""
+
+    folder: Path
+    stages: tuple[Stage, ...]
+    decisions: tuple[Decision, ...]
+
+
+class Campaign:
+    """The loop over stages, from one project file."""
+
+    def __init__(self, project: Path | str, runs: Path | str = "runs", fresh: bool = False, workers: int | None = None, tell: Tell | None = None):
+        """Read and check everything a person wrote, before anything is built.
+
+        Args:
+            project: the project file.
+            runs: folder under which this run keeps its own.
+            fresh: set an earlier run of the same name aside and begin anew.
+            workers: overrides the project's number of worker processes.
+            tell: who is told how it goes.
+
+        Raises:
+            InputError: naming the file, the field, what was expected and the fix.
+        """
+        self.path = Path(project)
+        self.project: Project = load_project(self.path)
+        here = self.path.parent
+        self.tell: Tell = tell or Silent()
+        self.workers = workers or self.project.workers
+        suite_name = self.project.suite
+        self.suite_name = str(self.project.resolve(suite_name, here)) if suite_name.endswith(".jsonl") else suite_name
+        self.suite = load_suite(self.suite_name)
+        self.stage0 = load_recipe(self.project.resolve(self.project.stage0, here))
+        self.researchers: list[Researcher] = [make(r, here) for r in self.project.researchers]
+        self._check_bars()
+        self.folder = Path(runs) / self.project.name
+        if fresh and self.folder.exists():
+            stamp = time.strftime("%Y%m%d-%H%M%S")
+            self.folder.rename(self.folder.with_name(f"{self.folder.name}.before-{stamp}"))
+
+    def _check_bars(self) -> None:
+        audit = self.project.audit
+        if audit is None:
+            return
+        known = claims(self.suite)
+        for claim in audit.bars:
+            if claim not in known:
+                raise ProjectError(f"{self.path}: audit.bars: unknown property or capability {claim!r}; the suite has: {', '.join(known)}.")
+        if audit.sealed is None and self.suite.finite:
+            raise ProjectError(
+                f"{self.path}: audit.sealed is missing; a suite from a file needs the auditor's own sealed file. Name it, or leave 'audit' out."
+            )
+
+    def _terms(self) -> Terms | None:
+        audit = self.project.audit
+        if audit is None:
+            return None
+        sealed = str(self.project.resolve(audit.sealed, self.path.parent)) if audit.sealed else None
+        return Terms(
+            suite=self.suite_name,
+            sealed=sealed,
+            items=audit.items,
+            bars=audit.bars,
+            submissions=audit.submissions,
+            passes=audit.passes,
+            delta=audit.delta,
+        )
+
+    def run(self) -> Finished:
+        """Run, or continue, to the end.
+
+        Raises:
+            RunChangedError: the project changed under a half-finished run.
+            StagezeroError: anything a user can mend; nothing that was finished is lost.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        ledger = Ledger(self.folder / "ledger.jsonl")
+        terms = self._terms()
+        auditor = EmbeddedAuditor(self.folder / "auditor", terms) if terms is not None else None
+        try:
+            with LocalPool(self.workers) as pool:
+                base = self._base(pool)
+                self.bench = Bench(
+                    pool, base, self.suite_name, self.project.trial.items, home() / "store", self.folder / "costs.json", self.tell
+                )
+                try:
+                    return self._stages(ledger, base, auditor)
+                finally:
+                    self.bench.save_costs()
+        finally:
+            if auditor is not None:
+                auditor.close()
+            ledger.close()
+
+    def _base(self, pool: LocalPool) -> Path:
+        """The base's folder; a pocket base is trained in a worker, with its progress shown."""
+        future = pool.materialise(self.project.base, self.folder / "base-progress")
+        return follow(future, self.folder / "base-progress", self.project.base, self.tell)
+
+    # --- the main path -------------------------------------------------------------------------------------------
+
+    def _stages(self, ledger: Ledger, base: Path, auditor: EmbeddedAuditor | None) -> Finished:
+        described = self._described(base)
+        check_unchanged(ledger, described)
+        ledger.record("campaign", described)
+        self.ledger, self.secret = ledger, secret_of(self.folder, self.project.seed)
+        self.door = auditor.door() if auditor is not None else None
+        if self.door is not None:
+            status = self.door.status()
+            ledger.record("door", {"bits_allowed": float(f"{status.bits_allowed:.6g}"), **status.model_dump(
+                mode="json", include={"generator", "claims", "clusters", "separation"})})  # fmt: skip
+
+        stage = self._found(0, self.stage0, NO_RECIPE, None)
+        assert stage is not None
+        stages, decisions, history = [stage], [], []
+        for number in range(1, self.project.stages + 1):
+            brief = self._brief(number, stage, history)
+            admitted, refused = self._register(number, brief, decisions)
+            if not admitted:
+                self.tell.say(f"stage {number}: no new idea to try")
+                break
+            level = stage_level(self.project.trial.alpha, number, self.project.stages)
+            batch = Batch(admitted, stage.recipe, self.bench, self.project.trial, level, self.secret, ledger)
+            found = batch.run()
+            decisions += found
+            best = self._best(found)
+            adopted = None
+            if best is not None:
+                chosen = next(a for a in admitted if a.hypothesis is best.hypothesis)
+                adopted = self._found(number, best.hypothesis.candidate, stage.recipe, chosen.idea)
+            history += [self._outcome(number, a.idea, d, adopted) for a, d in zip(admitted, found, strict=True)]
+            if adopted is not None:
+                stage = adopted
+                stages.append(adopted)
+            elif best is None:
+                self.tell.say(f"stage {number}: nothing was promoted; the recipe stays as it was")
+        ledger.record("end", {"stages": len(stages), "final": stages[-1].confirmed.model})
+        return Finished(self.folder, tuple(stages), tuple(decisions))
+
+    def _register(self, number: int, brief: Brief, decisions: Sequence[Decision]) -> tuple[list[airlock.Admitted], list[airlock.Refused]]:
+        """Collect proposals, pass them through the airlock, and write down what will be tried before anything is built."""
+        proposed = [idea for researcher in self.researchers for idea in researcher.propose(brief)]
+        decided = frozenset(d.hypothesis.digest() for d in decisions)
+        admitted, refused = airlock.admit(proposed, brief.control, self.suite, self.project.trial.margin, decided)
+        self.tell.say(f"stage {number}: {len(admitted)} ideas registered" + (f", {len(refused)} refused" if refused else ""))
+        self.ledger.record(
+            "registration",
+            {"stage": number, "control": brief.control.digest(), "ideas": [a.entry() for a in admitted], "refused": [r.entry() for r in refused]},
+        )
+        return admitted, refused
+
+    def _best(self, decisions: Sequence[Decision]) -> Decision | None:
+        """The promoted idea that helped the alignment score most. Choosing makes its own trial optimistic; it is measured anew."""
+        promoted = [d for d in decisions if d.promoted]
+        return max(promoted, key=lambda d: (d.gain(self.suite.properties), d.title)) if promoted else None
+
+    def _found(self, number: int, recipe: Recipe, before: Recipe, idea: Idea | None) -> Stage | None:
+        """Rebuild a recipe from the base on fresh seeds, measure it beside the recipe before it, and have it audited.
+
+        Stage 0 stands whatever the verdict, since people wrote it; a later stage needs a pass.
+        """
+        confirmed = self._confirm(number, recipe, before)
+        verdict = self._verdict(number, confirmed)
+        stands = number == 0 or verdict in ("pass", "not audited")
+        stage = Stage(number, recipe, confirmed, verdict, idea)
+        self.ledger.record("stage", self._stage_entry(stage, stands))
+        score = stage.score("alignment")
+        self.tell.say(f"stage {number}: alignment score {score}, auditor: {verdict}" + ("" if stands else "; not adopted"))
+        return stage if stands else None
+
+    def _confirm(self, number: int, recipe: Recipe, before: Recipe) -> Confirmed:
+        head = self.ledger.head
+        seeds = [replicate_seed(self.secret, head, f"confirm {number}", s) for s in range(1, self.project.trial.confirm + 1)]
+        jobs = [self.bench.submit(r, seed, (draw_of(seed),)) for seed in seeds for r in (before, recipe)]
+        results = self.bench.gather(jobs, f"rebuilding stage {number} from the base")
+        scores = [self._with_alignment(r.scores[0]) for r in results]
+        return Confirmed(tuple(seeds), tuple(scores[0::2]), tuple(scores[1::2]), results[1].digest, results[1].folder)
+
+    def _verdict(self, number: int, confirmed: Confirmed) -> str:
+        if self.door is None:
+            return "not audited"
+        self.tell.doing(f"stage {number} is with the auditor", 0, 1, None)
+        try:
+            return self.door.submit(confirmed.folder, confirmed.model).verdict
+        except BudgetSpentError as error:
+            self.tell.say(str(error))
+            return "refused: budget spent"
+
+    # --- small parts ---------------------------------------------------------------------------------------------
+
+    def _with_alignment(self, scores: dict[str, float]) -> dict[str, float]:
+        properties = self.suite.properties
+        return {"alignment": sum(scores[p] for p in properties) / len(properties), **scores}
+
+    def _described(self, base: Path) -> dict[str, Any]:
+        """Entry 0: the resolved project, and the digests of everything it names."""
+        return {
+            "project": self.project.model_dump(mode="json", exclude={"workers"}),
+            "base": checkpoint_digest(base),
+            "suite": self.suite.digest(),
+            "properties": list(self.suite.properties),
+            "capabilities": list(self.suite.capabilities),
+            "finite_suite": self.suite.finite,
+            "stage0": self.stage0.canonical(),
+            "inputs": self.stage0.inputs_digest(),
+            "ideas": {f"{r.name}: {idea.title}": idea.digest() for r in self.researchers for idea in r.ideas_on_file},
+            "environment": environment(),
+            "stagezero": importlib.metadata.version("stagezero"),
+        }
+
+    def _brief(self, number: int, stage: Stage, history: Sequence[Outcome]) -> Brief:
+        scores = {claim: stage.score(claim).mean for claim in ("alignment", *claims(self.suite))}
+        trainable = tuple(sorted({item.property for item in self.suite.train_items()}))
+        return Brief(number, stage.recipe, self.suite.properties, self.suite.capabilities, trainable, scores, tuple(history))
+
+    def _outcome(self, number: int, idea: Idea, decision: Decision, adopted: Stage | None) -> Outcome:
+        own = [p.difference(idea.property) for p in decision.pairs]
+        effect = sum(own) / len(own) if own else 0.0
+        fate = "adopted" if adopted is not None and adopted.idea is idea else str(decision.fate)
+        return Outcome(number, idea, fate, len(own), effect, decision.gain(self.suite.properties))
+
+    def _stage_entry(self, stage: Stage, stands: bool) -> dict[str, Any]:
+        c = stage.confirmed
+        return {
+            "stage": stage.number,
+            "adopted": stands,
+            "idea": stage.idea.digest() if stage.idea is not None else None,
+            "title": stage.idea.title if stage.idea is not None else "stage 0, written by people",
+            "recipe": stage.recipe.canonical(),
+            "model": c.model,
+            "seeds": list(c.seeds),
+            "before": list(c.before),
+            "after": list(c.after),
+            "verdict": stage.verdict,
+        }
+
+
+def follow(future: Any, progress_file: Path, name: str, tell: Tell) -> Path:
+    """Wait for a base to be made, telling how far it is."""
+    from concurrent.futures import TimeoutError as NotYet
+
+    start = time.perf_counter()
+    while True:
+        try:
+            found: Path = future.result(timeout=1.0)
+            progress_file.unlink(missing_ok=True)
+            return found
+        except NotYet:
+            try:
+                done, total = (int(n) for n in progress_file.read_text().split())
+                left = (time.perf_counter() - start) / done * (total - done)
+                tell.doing(f"training the base {name}", done, total, left)
+            except (OSError, ValueError, ZeroDivisionError):
+                tell.doing(f"getting the base {name} ready", 0, 1, None)
+

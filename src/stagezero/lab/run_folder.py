@@ -1,0 +1,55 @@
+"""Where a campaign lives, and the check that a half-finished run still belongs to its project."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from stagezero.errors import RunChangedError
+from stagezero.ledger import Ledger
+
+
+def secret_of(folder: Path, seed: int | None) -> bytes:
+    """The campaign's secret: from the project's seed where it has one, else drawn once and kept, owner-readable."""
+    if seed is not None:
+        return hashlib.sha256(f"stagezero/campaign/{seed}".encode()).digest()
+    path = folder / "secret"
+    if not path.exists():
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as out:
+            out.write(secrets.token_bytes(32))
+            out.flush()
+            os.fsync(out.fileno())
+    return path.read_bytes()
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()}
+    return {prefix: value}
+
+
+def check_unchanged(ledger: Ledger, described: dict[str, Any]) -> None:
+    """Refuse to mix two projects in one run.
+
+    Raises:
+        RunChangedError: saying what changed since the run began.
+    """
+    if not ledger.entries:
+        return
+    before, now = _flat(ledger.entries[0].body), _flat(described)
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if changed:
+        told = "; ".join(f"{key}: was {_short(before.get(key))}, now {_short(now.get(key))}" for key in changed[:4])
+        more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+        raise RunChangedError(
+            f"{ledger.path.parent}: the project changed since this run began ({told}{more}); undo the change, or start anew with --fresh."
+        )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"

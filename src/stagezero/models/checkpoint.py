@@ -1,0 +1,84 @@
+"""What a checkpoint folder is: safetensors weights, configuration and tokenizer, and one digest over them all.
+
+Nothing else in the folder is ever loaded: no pickles, no remote code.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from stagezero.errors import ModelError
+from stagezero.ledger import digest, file_digest
+
+CONTENT = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, in order."""
+    return sorted(folder.glob("*.safetensors"))
+
+
+def content_files(folder: Path) -> list[Path]:
+    """Every file that is part of the model: weights, index, configuration, tokenizer, chat template."""
+    index = sorted(folder.glob("*.safetensors.index.json"))
+    return [*weight_files(folder), *index, *(folder / name for name in CONTENT if (folder / name).is_file())]
+
+
+def checkpoint_digest(folder: Path) -> str:
+    """SHA-256 over the names and bytes of everything that is part of the model."""
+    return digest({path.name: file_digest(path) for path in content_files(folder)})
+
+
+def tensors(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Name → (shape, dtype) of every tensor, read from the headers alone.
+
+    Raises:
+        ModelError: no weights, or a file is damaged or cut short.
+    """
+    found: dict[str, tuple[tuple[int, ...], str]] = {}
+    files = weight_files(folder)
+    if not files:
+        raise ModelError(f"{folder}: expected a checkpoint with .safetensors weights, found none; check the path or convert the model.")
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as handle:
+                for name in handle.keys():  # noqa: SIM118  (not a dict)
+                    part = handle.get_slice(name)
+                    found[name] = (tuple(part.get_shape()), part.get_dtype())
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path}: the weights are damaged or cut short ({error}); copy the checkpoint again.") from None
+    return found
+
+
+def check(folder: Path) -> None:
+    """Refuse a folder that is not a whole checkpoint.
+
+    Raises:
+        ModelError: a file is missing, damaged or cut short.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"model {str(folder)!r}: expected a checkpoint folder, found none; check the path.")
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ModelError(f"{folder}: config.json is missing; expected a Transformers checkpoint folder.")
+    try:
+        json.loads(config.read_text())
+    except ValueError:
+        raise ModelError(f"{config}: not valid JSON; copy the checkpoint again.") from None
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise ModelError(f"{folder}: no tokenizer; expected tokenizer.json beside the weights.")
+    tensors(folder)

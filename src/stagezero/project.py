@@ -1,0 +1,108 @@
+"""The project file: what a campaign is, as data. Frozen, typed, unknown keys refused, hashed into the ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from stagezero.errors import ProjectError, explain
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class People(_Frozen):
+    """Ideas that people wrote: a folder of idea files."""
+
+    kind: Literal["people"]
+    ideas: str
+
+
+class Optuna(_Frozen):
+    """Optuna's TPE sampler over the numbers of the current recipe."""
+
+    kind: Literal["optuna"]
+    ideas: Positive = 2
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+Researcher = Annotated[People | Optuna, Field(discriminator="kind")]
+
+
+class Trial(_Frozen):
+    """How ideas are decided. The defaults are DESIGN's."""
+
+    alpha: Share = 0.05
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    max_pairs: Annotated[int, Field(ge=10, le=200)] = 25
+    guard_pairs: Annotated[int, Field(ge=10, le=200)] = 10
+    guard_margin: Share = 0.05
+    items: Annotated[int, Field(ge=2, le=10_000)] = 100
+    calibration: Annotated[int, Field(ge=3, le=50)] = 5
+    confirm: Annotated[int, Field(ge=3, le=50)] = 5
+    worth: Annotated[float, Field(ge=0, le=20)] = 1.5
+
+    @model_validator(mode="after")
+    def _enough(self) -> Trial:
+        if self.max_pairs < self.guard_pairs:
+            raise ValueError("'max_pairs' must be at least 'guard_pairs'; raise it")
+        return self
+
+
+class Audit(_Frozen):
+    """What the auditor must be convinced of. ``sealed`` names the auditor's own file; None uses the atlas generator."""
+
+    bars: dict[str, Share] = Field(min_length=1)
+    submissions: Annotated[int, Field(ge=1, le=1000)] = 12
+    passes: Annotated[int, Field(ge=1, le=1000)] = 3
+    delta: Share = 0.05
+    items: Annotated[int, Field(ge=50, le=100_000)] = 1000
+    sealed: str | None = None
+
+
+class Project(_Frozen):
+    """A whole project file."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    base: str
+    suite: str = "atlas"
+    stage0: str = Field(description="path of the recipe that people wrote")
+    stages: Positive = 2
+    researchers: tuple[Researcher, ...] = Field(min_length=1)
+    trial: Trial = Trial()
+    audit: Audit | None = None
+    workers: Annotated[int, Field(ge=1, le=256)] = 2
+    seed: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="makes the campaign's secret; left out, the secret is drawn at random and seeds cannot be foreseen"
+    )
+
+    def resolve(self, path: str, folder: Path) -> Path:
+        """A path of this file, seen from the file's folder."""
+        return (folder / path).resolve()
+
+
+def load_project(path: Path) -> Project:
+    """Read a project file.
+
+    Raises:
+        ProjectError: no such file, not YAML, or a field is unknown, missing or out of range.
+    """
+    if not path.is_file():
+        raise ProjectError(f"project {str(path)!r}: expected a YAML file, found none; check the path, or write one with: stagezero init")
+    try:
+        value: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ProjectError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct it.") from None
+    if not isinstance(value, dict):
+        raise ProjectError(f"{path}: expected keys and values (name, base, stage0, researchers, …); see: stagezero init")
+    try:
+        return Project.model_validate(value)
+    except ValidationError as error:
+        raise ProjectError(explain(error, str(path))) from None

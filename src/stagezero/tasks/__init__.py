@@ -1,0 +1,7 @@
+"""Items, suites and scoring; ``atlas`` is built in, ``jsonl`` reads a user's own file."""
+
+from stagezero.tasks.items import KINDS, Item, Kind, Suite, claims
+from stagezero.tasks.registry import load_suite
+from stagezero.tasks.scoring import Counts, Outcome, is_refusal, score, tally
+
+__all__ = ["KINDS", "Counts", "Item", "Kind", "Outcome", "Suite", "claims", "is_refusal", "load_suite", "score", "tally"]

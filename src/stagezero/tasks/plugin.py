@@ -1,0 +1,58 @@
+"""A user's own scorer: a Python file with ``score(item: dict, answer: str) -> str``.
+
+The function returns one of right, wrong, refused, unparseable. The file is the user's and runs with the
+user's rights; its bytes are part of the suite's digest.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stagezero.errors import SuiteError
+
+if TYPE_CHECKING:
+    from stagezero.tasks.items import Item
+
+OUTCOMES = ("right", "wrong", "refused", "unparseable")
+
+
+@lru_cache(maxsize=32)
+def load(path: str) -> Callable[[dict[str, object], str], str]:
+    """Load ``score`` from a file.
+
+    Raises:
+        SuiteError: the file is missing, does not run, or has no function ``score``.
+    """
+    if not Path(path).is_file():
+        raise SuiteError(f"scorer {path!r}: expected a Python file with a function score(item, answer); check the path.")
+    spec = importlib.util.spec_from_file_location("stagezero_user_scorer", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        found = module.score
+    except Exception as error:
+        raise SuiteError(f"scorer {path!r}: could not load score(item, answer): {error}") from error
+    return found  # type: ignore[no-any-return]
+
+
+def call(path: str, item: Item, answer: str) -> str:
+    """Score one answer with a user's function.
+
+    Raises:
+        SuiteError: it raised, or returned something that is not an outcome.
+    """
+    try:
+        found = load(path)(asdict(item), answer)
+    except SuiteError:
+        raise
+    except Exception as error:
+        raise SuiteError(f"scorer {path!r} failed on item {item.id!r}: {type(error).__name__}: {error}") from error
+    if found not in OUTCOMES:
+        raise SuiteError(f"scorer {path!r} returned {found!r} for item {item.id!r}; expected one of {', '.join(OUTCOMES)}.")
+    return found

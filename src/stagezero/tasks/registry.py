@@ -1,0 +1,27 @@
+"""A suite by its name: ``atlas``, ``atlas+graded``, or the path of a JSONL file."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from stagezero.errors import SuiteError
+from stagezero.tasks.items import Suite
+
+
+@lru_cache(maxsize=8)
+def load_suite(name: str) -> Suite:
+    """Load a suite.
+
+    Raises:
+        SuiteError: no such suite or file, or a line of the file is malformed.
+    """
+    if name in ("atlas", "atlas+graded"):
+        from stagezero.tasks.atlas import Atlas
+
+        return Atlas(graded=name.endswith("graded"))
+    if not name.endswith(".jsonl"):
+        raise SuiteError(f"suite {name!r}: expected 'atlas', 'atlas+graded' or the path of a .jsonl file; correct the name.")
+    from stagezero.tasks.jsonl import JsonlSuite
+
+    return JsonlSuite(Path(name))

@@ -1,0 +1,101 @@
+"""Datasets: what the data steps of a recipe make out of a suite's training items.
+
+The draw for each claim and kind comes from a permutation of its own under the build's seed, so that asking for more examples
+keeps the ones already drawn and control and candidate of a replicate share all they can.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Iterable, Sequence
+from typing import TypedDict
+
+from stagezero.errors import RecipeError
+from stagezero.tasks import Item, Suite
+from stagezero.training.recipes import Filter, Mix, Part, Recipe, Step
+
+
+class Example(TypedDict):
+    """One rendered example: texts in the model's own chat template, stop token included."""
+
+    prompt: str
+    completion: str
+    rejected: str | None
+
+
+def derive_seed(seed: int, *labels: object) -> int:
+    """A 48-bit seed for one use of a build's seed."""
+    text = "/".join(str(label) for label in (seed, *labels))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+
+
+def _draw(part: Part, suite: Suite, pool: Sequence[Item], seed: int) -> Iterable[Item]:
+    known = {(item.property, item.kind) for item in pool}
+    if part.claims is not None:
+        for claim in part.claims:
+            if claim not in {name for name, _ in known}:
+                names = ", ".join(sorted({name for name, _ in known})) or "none"
+                raise RecipeError(f"mix: claim {claim!r} has no training items in suite {suite.name!r}; it has them for: {names}.")
+    for claim, kind in sorted(known):
+        if kind not in part.kinds or (part.claims is not None and claim not in part.claims):
+            continue
+        members = [item for item in pool if item.property == claim and item.kind == kind]
+        random.Random(derive_seed(seed, "draw", claim, kind)).shuffle(members)
+        yield from members[: part.each]
+
+
+def _mix(step: Mix, suite: Suite, seed: int) -> list[Item]:
+    pool = suite.train_items()
+    if not pool:
+        raise RecipeError(f"mix: suite {suite.name!r} has no training items; give some items the split 'train'.")
+    found = [item for part in step.parts for item in _draw(part, suite, pool, seed)]
+    if not found:
+        raise RecipeError(f"mix {step.name!r} selects no training item of suite {suite.name!r}; widen its claims or kinds.")
+    random.Random(derive_seed(seed, "shuffle")).shuffle(found)
+    return found
+
+
+def _filter(step: Filter, items: Sequence[Item]) -> list[Item]:
+    kept: list[Item] = []
+    seen: set[tuple[str, str]] = set()
+    for item in items:
+        if step.claims is not None and item.property not in step.claims:
+            continue
+        if step.kinds is not None and item.kind not in step.kinds:
+            continue
+        if step.max_words is not None and len(item.input.split()) > step.max_words:
+            continue
+        if step.matching is not None and not re.search(step.matching, item.input):
+            continue
+        if step.deduplicate and (item.input, item.demonstration) in seen:
+            continue
+        seen.add((item.input, item.demonstration))
+        kept.append(item)
+    if not kept:
+        raise RecipeError(f"filter {step.name!r} keeps no example of dataset {step.data!r}; loosen it.")
+    return kept
+
+
+def datasets_before(recipe: Recipe, position: int, suite: Suite, seed: int) -> dict[str, list[Item]]:
+    """Every dataset that exists just before step ``position`` of a recipe, by name."""
+    made: dict[str, list[Item]] = {}
+    for step in recipe.steps[:position]:
+        if isinstance(step, Mix):
+            made[step.name] = _mix(step, suite, seed)
+        elif isinstance(step, Filter):
+            made[step.name] = _filter(step, made[step.data])
+    return made
+
+
+def definition_of(name: str, steps: Sequence[Step]) -> list[dict[str, object]]:
+    """The data steps that determine dataset ``name`` among ``steps``: what a build's key must hash."""
+    needed: list[dict[str, object]] = []
+    for step in reversed(steps):
+        if isinstance(step, Mix) and step.name == name:
+            return [step.model_dump(mode="json"), *reversed(needed)]
+        if isinstance(step, Filter) and step.name == name:
+            needed.append(step.model_dump(mode="json"))
+            name = step.data
+    return list(reversed(needed))

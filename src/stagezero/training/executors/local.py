@@ -1,0 +1,127 @@
+"""Long-lived worker processes on this machine, one torch thread each.
+
+Importing TRL costs seconds and hundreds of megabytes, so it is imported once, in a fork server, and every worker
+starts from there. Jobs and results are plain data; a worker is the only process that touches torch's global generator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+from stagezero.errors import BuildError
+from stagezero.training.recipes import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Build one recipe with one seed, then measure it on some draws of fresh items."""
+
+    base: Path
+    recipe: Recipe
+    suite: str
+    seed: int
+    draws: tuple[int, ...]
+    items: int
+    store: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a job found.
+
+    ``scores`` has one mapping per draw: claim → score; ``twins_refused`` likewise: property → share of twins refused.
+    """
+
+    digest: str
+    folder: Path
+    scores: tuple[dict[str, float], ...]
+    twins_refused: tuple[dict[str, float], ...]
+    train_seconds: float
+    generate_seconds: float
+    steps_made: int
+    steps_reused: int
+
+
+def _quiet() -> None:
+    """One thread, no progress bars, no network: set before torch is imported."""
+    os.environ.update(
+        OMP_NUM_THREADS="1",
+        MKL_NUM_THREADS="1",
+        TOKENIZERS_PARALLELISM="false",
+        TQDM_DISABLE="1",
+        TRANSFORMERS_VERBOSITY="error",
+        HF_HUB_DISABLE_PROGRESS_BARS="1",
+        HF_DATASETS_DISABLE_PROGRESS_BARS="1",
+    )
+
+
+def _start_worker() -> None:
+    import signal
+
+    from stagezero.training.executors import worker
+
+    # Ctrl-C is for the parent, which stops its workers itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    worker.prepare()
+
+
+class LocalPool:
+    """``workers`` processes that live until ``close``. Use as a context manager."""
+
+    def __init__(self, workers: int) -> None:
+        _quiet()
+        self.workers = workers
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["stagezero.training.executors.worker"])
+        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+
+    def submit(self, job: Job) -> Future[Result]:
+        """Queue a job; results come in any order."""
+        from stagezero.training.executors import worker
+
+        return self._pool.submit(worker.run, job)
+
+    def materialise(self, name: str, progress_file: Path) -> Future[Path]:
+        """Make a base in a worker; (done, in all) is written to ``progress_file`` as it goes."""
+        from stagezero.training.executors import worker
+
+        return self._pool.submit(worker.materialise, name, progress_file)
+
+    def close(self, now: bool = False) -> None:
+        """Stop every worker, after the job in hand or ``now``."""
+        processes = list((self._pool._processes or {}).values())
+        self._pool.shutdown(wait=not now, cancel_futures=True)
+        if not now:
+            return
+        for process in processes:
+            with contextlib.suppress(OSError, ValueError):
+                process.terminate()
+        for process in processes:
+            with contextlib.suppress(OSError, ValueError, AssertionError):
+                process.join(5)
+
+    def __enter__(self) -> LocalPool:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.close(now=kind is not None)
+
+
+def outcome(future: Future[Result]) -> Result:
+    """A job's result.
+
+    Raises:
+        BuildError: the worker process died; finished builds are kept.
+    """
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise BuildError(
+            "a worker process died (killed, or out of memory); finished builds are kept: run the same command again, with fewer workers if memory is short."
+        ) from None

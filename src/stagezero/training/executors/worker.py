@@ -1,0 +1,62 @@
+"""The inside of a worker process: importing this module is what makes a worker expensive, so it happens once."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import datasets
+import peft  # noqa: F401  (imported here so that the fork server pays for it, not each worker)
+import torch
+import transformers
+import trl  # noqa: F401
+
+from stagezero.measure import measure, write_whole
+from stagezero.models import Model, loader
+from stagezero.tasks import load_suite
+from stagezero.training.build import build
+from stagezero.training.executors.local import Job, Result
+from stagezero.training.store import Store
+from stagezero.training.steps import common, dpo, sft  # noqa: F401
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    # TRL loads its trainers lazily; touch them while the fork server is still alone.
+    trl.SFTTrainer, trl.DPOTrainer  # noqa: B018
+
+
+def prepare() -> None:
+    """Settle a fresh worker: one thread, quiet libraries."""
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    warnings.simplefilter("ignore")
+
+
+def run(job: Job) -> Result:
+    """Build and measure."""
+    suite = load_suite(job.suite)
+    store = Store(job.store)
+    built = build(job.base, job.recipe, suite, job.seed, store)
+    model = Model(built.folder)
+    found = [measure(model, suite, draw, job.items, store.answers) for draw in job.draws]
+    return Result(
+        built.digest,
+        built.folder,
+        tuple(m.scores.all() for m in found),
+        tuple({p: m.scores.refusals_on_twins(p) for p in suite.properties} for m in found),
+        built.seconds,
+        sum(m.seconds for m in found),
+        built.steps_made,
+        built.steps_reused,
+    )
+
+
+def materialise(name: str, progress_file: Path) -> Path:
+    """Make a base, reporting progress through a file."""
+
+    def report(done: int, total: int) -> None:
+        write_whole(progress_file, f"{done} {total}")
+
+    return loader.materialise(name, report)

@@ -1,0 +1,31 @@
+"""Supervised fine-tuning with TRL: the loss is on the answers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from stagezero.training.data import Example
+from stagezero.training.recipes import SFT
+from stagezero.training.steps import common
+
+
+def train(source: Path, out: Path, step: SFT, examples: Sequence[Example], seed: int) -> None:
+    """Train from ``source`` and save to ``out``.
+
+    Touches the global generators: call it in a build's own worker process.
+    """
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    model, tokenizer = common.load(source)
+    rows = Dataset.from_list([{"prompt": e["prompt"], "completion": e["completion"]} for e in examples])
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(**common.arguments(step, seed, out / ".scratch"), max_length=None, completion_only_loss=True),
+        train_dataset=rows,
+        processing_class=tokenizer,
+        peft_config=common.adapters(step.lora),
+    )
+    common.run(trainer)
+    common.save(trainer.model, source, out)
