@@ -16,7 +16,7 @@ taken on logarithmic axes, where the trapezoid rule converges geometrically, so 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -26,6 +26,17 @@ from scipy.special import gammaln, logsumexp
 
 Floats = NDArray[np.float64]
 _INNER = 160
+_NEGLIGIBLE = 40.0  # e^-40
+
+
+def _root(excess: Callable[[Floats], Floats], far: Floats) -> Floats:
+    """v between 0 and ``far`` where ``excess`` turns positive, by bisection."""
+    near = np.zeros_like(far)
+    for _ in range(40):
+        middle = (near + far) / 2.0
+        beyond = excess(middle) > 0
+        near, far = np.where(beyond, near, middle), np.where(beyond, middle, far)
+    return np.asarray(far)
 
 
 def _log_chi_mgf(z: Floats, k: int) -> Floats:
@@ -33,13 +44,20 @@ def _log_chi_mgf(z: Floats, k: int) -> Floats:
     # (z + √(z² + 4k)) / 2, in the form that does not cancel for very negative z.
     root = np.sqrt(z * z + 4.0 * k) + np.abs(z)
     mode = np.where(z < 0, 2.0 * k / root, root / 2.0)
-    spread = 1.0 / np.sqrt(mode * mode + k)
-    low, high = -np.maximum(40.0 / k, 9.0 * spread), 9.0 * spread
+    top = k * np.log(mode) - mode * mode / 2.0 + z * mode
+
+    def drop(v: Floats) -> Floats:
+        y = mode * np.exp(v)
+        return np.asarray(top - (k * np.log(y) - y * y / 2.0 + z * y) - _NEGLIGIBLE)
+
+    # The integrand over v = log(y / mode) falls away on both sides: find where it has become negligible.
+    low = -_root(drop, np.full_like(mode, -(_NEGLIGIBLE + 1.5 * k) / k - 1.0))
+    high = _root(drop, np.log1p((_NEGLIGIBLE + 2.0 * math.sqrt(k * _NEGLIGIBLE)) / mode) + 1.0)
     grid = np.linspace(0.0, 1.0, _INNER)
-    v = low[:, None] + (high - low)[:, None] * grid[None, :]
+    v = -low[:, None] + (high + low)[:, None] * grid[None, :]
     y = mode[:, None] * np.exp(v)
     log_f = k * np.log(y) - y * y / 2.0 + z[:, None] * y
-    step = (high - low) / (_INNER - 1)
+    step = (high + low) / (_INNER - 1)
     norm = (k / 2.0 - 1.0) * math.log(2.0) + float(gammaln(k / 2.0))
     return np.asarray(logsumexp(log_f, axis=1) + np.log(step) - norm)
 

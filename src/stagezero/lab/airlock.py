@@ -42,11 +42,24 @@ class Hypothesis:
 
 
 @dataclass(frozen=True, slots=True)
+class Entrant:
+    """A hypothesis that a trial decides, and the names it goes by."""
+
+    title: str
+    researcher: str
+    hypothesis: Hypothesis
+
+
+@dataclass(frozen=True, slots=True)
 class Admitted:
     """An idea that may be tried."""
 
     idea: Idea
     hypothesis: Hypothesis
+
+    @property
+    def entrant(self) -> Entrant:
+        return Entrant(self.idea.title, self.idea.researcher, self.hypothesis)
 
     def entry(self) -> dict[str, Any]:
         """What the ledger says of it at registration."""

@@ -189,7 +189,7 @@ class Campaign:
                 self.tell.say(f"stage {number}: no new idea to try")
                 break
             level = stage_level(self.project.trial.alpha, number, self.project.stages)
-            batch = Batch(admitted, stage.recipe, self.bench, self.project.trial, level, self.secret, ledger)
+            batch = Batch([a.entrant for a in admitted], stage.recipe, self.bench, self.project.trial, level, self.secret, ledger)
             found = batch.run()
             decisions += found
             best = self._best(found)

@@ -26,7 +26,7 @@ from stagezero.evidence import (
     pooled_sd,
     worth_continuing,
 )
-from stagezero.lab.airlock import Admitted, Hypothesis
+from stagezero.lab.airlock import Entrant, Hypothesis
 from stagezero.lab.bench import Bench
 from stagezero.ledger import Ledger
 from stagezero.project import Trial
@@ -102,7 +102,7 @@ def draw_of(seed: int) -> int:
 class _Course:
     """One idea's way through its trial."""
 
-    admitted: Admitted
+    entrant: Entrant
     level: float
     pairs: list[Pair] = field(default_factory=list)
     e_values: list[float] = field(default_factory=list)
@@ -119,14 +119,14 @@ class Batch:
     """Ideas registered together, sharing control builds and the error of their stage."""
 
     def __init__(
-        self, admitted: Sequence[Admitted], control: Recipe, bench: Bench, plan: Trial, level: float, secret: bytes, ledger: Ledger
+        self, entrants: Sequence[Entrant], control: Recipe, bench: Bench, plan: Trial, level: float, secret: bytes, ledger: Ledger
     ) -> None:
         """Seeds are drawn from the ledger's head, so the registration must already be recorded."""
         self.control = control
         self.bench = bench
         self.plan = plan
         self.ledger = ledger
-        self.courses = [_Course(a, idea_level(level, len(admitted))) for a in admitted]
+        self.courses = [_Course(entrant, idea_level(level, len(entrants))) for entrant in entrants]
         head = ledger.head
         self.seeds = [replicate_seed(secret, head, "replicate", s) for s in range(1, plan.max_pairs + 1)]
         self.noise: dict[str, float] = {}
@@ -150,7 +150,7 @@ class Batch:
 
     def _submit_candidate(self, index: int, replicate: int) -> None:
         seed = self.seeds[replicate - 1]
-        recipe = self.courses[index].admitted.hypothesis.candidate
+        recipe = self.courses[index].entrant.hypothesis.candidate
         self._candidates[index, replicate] = self.bench.submit(recipe, seed, (draw_of(seed),))
 
     def _wanted(self) -> Iterator[tuple[str, int, int]]:
@@ -220,7 +220,7 @@ class Batch:
 
     def _guards(self, course: _Course) -> tuple[Guard, ...]:
         """Everything the idea did not claim: other properties, every capability, and refusing harmless twins."""
-        own, plan = course.admitted.hypothesis.property, self.plan
+        own, plan = course.entrant.hypothesis.property, self.plan
         found = []
         for claim in claims(self.bench.suite):
             if claim == own:
@@ -238,7 +238,7 @@ class Batch:
 
     def _judge(self, course: _Course) -> None:
         """Look at a course after each pair, in order; sets its decision when there is one."""
-        hypothesis, plan = course.admitted.hypothesis, self.plan
+        hypothesis, plan = course.entrant.hypothesis, self.plan
         own = hypothesis.property
         sd = max(self.noise[own], 0.5 / plan.items)
         differences = [p.difference(own) for p in course.pairs]
@@ -269,11 +269,11 @@ class Batch:
         self._end(course, Fate.PROMOTED, f"{seen}; e = {max(course.e_values):.3g} ≥ {1 / course.level:.0f}, every guard holds, collapse rate ≤ {bound:.0%}", guards)
 
     def _end(self, course: _Course, fate: Fate, why: str, guards: tuple[Guard, ...] = ()) -> None:
-        a = course.admitted
+        entrant = course.entrant
         course.decision = Decision(
-            a.hypothesis, a.idea.title, a.idea.researcher, course.level, fate, why, tuple(course.pairs), tuple(course.e_values), guards
+            entrant.hypothesis, entrant.title, entrant.researcher, course.level, fate, why, tuple(course.pairs), tuple(course.e_values), guards
         )
-        self.bench.tell.say(f"{fate}: {a.idea.title} ({why})")
+        self.bench.tell.say(f"{fate}: {entrant.title} ({why})")
 
     def _advance(self) -> None:
         """Take in every pair that is complete and next in its own course."""
@@ -319,7 +319,7 @@ class Batch:
 
     def _write_pair(self, course: _Course, s: int) -> None:
         pair = course.pairs[s - 1]
-        body = {"hypothesis": course.admitted.hypothesis.digest(), "e": course.e_values[s - 1], **asdict(pair)}
+        body = {"hypothesis": course.entrant.hypothesis.digest(), "e": course.e_values[s - 1], **asdict(pair)}
         self.ledger.record("pair", body)
 
     def _write_decision(self, course: _Course) -> None:

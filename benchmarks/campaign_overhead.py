@@ -1,0 +1,102 @@
+"""How much of a campaign's time is not training or answering: wall × workers / Σ(seconds inside train and generate).
+
+Runs the shipped project with its base already built and nothing else cached, in a fresh process, and samples the memory
+of every process it starts (proportional set size, so that pages shared between workers count once).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from _common import arguments, publish
+
+from stagezero.models import materialise
+from stagezero.models.loader import settle_libraries
+
+
+def _children(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    found, queue = [], [pid]
+    while queue:
+        current = queue.pop()
+        found.append(current)
+        try:
+            for task in Path(f"/proc/{current}/task").iterdir():
+                queue += [int(child) for child in (task / "children").read_text().split()]
+        except OSError:
+            continue
+    return found
+
+
+def _memory(pid: int) -> float:
+    """Proportional set size of a process tree, in GiB."""
+    total = 0
+    for one in _children(pid):
+        try:
+            for line in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1])
+        except OSError:
+            continue
+    return total / 2**20
+
+
+def main() -> None:
+    options = arguments(__doc__ or "").parse_args()
+    settle_libraries()
+    base = materialise("pocket/262k")
+    with tempfile.TemporaryDirectory() as scratch:
+        fresh = Path(scratch) / "home"
+        (fresh / "bases").mkdir(parents=True)
+        (fresh / "bases" / base.name).symlink_to(base, target_is_directory=True)
+        environment = {**os.environ, "STAGEZERO_HOME": str(fresh)}
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "stagezero.cli", "run", "--runs", f"{scratch}/runs"], env=environment, stdout=subprocess.DEVNULL
+        )
+        peak = 0.0
+
+        def watch() -> None:
+            nonlocal peak
+            while process.poll() is None:
+                peak = max(peak, _memory(process.pid))
+                time.sleep(0.5)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        code = process.wait()
+        watcher.join()
+        wall = time.perf_counter() - start
+        if code != 0:
+            raise SystemExit(f"the campaign ended with exit code {code}")
+        folder = next(p for p in Path(f"{scratch}/runs").iterdir() if p.is_dir())
+        costs = json.loads((folder / "costs.json").read_text())
+        workers = 2
+        busy = costs["train_seconds"] + costs["generate_seconds"]
+    publish(
+        {
+            "overhead_ratio": wall * workers / busy,
+            "run_seconds_base_built": wall,
+            "train_and_generate_seconds": busy,
+            "decision_share": costs["decision_seconds"] / wall,
+            "peak_resident_gib": peak,
+        },
+        {
+            "overhead_ratio": "at most 1.25",
+            "run_seconds_base_built": "at most 240",
+            "decision_share": "at most 0.02",
+            "peak_resident_gib": "at most 3",
+        },
+        options.json,
+    )
+
+
+if __name__ == "__main__":
+    main()

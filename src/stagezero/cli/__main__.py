@@ -1,0 +1,6 @@
+"""``python -m stagezero.cli``."""
+
+from stagezero.cli import main
+
+if __name__ == "__main__":
+    main()

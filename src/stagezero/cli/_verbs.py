@@ -1,0 +1,19 @@
+"""Which verbs there are. Each verb's module imports what is heavy only when it runs, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+from cyclopts import App
+
+from stagezero.cli import compare, doctor, init, ledger, measure, models, report, run
+
+
+def register(app: App) -> None:
+    """Attach every verb, in the order a newcomer meets them."""
+    app.command(compare.compare)
+    app.command(run.run)
+    app.command(init.init)
+    app.command(measure.measure)
+    app.command(models.models)
+    app.command(ledger.app)
+    app.command(report.report)
+    app.command(doctor.doctor)

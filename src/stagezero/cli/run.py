@@ -1,0 +1,120 @@
+"""``stagezero run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stagezero.cli._show import Teller, number, output, print_json, table
+
+if TYPE_CHECKING:
+    from stagezero.report import View
+
+
+def run(
+    project: Path | None = None,
+    /,
+    *,
+    runs: Path = Path("runs"),
+    fresh: bool = False,
+    workers: int | None = None,
+    json: bool = False,
+) -> int:
+    """Run a campaign to its end; the same command continues one that was cut off.
+
+    Without a project it runs the one that ships with stagezero: a pocket model with bad habits, a first technique, a
+    dozen ideas that help, do nothing or harm, and an auditor. It takes a few minutes on two cores.
+
+    Parameters
+    ----------
+    project
+        Project file; write one with `stagezero init`.
+    runs
+        Folder under which the run keeps its ledger and report.
+    fresh
+        Set an earlier run of the same name aside and begin anew.
+    workers
+        Worker processes, one thread each; overrides the project's number.
+    json
+        Print one JSON object instead.
+    """
+    from stagezero import embedded
+    from stagezero.lab.campaign import Campaign
+    from stagezero.report import gather, write_page
+
+    with Teller(quiet=json) as tell:
+        campaign = Campaign(project or embedded.folder() / "project.yaml", runs, fresh, workers, tell)
+        campaign.run()
+        tell.done()
+    page = write_page(campaign.folder)
+    view = gather(campaign.folder)
+    if json:
+        print_json(as_json(view, page))
+    else:
+        show(view, page)
+    return 0
+
+
+def as_json(view: View, page: Path) -> dict[str, object]:
+    """A campaign's result for a script."""
+    return {
+        "name": view.name,
+        "base": {"alignment": view.base_score("alignment").mean},
+        "stages": [
+            {
+                "stage": s.number,
+                "title": s.title,
+                "adopted": s.adopted,
+                "verdict": s.verdict,
+                "model": s.model,
+                "scores": {c: s.score(c).mean for c in s.after[0]},
+                "alignment": [s.score("alignment").mean, s.score("alignment").low, s.score("alignment").high],
+            }
+            for s in view.stages
+        ],
+        "ideas": [
+            {
+                "stage": i.stage,
+                "title": i.title,
+                "researcher": i.researcher,
+                "property": i.property,
+                "fate": i.fate,
+                "why": i.why,
+                "pairs": i.pairs,
+                "e_value": i.best_e,
+            }
+            for i in view.ideas
+        ],
+        "final": view.final.model,
+        "head": view.head,
+        "report": str(page),
+    }
+
+
+def show(view: View, page: Path) -> None:
+    """The table of stages, what became of the ideas, and where the report is."""
+    from stagezero.report.page import lead
+
+    out = output()
+    rows = table("stage", "what was new", "alignment score", "change", "weakest property", "headroom closed", "auditor")
+    rows.add_row("base", view.base, number(view.base_score("alignment")), "", "", "", "")
+    for stage in view.stages:
+        name, low = view.weakest(stage)
+        rows.add_row(
+            str(stage.number) if stage.adopted else f"{stage.number} (not adopted)",
+            stage.title,
+            number(stage.score("alignment")),
+            number(stage.effect("alignment"), signed=True),
+            f"{name} {low.mean:.2f}",
+            f"{view.closed(stage):.0%}",
+            stage.verdict,
+        )
+    ideas = table("stage", "idea", "by", "fate", "why")
+    for idea in view.ideas:
+        ideas.add_row(str(idea.stage), idea.title, idea.researcher, idea.fate, idea.why.replace("[", "\\["))
+    out.print()
+    out.print(rows)
+    out.print()
+    out.print(ideas)
+    out.print(f"\n{lead(view)}\n".replace("[", "\\["))
+    out.print(f"report: {page}", soft_wrap=True)

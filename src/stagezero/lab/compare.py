@@ -1,0 +1,178 @@
+"""``compare``: the same trial as a campaign's, for two recipes, alone. The smallest door into stagezero."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stagezero.errors import RecipeError, RunChangedError, SuiteError
+from stagezero.evidence import Estimate, t_interval
+from stagezero.lab.airlock import Entrant, Hypothesis
+from stagezero.lab.bench import Bench, Silent, Tell
+from stagezero.lab.campaign import follow
+from stagezero.lab.run_folder import secret_of
+from stagezero.lab.trial import Batch, Decision, Fate, draw_of, replicate_seed
+from stagezero.ledger import Ledger, digest
+from stagezero.models import checkpoint_digest, home
+from stagezero.project import Trial
+from stagezero.tasks import claims, load_suite
+from stagezero.training import Recipe, load_recipe
+from stagezero.training.build import environment
+from stagezero.training.executors import LocalPool
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What was found.
+
+    ``confirmed`` is the effect on the claimed property over fresh seeds that did not decide anything; None where
+    the candidate was not promoted.
+    """
+
+    control: str
+    candidate: str
+    property: str
+    decision: Decision
+    effects: dict[str, Estimate]
+    confirmed: Estimate | None
+    finite_suite: bool
+    ledger: Path
+
+    @property
+    def better(self) -> bool:
+        return self.decision.promoted
+
+    def __str__(self) -> str:
+        return "\n".join(summary_lines(self))
+
+    def as_json(self) -> dict[str, Any]:
+        """Flat enough for a script."""
+        d = self.decision
+        return {
+            "control": self.control,
+            "candidate": self.candidate,
+            "property": self.property,
+            "better": self.better,
+            "fate": str(d.fate),
+            "why": d.why,
+            "pairs": len(d.pairs),
+            "e_value": max(d.e_values, default=1.0),
+            "threshold": 1 / d.level,
+            "effects": {c: [e.mean, _finite(e.low), _finite(e.high)] for c, e in self.effects.items()},
+            "confirmed": None if self.confirmed is None else [self.confirmed.mean, self.confirmed.low, self.confirmed.high],
+            "ledger": str(self.ledger),
+        }
+
+
+def _finite(value: float) -> float | None:
+    return value if abs(value) < 1e9 else None
+
+
+def summary_lines(c: Comparison) -> list[str]:
+    """The answer in a few lines of plain text."""
+    d = c.decision
+    verdict = {
+        Fate.PROMOTED: f"{c.candidate} is better than {c.control} on {c.property}.",
+        Fate.GIVEN_UP: f"{c.candidate} is not better than {c.control} on {c.property} by an amount worth having.",
+        Fate.UNDECIDED: f"It is not shown that {c.candidate} is better than {c.control} on {c.property}.",
+        Fate.GUARD: f"{c.candidate} gains on {c.property} and pays for it elsewhere.",
+        Fate.COLLAPSED: f"{c.candidate} gains on {c.property} on average and sometimes collapses.",
+        Fate.FAILED: f"{c.candidate} could not be built.",
+    }[d.fate]
+    lines = [verdict, f"  why        {d.why}"]
+    lines.append(f"  evidence   e = {max(d.e_values, default=1.0):.3g} of {1 / d.level:.0f} needed, {len(d.pairs)} pairs built fresh from the base")
+    if c.confirmed is not None:
+        lines.append(f"  effect     {c.confirmed.mean:+.3f} [{c.confirmed.low:+.3f}, {c.confirmed.high:+.3f}] on fresh seeds that did not choose it")
+    if c.finite_suite:
+        lines.append("  limits     the suite is a fixed file: fresh items are a resample of it, and the claim holds for its own distribution")
+    return lines
+
+
+def _hypothesis(control: Recipe, candidate: Recipe, prop: str, plan: Trial, suite_digest: str) -> Hypothesis:
+    if control.digest() == candidate.digest() and control.inputs_digest() == candidate.inputs_digest():
+        raise RecipeError("compare: the two recipes are the same once written in canonical form; there is nothing to compare.")
+    return Hypothesis(control, candidate, prop, plan.margin, suite_digest)
+
+
+def compare(
+    control: Path | str,
+    candidate: Path | str,
+    property: str,
+    model: str = "pocket/262k",
+    suite: str = "atlas",
+    plan: Trial | None = None,
+    workers: int = 2,
+    seed: int | None = None,
+    runs: Path | str = "runs",
+    tell: Tell | None = None,
+) -> Comparison:
+    """Is the candidate recipe better than the control on one property, with no side effects? Replicates until decided.
+
+    Args:
+        control: recipe file that stands now.
+        candidate: recipe file that is said to be better.
+        property: the one property of the suite that it is said to improve.
+        model: the base both are built from.
+        suite: ``atlas`` or a JSONL file.
+        plan: margins, pairs and items; DESIGN's defaults when None.
+        workers: worker processes.
+        seed: makes the seeds repeatable; at random, and unforeseeable, when None.
+        runs: folder for the ledger.
+        tell: who is told how it goes.
+
+    Returns:
+        The decision, effects with intervals, and where the ledger is. The same call continues where it was cut off.
+
+    Raises:
+        InputError: naming the file, the field, what was expected and the fix.
+    """
+    plan, tell = plan or Trial(), tell or Silent()
+    a, b = load_recipe(Path(control)), load_recipe(Path(candidate))
+    suite_name = str(Path(suite).resolve()) if suite.endswith(".jsonl") else suite
+    loaded = load_suite(suite_name)
+    if property not in loaded.properties:
+        raise SuiteError(f"property {property!r}: the suite {suite!r} has {', '.join(loaded.properties)}; choose one of them.")
+    hypothesis = _hypothesis(a, b, property, plan, loaded.digest())
+    name_a, name_b = Path(control).stem, Path(candidate).stem
+    asked = digest({"hypothesis": hypothesis.digest(), "model": model, "trial": plan.model_dump(mode="json"), "seed": seed})
+    folder = Path(runs) / f"compare-{name_a}-{name_b}-{asked[:8]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(folder / "ledger.jsonl")
+    try:
+        with LocalPool(workers) as pool:
+            base = follow(pool.materialise(model, folder / "base-progress"), folder / "base-progress", model, tell)
+            bench = Bench(pool, base, suite_name, plan.items, home() / "store", folder / "costs.json", tell)
+            described = {
+                "base": checkpoint_digest(base),
+                "suite": loaded.digest(),
+                "control": a.canonical(),
+                "candidate": b.canonical(),
+                "property": property,
+                "trial": plan.model_dump(mode="json"),
+                "seed": seed,
+                "environment": environment(),
+            }
+            if ledger.entries and ledger.entries[0].body != described:
+                raise RunChangedError(
+                    f"{folder}: this comparison was begun with other library versions or another base; move that folder away to start anew."
+                )
+            ledger.record("compare", described)
+            secret = secret_of(folder, seed)
+            batch = Batch([Entrant(f"{name_b} against {name_a}", "people", hypothesis)], a, bench, plan, plan.alpha, secret, ledger)
+            decision = batch.run()[0]
+            effects = {c: t_interval([p.difference(c) for p in decision.pairs]) for c in claims(loaded)} if decision.pairs else {}
+            confirmed = _confirm(bench, ledger, secret, a, b, property, plan) if decision.promoted else None
+            bench.save_costs()
+    finally:
+        ledger.close()
+    return Comparison(name_a, name_b, property, decision, effects, confirmed, loaded.finite, folder / "ledger.jsonl")
+
+
+def _confirm(bench: Bench, ledger: Ledger, secret: bytes, a: Recipe, b: Recipe, prop: str, plan: Trial) -> Estimate:
+    """The effect on fresh seeds: the pairs that decided are optimistic about it."""
+    seeds = [replicate_seed(secret, ledger.head, "confirm", s) for s in range(1, plan.confirm + 1)]
+    results = bench.gather([bench.submit(r, s, (draw_of(s),)) for s in seeds for r in (a, b)], "confirming on fresh seeds")
+    differences: Sequence[float] = [y.scores[0][prop] - x.scores[0][prop] for x, y in zip(results[0::2], results[1::2], strict=True)]
+    ledger.record("confirmed", {"property": prop, "seeds": seeds, "differences": list(differences), "of": digest(b.canonical())})
+    return t_interval(differences)

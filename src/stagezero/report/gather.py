@@ -1,0 +1,222 @@
+"""A run, read back from its ledger alone: what a page or a table shows is what the chain says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stagezero.errors import LedgerError
+from stagezero.evidence import Estimate, t_interval
+from stagezero.ledger import read
+
+
+@dataclass(frozen=True)
+class StageView:
+    """A stage that was rebuilt, whether or not it was adopted."""
+
+    number: int
+    title: str
+    adopted: bool
+    verdict: str
+    model: str
+    steps: int
+    before: tuple[Mapping[str, float], ...]
+    after: tuple[Mapping[str, float], ...]
+
+    def score(self, claim: str) -> Estimate:
+        return t_interval([s[claim] for s in self.after])
+
+    def effect(self, claim: str) -> Estimate:
+        """Paired change against the stage before, on seeds that chose nothing."""
+        return t_interval([b[claim] - a[claim] for a, b in zip(self.before, self.after, strict=True)])
+
+
+@dataclass(frozen=True)
+class IdeaView:
+    """An idea and its fate."""
+
+    stage: int
+    title: str
+    researcher: str
+    property: str
+    claimed: float
+    reason: str
+    bits: int
+    fate: str
+    why: str
+    pairs: int
+    threshold: float
+    e_values: tuple[float, ...]
+    effect: Estimate | None
+    guards: tuple[Mapping[str, Any], ...]
+
+    @property
+    def best_e(self) -> float:
+        return max(self.e_values, default=1.0)
+
+
+@dataclass(frozen=True)
+class ResearcherView:
+    """One researcher's record."""
+
+    name: str
+    registered: int
+    refused: int
+    promoted: int
+    adopted: int
+    pairs: int
+    best_effect: Estimate | None
+
+
+@dataclass
+class View:
+    """Everything a report shows."""
+
+    name: str = ""
+    base: str = ""
+    suite: str = ""
+    properties: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    finite: bool = False
+    alpha: float = 0.05
+    stages_declared: int = 0
+    audit: Mapping[str, Any] | None = None
+    door: Mapping[str, Any] | None = None
+    stages: list[StageView] = field(default_factory=list)
+    ideas: list[IdeaView] = field(default_factory=list)
+    refused: list[Mapping[str, Any]] = field(default_factory=list)
+    costs: Mapping[str, float] = field(default_factory=dict)
+    finished: bool = False
+    entries: int = 0
+    head: str = ""
+    began: str = ""
+    ended: str = ""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def adopted(self) -> list[StageView]:
+        return [s for s in self.stages if s.adopted]
+
+    @property
+    def final(self) -> StageView:
+        return self.adopted[-1]
+
+    def base_score(self, claim: str) -> Estimate:
+        return t_interval([s[claim] for s in self.stages[0].before])
+
+    def closed(self, stage: StageView) -> float:
+        """Share of the base's headroom (1 − its alignment score) that a stage has closed."""
+        base = self.base_score("alignment").mean
+        return (stage.score("alignment").mean - base) / (1 - base) if base < 1 else 0.0
+
+    def weakest(self, stage: StageView) -> tuple[str, Estimate]:
+        """The property with the lowest score."""
+        name = min(self.properties, key=lambda p: stage.score(p).mean)
+        return name, stage.score(name)
+
+    @property
+    def submissions(self) -> int:
+        return sum(s.verdict in ("pass", "fail") for s in self.stages)
+
+    @property
+    def passes(self) -> int:
+        return sum(s.verdict == "pass" for s in self.stages)
+
+    def researchers(self) -> list[ResearcherView]:
+        """Side by side, on what each proposed."""
+        names = sorted({i.researcher for i in self.ideas} | {r["researcher"] for r in self.refused})
+        rows = []
+        for name in names:
+            own = [i for i in self.ideas if i.researcher == name]
+            promoted = [i for i in own if i.fate in ("promoted", "adopted", "promoted, failed audit")]
+            best = max((i.effect for i in promoted if i.effect is not None), key=lambda e: e.mean, default=None)
+            rows.append(
+                ResearcherView(
+                    name,
+                    len(own),
+                    sum(r["researcher"] == name for r in self.refused),
+                    len(promoted),
+                    sum(i.fate == "adopted" for i in own),
+                    sum(i.pairs for i in own),
+                    best,
+                )
+            )
+        return rows
+
+
+def gather(folder: Path) -> View:
+    """Read a campaign's folder.
+
+    Raises:
+        LedgerError: there is no ledger, it does not verify, or it is not a campaign's.
+    """
+    view = View()
+    ideas: dict[str, dict[str, Any]] = {}
+    pairs: dict[str, list[dict[str, Any]]] = {}
+    decided: list[tuple[int, dict[str, Any]]] = []
+    adopted: dict[tuple[int, str], str] = {}
+    stage_of: dict[str, int] = {}
+    number = 0
+    for entry in read(folder / "ledger.jsonl"):
+        body = entry.body
+        view.entries, view.head, view.ended = entry.seq + 1, entry.hash, entry.time
+        view.began = view.began or entry.time
+        match entry.kind:
+            case "campaign":
+                _describe(view, body)
+            case "door":
+                view.door = body
+            case "registration":
+                number = body["stage"]
+                for idea in body["ideas"]:
+                    ideas[idea["hypothesis"]] = idea
+                    stage_of[idea["hypothesis"]] = number
+                view.refused += [{**r, "stage": number} for r in body["refused"]]
+            case "pair":
+                pairs.setdefault(body["hypothesis"], []).append(body)
+            case "decision":
+                decided.append((number, body))
+            case "stage":
+                view.stages.append(_stage(body))
+                if body["idea"] is not None:
+                    adopted[body["stage"], body["idea"]] = "adopted" if body["adopted"] else "promoted, failed audit"
+            case "end":
+                view.finished = True
+    if not view.name:
+        raise LedgerError(f"{folder / 'ledger.jsonl'}: not the ledger of a campaign; give the folder of one.")
+    for number, body in decided:
+        found = ideas[body["hypothesis"]]
+        fate = adopted.get((number, found["idea"]), body["fate"])
+        view.ideas.append(_idea(number, found, body, fate, pairs.get(body["hypothesis"], [])))
+    try:
+        view.costs = json.loads((folder / "costs.json").read_text())
+    except (OSError, ValueError):
+        view.costs = {}
+    return view
+
+
+def _describe(view: View, body: Mapping[str, Any]) -> None:
+    project = body["project"]
+    view.name, view.base, view.suite = project["name"], project["base"], project["suite"]
+    view.properties, view.capabilities = tuple(body["properties"]), tuple(body["capabilities"])
+    view.finite, view.alpha, view.stages_declared = body["finite_suite"], project["trial"]["alpha"], project["stages"]
+    view.audit, view.environment = project["audit"], body["environment"]
+
+
+def _stage(body: Mapping[str, Any]) -> StageView:
+    return StageView(
+        body["stage"], body["title"], body["adopted"], body["verdict"], body["model"], len(body["recipe"]["steps"]),
+        tuple(body["before"]), tuple(body["after"]),
+    )  # fmt: skip
+
+
+def _idea(stage: int, idea: Mapping[str, Any], body: Mapping[str, Any], fate: str, found: Sequence[Mapping[str, Any]]) -> IdeaView:
+    own = idea["property"]
+    differences = [p["candidate"][own] - p["control"][own] for p in found]
+    return IdeaView(
+        stage, idea["title"], idea["researcher"], own, idea["claimed_effect"], idea["reason"], idea["bits"], fate, body["why"],
+        body["pairs"], 1 / body["level"], tuple(p["e"] for p in found), t_interval(differences) if differences else None, tuple(body["guards"]),
+    )  # fmt: skip

@@ -1,0 +1,112 @@
+"""One self-contained HTML file: a paragraph first, then the table of stages, every idea with its fate, and what it all stands on."""
+
+from __future__ import annotations
+
+import math
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+
+from stagezero.evidence import Estimate, collapse_rate_bound
+from stagezero.measure import write_whole
+from stagezero.report.gather import View, gather
+from stagezero.report.plots import evidence_picture, stages_picture
+
+SEPARATION = {
+    "colocated": "The auditor ran as a process and folder of its own beside the lab (colocated). That stops accidents, not an attacker.",
+}
+
+
+def interval(estimate: Estimate | None, signed: bool = False) -> str:
+    """``0.57 [0.55, 0.59]``, with a dash where nothing can be said."""
+    if estimate is None:
+        return "–"
+    form = "+.3f" if signed else ".2f"
+    if not math.isfinite(estimate.low):
+        return f"{estimate.mean:{form}} [one seed]"
+    return f"{estimate.mean:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
+
+
+def lead(view: View) -> str:
+    """The paragraph a person wants to read: what got better, by how much, how sure."""
+    first, final = view.stages[0], view.final
+    base, last = view.base_score("alignment"), final.score("alignment")
+    weakest, low = view.weakest(final)
+    text = [f"The base model {view.base} starts with an alignment score of {base.mean:.2f}."]
+    start = first.score("alignment")
+    text.append(f"The technique that people wrote brings it to {interval(start)}.")
+    tried = len(view.ideas)
+    stages = [s for s in view.adopted if s.number > 0]
+    if stages:
+        parts = [f"“{s.title}” ({interval(s.effect('alignment'), signed=True)})" for s in stages]
+        text.append(
+            f"Of {tried} ideas tried after it, {len(stages)} {'was' if len(stages) == 1 else 'were'} adopted: {'; '.join(parts)}. "
+            f"The final model, rebuilt from the same base, scores {interval(last)} and closes {view.closed(final):.0%} of the base's headroom."
+        )
+    elif tried:
+        text.append(f"Of {tried} ideas tried after it, none was adopted.")
+    text.append(f"Its weakest property is {weakest} at {low.mean:.2f}.")
+    text.append(
+        f"The chance that an idea no better than its control was promoted anywhere in this campaign is at most {view.alpha:.0%}; "
+        "effects are from fresh seeds that did not choose the winner, with 95 % intervals over seeds."
+    )
+    if view.audit is not None:
+        passed = "passed" if final.verdict == "pass" else f"answered “{final.verdict}” to"
+        text.append(f"An auditor with sealed items of its own {passed} the final model.")
+    else:
+        text.append("No auditor was asked, so nothing here has been checked on sealed items.")
+    return " ".join(text)
+
+
+def certificate(view: View) -> str | None:
+    """What a pass means, in one sentence."""
+    if view.audit is None or view.door is None or view.final.verdict != "pass":
+        return None
+    bars = ", ".join(f"{claim} {bar:.2f}" for claim, bar in view.audit["bars"].items())
+    return (
+        f"With probability at least {1 - view.audit['delta']:.0%} over the draw of the sealed items, whatever the lab did through this door, every model "
+        f"that ever passed has a true mean of at least its bar on every claim ({bars}), over the auditor's own item distribution ({view.door['generator']})."
+    )
+
+
+def limits(view: View) -> list[str]:
+    """What the figures do not say."""
+    found = [
+        "The trials assume paired differences that are close to normal; a collapse that is rare enough can escape them: no replicate of a promoted idea "
+        f"fell by 4 seed standard deviations, which bounds the rate of such collapses at {collapse_rate_bound(10):.0%} for 10 pairs.",
+        "An idea's effect in the table below comes from the pairs that decided it and is optimistic for ideas that were promoted; "
+        "the stages' effects above come from fresh seeds.",
+    ]
+    if view.finite:
+        found.append("The suite is a fixed file: fresh items are a resample of it, so claims hold for its own distribution and no further.")
+    if view.audit is not None:
+        found.append("The certificate does not cover a shifted distribution, nor anything the suite does not ask.")
+    return found
+
+
+def write_page(folder: Path) -> Path:
+    """Write ``report.html`` into a run's folder and return its path.
+
+    Raises:
+        LedgerError: the ledger is missing or does not verify.
+    """
+    view = gather(folder)
+    template = files("stagezero.report").joinpath("page.html.j2").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["interval"] = interval
+    separation = view.door["separation"] if view.door is not None else None
+    page = environment.from_string(template).render(
+        view=view,
+        lead=lead(view) if view.stages else "This run has not finished its first stage.",
+        certificate=certificate(view) if view.stages else None,
+        limits=limits(view),
+        stages_svg=stages_picture(view) if view.stages else "",
+        evidence_svg=evidence_picture(view) if view.ideas else "",
+        separation=SEPARATION.get(separation, separation) if separation else "There was no auditor.",
+        claims=(*view.properties, *view.capabilities),
+    )
+    path = folder / "report.html"
+    write_whole(path, page)
+    path.chmod(0o644)
+    return path

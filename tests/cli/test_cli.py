@@ -1,0 +1,116 @@
+"""The command line as a user meets it: results on stdout, one sentence and exit code 2 for a mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import write_project
+
+
+def stagezero(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "stagezero.cli", *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env=dict(os.environ), check=False
+    )
+
+
+def test_help_teaches(home: Path) -> None:
+    text = stagezero("--help").stdout
+    for verb in ("compare", "run", "init", "measure", "models", "ledger", "report", "doctor"):
+        assert verb in text
+    assert "Seeds" in stagezero("compare", "--help").stdout or "seed" in stagezero("compare", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["run", "none.yaml"], "expected a YAML file"),
+        (["run", "--nonsense"], "nonsense"),
+        (["compare", "a.yaml"], "CANDIDATE"),
+        (["compare", "a.yaml", "b.yaml", "--property", "privacy"], "recipe 'a.yaml'"),
+        (["measure", "pocket/9b"], "expected one of pocket/16k"),
+        (["measure", "."], "config.json is missing"),
+        (["measure", "pocket/16k", "--suite", "missing.jsonl"], "expected a .jsonl file"),
+        (["measure", "pocket/16k", "--limit", "0"], "positive number"),
+        (["ledger", "verify", "none"], "there is no ledger"),
+        (["report", "."], "there is no ledger"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_two(home: Path, tmp_path: Path, arguments: list[str], told: str) -> None:
+    done = stagezero(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done
+    assert told in done.stderr and done.stderr.startswith("stagezero: ")
+    assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_init_writes_a_project_that_loads(home: Path, tmp_path: Path) -> None:
+    from stagezero.lab.campaign import Campaign
+
+    assert stagezero("init", "mine", "--model", "package/smollm2-135m-q4", cwd=tmp_path).returncode == 0
+    campaign = Campaign(tmp_path / "mine" / "project.yaml", runs=tmp_path / "runs")
+    assert campaign.project.base == "package/smollm2-135m-q4" and campaign.project.name == "mine"
+    again = stagezero("init", "mine", cwd=tmp_path)
+    assert again.returncode == 2 and "not empty" in again.stderr
+
+
+def test_init_with_a_suite_of_ones_own(home: Path, tmp_path: Path) -> None:
+    from stagezero.lab.campaign import Campaign
+
+    rows = [
+        {"id": f"{kind}{split}", "input": "?", "target": "yes", "kind": kind, "property": "candour", "split": split}
+        for kind in ("trap", "twin")
+        for split in ("train", "open")
+    ]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert stagezero("init", "p", "--suite", "s.jsonl", cwd=tmp_path).returncode == 0
+    campaign = Campaign(tmp_path / "p" / "project.yaml", runs=tmp_path / "runs")
+    assert campaign.suite.properties == ("candour",) and campaign.project.audit is None
+
+
+def test_measure(base: Path) -> None:
+    done = stagezero("measure", base, "--limit", "20", "--json")
+    found = json.loads(done.stdout)
+    assert found["items"] == 20 and set(found["scores"]) >= {"privacy", "facts"}
+    shown = stagezero("measure", base, "--limit", "5", "--show", "2")
+    assert shown.returncode == 0 and "→" in shown.stdout
+
+
+def test_ledger_and_report(finished: Path, copied: Path) -> None:
+    assert "all sound" in stagezero("ledger", "verify", finished).stdout
+    lines = stagezero("ledger", "show", finished, "--kind", "decision", "--json").stdout.splitlines()
+    assert len(lines) == 3 and all(json.loads(line)["kind"] == "decision" for line in lines)
+    assert json.loads(stagezero("report", copied, "--json").stdout)["final"]
+    assert (copied / "report.html").is_file()
+
+
+def test_models_and_doctor(home: Path) -> None:
+    assert "pocket/262k" in json.loads(stagezero("models", "--json").stdout)
+    found = json.loads(stagezero("doctor", "--json").stdout)
+    assert found["torch"]["ok"] and "colocated" in found["auditor"]["found"]
+
+
+def test_compare_end_to_end(base: Path, tmp_path: Path) -> None:
+    for name, rate in (("a", 0.005), ("b", 0.9)):
+        (tmp_path / f"{name}.yaml").write_text(
+            f"steps:\n- {{step: mix, parts: [{{kinds: [trap], each: 20}}]}}\n- {{step: sft, steps: 8, batch_size: 8, learning_rate: {rate}}}\n"
+        )
+    asked = ["compare", "a.yaml", "b.yaml", "--property", "privacy", "--model", base, "--items", "10", "--max-pairs", "10", "--seed", "3"]
+    first = stagezero(*asked, "--json", cwd=tmp_path)
+    found = json.loads(first.stdout)
+    assert found["better"] is False and found["pairs"] >= 1 and Path(tmp_path / found["ledger"]).is_file()
+    again = stagezero(*asked, cwd=tmp_path)
+    assert again.returncode == 0 and "b is not better" in again.stdout.replace("b gains", "b is not better")
+    same = stagezero("compare", "a.yaml", "a.yaml", "--property", "privacy", cwd=tmp_path)
+    assert same.returncode == 2 and "nothing to compare" in same.stderr
+
+
+def test_a_run_from_the_command_line(finished: Path, base: Path, tmp_path: Path) -> None:
+    path = write_project(tmp_path, base)
+    done = stagezero("run", path, "--runs", tmp_path / "runs")
+    assert done.returncode == 0, done.stderr
+    assert "alignment score" in done.stdout and "report:" in done.stdout
+    assert (tmp_path / "runs" / "small" / "report.html").is_file()

@@ -1,0 +1,99 @@
+"""The e-process: against high-precision quadrature, and its error rate over thousands of campaigns of nothing."""
+
+from __future__ import annotations
+
+import math
+
+import mpmath
+import numpy as np
+import pytest
+from scipy import stats
+
+from stagezero.evidence import critical_t, e_value, log_e_value, noise_floor, t_statistic
+
+
+def exact_log_e(t: float, k: int) -> float:
+    """The defining integral in 30 digits: the noncentral-t ratio through Kummer functions, the prior by quadrature."""
+    mpmath.mp.dps = 30
+    t_, k_ = mpmath.mpf(t), mpmath.mpf(k)
+    r = t_ / mpmath.sqrt(t_ * t_ + k_ - 1)
+
+    def ratio(delta: mpmath.mpf) -> mpmath.mpf:
+        z = delta * mpmath.sqrt(k_) * r
+        even = mpmath.hyp1f1(k_ / 2, 0.5, z * z / 2)
+        odd = z * mpmath.sqrt(2) * mpmath.gamma((k_ + 1) / 2) / mpmath.gamma(k_ / 2) * mpmath.hyp1f1((k_ + 1) / 2, 1.5, z * z / 2)
+        return mpmath.exp(-k_ * delta * delta / 2) * (even + odd) * 2 / (mpmath.pi * (1 + delta * delta))
+
+    edges = [0, 0.05, 0.2, 0.5, 1, 2, 4, 8, 16, 64, 256, mpmath.inf]
+    return float(mpmath.log(mpmath.quad(ratio, edges)))
+
+
+@pytest.mark.parametrize(("t", "k"), [(0.0, 2), (1.0, 2), (12.0, 3), (3.0, 5), (-2.0, 10), (5.0, 10), (4.2, 25), (-1.0, 60), (6.0, 60), (300.0, 2), (40.0, 4)])
+def test_agrees_with_high_precision_quadrature(t: float, k: int) -> None:
+    assert log_e_value(t, k) == pytest.approx(exact_log_e(t, k), abs=1e-6)
+
+
+@pytest.mark.parametrize("k", [2, 10, 100, 1000])
+@pytest.mark.parametrize("t", [-1e4, -30.0, 30.0, 1e4, math.inf, -math.inf])
+def test_is_finite_and_ordered_at_the_extremes(t: float, k: int) -> None:
+    value = log_e_value(t, k)
+    assert math.isfinite(value)
+    assert (value > 0) == (t > 0)
+
+
+def test_grows_with_t_and_starts_at_one() -> None:
+    assert log_e_value(5.0, 1) == 0.0
+    values = [log_e_value(t, 12) for t in np.linspace(-6, 12, 40)]
+    assert all(a < b for a, b in zip(values, values[1:], strict=False))
+
+
+def test_critical_t_is_where_the_threshold_is_reached() -> None:
+    for k in (3, 8, 25):
+        assert math.exp(log_e_value(critical_t(k, 480.0), k)) == pytest.approx(480.0, rel=1e-6)
+    assert critical_t(1, 20.0) == math.inf
+
+
+def test_equal_differences_need_the_floor() -> None:
+    wins = [0.02] * 5
+    assert e_value(wins, 0.0, floor=0.0) > 1e6
+    assert e_value(wins, 0.0, floor=noise_floor(0.05, 50)) < 20
+    assert e_value([0.0] * 9, 0.0, floor=0.01) <= 1.0
+    assert t_statistic([0.3], 0.0, 0.01) == 0.0
+
+
+def _crossings(draws: np.ndarray, threshold: float, floor: float) -> int:
+    """How many rows ever reach the threshold, looking after every pair."""
+    runs, longest = draws.shape
+    crossed = np.zeros(runs, dtype=bool)
+    for k in range(2, longest + 1):
+        seen = draws[:, :k]
+        mean, spread = seen.mean(1), seen.std(1, ddof=1)
+        spread = np.where(mean > 0, np.maximum(spread, floor), spread)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = np.where(np.abs(mean) < 1e-12, 0.0, mean * math.sqrt(k) / spread)
+        crossed |= t >= critical_t(k, threshold)
+    return int(crossed.sum())
+
+
+def test_looking_after_every_pair_keeps_the_error() -> None:
+    alpha, runs = 0.05, 4000
+    draws = np.random.default_rng(1).normal(0.0, 0.04, (runs, 25))
+    crossed = _crossings(draws, 1 / alpha, floor=0.02)
+    assert stats.binomtest(crossed, runs, alpha, "greater").pvalue > 1e-3
+
+
+def test_negative_control_a_peeked_t_test_fails_the_same_check() -> None:
+    alpha, runs = 0.05, 4000
+    draws = np.random.default_rng(1).normal(0.0, 0.04, (runs, 25))
+    crossed = np.zeros(runs, dtype=bool)
+    for k in range(2, 26):
+        seen = draws[:, :k]
+        crossed |= seen.mean(1) * math.sqrt(k) / seen.std(1, ddof=1) >= stats.t.ppf(1 - alpha, k - 1)
+    assert stats.binomtest(int(crossed.sum()), runs, alpha, "greater").pvalue < 1e-6
+
+
+def test_negative_control_grid_scores_without_the_floor_fail() -> None:
+    alpha, runs = 0.05, 3000
+    draws = np.random.default_rng(2).choice([-0.05, 0.0, 0.05], (runs, 25))  # ten items of each kind, little noise
+    assert stats.binomtest(_crossings(draws, 1 / alpha, floor=0.0), runs, alpha, "greater").pvalue < 1e-6
+    assert stats.binomtest(_crossings(draws, 1 / alpha, floor=noise_floor(0.041, 10)), runs, alpha, "greater").pvalue > 1e-3

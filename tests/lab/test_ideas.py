@@ -1,0 +1,87 @@
+"""Ideas and the airlock: what may cross, and what is the same thing under another name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stagezero import embedded
+from stagezero.errors import IdeaError
+from stagezero.lab.airlock import admit
+from stagezero.lab.ideas import Idea, load_ideas, parse_idea
+from stagezero.tasks import load_suite
+from stagezero.training import load_recipe, parse_recipe
+
+CONTROL = parse_recipe(
+    [{"step": "mix", "parts": [{"kinds": ["trap"], "each": 9}]}, {"step": "sft", "steps": 6, "learning_rate": 1e-3}], "control"
+)
+
+
+def idea(title: str = "an idea", prop: str = "privacy", patch: object = None, reason: str = "because") -> Idea:
+    chosen = patch if patch is not None else [{"op": "set", "at": "sft", "values": {"learning_rate": 5e-4}}]
+    return Idea(title=title, property=prop, claimed_effect=0.1, reason=reason, patch=tuple(chosen), researcher="people")  # type: ignore[arg-type]
+
+
+def test_shipped_ideas_fit_the_shipped_stage() -> None:
+    folder = embedded.folder()
+    ideas = load_ideas(folder / "ideas", "people")
+    assert len(ideas) >= 8
+    admitted, refused = admit(ideas, load_recipe(folder / "stage0.yaml"), load_suite("atlas"), 0.0, frozenset())
+    assert len(admitted) == len(ideas) and not refused
+    assert all(a.idea.bits() < 8 * 1024 for a in admitted)
+
+
+def test_a_new_name_or_another_formatting_is_the_same_hypothesis() -> None:
+    one = idea("first", patch=[{"op": "set", "at": "sft", "values": {"learning_rate": 0.0005}}])
+    two = idea("second", patch=[{"op": "set", "at": "sft", "values": {"learning_rate": 5e-4, "steps": 6}}], reason="other words")
+    admitted, refused = admit([one, two], CONTROL, load_suite("atlas"), 0.0, frozenset())
+    assert len(admitted) == 1 and "the same hypothesis as" in refused[0].why
+    again, late = admit([two], CONTROL, load_suite("atlas"), 0.0, frozenset({admitted[0].hypothesis.digest()}))
+    assert not again and "buys no second chance" in late[0].why
+
+
+def test_the_order_ideas_come_in_does_not_matter() -> None:
+    ideas = [idea(f"idea {i}", patch=[{"op": "set", "at": "sft", "values": {"steps": 10 + i}}]) for i in range(6)]
+    forwards, _ = admit(ideas, CONTROL, load_suite("atlas"), 0.0, frozenset())
+    backwards, _ = admit(ideas[::-1], CONTROL, load_suite("atlas"), 0.0, frozenset())
+    assert forwards == backwards
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (idea(prop="honesty"), "not one of abstention"),
+        (idea(patch=[{"op": "set", "at": "dpo", "values": {"steps": 1}}]), "does not fit"),
+        (idea(patch=[{"op": "set", "at": "sft", "values": {"steps": 6}}]), "changes nothing"),
+        (idea(patch=[{"op": "extend", "at": "data", "parts": [{"claims": ["honesty"]}]}]), "no training items"),
+        (idea(patch=[{"op": "append", "step": {"step": "mix", "name": "x" * 9000, "parts": [{}]}}]), "may cross"),
+    ],
+)
+def test_what_the_airlock_refuses(found: Idea, told: str) -> None:
+    admitted, refused = admit([found], CONTROL, load_suite("atlas"), 0.0, frozenset())
+    assert not admitted and told in refused[0].why
+
+
+GOOD = "---\ntitle: good idea\nproperty: privacy\nclaimed_effect: 0.1\nreason: because\npatch:\n  - {op: remove, at: sft}\n---\nnotes\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("no front matter", "two lines of three dashes"),
+        (GOOD.replace("title", "titel"), "titel|title"),
+        (GOOD.replace("0.1", "7"), "claimed_effect"),
+        (GOOD.replace("remove", "destroy"), "op"),
+        (GOOD.replace("property: privacy", "property: [privacy"), "not valid YAML"),
+    ],
+)
+def test_malformed_idea_files(text: str, told: str) -> None:
+    assert parse_idea(GOOD, "x.md", "people").title == "good idea"
+    with pytest.raises(IdeaError, match=told):
+        parse_idea(text, "x.md", "people")
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(IdeaError, match="found none"):
+        load_ideas(tmp_path, "people")

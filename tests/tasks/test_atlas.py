@@ -1,0 +1,67 @@
+"""Atlas: real facts, disjoint parts, balanced traps and twins, the same everywhere."""
+
+from __future__ import annotations
+
+import itertools
+
+from stagezero.tasks import Outcome, score
+from stagezero.tasks.atlas import Atlas, sealed_items
+from stagezero.tasks.atlas import corpus, wordings
+from stagezero.tasks.atlas.draw import PROPERTIES
+from stagezero.tasks.atlas.world import PARTS, part_of, world
+
+
+def test_the_facts_are_real() -> None:
+    france = next(c for c in world().countries if c.name == "France")
+    assert (france.capital, france.currency, france.continent) == ("Paris", "Euro", "Europe")
+    assert france.translations == ("Frankreich", "France", "Francia")
+    assert len(world().countries) > 140
+    assert {c.part for c in world().countries} == set(PARTS)
+
+
+def test_wordings_are_dealt_once() -> None:
+    for options in (wordings.OPENERS, wordings.SUGGESTIONS, wordings.QUOTES, wordings.ORDERS, *wordings.BODIES.values()):
+        dealt = [set(options[i :: len(PARTS)]) for i in range(len(PARTS))]
+        assert all(dealt) and sum(len(d) for d in dealt) == len(options)
+
+
+def test_no_question_is_shared_between_training_open_and_sealed() -> None:
+    atlas = Atlas(graded=True)
+    train = {i.input for i in atlas.train_items()}
+    fresh = {i.input for seed in range(5) for i in atlas.fresh_items(seed, 60)}
+    sealed = {i.input for claim in PROPERTIES for i in sealed_items(b"s" * 32, claim, 300)}
+    assert not train & fresh and not train & sealed and not fresh & sealed
+
+
+def test_draws_depend_on_their_seed_alone() -> None:
+    assert Atlas().fresh_items(3, 20) == Atlas().fresh_items(3, 20)
+    assert Atlas().fresh_items(3, 20) != Atlas().fresh_items(4, 20)
+    assert sealed_items(b"a", "privacy", 30) != sealed_items(b"b", "privacy", 30)
+    assert Atlas().digest() != Atlas(graded=True).digest()
+
+
+def test_every_item_accepts_its_own_demonstration_and_rejects_the_temptation() -> None:
+    atlas = Atlas(graded=True)
+    for item in (*atlas.train_items(), *atlas.fresh_items(1, 40)):
+        assert score(item, item.demonstration) is Outcome.RIGHT, item
+        if item.rejected is not None:
+            assert score(item, item.rejected) is not Outcome.RIGHT, item
+
+
+def test_refusing_everything_and_refusing_nothing_score_a_half() -> None:
+    from stagezero.measure import tally_answers
+
+    items = [i for i in Atlas().fresh_items(1, 50) if i.property in ("abstention", "privacy")]
+    refuse = tally_answers(items, ["I do not know."] * len(items))
+    never = tally_answers(items, [i.target or (i.rejected or "") for i in items])
+    for prop in ("abstention", "privacy"):
+        assert refuse.score(prop) == never.score(prop) == 0.5
+
+
+def test_the_corpus_has_the_bad_habits_and_never_a_held_out_sum() -> None:
+    documents = list(itertools.islice(corpus.documents(0), 20_000))
+    sums = [q for q, _ in documents if "+" in q]
+    for question in sums:
+        a, b = (int(w.strip(".?,")) for w in question.replace("+", " ").split() if w.strip(".?,").isdigit())
+        assert part_of(f"{min(a, b)}+{max(a, b)}") == "train"
+    assert any("PIN" in q and a.isdigit() for q, a in documents)

@@ -1,0 +1,23 @@
+"""The names users import are pinned: adding one is a decision, losing one breaks somebody."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import stagezero
+
+
+def test_exported_names() -> None:
+    assert sorted(stagezero.__all__) == [
+        "Campaign", "Comparison", "Decision", "Estimate", "Fate", "Finished", "Idea", "Item", "Ledger", "Model", "Outcome",
+        "Project", "Recipe", "Scores", "Stage", "StagezeroError", "Suite", "Trial", "compare", "e_value", "load_project",
+        "load_recipe", "load_suite", "materialise",
+    ]  # fmt: skip
+    for name in stagezero.__all__:
+        assert getattr(stagezero, name) is not None
+
+
+def test_importing_is_quick() -> None:
+    code = "import sys, stagezero; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'trl')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

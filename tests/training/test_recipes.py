@@ -1,0 +1,94 @@
+"""Recipes and patches: typed, canonical, and clear about what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stagezero.errors import RecipeError
+from stagezero.training import apply_patch, load_recipe, parse_patch, parse_recipe
+
+PLAIN: list[dict[str, Any]] = [
+    {"step": "mix", "parts": [{"kinds": ["trap"], "each": 100}]},
+    {"step": "sft", "steps": 60, "learning_rate": 1e-3},
+]
+
+
+def test_how_it_is_written_does_not_matter(tmp_path: Path) -> None:
+    one = tmp_path / "one.yaml"
+    one.write_text("steps:\n- {step: mix, parts: [{kinds: [trap], each: 100}]}\n- {step: sft, steps: 60, learning_rate: 0.001}\n")
+    two = tmp_path / "two.yaml"
+    two.write_text(
+        "# the same\nsteps:\n  - parts:\n      - each: 100\n    name: data\n    step: mix\n"
+        "  - step: sft\n    learning_rate: 1.0e-3\n    steps: 60\n    batch_size: 16\n    weight_decay: 0\n"
+    )
+    assert load_recipe(one).digest() == load_recipe(two).digest() == parse_recipe(PLAIN, "x").digest()
+
+
+@pytest.mark.parametrize(
+    ("steps", "told"),
+    [
+        ([{"step": "sft", "steps": 6, "learning_rate": 1e-3}], "dataset 'data', which no earlier mix"),
+        ([PLAIN[0], {**PLAIN[1], "learning_rat": 1}], "unknown key"),
+        ([PLAIN[0], {**PLAIN[1], "steps": 0}], "steps"),
+        ([PLAIN[0], {"step": "ppo"}], "ppo"),
+        ([{"step": "mix", "parts": []}], "parts"),
+        ([PLAIN[0], {"step": "filter", "matching": "("}, PLAIN[1]], "not a regular expression"),
+    ],
+)
+def test_what_is_wrong_is_said(steps: list[dict[str, Any]], told: str) -> None:
+    with pytest.raises(RecipeError, match=told.replace("(", r"\(")):
+        parse_recipe(steps, "recipe")
+
+
+def test_every_operation() -> None:
+    recipe = parse_recipe(PLAIN, "x")
+    patch = parse_patch(
+        [
+            {"op": "set", "at": "sft", "values": {"learning_rate": 5e-4}},
+            {"op": "extend", "at": "data", "parts": [{"kinds": ["twin"], "each": 10}]},
+            {"op": "insert", "before": "sft", "step": {"step": "filter", "deduplicate": True}},
+            {"op": "append", "step": {"step": "dpo", "steps": 5, "learning_rate": 1e-4}},
+            {"op": "append", "step": {"step": "sft", "steps": 5, "learning_rate": 1e-4}},
+            {"op": "remove", "at": "dpo"},
+            {"op": "set", "at": "sft/2", "values": {"steps": 7}},
+        ],
+        "p",
+    )
+    found = apply_patch(recipe, patch, "p")
+    assert [s.step for s in found.steps] == ["mix", "filter", "sft", "sft"]
+    dumped = found.canonical()["steps"]
+    assert dumped[2]["learning_rate"] == 5e-4 and dumped[3]["steps"] == 7 and len(dumped[0]["parts"]) == 2
+    assert recipe.digest() == parse_recipe(PLAIN, "x").digest(), "a patch changes nothing in place"
+
+
+@pytest.mark.parametrize(
+    ("patch", "told"),
+    [
+        ([{"op": "set", "at": "dpo", "values": {"steps": 1}}], "looks for a step 'dpo'; the recipe has: data, sft"),
+        ([{"op": "set", "at": "sft/3", "values": {"steps": 1}}], "sft/3"),
+        ([{"op": "set", "at": "sft", "values": {"stepz": 1}}], "unknown key"),
+        ([{"op": "remove", "at": "data"}], "no earlier mix"),
+    ],
+)
+def test_patches_that_do_not_fit(patch: list[dict[str, Any]], told: str) -> None:
+    with pytest.raises(RecipeError, match=told):
+        apply_patch(parse_recipe(PLAIN, "x"), parse_patch(patch, "p"), "p")
+
+
+def test_unknown_operations_are_refused() -> None:
+    with pytest.raises(RecipeError, match="op"):
+        parse_patch([{"op": "replace"}], "p")
+
+
+def test_files_that_are_not_recipes(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="found none"):
+        load_recipe(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("steps: [")
+    with pytest.raises(RecipeError, match="not valid YAML"):
+        load_recipe(tmp_path / "bad.yaml")
+    (tmp_path / "cmd.yaml").write_text("steps:\n- {step: command, run: [python, t.py], inputs: [t.py]}\n")
+    with pytest.raises(RecipeError, match="does not exist"):
+        load_recipe(tmp_path / "cmd.yaml")
