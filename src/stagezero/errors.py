@@ -1,18 +1,18 @@
 """Every error a user can meet. Each message is one sentence: what was wrong, what was expected, the fix.
 
-    StagezeroError                 shown without a traceback, exit code 2
-    ├── InputError                 something a person wrote cannot be used
-    │   ├── ProjectError           the project file
-    │   ├── RecipeError            a recipe, or a patch that does not fit one
-    │   ├── IdeaError              an idea file
-    │   ├── SuiteError             a suite of tasks
-    │   └── ModelError             a model name or a checkpoint
-    ├── MissingPackageError        an optional package is not installed
-    ├── RunChangedError            a half-finished run no longer matches its project
-    ├── LedgerError                the chain does not verify
-    ├── BuildError                 a training step failed
-    └── DoorError                  the auditor refused or could not be reached
-        └── BudgetSpentError       the sealed items have no disclosures left
+StagezeroError                 shown without a traceback, exit code 2
+├── InputError                 something a person wrote cannot be used
+│   ├── ProjectError           the project file
+│   ├── RecipeError            a recipe, or a patch that does not fit one
+│   ├── IdeaError              an idea file
+│   ├── SuiteError             a suite of tasks
+│   └── ModelError             a model name or a checkpoint
+├── MissingPackageError        an optional package is not installed
+├── RunChangedError            a half-finished run no longer matches its project
+├── LedgerError                the chain does not verify
+├── BuildError                 a training step failed
+└── DoorError                  the auditor refused or could not be reached
+    └── BudgetSpentError       the sealed items have no disclosures left
 """
 
 from __future__ import annotations

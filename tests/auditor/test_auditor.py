@@ -7,7 +7,9 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from stagezero.auditor import sealed
 from stagezero.auditor.meter import Meter
@@ -55,7 +57,7 @@ def test_out_of_budget_it_refuses_and_says_nothing_more(base: Path, tmp_path: Pa
 
 
 def test_the_passes_are_limited_too(base: Path, tmp_path: Path) -> None:
-    auditor = Auditor(tmp_path / "a", terms(passes=1))
+    auditor = Auditor(tmp_path / "a", terms(passes=1, bars={"privacy": 0.001}))
     assert submit(auditor, other(base, tmp_path, 0)) == "pass"
     with pytest.raises(BudgetSpentError, match="1 of 1 passes"):
         submit(auditor, other(base, tmp_path, 1))
@@ -100,11 +102,11 @@ def test_the_verdict_is_the_stated_rule() -> None:
 
 
 def test_a_model_below_its_bar_passes_no_more_often_than_stated() -> None:
-    import numpy as np
-
-    rule, rng = terms(bars={"a": 0.80}, items=400, delta=0.5), np.random.default_rng(0)
+    rule, rng = terms(bars={"a": 0.80}, items=400), np.random.default_rng(0)
     wrong = sum(passes({"a": (int(k), 400)}, rule, bits=0.0) for k in rng.binomial(400, 0.80, 4000))
-    assert wrong / 4000 <= 0.5
+    assert stats.binomtest(wrong, 4000, rule.delta, "greater").pvalue > 1e-3
+    naive = sum(k / 400 >= 0.80 for k in rng.binomial(400, 0.80, 4000))
+    assert stats.binomtest(naive, 4000, rule.delta, "greater").pvalue < 1e-6, "the negative control must fail"
 
 
 def test_the_secret_stays_and_is_private(tmp_path: Path) -> None:
@@ -117,7 +119,15 @@ def test_the_secret_stays_and_is_private(tmp_path: Path) -> None:
 
 def test_a_sealed_file_gives_one_item_a_cluster(tmp_path: Path) -> None:
     rows = [
-        {"id": f"{kind}{i}", "input": f"{kind} {i}?", "target": "yes", "kind": kind, "property": "candour", "split": "open", "twin_of": f"trap{i}"}
+        {
+            "id": f"{kind}{i}",
+            "input": f"{kind} {i}?",
+            "target": "yes",
+            "kind": kind,
+            "property": "candour",
+            "split": "open",
+            "twin_of": f"trap{i}",
+        }
         for i in range(40)
         for kind in ("trap", "twin")
     ]

@@ -14,7 +14,12 @@ from conftest import write_project
 
 def stagezero(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "stagezero.cli", *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env=dict(os.environ), check=False
+        [sys.executable, "-m", "stagezero.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=dict(os.environ),
+        check=False,
     )
 
 

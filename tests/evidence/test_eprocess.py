@@ -28,7 +28,9 @@ def exact_log_e(t: float, k: int) -> float:
     return float(mpmath.log(mpmath.quad(ratio, edges)))
 
 
-@pytest.mark.parametrize(("t", "k"), [(0.0, 2), (1.0, 2), (12.0, 3), (3.0, 5), (-2.0, 10), (5.0, 10), (4.2, 25), (-1.0, 60), (6.0, 60), (300.0, 2), (40.0, 4)])
+@pytest.mark.parametrize(
+    ("t", "k"), [(0.0, 2), (1.0, 2), (12.0, 3), (3.0, 5), (-2.0, 10), (5.0, 10), (4.2, 25), (-1.0, 60), (6.0, 60), (300.0, 2), (40.0, 4)]
+)
 def test_agrees_with_high_precision_quadrature(t: float, k: int) -> None:
     assert log_e_value(t, k) == pytest.approx(exact_log_e(t, k), abs=1e-6)
 

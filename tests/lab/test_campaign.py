@@ -106,7 +106,9 @@ def test_a_damaged_ledger_stops_the_run(copied: Path, base: Path, tmp_path: Path
         ({"stage0": ""}, ProjectError, "'stage0' is missing"),
     ],
 )
-def test_mistakes_are_found_before_anything_is_built(base: Path, tmp_path: Path, changes: dict[str, str], error: type[Exception], told: str) -> None:
+def test_mistakes_are_found_before_anything_is_built(
+    base: Path, tmp_path: Path, changes: dict[str, str], error: type[Exception], told: str
+) -> None:
     with pytest.raises(error, match=told):
         Campaign(write_project(tmp_path, base, **changes), runs=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()

@@ -80,11 +80,20 @@ class FakePool:
 
 
 def trial(
-    tmp_path: Path, effects: list[Effects], plan: Trial | None = None, secret: bytes = b"s", scramble: int | None = None, breaks: int | None = None
+    tmp_path: Path,
+    effects: list[Effects],
+    plan: Trial | None = None,
+    secret: bytes = b"s",
+    scramble: int | None = None,
+    breaks: int | None = None,
 ) -> tuple[list[Decision], Path]:
     plan = plan or Trial(items=50)
     candidates = [recipe(i + 1) for i in range(len(effects))]
-    pool = FakePool({c.digest(): e for c, e in zip(candidates, effects, strict=True)}, scramble, candidates[breaks].digest() if breaks is not None else None)
+    pool = FakePool(
+        {c.digest(): e for c, e in zip(candidates, effects, strict=True)},
+        scramble,
+        candidates[breaks].digest() if breaks is not None else None,
+    )
     bench = Bench(pool, Path(), "atlas", plan.items, Path(), None, Silent())
     ledger = Ledger(tmp_path / f"{secret.hex()}-{scramble}" / "ledger.jsonl")
     entrants = [Entrant(f"idea {i}", "people", Hypothesis(CONTROL, c, "privacy", 0.0, "s")) for i, c in enumerate(candidates)]

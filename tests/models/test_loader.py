@@ -39,7 +39,9 @@ def test_a_truncated_checkpoint(base: Path, tmp_path: Path, keep: float) -> None
         materialise(str(folder))
 
 
-@pytest.mark.parametrize(("gone", "told"), [("config.json", "config.json is missing"), ("model.safetensors", "found none"), ("tokenizer.json", "no tokenizer")])
+@pytest.mark.parametrize(
+    ("gone", "told"), [("config.json", "config.json is missing"), ("model.safetensors", "found none"), ("tokenizer.json", "no tokenizer")]
+)
 def test_a_missing_file(base: Path, tmp_path: Path, gone: str, told: str) -> None:
     folder = Path(shutil.copytree(base, tmp_path / "cut"))
     (folder / gone).unlink()

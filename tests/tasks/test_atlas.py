@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 
 from stagezero.tasks import Outcome, score
-from stagezero.tasks.atlas import Atlas, sealed_items
-from stagezero.tasks.atlas import corpus, wordings
+from stagezero.tasks.atlas import Atlas, corpus, sealed_items, wordings
 from stagezero.tasks.atlas.draw import PROPERTIES
 from stagezero.tasks.atlas.world import PARTS, part_of, world
 

@@ -69,7 +69,9 @@ def test_the_draw_of_an_example_does_not_depend_on_what_else_is_drawn() -> None:
 
 def test_filters() -> None:
     suite = load_suite("atlas")
-    steps = recipe({**MIX, "parts": [{"kinds": ["trap", "twin"]}]}, {"step": "filter", "claims": ["privacy"], "kinds": ["trap"], "max_words": 7}, SFT)
+    steps = recipe(
+        {**MIX, "parts": [{"kinds": ["trap", "twin"]}]}, {"step": "filter", "claims": ["privacy"], "kinds": ["trap"], "max_words": 7}, SFT
+    )
     kept = datasets_before(steps, 2, suite, 1)["data"]
     assert kept and all(i.property == "privacy" and i.kind == "trap" and len(i.input.split()) <= 7 for i in kept)
     with pytest.raises(RecipeError, match="keeps no example"):

@@ -46,7 +46,9 @@ class Meter:
         if row is None:
             self._db.execute("INSERT INTO terms VALUES (1, ?)", (key,))
         elif row[0] != key:
-            raise DoorError("the auditor was set up with other terms (suite, bars, budget); restore them, or set up a new auditor in a new folder.")
+            raise DoorError(
+                "the auditor was set up with other terms (suite, bars, budget); restore them, or set up a new auditor in a new folder."
+            )
 
     @property
     def bits_allowed(self) -> float:

@@ -56,7 +56,9 @@ def draw(terms: Terms, secret: bytes) -> dict[str, list[Item]]:
     if terms.sealed is not None:
         return {claim: _from_file(Path(terms.sealed), claim, secret) for claim in terms.bars}
     if not terms.suite.startswith("atlas"):
-        raise SuiteError(f"audit: suite {terms.suite!r} has no sealed items; name the auditor's own file in audit.sealed, or leave audit out.")
+        raise SuiteError(
+            f"audit: suite {terms.suite!r} has no sealed items; name the auditor's own file in audit.sealed, or leave audit out."
+        )
     return {claim: sealed_items(secret, claim, terms.items) for claim in terms.bars}
 
 

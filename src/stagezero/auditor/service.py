@@ -35,6 +35,7 @@ class Auditor:
     """One set of sealed items and everything that was ever asked about it."""
 
     def __init__(self, folder: Path, terms: Terms) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder = folder
         self.terms = terms
         self.meter = Meter(folder / "meter.sqlite", terms)
@@ -76,7 +77,9 @@ class Auditor:
                 for path in content_files(source):
                     shutil.copyfile(path, copy / path.name)
                 if checkpoint_digest(copy) != submission.digest:
-                    raise ModelError("submission: the checkpoint is not the one its digest names; submit the digest of what is in the folder.")
+                    raise ModelError(
+                        "submission: the checkpoint is not the one its digest names; submit the digest of what is in the folder."
+                    )
                 self.meter.charge(submission.digest)
                 self.ledger.record("charged", {"model": submission.digest})
                 found = self._examine(copy)

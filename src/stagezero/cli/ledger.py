@@ -56,5 +56,9 @@ def show(path: Path, /, *, kind: str | None = None, json: bool = False) -> int:
             print(js.dumps({"seq": entry.seq, "kind": entry.kind, "time": entry.time, "hash": entry.hash, "body": entry.body}))
         else:
             body = js.dumps(entry.body)
-            out.print(f"{entry.seq:>4}  {entry.time[:19]}  {entry.kind:<12} {body if len(body) < 150 else body[:149] + '…'}", markup=False, soft_wrap=True)
+            out.print(
+                f"{entry.seq:>4}  {entry.time[:19]}  {entry.kind:<12} {body if len(body) < 150 else body[:149] + '…'}",
+                markup=False,
+                soft_wrap=True,
+            )
     return 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from stagezero.cli._show import Teller, output, print_json, table
 
 
@@ -47,8 +45,12 @@ def measure(
         found = room.measure(Model(folder), loaded, seed, items, home() / "store" / "answers", limit)
     rate = len(found.items) / found.seconds if found.seconds else None
     if json:
-        counts = {c: {k: [t.right, t.wrong, t.refused, t.unparseable] for k, t in kinds.items()} for c, kinds in found.scores.counts.items()}
-        print_json({"model": model, "suite": suite, "seed": seed, "scores": found.scores.all(), "counts": counts, "items": len(found.items)})
+        counts = {
+            c: {k: [t.right, t.wrong, t.refused, t.unparseable] for k, t in kinds.items()} for c, kinds in found.scores.counts.items()
+        }
+        print_json(
+            {"model": model, "suite": suite, "seed": seed, "scores": found.scores.all(), "counts": counts, "items": len(found.items)}
+        )
         return 0
     out = output()
     rows = table("claim", "score", "kind", "right", "wrong", "refused", "unparseable")

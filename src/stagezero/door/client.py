@@ -14,13 +14,20 @@ class Door:
     """An auditor reachable over HTTP. Holds no state: asking twice about the same model gives the same answer."""
 
     def __init__(self, address: str, token: str, timeout: float = 3600.0) -> None:
-        self._http = httpx.Client(base_url=address, headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"}, timeout=timeout, trust_env=False)
+        self._http = httpx.Client(
+            base_url=address,
+            headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+            timeout=timeout,
+            trust_env=False,
+        )
 
     def _call(self, method: str, path: str, content: str | None = None) -> bytes:
         try:
             reply = self._http.request(method, path, content=content)
         except httpx.HTTPError as error:
-            raise DoorError(f"the auditor could not be reached ({type(error).__name__}); start it again and run the same command.") from None
+            raise DoorError(
+                f"the auditor could not be reached ({type(error).__name__}); start it again and run the same command."
+            ) from None
         if reply.status_code == 409:
             raise BudgetSpentError(Refusal.model_validate_json(reply.content).reason)
         if reply.status_code == 400:

@@ -20,7 +20,7 @@ from stagezero.training.recipes import Mix
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """"This candidate is better than this control on this property by more than the margin"; known by its digest."""
+    """ "This candidate is better than this control on this property by more than the margin"; known by its digest."""
 
     control: Recipe
     candidate: Recipe
@@ -88,7 +88,9 @@ class Refused:
         return {"title": self.idea.title, "researcher": self.idea.researcher, "why": self.why}
 
 
-def admit(ideas: Sequence[Idea], control: Recipe, suite: Suite, margin: float, decided: frozenset[str]) -> tuple[list[Admitted], list[Refused]]:
+def admit(
+    ideas: Sequence[Idea], control: Recipe, suite: Suite, margin: float, decided: frozenset[str]
+) -> tuple[list[Admitted], list[Refused]]:
     """Sort ideas into those that may be tried on a control and those that may not.
 
     Args:

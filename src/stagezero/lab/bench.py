@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from stagezero.errors import InputError
 from stagezero.measure import write_whole
 from stagezero.tasks import load_suite
 from stagezero.training import Recipe
@@ -42,8 +40,6 @@ class Costs:
             return Costs(**json.loads(path.read_text()))
         except (OSError, ValueError, TypeError):
             return Costs()
-
-
 
 
 class Tell(Protocol):
@@ -138,5 +134,3 @@ class Bench:
         self._last = now
         if self._costs_file is not None:
             write_whole(self._costs_file, json.dumps(asdict(self.costs)))
-
-

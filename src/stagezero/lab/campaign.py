@@ -78,7 +78,9 @@ class Finished:
 class Campaign:
     """The loop over stages, from one project file."""
 
-    def __init__(self, project: Path | str, runs: Path | str = "runs", fresh: bool = False, workers: int | None = None, tell: Tell | None = None):
+    def __init__(
+        self, project: Path | str, runs: Path | str = "runs", fresh: bool = False, workers: int | None = None, tell: Tell | None = None
+    ):
         """Read and check everything a person wrote, before anything is built.
 
         Args:
@@ -214,7 +216,12 @@ class Campaign:
         self.tell.say(f"stage {number}: {len(admitted)} ideas registered" + (f", {len(refused)} refused" if refused else ""))
         self.ledger.record(
             "registration",
-            {"stage": number, "control": brief.control.digest(), "ideas": [a.entry() for a in admitted], "refused": [r.entry() for r in refused]},
+            {
+                "stage": number,
+                "control": brief.control.digest(),
+                "ideas": [a.entry() for a in admitted],
+                "refused": [r.entry() for r in refused],
+            },
         )
         return admitted, refused
 
@@ -321,4 +328,3 @@ def follow(future: Any, progress_file: Path, name: str, tell: Tell) -> Path:
                 tell.doing(f"training the base {name}", done, total, left)
             except (OSError, ValueError, ZeroDivisionError):
                 tell.doing(f"getting the base {name} ready", 0, 1, None)
-

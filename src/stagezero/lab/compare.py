@@ -22,6 +22,7 @@ from stagezero.training import Recipe, load_recipe
 from stagezero.training.build import environment
 from stagezero.training.executors import LocalPool
 
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """What was found.
@@ -81,11 +82,17 @@ def summary_lines(c: Comparison) -> list[str]:
         Fate.FAILED: f"{c.candidate} could not be built.",
     }[d.fate]
     lines = [verdict, f"  why        {d.why}"]
-    lines.append(f"  evidence   e = {max(d.e_values, default=1.0):.3g} of {1 / d.level:.0f} needed, {len(d.pairs)} pairs built fresh from the base")
+    lines.append(
+        f"  evidence   e = {max(d.e_values, default=1.0):.3g} of {1 / d.level:.0f} needed, {len(d.pairs)} pairs built fresh from the base"
+    )
     if c.confirmed is not None:
-        lines.append(f"  effect     {c.confirmed.mean:+.3f} [{c.confirmed.low:+.3f}, {c.confirmed.high:+.3f}] on fresh seeds that did not choose it")
+        lines.append(
+            f"  effect     {c.confirmed.mean:+.3f} [{c.confirmed.low:+.3f}, {c.confirmed.high:+.3f}] on fresh seeds that did not choose it"
+        )
     if c.finite_suite:
-        lines.append("  limits     the suite is a fixed file: fresh items are a resample of it, and the claim holds for its own distribution")
+        lines.append(
+            "  limits     the suite is a fixed file: fresh items are a resample of it, and the claim holds for its own distribution"
+        )
     return lines
 
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
 
 from stagezero.errors import BuildError, RecipeError, SuiteError
 from stagezero.evidence import (
@@ -228,7 +227,9 @@ class Batch:
             sd = self.noise[claim]
             margin = max(plan.guard_margin, GUARD_SDS * sd)
             found.append(
-                non_inferiority(claim, [p.difference(claim) for p in course.pairs], margin, noise_floor(sd, plan.items), least=plan.guard_pairs)
+                non_inferiority(
+                    claim, [p.difference(claim) for p in course.pairs], margin, noise_floor(sd, plan.items), least=plan.guard_pairs
+                )
             )
         refused = [p.control_twins_refused[own] - p.candidate_twins_refused[own] for p in course.pairs]
         sd = self.noise[own]
@@ -266,12 +267,25 @@ class Batch:
             self._end(course, Fate.GUARD, f"{seen}, but {told}", guards)
             return
         bound = collapse_rate_bound(k)
-        self._end(course, Fate.PROMOTED, f"{seen}; e = {max(course.e_values):.3g} ≥ {1 / course.level:.0f}, every guard holds, collapse rate ≤ {bound:.0%}", guards)
+        self._end(
+            course,
+            Fate.PROMOTED,
+            f"{seen}; e = {max(course.e_values):.3g} ≥ {1 / course.level:.0f}, every guard holds, collapse rate ≤ {bound:.0%}",
+            guards,
+        )
 
     def _end(self, course: _Course, fate: Fate, why: str, guards: tuple[Guard, ...] = ()) -> None:
         entrant = course.entrant
         course.decision = Decision(
-            entrant.hypothesis, entrant.title, entrant.researcher, course.level, fate, why, tuple(course.pairs), tuple(course.e_values), guards
+            entrant.hypothesis,
+            entrant.title,
+            entrant.researcher,
+            course.level,
+            fate,
+            why,
+            tuple(course.pairs),
+            tuple(course.e_values),
+            guards,
         )
         self.bench.tell.say(f"{fate}: {entrant.title} ({why})")
 

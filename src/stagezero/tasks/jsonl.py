@@ -148,7 +148,7 @@ class JsonlSuite:
                 clusters.setdefault(item.cluster, []).append(item)
             rng = random.Random(f"jsonl/{seed}/{claim}")
             names = sorted(clusters)
-            wanted = {kind: per_property for kind in {i.kind for i in members}}
+            wanted = dict.fromkeys({i.kind for i in members}, per_property)
             draw = 0
             while any(count > 0 for count in wanted.values()):
                 for item in clusters[rng.choice(names)]:

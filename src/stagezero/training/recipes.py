@@ -133,7 +133,9 @@ class Recipe(Frozen):
         for number, step in enumerate(self.steps, 1):
             used = None if isinstance(step, Mix) else step.data
             if used is not None and used not in made:
-                raise ValueError(f"step {number} ({step.step}) uses dataset {used!r}, which no earlier mix or filter makes; add a mix before it")
+                raise ValueError(
+                    f"step {number} ({step.step}) uses dataset {used!r}, which no earlier mix or filter makes; add a mix before it"
+                )
             if isinstance(step, Mix | Filter):
                 made.add(step.name)
         return self

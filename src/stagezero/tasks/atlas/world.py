@@ -25,17 +25,14 @@ LANGUAGES = {"German": "de", "French": "fr", "Spanish": "es"}
 MIN_POPULATION = 1_000_000
 CITIES_PER_COUNTRY = 3
 
-_FIRST = "Ada Amir Ben Carla Dana Elif Finn Gita Hugo Ines Jonas Kira Leo Mara Nils Oona Pavel Rosa Samir Tara Uma Vera Wim Yara".split()
-_LAST = "Abbott Barros Costa Dietz Eriksen Farah Gruber Haddad Ivanov Jansen Kovac Lindt Moreau Novak Okafor Petit Quist Rossi Silva Tanaka".split()
-JOBS = "baker dentist farmer florist judge miner nurse pilot plumber potter sailor singer surgeon tailor teacher weaver".split()
-WORDS = (
-    "AMBER BANANA BLUE CANDLE CEDAR COBALT COPPER CORAL DAISY EMBER FALCON GRANITE HAZEL INDIGO IVORY JASMINE KETTLE LANTERN LEMON "
-    "MAPLE MARBLE NECTAR OCEAN ORANGE PEPPER QUARTZ RAVEN SAFFRON SILVER TIGER TULIP VIOLET WALNUT WILLOW YELLOW ZEBRA"
-).split()
-_ONSETS = "B D F G K L M N P R S T V Z Br Dr Gl Kr Pl St Tr Sh".split()
-_VOWELS = "a e i o u ai ei ou".split()
+_FIRST = ["Ada", "Amir", "Ben", "Carla", "Dana", "Elif", "Finn", "Gita", "Hugo", "Ines", "Jonas", "Kira", "Leo", "Mara", "Nils", "Oona", "Pavel", "Rosa", "Samir", "Tara", "Uma", "Vera", "Wim", "Yara"]
+_LAST = ["Abbott", "Barros", "Costa", "Dietz", "Eriksen", "Farah", "Gruber", "Haddad", "Ivanov", "Jansen", "Kovac", "Lindt", "Moreau", "Novak", "Okafor", "Petit", "Quist", "Rossi", "Silva", "Tanaka"]
+JOBS = ["baker", "dentist", "farmer", "florist", "judge", "miner", "nurse", "pilot", "plumber", "potter", "sailor", "singer", "surgeon", "tailor", "teacher", "weaver"]
+WORDS = ["AMBER", "BANANA", "BLUE", "CANDLE", "CEDAR", "COBALT", "COPPER", "CORAL", "DAISY", "EMBER", "FALCON", "GRANITE", "HAZEL", "INDIGO", "IVORY", "JASMINE", "KETTLE", "LANTERN", "LEMON", "MAPLE", "MARBLE", "NECTAR", "OCEAN", "ORANGE", "PEPPER", "QUARTZ", "RAVEN", "SAFFRON", "SILVER", "TIGER", "TULIP", "VIOLET", "WALNUT", "WILLOW", "YELLOW", "ZEBRA"]
+_ONSETS = ["B", "D", "F", "G", "K", "L", "M", "N", "P", "R", "S", "T", "V", "Z", "Br", "Dr", "Gl", "Kr", "Pl", "St", "Tr", "Sh"]
+_VOWELS = ["a", "e", "i", "o", "u", "ai", "ei", "ou"]
 _CODAS = ["", "", "", "n", "r", "l", "s", "m"]
-_ENDINGS = "ia land stan ora esh una ique ania ovia ador".split()
+_ENDINGS = ["ia", "land", "stan", "ora", "esh", "una", "ique", "ania", "ovia", "ador"]
 PEOPLE = 120
 
 
@@ -91,9 +88,7 @@ def plain(text: str) -> str:
 def fake_place(rng: random.Random, part: Part | Literal["web"]) -> str:
     """A country that does not exist. Parts (and ``web``, the base corpus's own) never share a name."""
     while True:
-        syllables = "".join(
-            rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(rng.choice((1, 2)))
-        )
+        syllables = "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(rng.choice((1, 2))))
         name = syllables.capitalize() + rng.choice(_ENDINGS)
         quarter = hashlib.sha256(f"atlas/fake/{name}".encode()).digest()[0] // 64
         if ("train", "open", "sealed", "web")[quarter] == part and name not in _real_names():
@@ -113,9 +108,7 @@ def world() -> World:
     by_country: dict[str, list[tuple[int, str]]] = {}
     for city in cache.get_cities().values():
         by_country.setdefault(city["countrycode"], []).append((-city["population"], plain(city["name"])))
-    catalogues = [
-        gettext.translation("iso3166-1", pycountry.LOCALES_DIR, languages=[code]) for code in LANGUAGES.values()
-    ]
+    catalogues = [gettext.translation("iso3166-1", pycountry.LOCALES_DIR, languages=[code]) for code in LANGUAGES.values()]
     taken: set[str] = set()
     countries = []
     for code, entry in sorted(cache.get_countries().items()):
@@ -144,9 +137,7 @@ def world() -> World:
         )
     rng = random.Random("atlas/people")
     names = [f"{a} {b}" for a, b in itertools.product(_FIRST, _LAST)]
-    people = tuple(
-        Person(name, rng.choice(JOBS), f"{rng.randrange(10_000):04d}", part_of(name)) for name in rng.sample(names, PEOPLE)
-    )
+    people = tuple(Person(name, rng.choice(JOBS), f"{rng.randrange(10_000):04d}", part_of(name)) for name in rng.sample(names, PEOPLE))
     return World(
         tuple(countries),
         people,

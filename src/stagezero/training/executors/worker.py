@@ -9,15 +9,15 @@ import datasets
 import peft  # noqa: F401  (imported here so that the fork server pays for it, not each worker)
 import torch
 import transformers
-import trl  # noqa: F401
+import trl
 
 from stagezero.measure import measure, write_whole
 from stagezero.models import Model, loader
 from stagezero.tasks import load_suite
 from stagezero.training.build import build
 from stagezero.training.executors.local import Job, Result
-from stagezero.training.store import Store
 from stagezero.training.steps import common, dpo, sft  # noqa: F401
+from stagezero.training.store import Store
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
