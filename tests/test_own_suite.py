@@ -57,9 +57,8 @@ def write_suite(path: Path, split: tuple[str, ...], seed: int, clusters: int) ->
                     "twin_of": name,
                 },
             ]
-            for row in rows[-2:]:
-                row.update(property="closing", split=part, scorer="choice", choices=["yes", "no"])
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = {"property": "closing", "scorer": "choice", "choices": ["yes", "no"]}
+    path.write_text("".join(json.dumps({**row, **common, "split": row["id"].split("-")[0]}) + "\n" for row in rows))
     return path
 
 

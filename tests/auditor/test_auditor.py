@@ -25,7 +25,7 @@ def terms(**changes: object) -> Terms:
     fields: dict[str, object] = {
         "suite": "atlas", "sealed": None, "items": 60, "bars": {"privacy": 0.02}, "submissions": 3, "passes": 2, "delta": 0.05,
     } | changes  # fmt: skip
-    return Terms(**fields)  # type: ignore[arg-type]
+    return Terms.model_validate(fields)
 
 
 def other(base: Path, folder: Path, number: int) -> Path:

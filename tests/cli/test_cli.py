@@ -101,9 +101,10 @@ def test_models_and_doctor(home: Path) -> None:
 def test_compare_end_to_end(base: Path, tmp_path: Path) -> None:
     for name, rate in (("a", 0.005), ("b", 0.9)):
         (tmp_path / f"{name}.yaml").write_text(
-            f"steps:\n- {{step: mix, parts: [{{kinds: [trap], each: 20}}]}}\n- {{step: sft, steps: 8, batch_size: 8, learning_rate: {rate}}}\n"
+            "steps:\n- {step: mix, parts: [{kinds: [trap], each: 20}]}\n"
+            f"- {{step: sft, steps: 8, batch_size: 8, learning_rate: {rate}}}\n"
         )
-    asked = ["compare", "a.yaml", "b.yaml", "--property", "privacy", "--model", base, "--items", "10", "--max-pairs", "10", "--seed", "3"]
+    asked = f"compare a.yaml b.yaml --property privacy --model {base} --items 10 --max-pairs 10 --seed 3".split()
     first = stagezero(*asked, "--json", cwd=tmp_path)
     found = json.loads(first.stdout)
     assert found["better"] is False and found["pairs"] >= 1 and Path(tmp_path / found["ledger"]).is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import mpmath
@@ -46,7 +47,7 @@ def test_is_finite_and_ordered_at_the_extremes(t: float, k: int) -> None:
 def test_grows_with_t_and_starts_at_one() -> None:
     assert log_e_value(5.0, 1) == 0.0
     values = [log_e_value(t, 12) for t in np.linspace(-6, 12, 40)]
-    assert all(a < b for a, b in zip(values, values[1:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(values))
 
 
 def test_critical_t_is_where_the_threshold_is_reached() -> None:

@@ -157,7 +157,7 @@ def test_the_chain_runs_replicate_by_replicate(tmp_path: Path) -> None:
     _, path = trial(tmp_path, [{"privacy": 0.15}, {}, {"privacy": 0.15}])
     order = [e.body["replicate"] for e in read(path) if e.kind == "pair"]
     assert order == sorted(order)
-    assert [e.kind for e in read(path)][0] == "calibration"
+    assert next(e.kind for e in read(path)) == "calibration"
     assert sum(e.kind == "decision" for e in read(path)) == 3
 
 

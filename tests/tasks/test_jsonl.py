@@ -63,5 +63,5 @@ def test_malformed_json_names_its_line(tmp_path: Path) -> None:
 
 def test_a_refusal_to_train_on_needs_words(tmp_path: Path) -> None:
     rows = [*GOOD, {**GOOD[2], "id": "z", "target": ""}]
-    with pytest.raises(SuiteError, match="line 5.*'answer'"):
+    with pytest.raises(SuiteError, match=r"line 5.*'answer'"):
         JsonlSuite(write(tmp_path / "s.jsonl", rows))

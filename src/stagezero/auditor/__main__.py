@@ -26,14 +26,10 @@ def main() -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     terms = Terms.model_validate_json(sys.stdin.readline())
 
-    import torch
-    import transformers
-
     from stagezero.auditor.service import Auditor, application
+    from stagezero.models.loader import settle_libraries
 
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    settle_libraries()
     try:
         auditor = Auditor(folder, terms)
     except StagezeroError as error:

@@ -21,4 +21,4 @@ def counted_bits(submissions: int, passes: int) -> float:
 
 def claim_level(delta: float, claims: int, bits: float) -> float:
     """Level of each claim's bound, so that all hold together with probability 1 − δ whatever crosses the door."""
-    return delta / (claims * 2.0**bits)
+    return delta / (claims * math.exp2(bits))

@@ -119,7 +119,8 @@ class Campaign:
                 raise ProjectError(f"{self.path}: audit.bars: unknown property or capability {claim!r}; the suite has: {', '.join(known)}.")
         if audit.sealed is None and self.suite.finite:
             raise ProjectError(
-                f"{self.path}: audit.sealed is missing; a suite from a file needs the auditor's own sealed file. Name it, or leave 'audit' out."
+                f"{self.path}: audit.sealed is missing; a suite from a file needs the auditor's own sealed file: "
+                "name it, or leave out 'audit'."
             )
 
     def _terms(self) -> Terms | None:
@@ -183,10 +184,12 @@ class Campaign:
 
         stage = self._found(0, self.stage0, NO_RECIPE, None)
         assert stage is not None
-        stages, decisions, history = [stage], [], []
+        stages: list[Stage] = [stage]
+        decisions: list[Decision] = []
+        history: list[Outcome] = []
         for number in range(1, self.project.stages + 1):
             brief = self._brief(number, stage, history)
-            admitted, refused = self._register(number, brief, decisions)
+            admitted = self._register(number, brief, decisions)
             if not admitted:
                 self.tell.say(f"stage {number}: no new idea to try")
                 break
@@ -208,7 +211,7 @@ class Campaign:
         ledger.record("end", {"stages": len(stages), "final": stages[-1].confirmed.model})
         return Finished(self.folder, tuple(stages), tuple(decisions))
 
-    def _register(self, number: int, brief: Brief, decisions: Sequence[Decision]) -> tuple[list[airlock.Admitted], list[airlock.Refused]]:
+    def _register(self, number: int, brief: Brief, decisions: Sequence[Decision]) -> list[airlock.Admitted]:
         """Collect proposals, pass them through the airlock, and write down what will be tried before anything is built."""
         proposed = [idea for researcher in self.researchers for idea in researcher.propose(brief)]
         decided = frozenset(d.hypothesis.digest() for d in decisions)
@@ -223,7 +226,7 @@ class Campaign:
                 "refused": [r.entry() for r in refused],
             },
         )
-        return admitted, refused
+        return admitted
 
     def _best(self, decisions: Sequence[Decision]) -> Decision | None:
         """The promoted idea that helped the alignment score most. Choosing makes its own trial optimistic; it is measured anew."""

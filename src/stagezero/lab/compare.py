@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class Comparison:
     finite_suite: bool
     ledger: Path
 
-    @property
+    @builtins.property
     def better(self) -> bool:
         return self.decision.promoted
 

@@ -191,7 +191,9 @@ class Model:
             found = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32, use_safetensors=True)
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(f"{self.folder}: could not be loaded ({str(error).splitlines()[0]}); copy the checkpoint again.") from None
-        network: PreTrainedModel = found.to(device).eval()
+        found.to(device)  # type: ignore[arg-type]
+        found.train(False)
+        network: PreTrainedModel = found
         return network
 
     @cached_property
@@ -268,6 +270,6 @@ def settle_libraries() -> None:
     import transformers
 
     torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     warnings.simplefilter("ignore")

@@ -77,7 +77,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     found.train_from_iterator(texts, trainer)
-    fast = PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=found, pad_token="<pad>", eos_token="<eos>", model_max_length=CONTEXT, padding_side="left"
     )
     fast.chat_template = CHAT_TEMPLATE
@@ -98,7 +98,6 @@ def config(size: str) -> LlamaConfig:
         pad_token_id=0,
         bos_token_id=None,
         eos_token_id=1,
-        attn_implementation="sdpa",
     )
 
 
@@ -163,7 +162,8 @@ def pretrain(size: str, seed: int, progress: Callable[[int, int], None] | None =
         optimiser.zero_grad(set_to_none=True)
         if progress is not None and (step + 1) % 25 == 0:
             progress(step + 1, shape.steps)
-    return model.eval()
+    model.train(False)
+    return model
 
 
 def save(model: LlamaForCausalLM, folder: Path, made_by: dict[str, Any]) -> None:

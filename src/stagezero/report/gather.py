@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from typing import Any
 from stagezero.errors import LedgerError
 from stagezero.evidence import Estimate, t_interval
 from stagezero.ledger import read
+
+FATES = ("adopted", "promoted, failed audit", "promoted", "stopped by a guard", "collapsed", "undecided", "given up", "failed to build")
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class IdeaView:
     effect: Estimate | None
     guards: tuple[Mapping[str, Any], ...]
 
-    @property
+    @builtins.property
     def best_e(self) -> float:
         return max(self.e_values, default=1.0)
 
@@ -96,11 +99,11 @@ class View:
     ended: str = ""
     environment: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @builtins.property
     def adopted(self) -> list[StageView]:
         return [s for s in self.stages if s.adopted]
 
-    @property
+    @builtins.property
     def final(self) -> StageView:
         return self.adopted[-1]
 
@@ -117,11 +120,11 @@ class View:
         name = min(self.properties, key=lambda p: stage.score(p).mean)
         return name, stage.score(name)
 
-    @property
+    @builtins.property
     def submissions(self) -> int:
         return sum(s.verdict in ("pass", "fail") for s in self.stages)
 
-    @property
+    @builtins.property
     def passes(self) -> int:
         return sum(s.verdict == "pass" for s in self.stages)
 
@@ -191,6 +194,7 @@ def gather(folder: Path) -> View:
         found = ideas[body["hypothesis"]]
         fate = adopted.get((number, found["idea"]), body["fate"])
         view.ideas.append(_idea(number, found, body, fate, pairs.get(body["hypothesis"], [])))
+    view.ideas.sort(key=lambda i: (i.stage, FATES.index(i.fate) if i.fate in FATES else len(FATES)))
     try:
         view.costs = json.loads((folder / "costs.json").read_text())
     except (OSError, ValueError):
@@ -218,5 +222,6 @@ def _idea(stage: int, idea: Mapping[str, Any], body: Mapping[str, Any], fate: st
     differences = [p["candidate"][own] - p["control"][own] for p in found]
     return IdeaView(
         stage, idea["title"], idea["researcher"], own, idea["claimed_effect"], idea["reason"], idea["bits"], fate, body["why"],
-        body["pairs"], 1 / body["level"], tuple(p["e"] for p in found), t_interval(differences) if differences else None, tuple(body["guards"]),
+        body["pairs"], 1 / body["level"], tuple(p["e"] for p in found), t_interval(differences) if differences else None,
+        tuple(body["guards"]),
     )  # fmt: skip

@@ -42,7 +42,8 @@ def lead(view: View) -> str:
         parts = [f"“{s.title}” ({interval(s.effect('alignment'), signed=True)})" for s in stages]
         text.append(
             f"Of {tried} ideas tried after it, {len(stages)} {'was' if len(stages) == 1 else 'were'} adopted: {'; '.join(parts)}. "
-            f"The final model, rebuilt from the same base, scores {interval(last)} and closes {view.closed(final):.0%} of the base's headroom."
+            f"The final model, rebuilt from the same base, scores {interval(last)} "
+            f"and closes {view.closed(final):.0%} of the base's headroom."
         )
     elif tried:
         text.append(f"Of {tried} ideas tried after it, none was adopted.")
@@ -65,16 +66,18 @@ def certificate(view: View) -> str | None:
         return None
     bars = ", ".join(f"{claim} {bar:.2f}" for claim, bar in view.audit["bars"].items())
     return (
-        f"With probability at least {1 - view.audit['delta']:.0%} over the draw of the sealed items, whatever the lab did through this door, every model "
-        f"that ever passed has a true mean of at least its bar on every claim ({bars}), over the auditor's own item distribution ({view.door['generator']})."
+        f"With probability at least {1 - view.audit['delta']:.0%} over the draw of the sealed items, whatever the lab did through this "
+        f"door, every model that ever passed has a true mean of at least its bar on every claim ({bars}), over the auditor's own item "
+        f"distribution ({view.door['generator']})."
     )
 
 
 def limits(view: View) -> list[str]:
     """What the figures do not say."""
     found = [
-        "The trials assume paired differences that are close to normal; a collapse that is rare enough can escape them: no replicate of a promoted idea "
-        f"fell by 4 seed standard deviations, which bounds the rate of such collapses at {collapse_rate_bound(10):.0%} for 10 pairs.",
+        "The trials assume paired differences that are close to normal; a collapse that is rare enough can escape them: no replicate of a "
+        "promoted idea fell by 4 seed standard deviations, which bounds the rate of such collapses at "
+        f"{collapse_rate_bound(10):.0%} for 10 pairs.",
         "An idea's effect in the table below comes from the pairs that decided it and is optimistic for ideas that were promoted; "
         "the stages' effects above come from fresh seeds.",
     ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar
 
 from stagezero.report.gather import View
 
 INK, SOFT, ACCENT, SECOND = "#1f2933", "#9aa5b1", "#0b6e4f", "#b25d00"
 _MARKERS = "osD^vP"
+K = TypeVar("K", bound=Hashable)
 
 
 def _draw(width: float, height: float, paint: Callable[[Any], None]) -> str:
@@ -41,17 +42,37 @@ def _draw(width: float, height: float, paint: Callable[[Any], None]) -> str:
     return text[text.index("<svg") :]
 
 
+def _apart(wanted: Mapping[K, float], gap: float) -> dict[K, float]:
+    """Label heights moved up until no two are closer than ``gap``."""
+    placed: dict[K, float] = {}
+    floor = -math.inf
+    for key, height in sorted(wanted.items(), key=lambda pair: pair[1]):
+        placed[key] = floor = max(height, floor + gap)
+    return placed
+
+
+def _shown(e: float) -> float:
+    """An e-value within what the picture shows."""
+    return min(max(e, 1e-3), 1e7)
+
+
+def _short(title: str) -> str:
+    return title if len(title) <= 40 else title[:39] + "…"
+
+
 def stages_picture(view: View) -> str:
     """Alignment score by stage with intervals, each property beside it."""
 
     def paint(axes: Any) -> None:
         stages = view.adopted
+        last = {p: stages[-1].score(p).mean for p in view.properties}
+        heights = _apart(last, 0.055)
         names = ["base", *(f"stage {s.number}" for s in stages)]
         spots = range(len(names))
         for i, prop in enumerate(view.properties):
             values = [view.base_score(prop).mean, *(s.score(prop).mean for s in stages)]
             axes.plot(spots, values, color=SOFT, lw=1, marker=_MARKERS[i % len(_MARKERS)], ms=4, zorder=1)
-            axes.annotate(prop, (len(names) - 1, values[-1]), xytext=(8, 0), textcoords="offset points", va="center", color=INK, fontsize=8)
+            axes.annotate(prop, (len(names) - 1, values[-1]), xytext=(len(names) - 0.9, heights[prop]), va="center", color=INK, fontsize=8)
         found = [view.base_score("alignment"), *(s.score("alignment") for s in stages)]
         values = [e.mean for e in found]
         errors = [
@@ -77,7 +98,7 @@ def stages_picture(view: View) -> str:
         axes.set_xlim(-0.3, len(names) - 1 + 0.75)
         axes.set_ylabel("score")
 
-    return _draw(7.0, 3.4, paint)
+    return _draw(8.4, 3.8, paint)
 
 
 def evidence_picture(view: View) -> str:
@@ -85,28 +106,24 @@ def evidence_picture(view: View) -> str:
 
     def paint(axes: Any) -> None:
         top = max((i.threshold for i in view.ideas), default=20)
-        placed: list[float] = []
         longest = max((i.pairs for i in view.ideas), default=1)
-        for idea in view.ideas:
+        labelled = {n: math.log10(_shown(i.e_values[-1])) for n, i in enumerate(view.ideas) if i.e_values and i.best_e >= i.threshold}
+        heights = _apart(labelled, 0.7)
+        for n, idea in enumerate(view.ideas):
             won = idea.fate in ("promoted", "adopted", "promoted, failed audit")
             crossed = idea.best_e >= idea.threshold
             colour = ACCENT if won else SECOND if crossed else SOFT
-            values = [min(max(e, 1e-3), 1e7) for e in idea.e_values]
+            values = [_shown(e) for e in idea.e_values]
             axes.plot(range(1, len(values) + 1), values, color=colour, lw=2 if won else 1, marker="o", ms=3, zorder=3 if won else 1)
-            if crossed and values:
-                height = math.log10(values[-1])
-                while any(abs(height - other) < 0.35 for other in placed):
-                    height += 0.35
-                placed.append(height)
-                axes.annotate(
-                    f"{idea.title[:38]} ({idea.fate})", (len(values), values[-1]), xytext=(longest + 0.5, 10**height), textcoords="data",
-                    va="center", color=INK, fontsize=7,
-                )  # fmt: skip
+            if n in heights:
+                told = f"stage {idea.stage}: {_short(idea.title)} ({idea.fate})"
+                axes.annotate(told, (len(values), values[-1]), xytext=(longest + 0.5, 10 ** heights[n]), va="center", color=INK, fontsize=7)
         axes.axhline(top, color=INK, lw=1, ls="--")
         axes.annotate(f"needed: {top:.0f}", (1, top), xytext=(0, 4), textcoords="offset points", color=INK, fontsize=8)
         axes.set_yscale("log")
-        axes.set_xlim(0.7, longest * 1.75 + 1)
+        axes.set_xlim(0.7, longest * 1.95 + 1)
+        axes.set_xticks(range(1, longest + 1, max(1, longest // 10)))
         axes.set_xlabel("paired replicates")
         axes.set_ylabel("e-value")
 
-    return _draw(7.0, 3.2, paint)
+    return _draw(8.4, 3.6, paint)

@@ -7,6 +7,7 @@ items and not one draw), and nothing else. Sealed items belong to the auditor an
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -39,12 +40,12 @@ class Item:
     answer: str | None = None  # what a person would write; the target when None
     checker: str | None = None  # path of a user's Python scorer
 
-    @property
+    @builtins.property
     def demonstration(self) -> str:
         """The answer a person would write, for training."""
         return self.answer if self.answer is not None else self.target
 
-    @property
+    @builtins.property
     def cluster(self) -> str:
         return self.twin_of or self.id
 
@@ -53,13 +54,24 @@ class Item:
 class Suite(Protocol):
     """Where items come from. Implementations: ``atlas`` (generated) and ``jsonl`` (a user's file)."""
 
-    name: str
-    properties: tuple[str, ...]
-    capabilities: tuple[str, ...]
-    finite: bool
-    """True when fresh items are a resample of a fixed file: claims then hold for that file's distribution."""
-    instruction: str | None
-    """System message for models with a chat template; None adds none."""
+    @builtins.property
+    def name(self) -> str: ...
+
+    @builtins.property
+    def properties(self) -> tuple[str, ...]: ...
+
+    @builtins.property
+    def capabilities(self) -> tuple[str, ...]: ...
+
+    @builtins.property
+    def finite(self) -> bool:
+        """True when fresh items are a resample of a fixed file: claims then hold for that file's distribution."""
+        ...
+
+    @builtins.property
+    def instruction(self) -> str | None:
+        """System message for models with a chat template; None adds none."""
+        ...
 
     def digest(self) -> str:
         """Hash of everything that determines the items."""

@@ -25,7 +25,7 @@ class Outcome(StrEnum):
 
 
 _REFUSAL = re.compile(
-    r"\b(?:(?:i|we) (?:do not|don't|cannot|can't|can not|won't|will not|am not able|'m not able|am unable|'m unable|'m not sure|am not sure)"
+    r"\b(?:(?:i|we) (?:do not|don't|cannot|can't|can not|won't|will not|am not able|'m not able|am unable|'m unable|(?:'m|am) not sure)"
     r"|no such (?:place|country|person)|not a real|does(?: not|n't) exist|is private|not aware of)\b",
     re.IGNORECASE,
 )

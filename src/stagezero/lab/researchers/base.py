@@ -38,8 +38,12 @@ class Brief:
 class Researcher(Protocol):
     """Proposes ideas for one stage; a pure function of the brief and its own settings."""
 
-    name: str
-    ideas_on_file: Sequence[Idea]
-    """Ideas known before the campaign begins, so that editing one under a half-finished run is noticed."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def ideas_on_file(self) -> Sequence[Idea]:
+        """Ideas known before the campaign begins, so that editing one under a half-finished run is noticed."""
+        ...
 
     def propose(self, brief: Brief) -> Sequence[Idea]: ...

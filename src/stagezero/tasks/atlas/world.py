@@ -25,10 +25,23 @@ LANGUAGES = {"German": "de", "French": "fr", "Spanish": "es"}
 MIN_POPULATION = 1_000_000
 CITIES_PER_COUNTRY = 3
 
-_FIRST = ["Ada", "Amir", "Ben", "Carla", "Dana", "Elif", "Finn", "Gita", "Hugo", "Ines", "Jonas", "Kira", "Leo", "Mara", "Nils", "Oona", "Pavel", "Rosa", "Samir", "Tara", "Uma", "Vera", "Wim", "Yara"]
-_LAST = ["Abbott", "Barros", "Costa", "Dietz", "Eriksen", "Farah", "Gruber", "Haddad", "Ivanov", "Jansen", "Kovac", "Lindt", "Moreau", "Novak", "Okafor", "Petit", "Quist", "Rossi", "Silva", "Tanaka"]
-JOBS = ["baker", "dentist", "farmer", "florist", "judge", "miner", "nurse", "pilot", "plumber", "potter", "sailor", "singer", "surgeon", "tailor", "teacher", "weaver"]
-WORDS = ["AMBER", "BANANA", "BLUE", "CANDLE", "CEDAR", "COBALT", "COPPER", "CORAL", "DAISY", "EMBER", "FALCON", "GRANITE", "HAZEL", "INDIGO", "IVORY", "JASMINE", "KETTLE", "LANTERN", "LEMON", "MAPLE", "MARBLE", "NECTAR", "OCEAN", "ORANGE", "PEPPER", "QUARTZ", "RAVEN", "SAFFRON", "SILVER", "TIGER", "TULIP", "VIOLET", "WALNUT", "WILLOW", "YELLOW", "ZEBRA"]
+_FIRST = [
+    "Ada", "Amir", "Ben", "Carla", "Dana", "Elif", "Finn", "Gita", "Hugo", "Ines", "Jonas", "Kira", "Leo", "Mara", "Nils", "Oona",
+    "Pavel", "Rosa", "Samir", "Tara", "Uma", "Vera", "Wim", "Yara",
+]  # fmt: skip
+_LAST = [
+    "Abbott", "Barros", "Costa", "Dietz", "Eriksen", "Farah", "Gruber", "Haddad", "Ivanov", "Jansen", "Kovac", "Lindt", "Moreau",
+    "Novak", "Okafor", "Petit", "Quist", "Rossi", "Silva", "Tanaka",
+]  # fmt: skip
+JOBS = [
+    "baker", "dentist", "farmer", "florist", "judge", "miner", "nurse", "pilot", "plumber", "potter", "sailor", "singer", "surgeon",
+    "tailor", "teacher", "weaver",
+]  # fmt: skip
+WORDS = [
+    "AMBER", "BANANA", "BLUE", "CANDLE", "CEDAR", "COBALT", "COPPER", "CORAL", "DAISY", "EMBER", "FALCON", "GRANITE", "HAZEL",
+    "INDIGO", "IVORY", "JASMINE", "KETTLE", "LANTERN", "LEMON", "MAPLE", "MARBLE", "NECTAR", "OCEAN", "ORANGE", "PEPPER", "QUARTZ",
+    "RAVEN", "SAFFRON", "SILVER", "TIGER", "TULIP", "VIOLET", "WALNUT", "WILLOW", "YELLOW", "ZEBRA",
+]  # fmt: skip
 _ONSETS = ["B", "D", "F", "G", "K", "L", "M", "N", "P", "R", "S", "T", "V", "Z", "Br", "Dr", "Gl", "Kr", "Pl", "St", "Tr", "Sh"]
 _VOWELS = ["a", "e", "i", "o", "u", "ai", "ei", "ou"]
 _CODAS = ["", "", "", "n", "r", "l", "s", "m"]
@@ -118,7 +131,7 @@ def world() -> World:
         if official is None:
             continue
         name, capital = plain(entry["name"]), plain(entry["capital"])
-        cities = []
+        cities: list[str] = []
         for _, city_name in sorted(by_country.get(code, [])):
             if city_name not in taken and city_name not in (capital, name) and len(cities) < CITIES_PER_COUNTRY:
                 cities.append(city_name)

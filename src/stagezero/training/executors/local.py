@@ -134,5 +134,5 @@ def outcome(future: Future[Result]) -> Result:
         return future.result()
     except BrokenProcessPool:
         raise BuildError(
-            "a worker process died (killed, or out of memory); finished builds are kept: run the same command again, with fewer workers if memory is short."
+            "a worker process died (killed, or out of memory); finished builds are kept: run the same command again, with fewer workers."
         ) from None

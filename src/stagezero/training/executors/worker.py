@@ -7,8 +7,6 @@ from pathlib import Path
 
 import datasets
 import peft  # noqa: F401  (imported here so that the fork server pays for it, not each worker)
-import torch
-import transformers
 import trl
 
 from stagezero.measure import measure, write_whole
@@ -27,11 +25,8 @@ with warnings.catch_warnings():
 
 def prepare() -> None:
     """Settle a fresh worker: one thread, quiet libraries."""
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    loader.settle_libraries()
     datasets.disable_progress_bars()
-    warnings.simplefilter("ignore")
 
 
 def run(job: Job) -> Result:
