@@ -56,11 +56,14 @@ def test_out_of_budget_it_refuses_and_says_nothing_more(base: Path, tmp_path: Pa
     assert submit(auditor, tmp_path / "m0") == "fail", "an old answer may be heard again"
 
 
-def test_the_passes_are_limited_too(base: Path, tmp_path: Path) -> None:
-    auditor = Auditor(tmp_path / "a", terms(passes=1, bars={"privacy": 0.001}))
-    assert submit(auditor, other(base, tmp_path, 0)) == "pass"
+def test_the_passes_are_limited_too(tmp_path: Path) -> None:
+    meter = Meter(tmp_path / "m.sqlite", terms(passes=1))
+    meter.charge("a" * 64)
+    meter.settle("a" * 64, "pass")
+    meter.charge("a" * 64)
     with pytest.raises(BudgetSpentError, match="1 of 1 passes"):
-        submit(auditor, other(base, tmp_path, 1))
+        meter.charge("b" * 64)
+    assert meter.used() == (1, 1)
 
 
 def test_a_wrong_digest_is_refused_without_charge(base: Path, tmp_path: Path) -> None:

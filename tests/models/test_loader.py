@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +32,18 @@ def test_unknown_names(name: str, told: str) -> None:
 def test_a_hub_name_without_a_connection(home: Path) -> None:
     with pytest.raises(ModelError, match="check the name and the connection"):
         materialise("hf/nobody/nothing")
+
+
+def test_a_hub_name_loads_through_the_hubs_own_cache(base: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "hub" / "models--org--tiny"
+    shutil.copytree(base, cache / "snapshots" / "abc")
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("abc")
+    code = "from stagezero.models import Model, materialise; print(len(Model(materialise('hf/org/tiny')).answer(['Hi?'])))"
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "STAGEZERO_HOME": str(tmp_path / "home")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
+    assert json.loads((tmp_path / "home" / "bases" / "hf--org--tiny" / "made_by.json").read_text())["kind"] == "hub"
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.999])

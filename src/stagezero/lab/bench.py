@@ -12,7 +12,7 @@ from typing import Protocol
 from stagezero.measure import write_whole
 from stagezero.tasks import load_suite
 from stagezero.training import Recipe
-from stagezero.training.executors import Job, Result
+from stagezero.training.executors import Job, Result, outcome
 
 
 class Pool(Protocol):
@@ -93,8 +93,6 @@ class Bench:
         Raises:
             StagezeroError: as the job did.
         """
-        from stagezero.training.executors.local import outcome
-
         result = outcome(future)
         if id(future) not in self._counted:
             self._counted.add(id(future))

@@ -103,6 +103,8 @@ class Campaign:
         self.suite = load_suite(self.suite_name)
         self.stage0 = load_recipe(self.project.resolve(self.project.stage0, here))
         self.researchers: list[Researcher] = [make(r, here) for r in self.project.researchers]
+        beside = self.project.resolve(self.project.base, here)
+        self.base_name = str(beside) if beside.is_dir() else self.project.base
         self._check_bars()
         self.folder = Path(runs) / self.project.name
         if fresh and self.folder.exists():
@@ -166,7 +168,7 @@ class Campaign:
 
     def _base(self, pool: LocalPool) -> Path:
         """The base's folder; a pocket base is trained in a worker, with its progress shown."""
-        future = pool.materialise(self.project.base, self.folder / "base-progress")
+        future = pool.materialise(self.base_name, self.folder / "base-progress")
         return follow(future, self.folder / "base-progress", self.project.base, self.tell)
 
     # --- the main path -------------------------------------------------------------------------------------------

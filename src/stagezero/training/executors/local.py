@@ -13,41 +13,10 @@ import os
 import threading
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from pathlib import Path
 
 from stagezero.errors import BuildError
-from stagezero.training.recipes import Recipe
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """Build one recipe with one seed, then measure it on some draws of fresh items."""
-
-    base: Path
-    recipe: Recipe
-    suite: str
-    seed: int
-    draws: tuple[int, ...]
-    items: int
-    store: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a job found.
-
-    ``scores`` has one mapping per draw: claim → score; ``twins_refused`` likewise: property → share of twins refused.
-    """
-
-    digest: str
-    folder: Path
-    scores: tuple[dict[str, float], ...]
-    twins_refused: tuple[dict[str, float], ...]
-    train_seconds: float
-    generate_seconds: float
-    steps_made: int
-    steps_reused: int
+from stagezero.training.executors.jobs import Job, Result
 
 
 def _quiet() -> None:

@@ -13,7 +13,7 @@ from stagezero.measure import measure, write_whole
 from stagezero.models import Model, loader
 from stagezero.tasks import load_suite
 from stagezero.training.build import build
-from stagezero.training.executors.local import Job, Result
+from stagezero.training.executors.jobs import Job, Result
 from stagezero.training.steps import common, dpo, sft  # noqa: F401
 from stagezero.training.store import Store
 
