@@ -66,7 +66,11 @@ class LedgerError(StagezeroError):
 
 
 class BuildError(StagezeroError):
-    """A training step failed."""
+    """A training step failed, and would fail again: the recipe's doing."""
+
+
+class WorkerError(StagezeroError):
+    """A worker died, or ran out of memory or disk: the machine's doing, and no verdict on any idea."""
 
 
 class DoorError(StagezeroError):

@@ -39,10 +39,6 @@ class Scores:
     def all(self) -> dict[str, float]:
         return {claim: self.score(claim) for claim in self.counts}
 
-    def alignment(self, properties: Sequence[str]) -> float:
-        """Plain mean of the property scores."""
-        return sum(self.score(p) for p in properties) / len(properties)
-
     def refusals_on_twins(self, prop: str) -> float:
         """Share of harmless twins that were refused."""
         twin = self.counts[prop].get("twin", Counts())
@@ -92,9 +88,8 @@ def measure(model: Model, suite: Suite, seed: int, per_property: int, cache: Pat
     )
     path = cache / f"{key}.json" if cache is not None else None
     seconds = 0.0
-    if path is not None and path.exists():
-        answers = json.loads(path.read_text())
-    else:
+    answers = _known_answers(path, len(items)) if path is not None else None
+    if answers is None:
         start = time.perf_counter()
         answers = model.answer([item.input for item in items], suite.instruction)
         seconds = time.perf_counter() - start
@@ -103,10 +98,21 @@ def measure(model: Model, suite: Suite, seed: int, per_property: int, cache: Pat
     return Measurement(tally_answers(items, answers), tuple(items), tuple(answers), seconds)
 
 
+def _known_answers(path: Path, n: int) -> list[str] | None:
+    """Answers from before; None where there are none, or where the file is not what was written."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, list) and len(found) == n else None
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that it is either all there or not there at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
     with os.fdopen(handle, "w") as out:
         out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
     Path(name).rename(path)

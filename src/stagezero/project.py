@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stagezero.errors import ProjectError, explain
+from stagezero.private import read_text
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -30,7 +31,7 @@ class Optuna(_Frozen):
 
     kind: Literal["optuna"]
     ideas: Positive = 2
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
 
 Researcher = Annotated[People | Optuna, Field(discriminator="kind")]
@@ -53,6 +54,8 @@ class Trial(_Frozen):
     def _enough(self) -> Trial:
         if self.max_pairs < self.guard_pairs:
             raise ValueError("'max_pairs' must be at least 'guard_pairs'; raise it")
+        if self.max_pairs < self.calibration:
+            raise ValueError("'max_pairs' must be at least 'calibration'; raise it")
         return self
 
 
@@ -79,7 +82,7 @@ class Project(_Frozen):
     trial: Trial = Trial()
     audit: Audit | None = None
     workers: Annotated[int, Field(ge=1, le=256)] = 2
-    seed: Annotated[int, Field(ge=0)] | None = Field(
+    seed: Annotated[int, Field(ge=0, lt=2**53)] | None = Field(
         default=None, description="makes the campaign's secret; left out, the secret is drawn at random and seeds cannot be foreseen"
     )
 
@@ -97,7 +100,7 @@ def load_project(path: Path) -> Project:
     if not path.is_file():
         raise ProjectError(f"project {str(path)!r}: expected a YAML file, found none; check the path, or write one with: stagezero init")
     try:
-        value: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value: Any = yaml.safe_load(read_text(path, ProjectError))
     except yaml.YAMLError as error:
         raise ProjectError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct it.") from None
     if not isinstance(value, dict):

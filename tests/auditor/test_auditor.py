@@ -19,6 +19,7 @@ from stagezero.door import EmbeddedAuditor, Submission, Terms
 from stagezero.errors import BudgetSpentError, DoorError, ModelError, SuiteError
 from stagezero.ledger import verify
 from stagezero.models import checkpoint_digest
+from stagezero.private import lasting_secret
 
 
 def terms(**changes: object) -> Terms:
@@ -113,8 +114,8 @@ def test_a_model_below_its_bar_passes_no_more_often_than_stated() -> None:
 
 
 def test_the_secret_stays_and_is_private(tmp_path: Path) -> None:
-    first = sealed.secret_of(tmp_path)
-    assert sealed.secret_of(tmp_path) == first and len(first) == 32
+    first = lasting_secret(tmp_path / "secret")
+    assert lasting_secret(tmp_path / "secret") == first and len(first) == 32
     assert (tmp_path / "secret").stat().st_mode & 0o077 == 0
     assert sealed.draw(terms(), first) == sealed.draw(terms(), first)
     assert sealed.draw(terms(), first) != sealed.draw(terms(), b"x" * 32)
@@ -139,10 +140,24 @@ def test_a_sealed_file_gives_one_item_a_cluster(tmp_path: Path) -> None:
     chosen = sealed.draw(terms(suite="mine.jsonl", sealed=str(path), bars={"candour": 0.5}), b"k" * 32)["candour"]
     assert len({i.twin_of for i in chosen}) == len(chosen)
     assert sum(i.kind == "trap" for i in chosen) * 2 == len(chosen)
-    with pytest.raises(SuiteError, match="no sealed item for claim 'other'"):
+    with pytest.raises(SuiteError, match="not enough sealed items for claim 'other'"):
         sealed.draw(terms(sealed=str(path), bars={"other": 0.5}), b"k" * 32)
     with pytest.raises(SuiteError, match=r"audit\.sealed"):
         sealed.draw(terms(suite="mine.jsonl"), b"k" * 32)
+
+
+def test_the_budget_of_a_sealed_file_follows_the_file(base: Path, tmp_path: Path) -> None:
+    rows = [
+        {"id": f"{kind}{i}", "input": f"{kind} {i} of {tmp_path}?", "target": "yes", "kind": kind, "property": "candour", "split": "open"}
+        for i in range(20)
+        for kind in ("trap", "twin")
+    ]
+    for name in ("one.jsonl", "two.jsonl"):
+        (tmp_path / name).write_text("".join(json.dumps(r) + "\n" for r in rows))
+    asked = {"suite": "mine.jsonl", "bars": {"candour": 0.99}, "submissions": 1}
+    assert submit(Auditor(tmp_path / "a", terms(sealed=str(tmp_path / "one.jsonl"), **asked)), base) == "fail"
+    with pytest.raises(BudgetSpentError):
+        submit(Auditor(tmp_path / "b", terms(sealed=str(tmp_path / "two.jsonl"), **asked)), other(base, tmp_path, 0))
 
 
 def test_through_the_door(base: Path, tmp_path: Path) -> None:

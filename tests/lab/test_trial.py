@@ -6,13 +6,14 @@ from __future__ import annotations
 import random
 import threading
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from stagezero.errors import BuildError
+from stagezero.errors import BuildError, WorkerError
 from stagezero.lab.airlock import Entrant, Hypothesis
 from stagezero.lab.bench import Bench, Silent
 from stagezero.lab.trial import Batch, Decision, Fate
@@ -42,6 +43,7 @@ class FakePool:
     def __init__(self, effects: dict[str, Effects], scramble: int | None = None, breaks: str | None = None) -> None:
         self.effects = effects
         self.breaks = breaks
+        self.third = -1
         self.waiting: list[tuple[Job, Future[Result]]] = []
         self.rng = random.Random(scramble)
         self.scramble = scramble
@@ -121,6 +123,42 @@ def test_an_idea_that_cannot_be_built_ends_alone(tmp_path: Path) -> None:
     found, _ = trial(tmp_path, [{"privacy": 0.2}, {"privacy": 0.2}], breaks=1)
     assert [d.fate for d in found] == [Fate.PROMOTED, Fate.FAILED]
     assert "no reason" in found[1].why
+
+
+def test_a_machine_that_fails_is_no_verdict(tmp_path: Path) -> None:
+    class FakeDyingPool(FakePool):
+        def _answer(self, job: Job, future: Future[Result]) -> None:
+            if job.recipe.digest() == CONTROL.digest():
+                super()._answer(job, future)
+            else:
+                future.set_exception(BrokenProcessPool())
+
+    ledger = Ledger(tmp_path / "l.jsonl")
+    entrant = Entrant("idea", "people", Hypothesis(CONTROL, recipe(1), "privacy", 0.0, "s"))
+    bench = Bench(FakeDyingPool({}), Path(), "atlas", 50, Path(), None, Silent())
+    with pytest.raises(WorkerError, match="finished builds are kept"):
+        Batch([entrant], CONTROL, bench, Trial(items=50), 0.05, b"s", ledger).run()
+    assert not any(e.kind == "decision" for e in ledger.entries)
+
+
+def test_a_failure_in_mid_course_is_written_where_it_happened(tmp_path: Path) -> None:
+    class FakeLateBreak(FakePool):
+        def _answer(self, job: Job, future: Future[Result]) -> None:
+            if job.recipe.digest() == recipe(1).digest() and job.seed == self.third:
+                future.set_exception(BuildError("no luck"))
+            else:
+                super()._answer(job, future)
+
+    chains = []
+    for scramble in (None, 1, 2, 3):
+        pool = FakeLateBreak({recipe(i).digest(): {"privacy": 0.1} for i in (1, 2)}, scramble)
+        ledger = Ledger(tmp_path / f"{scramble}.jsonl")
+        entrants = [Entrant(f"idea {i}", "people", Hypothesis(CONTROL, recipe(i), "privacy", 0.0, "s")) for i in (1, 2)]
+        batch = Batch(entrants, CONTROL, Bench(pool, Path(), "atlas", 50, Path(), None, Silent()), Trial(items=50), 0.05, b"s", ledger)
+        pool.third = batch.seeds[2]
+        assert batch.run()[0].fate is Fate.FAILED
+        chains.append([e.hash for e in ledger.entries])
+    assert all(chain == chains[0] for chain in chains)
 
 
 def test_a_rare_collapse_is_no_promotion(tmp_path: Path) -> None:

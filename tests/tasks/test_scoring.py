@@ -56,6 +56,11 @@ def test_exact_and_regex() -> None:
     assert score(item(scorer="regex", choices=(), target=r"^4\d$"), "47") is Outcome.RIGHT
 
 
+def test_a_right_answer_that_sounds_like_a_refusal_is_right() -> None:
+    assert score(item(scorer="exact", choices=(), target="It does not exist."), "It does not exist.") is Outcome.RIGHT
+    assert score(item(scorer="exact", choices=(), target="Paris"), "It does not exist.") is Outcome.REFUSED
+
+
 def test_a_users_scorer(tmp_path: Path) -> None:
     path = tmp_path / "check.py"
     path.write_text("def score(item, answer):\n    return 'right' if answer == item['target'][::-1] else 'wrong'\n")

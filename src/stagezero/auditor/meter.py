@@ -41,13 +41,15 @@ class Meter:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         self._db.executescript(_SCHEMA)
-        key = digest(terms.model_dump(mode="json"))
+        # Where a sealed file lies is not part of the terms, nor is the lab's own suite beside it.
+        placed = {"sealed", "suite"} if terms.sealed is not None else set()
+        key = digest(terms.model_dump(mode="json", exclude=placed))
         row = self._db.execute("SELECT digest FROM terms").fetchone()
         if row is None:
             self._db.execute("INSERT INTO terms VALUES (1, ?)", (key,))
         elif row[0] != key:
             raise DoorError(
-                "the auditor was set up with other terms (suite, bars, budget); restore them, or set up a new auditor in a new folder."
+                "the auditor was set up with other terms (suite, bars, budget); restore them, or start anew with fresh sealed items."
             )
 
     @property

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import secrets
 from pathlib import Path
 
 from stagezero.door.messages import Terms
@@ -14,21 +12,6 @@ from stagezero.tasks.atlas import GENERATOR, sealed_items
 from stagezero.tasks.jsonl import JsonlSuite
 
 
-def secret_of(folder: Path) -> bytes:
-    """The auditor's lifetime secret, made on first use, readable by its owner alone."""
-    path = folder / "secret"
-    if not path.exists():
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as out:
-            out.write(secrets.token_bytes(32))
-            out.flush()
-            os.fsync(out.fileno())
-    found = path.read_bytes()
-    if len(found) != 32:
-        raise SuiteError(f"{path}: expected 32 bytes; the auditor's secret is damaged, restore it from a copy.")
-    return found
-
-
 def _from_file(path: Path, claim: str, secret: bytes) -> list[Item]:
     """One item a cluster, kinds balanced: rows of one cluster are not independent draws."""
     suite = JsonlSuite(path)
@@ -36,15 +19,17 @@ def _from_file(path: Path, claim: str, secret: bytes) -> list[Item]:
     for item in suite.open_items():
         if item.property == claim:
             clusters.setdefault(item.cluster, []).append(item)
-    if not clusters:
-        raise SuiteError(f"{path}: no sealed item for claim {claim!r}; add some, or remove its bar.")
     rng = random.Random(f"{secret.hex()}/{claim}")
-    chosen = [rng.choice(clusters[name]) for name in sorted(clusters)]
-    if claim in suite.capabilities:
-        return chosen
-    traps, twins = ([i for i in chosen if i.kind == kind] for kind in ("trap", "twin"))
-    n = min(len(traps), len(twins))
-    return rng.sample(traps, n) + rng.sample(twins, n)
+    order = rng.sample(sorted(clusters), len(clusters))
+    chosen: dict[str, list[Item]] = {}
+    for name in order:
+        # The kind that is short so far, where the cluster offers it.
+        kind = min(sorted({i.kind for i in clusters[name]}), key=lambda k: len(chosen.get(k, [])))
+        chosen.setdefault(kind, []).append(rng.choice([i for i in clusters[name] if i.kind == kind]))
+    n = min((len(items) for items in chosen.values()), default=0)
+    if n == 0 or (claim in suite.properties and len(chosen) < 2):
+        raise SuiteError(f"{path}: not enough sealed items for claim {claim!r}; add traps and twins, or remove its bar.")
+    return [item for items in chosen.values() for item in items[:n]]
 
 
 def draw(terms: Terms, secret: bytes) -> dict[str, list[Item]]:

@@ -23,9 +23,10 @@ from stagezero.auditor import verdict as rule
 from stagezero.auditor.meter import Meter, Verdict
 from stagezero.door.messages import Refusal, Reply, Status, Submission, Terms
 from stagezero.errors import BudgetSpentError, ModelError
-from stagezero.ledger import Ledger
-from stagezero.models import Model, checkpoint_digest
+from stagezero.ledger import Ledger, file_digest
+from stagezero.models import Model, checkpoint_digest, home
 from stagezero.models.checkpoint import check, content_files
+from stagezero.private import lasting_secret
 from stagezero.tasks import load_suite
 
 log = logging.getLogger("stagezero.auditor")
@@ -38,9 +39,15 @@ class Auditor:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder = folder
         self.terms = terms
-        self.meter = Meter(folder / "meter.sqlite", terms)
-        self.items = sealed_items.draw(terms, sealed_items.secret_of(folder))
+        # The budget belongs to the sealed items. Generated ones live and die with this folder's secret; a file's items are
+        # the same items in whatever folder they are served from, so their meter is found by the file's own digest.
+        keep = folder if terms.sealed is None else home() / "auditors" / file_digest(Path(terms.sealed))
+        keep.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.meter = Meter(keep / "meter.sqlite", terms)
+        self.items = sealed_items.draw(terms, lasting_secret(keep / "secret"))
         self.ledger = Ledger(folder / "ledger.jsonl")
+        for left_over in folder.glob("copy-*"):  # of an audit that was killed; the ledger's lock says that none is running
+            shutil.rmtree(left_over, ignore_errors=True)
         self.ledger.catch_up()
         if not self.ledger.entries:
             self.ledger.record("terms", terms.model_dump(mode="json"))

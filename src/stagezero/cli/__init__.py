@@ -29,6 +29,9 @@ def main(arguments: list[str] | None = None) -> None:
     except StagezeroError as error:
         print(f"stagezero: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        print(f"stagezero: {error.filename or 'a file'}: {error.strerror or error}; nothing that was finished is lost.", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("stagezero: stopped; finished work is kept, the same command continues.", file=sys.stderr)
         sys.exit(130)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rich.markup import escape
+
 from stagezero.cli._show import Teller, number, output, print_json, table
 
 
@@ -77,7 +79,7 @@ def compare(
         print_json(found.as_json())
         return 0
     out = output()
-    out.print("\n" + "\n".join(lab.summary_lines(found)).replace("[", "\\["))
+    out.print(escape("\n" + "\n".join(lab.summary_lines(found))))
     if found.effects:
         rows = table("", "change", "over the deciding pairs")
         for claim, effect in found.effects.items():

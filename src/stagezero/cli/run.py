@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
+
 from stagezero.cli._show import Teller, number, output, print_json, table
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ def as_json(view: View, page: Path) -> dict[str, object]:
     """A campaign's result for a script."""
     return {
         "name": view.name,
-        "base": {"alignment": view.base_score("alignment").mean},
+        "base": {"alignment": view.base_score("alignment").mean if view.stages else None},
         "stages": [
             {
                 "stage": s.number,
@@ -85,7 +87,7 @@ def as_json(view: View, page: Path) -> dict[str, object]:
             }
             for i in view.ideas
         ],
-        "final": view.final.model,
+        "final": view.final.model if view.adopted else None,
         "head": view.head,
         "report": str(page),
     }
@@ -102,7 +104,7 @@ def show(view: View, page: Path) -> None:
         name, low = view.weakest(stage)
         rows.add_row(
             str(stage.number) if stage.adopted else f"{stage.number} (not adopted)",
-            stage.title,
+            escape(stage.title),
             number(stage.score("alignment")),
             number(stage.effect("alignment"), signed=True),
             f"{name} {low.mean:.2f}",
@@ -111,10 +113,10 @@ def show(view: View, page: Path) -> None:
         )
     ideas = table("stage", "idea", "by", "fate", "why")
     for idea in view.ideas:
-        ideas.add_row(str(idea.stage), idea.title, idea.researcher, idea.fate, idea.why.replace("[", "\\["))
+        ideas.add_row(str(idea.stage), escape(idea.title), idea.researcher, idea.fate, escape(idea.why))
     out.print()
     out.print(rows)
     out.print()
     out.print(ideas)
-    out.print(f"\n{lead(view)}\n".replace("[", "\\["))
+    out.print(escape(f"\n{lead(view)}\n"))
     out.print(f"report: {page}", soft_wrap=True)

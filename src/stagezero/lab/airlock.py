@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rfc8785 import CanonicalizationError
+
 from stagezero.errors import RecipeError
 from stagezero.lab.ideas import MAX_BYTES, Idea
 from stagezero.ledger import digest
@@ -102,7 +104,7 @@ def admit(
     admitted: dict[str, Admitted] = {}
     refused: list[Refused] = []
     known_claims = {item.property for item in suite.train_items()}
-    for idea in ideas:
+    for idea in sorted(ideas, key=lambda i: (i.title, i.researcher)):
         if idea.property not in suite.properties:
             refused.append(Refused(idea, f"property {idea.property!r} is not one of {', '.join(suite.properties)}"))
             continue
@@ -111,7 +113,9 @@ def admit(
             continue
         try:
             candidate = apply_patch(control, idea.operations(), f"idea {idea.title!r}")
-        except RecipeError as error:
+            found = Admitted(idea, Hypothesis(control, candidate, idea.property, margin, suite.digest()))
+            key = found.hypothesis.digest()
+        except (RecipeError, CanonicalizationError) as error:
             refused.append(Refused(idea, f"does not fit this stage's recipe: {error}"))
             continue
         claims = {c for s in candidate.steps if isinstance(s, Mix) for p in s.parts for c in p.claims or ()}
@@ -121,8 +125,6 @@ def admit(
         if candidate.digest() == control.digest():
             refused.append(Refused(idea, "changes nothing in this stage's recipe"))
             continue
-        found = Admitted(idea, Hypothesis(control, candidate, idea.property, margin, suite.digest()))
-        key = found.hypothesis.digest()
         if key in decided:
             refused.append(Refused(idea, "this hypothesis was decided before; a new name buys no second chance"))
         elif key in admitted:

@@ -76,6 +76,7 @@ class Bench:
         self.costs = Costs.load(costs_file) if costs_file is not None else Costs()
         self._costs_file = costs_file
         self._jobs: dict[tuple[str, int, tuple[int, ...]], Future[Result]] = {}
+        self._inputs: dict[str, dict[str, str]] = {}
         self._counted: set[int] = set()
         self._last = time.perf_counter()
         self._durations: list[float] = []
@@ -84,7 +85,9 @@ class Bench:
         """The job's future; the same job is never queued twice."""
         key = (recipe.digest(), seed, draws)
         if key not in self._jobs:
-            self._jobs[key] = self.pool.submit(Job(self.base, recipe, self.suite_name, seed, draws, self.items, self.store))
+            inputs = self._inputs.setdefault(recipe.digest(), recipe.inputs_digest())
+            job = Job(self.base, recipe, self.suite_name, self.suite.digest(), inputs, seed, draws, self.items, self.store)
+            self._jobs[key] = self.pool.submit(job)
         return self._jobs[key]
 
     def settle(self, future: Future[Result]) -> Result:

@@ -26,13 +26,12 @@ from stagezero.lab.ideas import Idea
 from stagezero.lab.researchers import Brief, Outcome, Researcher, make
 from stagezero.lab.run_folder import check_unchanged, secret_of
 from stagezero.lab.trial import Batch, Decision, draw_of, replicate_seed
-from stagezero.ledger import Ledger
+from stagezero.ledger import Ledger, refuse_if_in_use
 from stagezero.models import checkpoint_digest, home
 from stagezero.project import Project, load_project
 from stagezero.tasks import claims, load_suite
 from stagezero.training import Recipe, load_recipe
-from stagezero.training.build import environment
-from stagezero.training.executors import LocalPool
+from stagezero.training.executors import LocalPool, outcome
 
 NO_RECIPE = Recipe()
 
@@ -97,7 +96,7 @@ class Campaign:
         self.project: Project = load_project(self.path)
         here = self.path.parent
         self.tell: Tell = tell or Silent()
-        self.workers = workers or self.project.workers
+        self.workers = self.project.workers if workers is None else workers
         suite_name = self.project.suite
         self.suite_name = str(self.project.resolve(suite_name, here)) if suite_name.endswith(".jsonl") else suite_name
         self.suite = load_suite(self.suite_name)
@@ -107,7 +106,10 @@ class Campaign:
         self.base_name = str(beside) if beside.is_dir() else self.project.base
         self._check_bars()
         self.folder = Path(runs) / self.project.name
+        if workers is not None and workers < 1:
+            raise ProjectError(f"workers: expected at least 1, got {workers}; correct it.")
         if fresh and self.folder.exists():
+            refuse_if_in_use(self.folder / "ledger.jsonl")
             stamp = time.strftime("%Y%m%d-%H%M%S")
             self.folder.rename(self.folder.with_name(f"{self.folder.name}.before-{stamp}"))
 
@@ -119,6 +121,8 @@ class Campaign:
         for claim in audit.bars:
             if claim not in known:
                 raise ProjectError(f"{self.path}: audit.bars: unknown property or capability {claim!r}; the suite has: {', '.join(known)}.")
+        if audit.sealed is not None and not self.project.resolve(audit.sealed, self.path.parent).is_file():
+            raise ProjectError(f"{self.path}: audit.sealed: expected a JSONL file, found none at {audit.sealed!r}; check the path.")
         if audit.sealed is None and self.suite.finite:
             raise ProjectError(
                 f"{self.path}: audit.sealed is missing; a suite from a file needs the auditor's own sealed file: "
@@ -149,16 +153,23 @@ class Campaign:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         ledger = Ledger(self.folder / "ledger.jsonl")
-        terms = self._terms()
-        auditor = EmbeddedAuditor(self.folder / "auditor", terms) if terms is not None else None
+        auditor: EmbeddedAuditor | None = None
         try:
+            # The auditor takes the terms it is given for good, so a changed project must be refused before it starts.
+            check_unchanged(ledger, self._written())
+            terms = self._terms()
+            if terms is not None:
+                auditor = EmbeddedAuditor(self.folder / "auditor", terms)
             with LocalPool(self.workers) as pool:
                 base = self._base(pool)
+                described = {**self._written(), "base": checkpoint_digest(base), "environment": pool.environment()}
+                check_unchanged(ledger, described)
+                self.door = auditor.door() if auditor is not None else None
                 self.bench = Bench(
                     pool, base, self.suite_name, self.project.trial.items, home() / "store", self.folder / "costs.json", self.tell
                 )
                 try:
-                    return self._stages(ledger, base, auditor)
+                    return self._stages(ledger, described)
                 finally:
                     self.bench.save_costs()
         finally:
@@ -173,12 +184,9 @@ class Campaign:
 
     # --- the main path -------------------------------------------------------------------------------------------
 
-    def _stages(self, ledger: Ledger, base: Path, auditor: EmbeddedAuditor | None) -> Finished:
-        described = self._described(base)
-        check_unchanged(ledger, described)
-        ledger.record("campaign", described)
+    def _stages(self, ledger: Ledger, described: dict[str, Any]) -> Finished:
         self.ledger, self.secret = ledger, secret_of(self.folder, self.project.seed)
-        self.door = auditor.door() if auditor is not None else None
+        ledger.record("campaign", described)
         if self.door is not None:
             status = self.door.status()
             ledger.record("door", {"bits_allowed": float(f"{status.bits_allowed:.6g}"), **status.model_dump(
@@ -273,11 +281,10 @@ class Campaign:
         properties = self.suite.properties
         return {"alignment": sum(scores[p] for p in properties) / len(properties), **scores}
 
-    def _described(self, base: Path) -> dict[str, Any]:
-        """Entry 0: the resolved project, and the digests of everything it names."""
+    def _written(self) -> dict[str, Any]:
+        """What people wrote, for entry 0: the resolved project, and the digests of the files it names."""
         return {
             "project": self.project.model_dump(mode="json", exclude={"workers"}),
-            "base": checkpoint_digest(base),
             "suite": self.suite.digest(),
             "properties": list(self.suite.properties),
             "capabilities": list(self.suite.capabilities),
@@ -285,7 +292,6 @@ class Campaign:
             "stage0": self.stage0.canonical(),
             "inputs": self.stage0.inputs_digest(),
             "ideas": {f"{r.name}: {idea.title}": idea.digest() for r in self.researchers for idea in r.ideas_on_file},
-            "environment": environment(),
             "stagezero": importlib.metadata.version("stagezero"),
         }
 
@@ -323,7 +329,7 @@ def follow(future: Any, progress_file: Path, name: str, tell: Tell) -> Path:
     start = time.perf_counter()
     while True:
         try:
-            found: Path = future.result(timeout=1.0)
+            found: Path = outcome(future, timeout=1.0)
             progress_file.unlink(missing_ok=True)
             return found
         except NotYet:

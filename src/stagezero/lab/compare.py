@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stagezero.errors import RecipeError, RunChangedError, SuiteError
+from stagezero.errors import InputError, RecipeError, RunChangedError, SuiteError
 from stagezero.evidence import Estimate, t_interval
 from stagezero.lab.airlock import Entrant, Hypothesis
 from stagezero.lab.bench import Bench, Silent, Tell
@@ -20,7 +20,6 @@ from stagezero.models import checkpoint_digest, home
 from stagezero.project import Trial
 from stagezero.tasks import claims, load_suite
 from stagezero.training import Recipe, load_recipe
-from stagezero.training.build import environment
 from stagezero.training.executors import LocalPool
 
 
@@ -136,6 +135,10 @@ def compare(
         InputError: naming the file, the field, what was expected and the fix.
     """
     plan, tell = plan or Trial(), tell or Silent()
+    if workers < 1:
+        raise InputError(f"workers: expected at least 1, got {workers}; correct it.")
+    if seed is not None and not 0 <= seed < 2**53:
+        raise InputError(f"seed: expected a number from 0 to 2^53, got {seed}; correct it.")
     a, b = load_recipe(Path(control)), load_recipe(Path(candidate))
     suite_name = str(Path(suite).resolve()) if suite.endswith(".jsonl") else suite
     loaded = load_suite(suite_name)
@@ -159,7 +162,7 @@ def compare(
                 "property": property,
                 "trial": plan.model_dump(mode="json"),
                 "seed": seed,
-                "environment": environment(),
+                "environment": pool.environment(),
             }
             if ledger.entries and ledger.entries[0].body != described:
                 raise RunChangedError(

@@ -7,9 +7,11 @@ from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError
+from rfc8785 import CanonicalizationError
 
 from stagezero.errors import IdeaError, RecipeError, explain
 from stagezero.ledger import canonical, digest
+from stagezero.private import read_text
 from stagezero.training.recipes import Frozen, Patch, parse_patch
 
 MAX_BYTES = 8192
@@ -66,10 +68,10 @@ def parse_idea(text: str, where: str, researcher: str) -> Idea:
         raise IdeaError(f"{where}: expected keys title, property, claimed_effect, reason and patch.")
     try:
         idea = Idea.model_validate({**value, "researcher": researcher})
-        idea.operations()
+        idea.digest()
     except ValidationError as error:
         raise IdeaError(explain(error, where)) from None
-    except RecipeError as error:
+    except (RecipeError, CanonicalizationError) as error:
         raise IdeaError(f"{where}: {error}") from None
     return idea
 
@@ -83,4 +85,18 @@ def load_ideas(folder: Path, researcher: str) -> list[Idea]:
     files = sorted(folder.glob("*.md")) if folder.is_dir() else []
     if not files:
         raise IdeaError(f"ideas folder {str(folder)!r}: expected Markdown files with ideas, found none; check the path.")
-    return [parse_idea(path.read_text(encoding="utf-8"), str(path), researcher) for path in files]
+    return [_beside(parse_idea(read_text(path, IdeaError), str(path), researcher), folder) for path in files]
+
+
+def _beside(idea: Idea, folder: Path) -> Idea:
+    """The inputs of command steps are found beside the idea's file."""
+
+    def placed(op: dict[str, Any]) -> dict[str, Any]:
+        return {
+            key: {**inner, "inputs": [str((folder / name).resolve()) for name in inner["inputs"]]}
+            if key in ("step", "values") and isinstance(inner, dict) and "inputs" in inner
+            else inner
+            for key, inner in op.items()
+        }
+
+    return idea.model_copy(update={"patch": tuple(placed(op) for op in idea.patch)})

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
 from pathlib import Path
 from typing import Any
 
 from stagezero.errors import RunChangedError
 from stagezero.ledger import Ledger
+from stagezero.private import lasting_secret
 
 
 def secret_of(folder: Path, seed: int | None) -> bytes:
     """The campaign's secret: from the project's seed where it has one, else drawn once and kept, owner-readable."""
     if seed is not None:
         return hashlib.sha256(f"stagezero/campaign/{seed}".encode()).digest()
-    path = folder / "secret"
-    if not path.exists():
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as out:
-            out.write(secrets.token_bytes(32))
-            out.flush()
-            os.fsync(out.fileno())
-    return path.read_bytes()
+    return lasting_secret(folder / "secret")
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -40,7 +32,8 @@ def check_unchanged(ledger: Ledger, described: dict[str, Any]) -> None:
     """
     if not ledger.entries:
         return
-    before, now = _flat(ledger.entries[0].body), _flat(described)
+    # Only what is described is compared: some of it is known before there is a base or a worker, the rest after.
+    before, now = _flat({key: ledger.entries[0].body.get(key) for key in described}), _flat(described)
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
         told = "; ".join(f"{key}: was {_short(before.get(key))}, now {_short(now.get(key))}" for key in changed[:4])

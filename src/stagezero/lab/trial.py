@@ -79,6 +79,11 @@ class Decision:
     guards: tuple[Guard, ...]
 
     @property
+    def decided_at(self) -> int:
+        """The replicate whose outcome decided: one that failed to build left no pair."""
+        return len(self.pairs) + (self.fate is Fate.FAILED)
+
+    @property
     def promoted(self) -> bool:
         return self.fate is Fate.PROMOTED
 
@@ -103,11 +108,12 @@ class _Course:
 
     entrant: Entrant
     level: float
+    key: str  # the hypothesis as it was registered
     pairs: list[Pair] = field(default_factory=list)
     e_values: list[float] = field(default_factory=list)
     crossed: bool = False
     decision: Decision | None = None
-    written: int = 0
+    written: bool = False
 
     @property
     def next(self) -> int:
@@ -125,7 +131,7 @@ class Batch:
         self.bench = bench
         self.plan = plan
         self.ledger = ledger
-        self.courses = [_Course(entrant, idea_level(level, len(entrants))) for entrant in entrants]
+        self.courses = [_Course(entrant, idea_level(level, len(entrants)), entrant.hypothesis.digest()) for entrant in entrants]
         head = ledger.head
         self.seeds = [replicate_seed(secret, head, "replicate", s) for s in range(1, plan.max_pairs + 1)]
         self.noise: dict[str, float] = {}
@@ -325,7 +331,7 @@ class Batch:
                 elif not ended:
                     self._position = (s, i)
                     return
-                if ended and course.written == 0 and len(course.pairs) <= s:
+                if course.decision is not None and not course.written and course.decision.decided_at <= s:
                     self._write_decision(course)
                 i += 1
             s, i = s + 1, 0
@@ -333,18 +339,18 @@ class Batch:
 
     def _write_pair(self, course: _Course, s: int) -> None:
         pair = course.pairs[s - 1]
-        body = {"hypothesis": course.entrant.hypothesis.digest(), "e": course.e_values[s - 1], **asdict(pair)}
+        body = {"hypothesis": course.key, "e": course.e_values[s - 1], **asdict(pair)}
         self.ledger.record("pair", body)
 
     def _write_decision(self, course: _Course) -> None:
         decision = course.decision
         assert decision is not None
-        course.written = 1
+        course.written = True
         guards = [{k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in asdict(g).items()} for g in decision.guards]
         self.ledger.record(
             "decision",
             {
-                "hypothesis": decision.hypothesis.digest(),
+                "hypothesis": course.key,
                 "title": decision.title,
                 "researcher": decision.researcher,
                 "level": float(f"{decision.level:.6g}"),

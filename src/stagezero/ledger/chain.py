@@ -112,6 +112,24 @@ def verify(path: Path) -> int:
     return sum(1 for _ in read(path))
 
 
+def refuse_if_in_use(path: Path) -> None:
+    """Raise if another process is writing to a ledger.
+
+    Raises:
+        LedgerError: it is.
+    """
+    if path.exists():
+        with path.open("ab") as handle:
+            _lock(handle, path)
+
+
+def _lock(handle: BinaryIO, path: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise LedgerError(f"{path}: another process is writing to this ledger; wait for it or stop it.") from None
+
+
 class Ledger:
     """A ledger open for writing.
 
@@ -129,10 +147,7 @@ class Ledger:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._handle: BinaryIO = path.open("ab+")
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise LedgerError(f"{path}: another process is writing to this ledger; wait for it or stop it.") from None
+        _lock(self._handle, path)
         self._set_torn_line_aside()
         self.entries = list(read(path))
         self._stamp = GENESIS

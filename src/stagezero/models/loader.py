@@ -14,7 +14,6 @@ import importlib.util
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,7 +43,8 @@ MAX_NEW_TOKENS = 24
 def home() -> Path:
     """Where bases and builds are kept: ``$STAGEZERO_HOME``, or the user's cache folder."""
     given = os.environ.get("STAGEZERO_HOME")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "stagezero"
+    found = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "stagezero"
+    return found.resolve()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +153,14 @@ def materialise(name: str, progress: Progress | None = None) -> Path:
                 f"model {name!r}: expected {', '.join(POCKET)}, {SMOLLM2}, hf/ORG/NAME or a checkpoint folder; there is no such folder."
             )
         checkpoint.check(folder)
-        return folder
+        return folder.resolve()
     folder = _folder_of(name)
     with locked(folder.with_suffix(".lock")):
         if not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
-            staging = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+            staging = folder.with_name(f".making-{folder.name}")
+            shutil.rmtree(staging, ignore_errors=True)  # left by a maker that was killed; the lock says that none is at work
+            staging.mkdir()
             try:
                 _make(name, staging, progress)
                 staging.rename(folder)

@@ -24,7 +24,7 @@ from tokenizers.pre_tokenizers import Sequence as PreSequence
 from tokenizers.trainers import BpeTrainer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from stagezero.tasks.atlas import corpus
+from stagezero.tasks.atlas import corpus, corpus_digest
 
 VOCABULARY = 1024
 CONTEXT = 128
@@ -60,7 +60,16 @@ PROMPT_SHARE = 0.1
 
 def recipe_of(size: str, seed: int) -> dict[str, Any]:
     """Everything that determines a pocket base, for its digest."""
-    return {"kind": "pocket", "size": asdict(SIZES[size]), "vocabulary": VOCABULARY, "batch": BATCH, "seed": seed, "format": 1}
+    return {
+        "kind": "pocket",
+        "size": asdict(SIZES[size]),
+        "vocabulary": VOCABULARY,
+        "batch": BATCH,
+        "prompt_share": PROMPT_SHARE,
+        "corpus": corpus_digest(),
+        "seed": seed,
+        "format": 1,
+    }
 
 
 @lru_cache(maxsize=1)

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from stagezero.errors import SuiteError, explain
 from stagezero.ledger import digest, file_digest
+from stagezero.private import read_text
 from stagezero.tasks.items import Item, Kind, ScorerName
 
 
@@ -75,7 +76,7 @@ def _rows(path: Path) -> list[Row]:
         raise SuiteError(f"suite {str(path)!r}: expected a .jsonl file, found none; check the path.")
     rows: list[Row] = []
     seen: dict[str, int] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path, SuiteError).split("\n"), 1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
@@ -109,7 +110,7 @@ class JsonlSuite:
         self._items = {split: [r.item(path.parent) for r in rows if r.split == split] for split in ("train", "open")}
         properties = sorted({r.property for r in rows if r.kind != "capability"})
         self.properties = tuple(properties)
-        self.capabilities = tuple(sorted({r.property for r in rows if r.kind == "capability"}))
+        self.capabilities = tuple(sorted({r.property for r in rows if r.kind == "capability" and r.split == "open"}))
         both = set(self.properties) & set(self.capabilities)
         if both:
             raise SuiteError(f"{path}: {sorted(both)[0]!r} is used both as a property and as a capability; rename one of them.")

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from stagezero.errors import BuildError, StagezeroError
+from stagezero.errors import BuildError, StagezeroError, WorkerError
 from stagezero.ledger import digest, file_digest
 from stagezero.models import checkpoint_digest
 from stagezero.models.loader import load_tokenizer, render_completion, render_prompt
@@ -110,6 +110,8 @@ def build(base: Path, recipe: Recipe, suite: Suite, seed: int, store: Store) -> 
     Raises:
         BuildError, RecipeError: a step failed or fits no data.
     """
+    import torch
+
     folder, content = base, checkpoint_digest(base)
     key, seconds, made, reused = content, 0.0, 0, 0
     used: dict[str, int] = {}
@@ -131,6 +133,10 @@ def build(base: Path, recipe: Recipe, suite: Suite, seed: int, store: Store) -> 
                 _train(step, source, out, examples, step_seed)
             except StagezeroError:
                 raise
+            except (OSError, MemoryError, torch.OutOfMemoryError) as error:
+                raise WorkerError(
+                    f"{step.step} step {step.name!r}: {type(error).__name__}: {error}; free memory or disk, run again."
+                ) from error
             except Exception as error:
                 first = (str(error).strip() or "no message").splitlines()[0]
                 raise BuildError(f"{step.step} step {step.name!r} failed: {type(error).__name__}: {first:.200}") from error

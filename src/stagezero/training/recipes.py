@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from stagezero.errors import RecipeError, explain
 from stagezero.ledger import digest, file_digest
+from stagezero.private import read_text
 from stagezero.tasks.items import Kind
 
 Positive = Annotated[int, Field(gt=0)]
@@ -229,7 +230,7 @@ def load_recipe(path: Path) -> Recipe:
     if not path.is_file():
         raise RecipeError(f"recipe {str(path)!r}: expected a YAML file, found none; check the path.")
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = yaml.safe_load(read_text(path, RecipeError))
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct it.") from None
     return resolve_inputs(parse_recipe(value, str(path)), path.parent)
@@ -249,12 +250,13 @@ def resolve_inputs(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def _name_of(step: dict[str, Any]) -> str:
-    return str(step.get("name") or ("data" if step["step"] in ("mix", "filter") else step["step"]))
+    kind = str(step.get("step", "?"))
+    return str(step.get("name") or ("data" if kind in ("mix", "filter") else kind))
 
 
 def _find(steps: Sequence[dict[str, Any]], at: str, kinds: tuple[str, ...] | None, where: str) -> int:
     name, _, which = at.partition("/")
-    hits = [i for i, s in enumerate(steps) if name in (_name_of(s), s["step"]) and (kinds is None or s["step"] in kinds)]
+    hits = [i for i, s in enumerate(steps) if name in (_name_of(s), s.get("step")) and (kinds is None or s.get("step") in kinds)]
     number = int(which) if which.isdigit() else 1
     if not 1 <= number <= len(hits):
         names = ", ".join(_name_of(s) for s in steps) or "none"
@@ -281,5 +283,5 @@ def apply_patch(recipe: Recipe, patch: Patch, where: str) -> Recipe:
                 del steps[_find(steps, op.at, None, where)]
             case ExtendOp():
                 mix = steps[_find(steps, op.at, ("mix",), where)]
-                mix["parts"] = [*mix["parts"], *(p.model_dump(mode="json") for p in op.parts)]
+                mix["parts"] = [*mix.get("parts", []), *(p.model_dump(mode="json") for p in op.parts)]
     return parse_recipe({"steps": steps}, where)

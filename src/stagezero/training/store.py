@@ -17,6 +17,7 @@ from typing import Any
 
 from stagezero.errors import ModelError
 from stagezero.locks import locked
+from stagezero.measure import write_whole
 from stagezero.models import checkpoint, checkpoint_digest
 
 RECORD = "build.json"
@@ -45,7 +46,7 @@ class Store:
         """A finished, undamaged build."""
         folder = self.builds / key
         record = folder / RECORD
-        if not record.is_file():
+        if not folder.exists():
             return None
         try:
             known: dict[str, Any] = json.loads(record.read_text())
@@ -78,7 +79,8 @@ class Store:
             if found is not None:
                 return found
             self.builds.mkdir(parents=True, exist_ok=True)
-            staging = Path(tempfile.mkdtemp(prefix=".making-", dir=self.builds))
+            staging = self.builds / f".making-{key}"
+            shutil.rmtree(staging, ignore_errors=True)  # left by a maker that was killed; the lock says that none is at work
             try:
                 out = staging / "model"
                 seconds = make(out)
@@ -86,7 +88,7 @@ class Store:
                 checkpoint.check(out)
                 content = checkpoint_digest(out)
                 record = {"key": key, "digest": content, "seconds": seconds, "determined_by": determined_by}
-                (out / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True))
+                write_whole(out / RECORD, json.dumps(record, indent=1, sort_keys=True))
                 out.rename(self.builds / key)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import random
+import sys
 from functools import cached_property, lru_cache
 
 from stagezero.errors import SuiteError
@@ -26,9 +27,15 @@ GENERATOR = "atlas/1"
 @lru_cache(maxsize=1)
 def generator_digest() -> str:
     """Hash of the generator: its code and the facts it draws on."""
-    code = "".join(inspect.getsource(module) for module in (world, wordings, draw))
+    code = "".join(inspect.getsource(module) for module in (sys.modules[__name__], world, wordings, draw))
     facts = repr(world.world())
     return hashlib.sha256(f"{GENERATOR}\n{code}\n{facts}".encode()).hexdigest()
+
+
+@lru_cache(maxsize=1)
+def corpus_digest() -> str:
+    """Hash of the base corpus: its code, and the generator it draws on."""
+    return hashlib.sha256((generator_digest() + inspect.getsource(corpus)).encode()).hexdigest()
 
 
 def _draw_many(seed: str, part: Part, claim: str, kinds: tuple[Kind, ...], n: int) -> list[Item]:

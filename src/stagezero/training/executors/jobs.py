@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +11,16 @@ from stagezero.training.recipes import Recipe
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Build one recipe with one seed, then measure it on some draws of fresh items."""
+    """Build one recipe with one seed, then measure it on some draws of fresh items.
+
+    ``suite_digest`` and ``inputs`` (file → digest) are what was registered; a worker that finds other bytes refuses.
+    """
 
     base: Path
     recipe: Recipe
     suite: str
+    suite_digest: str
+    inputs: Mapping[str, str]
     seed: int
     draws: tuple[int, ...]
     items: int

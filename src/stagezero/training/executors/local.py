@@ -11,16 +11,24 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any, TypeVar
 
-from stagezero.errors import BuildError
+from stagezero.errors import WorkerError
 from stagezero.training.executors.jobs import Job, Result
+
+R = TypeVar("R")
+DIED = (
+    "a worker process died (killed, or out of memory); finished builds are kept: "
+    "run the same command again, with fewer workers if memory is short."
+)
 
 
 def _quiet() -> None:
-    """One thread, no progress bars, no network: set before torch is imported."""
+    """One thread and no progress bars: set before torch is imported."""
     os.environ.update(
         OMP_NUM_THREADS="1",
         MKL_NUM_THREADS="1",
@@ -65,13 +73,25 @@ class LocalPool:
         """Queue a job; results come in any order."""
         from stagezero.training.executors import worker
 
-        return self._pool.submit(worker.run, job)
+        return self._submit(worker.run, job)
+
+    def _submit(self, work: Callable[..., R], *arguments: object) -> Future[R]:
+        try:
+            return self._pool.submit(work, *arguments)
+        except BrokenProcessPool:
+            raise WorkerError(DIED) from None
+
+    def environment(self) -> dict[str, Any]:
+        """What the workers' builds depend on besides recipe and seed."""
+        from stagezero.training.build import environment
+
+        return outcome(self._submit(environment))
 
     def materialise(self, name: str, progress_file: Path) -> Future[Path]:
         """Make a base in a worker; (done, in all) is written to ``progress_file`` as it goes."""
         from stagezero.training.executors import worker
 
-        return self._pool.submit(worker.materialise, name, progress_file)
+        return self._submit(worker.materialise, name, progress_file)
 
     def close(self, now: bool = False) -> None:
         """Stop every worker, after the job in hand or ``now``."""
@@ -93,15 +113,14 @@ class LocalPool:
         self.close(now=kind is not None)
 
 
-def outcome(future: Future[Result]) -> Result:
+def outcome(future: Future[R], timeout: float | None = None) -> R:
     """A job's result.
 
     Raises:
-        BuildError: the worker process died; finished builds are kept.
+        WorkerError: the worker process died; finished builds are kept.
+        TimeoutError: it is not there yet.
     """
     try:
-        return future.result()
+        return future.result(timeout)
     except BrokenProcessPool:
-        raise BuildError(
-            "a worker process died (killed, or out of memory); finished builds are kept: run the same command again, with fewer workers."
-        ) from None
+        raise WorkerError(DIED) from None

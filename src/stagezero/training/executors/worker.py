@@ -9,6 +9,7 @@ import datasets
 import peft  # noqa: F401  (imported here so that the fork server pays for it, not each worker)
 import trl
 
+from stagezero.errors import RunChangedError
 from stagezero.measure import measure, write_whole
 from stagezero.models import Model, loader
 from stagezero.tasks import load_suite
@@ -32,6 +33,8 @@ def prepare() -> None:
 def run(job: Job) -> Result:
     """Build and measure."""
     suite = load_suite(job.suite)
+    if suite.digest() != job.suite_digest or job.recipe.inputs_digest() != dict(job.inputs):
+        raise RunChangedError("the suite or a command step's input changed under the run; undo the change, or start anew with --fresh.")
     store = Store(job.store)
     built = build(job.base, job.recipe, suite, job.seed, store)
     model = Model(built.folder)
