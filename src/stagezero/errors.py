@@ -10,7 +10,8 @@ StagezeroError                 shown without a traceback, exit code 2
 ├── MissingPackageError        an optional package is not installed
 ├── RunChangedError            a half-finished run no longer matches its project
 ├── LedgerError                the chain does not verify
-├── BuildError                 a training step failed
+├── BuildError                 a training step failed: the recipe's doing
+├── WorkerError                a worker died, or ran out of memory or disk: the machine's doing
 └── DoorError                  the auditor refused or could not be reached
     └── BudgetSpentError       the sealed items have no disclosures left
 """
