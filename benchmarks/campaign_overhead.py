@@ -78,6 +78,8 @@ def main() -> None:
             raise SystemExit(f"the campaign ended with exit code {code}")
         folder = next(p for p in Path(f"{scratch}/runs").iterdir() if p.is_dir())
         costs = json.loads((folder / "costs.json").read_text())
+        ledger = (folder / "ledger.jsonl").read_text().splitlines()
+        print(f"final model {json.loads(ledger[-1])['entry']['body']['final']}, {len(ledger)} entries, head {json.loads(ledger[-1])['hash']}")
         workers = 2
         busy = costs["train_seconds"] + costs["generate_seconds"]
     publish(
