@@ -79,7 +79,8 @@ def main() -> None:
         folder = next(p for p in Path(f"{scratch}/runs").iterdir() if p.is_dir())
         costs = json.loads((folder / "costs.json").read_text())
         ledger = (folder / "ledger.jsonl").read_text().splitlines()
-        print(f"final model {json.loads(ledger[-1])['entry']['body']['final']}, {len(ledger)} entries, head {json.loads(ledger[-1])['hash']}")
+        last = json.loads(ledger[-1])
+        print(f"final model {last['entry']['body']['final']}, {len(ledger)} entries, head {last['hash']}")
         workers = 2
         busy = costs["train_seconds"] + costs["generate_seconds"]
     publish(
