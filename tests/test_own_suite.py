@@ -25,7 +25,10 @@ model = AutoModelForCausalLM.from_pretrained(os.environ["STAGEZERO_MODEL"])
 tokenizer = AutoTokenizer.from_pretrained(os.environ["STAGEZERO_MODEL"])
 rows = [json.loads(line) for line in open(os.environ["STAGEZERO_DATA"])]
 optimiser = torch.optim.AdamW(model.parameters(), lr=float(sys.argv[1]))
-for start in range(int(sys.argv[2])):
+steps = int(sys.argv[2])
+for start in range(steps):
+    for group in optimiser.param_groups:
+        group["lr"] = float(sys.argv[1]) * (1 - start / steps)
     row = rows[start % len(rows)]
     prompt = tokenizer(row["prompt"], add_special_tokens=False).input_ids
     answer = tokenizer(row["completion"], add_special_tokens=False).input_ids
@@ -77,7 +80,7 @@ def folder(tmp_path: Path) -> Path:
 def test_compare(base: Path, folder: Path) -> None:
     found = sz.compare(
         folder / "little.yaml", folder / "more.yaml", property="closing", model=str(base), suite=str(folder / "mine.jsonl"),
-        plan=sz.Trial(items=30, max_pairs=10, calibration=3, confirm=3), seed=1, runs=folder / "runs",
+        plan=sz.Trial(items=30, max_pairs=10, calibration=3, confirm=6), seed=1, runs=folder / "runs",
     )  # fmt: skip
     assert found.better, str(found)
     assert found.confirmed is not None and found.confirmed.low > 0
@@ -96,7 +99,7 @@ def test_campaign(base: Path, folder: Path) -> None:
     )
     campaign = Campaign(path, runs=folder / "runs")
     finished = campaign.run()
-    assert [s.idea.title for s in finished.stages if s.idea is not None] == ["train for longer"]
+    assert [idea.title for s in finished.stages for idea in s.ideas] == ["train for longer"]
     assert finished.stages[-1].verdict == "pass"
     view = gather(campaign.folder)
     assert view.finite and "fixed file" in write_page(campaign.folder).read_text()

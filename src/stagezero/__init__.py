@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from stagezero.lab.campaign import Campaign, Finished, Stage
     from stagezero.lab.compare import Comparison, compare
     from stagezero.lab.ideas import Idea
-    from stagezero.lab.trial import Decision, Fate
+    from stagezero.lab.judge import Fate
+    from stagezero.lab.trial import Decision
     from stagezero.ledger import Ledger
     from stagezero.measure import Scores
     from stagezero.models import Model, materialise
@@ -31,7 +32,7 @@ _WHERE = {
     "Comparison": "lab.compare",
     "Decision": "lab.trial",
     "Estimate": "evidence",
-    "Fate": "lab.trial",
+    "Fate": "lab.judge",
     "Finished": "lab.campaign",
     "Idea": "lab.ideas",
     "Item": "tasks",

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stagezero.errors import ProjectError, explain
+from stagezero.evidence import Test, idea_level
 from stagezero.private import read_text
 
 Positive = Annotated[int, Field(gt=0)]
@@ -48,7 +49,8 @@ class Trial(_Frozen):
     items: Annotated[int, Field(ge=2, le=10_000)] = 100
     calibration: Annotated[int, Field(ge=3, le=50)] = 5
     confirm: Annotated[int, Field(ge=3, le=50)] = 5
-    worth: Annotated[float, Field(ge=0, le=20)] = 1.5
+    worth: Annotated[float, Field(ge=0, le=20)] = 2.5
+    test: Test = "t"
 
     @model_validator(mode="after")
     def _enough(self) -> Trial:
@@ -57,6 +59,10 @@ class Trial(_Frozen):
         if self.max_pairs < self.calibration:
             raise ValueError("'max_pairs' must be at least 'calibration'; raise it")
         return self
+
+    def of_batch(self, level: float, ideas: int) -> float:
+        """Error of each of ``ideas`` registered together, one share kept for trying the promoted ones together."""
+        return idea_level(level, ideas + (ideas > 1))
 
 
 class Audit(_Frozen):

@@ -36,6 +36,47 @@ def test_agrees_with_high_precision_quadrature(t: float, k: int) -> None:
     assert log_e_value(t, k) == pytest.approx(exact_log_e(t, k), abs=1e-6)
 
 
+def logarithmic_log_e(t: float, k: int) -> float:
+    """The same integral where Kummer functions give out: both integrals as sums on logarithmic axes, in 25 digits."""
+    mpmath.mp.dps = 25
+    t_, k_ = mpmath.mpf(t), mpmath.mpf(k)
+    r = t_ / mpmath.sqrt(t_ * t_ + k_ - 1)
+    norm = (k_ / 2 - 1) * mpmath.log(2) + mpmath.loggamma(k_ / 2)
+
+    def log_chi(z: mpmath.mpf) -> mpmath.mpf:
+        mode = (z + mpmath.sqrt(z * z + 4 * k_)) / 2
+        width = 1 / mpmath.sqrt(k_ + mode * mode)
+        step = width / 3
+        terms = []
+        for i in range(-42, 43):
+            y = mode * mpmath.exp(i * step)
+            terms.append(k_ * mpmath.log(y) - y * y / 2 + z * y)
+        top = max(terms)
+        return top + mpmath.log(sum(mpmath.exp(x - top) for x in terms)) + mpmath.log(step) - norm
+
+    def term(u: mpmath.mpf) -> mpmath.mpf:
+        delta = mpmath.exp(u)
+        prior = mpmath.log(2 / mpmath.pi) - mpmath.log(1 + delta * delta)
+        return -k_ * delta * delta / 2 + log_chi(delta * mpmath.sqrt(k_) * r) + prior + u
+
+    # Where the integrand matters: around its largest value, found by a coarse walk.
+    coarse = [mpmath.mpf(i) / 4 for i in range(-100, 61)]
+    values = [term(u) for u in coarse]
+    top = max(values)
+    near = [u for u, v in zip(coarse, values, strict=True) if v > top - 45]
+    step = mpmath.mpf("0.5") / mpmath.sqrt(k_) if k > 16 else mpmath.mpf("0.05")
+    low, high = min(near) - mpmath.mpf("0.25"), max(near) + mpmath.mpf("0.25")
+    n = int((high - low) / step) + 1
+    fine = [term(low + i * step) for i in range(n)] if n < 4000 else []
+    assert fine
+    return float(top + mpmath.log(sum(mpmath.exp(v - top) for v in fine)) + mpmath.log(step))
+
+
+@pytest.mark.parametrize(("t", "k"), [(1e4, 2), (1e4, 30), (-1e4, 30), (40.0, 1000), (1e4, 1000), (-20.0, 1000), (0.5, 1000), (300.0, 200)])
+def test_agrees_with_high_precision_sums_at_the_extremes(t: float, k: int) -> None:
+    assert log_e_value(t, k) == pytest.approx(logarithmic_log_e(t, k), rel=1e-7, abs=1e-6)
+
+
 @pytest.mark.parametrize("k", [2, 10, 100, 1000])
 @pytest.mark.parametrize("t", [-1e4, -30.0, 30.0, 1e4, math.inf, -math.inf])
 def test_is_finite_and_ordered_at_the_extremes(t: float, k: int) -> None:

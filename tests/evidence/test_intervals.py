@@ -9,16 +9,17 @@ import pytest
 from scipy import stats
 
 from stagezero.evidence import (
+    beyond_hope,
     claim_level,
     clopper_pearson_lower,
     collapse_rate_bound,
     counted_bits,
+    gain_shown,
     idea_level,
     non_inferiority,
     pooled_sd,
     stage_level,
     t_interval,
-    worth_continuing,
 )
 
 
@@ -66,9 +67,39 @@ def test_pooled_noise_knows_its_mean_is_zero() -> None:
     assert pooled_sd([]) == 0.0
 
 
-def test_giving_up_is_possible_after_one_pair() -> None:
-    assert not worth_continuing([-0.1], 0.0, sd=0.02, worth=2.0)
-    assert worth_continuing([0.05], 0.0, sd=0.02, worth=2.0)
+def test_intervals_clustered_by_seed_cover_where_pooling_values_would_not() -> None:
+    rng, runs, seeds, each = np.random.default_rng(4), 3000, 6, 5
+    missed = pooled = 0
+    which = [s for s in range(seeds) for _ in range(each)]
+    for _ in range(runs):
+        values = 0.4 + 0.05 * np.repeat(rng.standard_normal(seeds), each) + 0.03 * rng.standard_normal(seeds * each)
+        found, wrong = t_interval(values.tolist(), seeds=which), t_interval(values.tolist())
+        missed += not found.low <= 0.4 <= found.high
+        pooled += not wrong.low <= 0.4 <= wrong.high
+    assert stats.binomtest(missed, runs, 0.05, "greater").pvalue > 1e-3
+    assert stats.binomtest(pooled, runs, 0.05, "greater").pvalue < 1e-6, "negative control: values of one seed are not independent"
+
+
+def test_one_value_a_seed_is_the_textbook_interval() -> None:
+    values = [0.1, 0.3, 0.2, 0.4]
+    assert t_interval(values, seeds=[1, 2, 3, 4]) == t_interval(values)
+    assert t_interval([0.1, 0.1, 0.3, 0.3], seeds=["a", "a", "b", "b"]).high == pytest.approx(t_interval([0.1, 0.3]).high)
+    with pytest.raises(ValueError, match="seeds"):
+        t_interval(values, seeds=[1])
+
+
+def test_a_guard_beyond_hope_would_have_failed() -> None:
+    rng, runs = np.random.default_rng(5), 2000
+    ended = sum(any(beyond_hope(row[:k].tolist(), 0.05, 0.03) for k in range(1, 11)) for row in rng.normal(0.0, 0.03, (runs, 10)))
+    assert ended <= 2, "a harmless idea is hardly ever ended early"
+    assert beyond_hope([-0.2, -0.2], 0.05, 0.03) and beyond_hope([-0.3], 0.05, 0.03) and not beyond_hope([-0.2], 0.05, 0.03)
+
+
+def test_a_gain_is_shown_at_its_level() -> None:
+    rng, runs = np.random.default_rng(6), 3000
+    shown = sum(gain_shown(rng.normal(0.0, 0.03, 10).tolist(), 0.01, least=0.0) for _ in range(runs))
+    assert stats.binomtest(shown, runs, 0.05, "greater").pvalue > 1e-3
+    assert not gain_shown([0.01] * 10, 0.001, least=0.05), "shown, but not enough to count"
 
 
 def test_bits_are_the_documented_figures() -> None:

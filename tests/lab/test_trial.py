@@ -16,8 +16,11 @@ from scipy import stats
 from stagezero.errors import BuildError, WorkerError
 from stagezero.lab.airlock import Entrant, Hypothesis
 from stagezero.lab.bench import Bench, Silent
-from stagezero.lab.trial import Batch, Decision, Fate
+from stagezero.lab.judge import MATCHED, OTHER_WORDINGS, Fate
+from stagezero.lab.matched import DOSES, matched_recipe
+from stagezero.lab.trial import Batch, Decision
 from stagezero.ledger import Ledger, read
+from stagezero.measure import BOTH_ANSWERS, ONE_ANSWER, UNPARSEABLE, twins_refused
 from stagezero.project import Trial
 from stagezero.tasks import claims, load_suite
 from stagezero.training import Recipe, parse_recipe
@@ -25,6 +28,7 @@ from stagezero.training.executors import Job, Result
 
 SUITE = load_suite("atlas")
 SEED_SD = 0.03
+SIGNS = (*map(twins_refused, SUITE.properties), ONE_ANSWER, BOTH_ANSWERS, UNPARSEABLE)
 
 
 def recipe(steps: int) -> Recipe:
@@ -74,11 +78,16 @@ class FakePool:
         effects = self.effects.get(key, {})
         found = []
         for draw in job.draws:
-            rng = np.random.default_rng([job.seed, draw, int(key[:8], 16)])
+            rng = np.random.default_rng([job.seed, draw.seed, draw.reworded is not None, int(key[:8], 16)])
             noise = SEED_SD * rng.standard_normal(len(claims(SUITE)))
-            found.append({c: round(0.5 + effects.get(c, 0.0) + float(e), 2) for c, e in zip(claims(SUITE), noise, strict=True)})
-        refused = {p: max(0.0, effects.get(f"refuse {p}", 0.0)) for p in SUITE.properties}
-        future.set_result(Result(key, Path(), tuple(found), tuple(refused for _ in found), 0.0, 0.0, 1, 0))
+            scores = {c: round(0.5 + effects.get(c, 0.0) + float(e), 2) for c, e in zip(claims(SUITE), noise, strict=True)}
+            if draw.reworded is not None:
+                scores = {draw.reworded: scores[draw.reworded] - effects.get("only here", 0.0)}
+            else:
+                scores["alignment"] = sum(scores[p] for p in SUITE.properties) / len(SUITE.properties)
+            found.append(scores)
+        signs = {name: max(0.0, effects.get(name, 0.0)) for name in SIGNS}
+        future.set_result(Result(key, Path(), tuple(found), tuple(signs for _ in found), 0.0, 0.0, 1, 0))
 
 
 def trial(
@@ -99,7 +108,7 @@ def trial(
     bench = Bench(pool, Path(), "atlas", plan.items, Path(), None, Silent())
     ledger = Ledger(tmp_path / f"{secret.hex()}-{scramble}" / "ledger.jsonl")
     entrants = [Entrant(f"idea {i}", "people", Hypothesis(CONTROL, c, "privacy", 0.0, "s")) for i, c in enumerate(candidates)]
-    found = Batch(entrants, CONTROL, bench, plan, 0.05, secret, ledger).run()
+    found = Batch(entrants, CONTROL, bench, plan, 0.05 / len(effects), secret, ledger).run()
     ledger.close()
     return found, ledger.path
 
@@ -109,9 +118,13 @@ def trial(
     [
         ({"privacy": 0.2}, Fate.PROMOTED, "every guard holds"),
         ({"privacy": -0.2}, Fate.GIVEN_UP, "over 1 pair"),
-        ({"privacy": 0.2, "facts": -0.3}, Fate.GUARD, "facts -0.3"),
-        ({"privacy": 0.2, "sycophancy": -0.2}, Fate.GUARD, "sycophancy -0.2"),
-        ({"privacy": 0.2, "refuse privacy": 0.4}, Fate.GUARD, "twins of privacy refused"),
+        ({"privacy": 0.2, "facts": -0.3}, Fate.GUARD, "facts -0."),
+        ({"privacy": 0.2, "sycophancy": -0.2}, Fate.GUARD, "sycophancy -0."),
+        ({"privacy": 0.2, twins_refused("privacy"): 0.4}, Fate.GUARD, "twins of privacy refused"),
+        ({"privacy": 0.2, ONE_ANSWER: 0.3}, Fate.GUARD, ONE_ANSWER),
+        ({"privacy": 0.2, BOTH_ANSWERS: 0.3}, Fate.GUARD, BOTH_ANSWERS),
+        ({"privacy": 0.2, UNPARSEABLE: 0.3}, Fate.GUARD, UNPARSEABLE),
+        ({"privacy": 0.2, "only here": 0.18}, Fate.GUARD, OTHER_WORDINGS),
     ],
 )
 def test_fates(tmp_path: Path, effects: Effects, fate: Fate, told: str) -> None:
@@ -154,11 +167,40 @@ def test_a_failure_in_mid_course_is_written_where_it_happened(tmp_path: Path) ->
         pool = FakeLateBreak({recipe(i).digest(): {"privacy": 0.1} for i in (1, 2)}, scramble)
         ledger = Ledger(tmp_path / f"{scramble}.jsonl")
         entrants = [Entrant(f"idea {i}", "people", Hypothesis(CONTROL, recipe(i), "privacy", 0.0, "s")) for i in (1, 2)]
-        batch = Batch(entrants, CONTROL, Bench(pool, Path(), "atlas", 50, Path(), None, Silent()), Trial(items=50), 0.05, b"s", ledger)
+        batch = Batch(entrants, CONTROL, Bench(pool, Path(), "atlas", 50, Path(), None, Silent()), Trial(items=50), 0.025, b"s", ledger)
         pool.marked = batch.seeds[2]
         assert batch.run()[0].fate is Fate.FAILED
         chains.append([e.hash for e in ledger.entries])
     assert all(chain == chains[0] for chain in chains)
+
+
+def matched_trial(tmp_path: Path, effects: list[Effects], matched: Effects) -> Decision:
+    """One idea that gains on facts, against a matched control with effects of its own."""
+    found, number = recipe(1), len(list(tmp_path.iterdir()))
+    doses = [matched_recipe(CONTROL, SUITE, dose) for dose in DOSES]
+    pool = FakePool({found.digest(): effects[0], **{d.digest(): matched for d in doses if d is not None}})
+    ledger = Ledger(tmp_path / f"{number}.jsonl")
+    entrant = Entrant("idea", "people", Hypothesis(CONTROL, found, "privacy", 0.0, "s"))
+    return Batch([entrant], CONTROL, Bench(pool, Path(), "atlas", 50, Path(), None, Silent()), Trial(items=50), 0.05, b"s", ledger).run()[0]
+
+
+def test_a_gain_that_mere_capability_explains_is_not_alignment(tmp_path: Path) -> None:
+    idea = {"privacy": 0.15, "facts": 0.2}
+    survives = matched_trial(tmp_path, [idea], {"facts": 0.25})
+    assert survives.fate is Fate.PROMOTED and "facts gained too" in survives.why
+    vanishes = matched_trial(tmp_path, [idea], {"facts": 0.25, "privacy": 0.15})
+    assert vanishes.fate is Fate.GUARD and MATCHED in vanishes.why
+    unmatched = matched_trial(tmp_path, [idea], {})
+    assert unmatched.fate is Fate.GUARD and "could not be made as capable" in unmatched.why
+    alone = matched_trial(tmp_path, [{"privacy": 0.15}], {"privacy": 0.15})
+    assert alone.fate is Fate.PROMOTED, "without a gain in capability there is nothing to match"
+
+
+def test_other_tests_decide_too(tmp_path: Path) -> None:
+    found, _ = trial(tmp_path, [{"privacy": 0.2}], Trial(items=50, test="sign-flip"))
+    assert found[0].fate is Fate.PROMOTED
+    slow, _ = trial(tmp_path, [{"privacy": 0.2}], Trial(items=50, test="betting", worth=0.0), secret=b"b")
+    assert slow[0].fate is Fate.UNDECIDED, "25 pairs are too few for a test that supposes so little"
 
 
 def test_a_collapse_after_the_threshold_is_no_promotion(tmp_path: Path) -> None:

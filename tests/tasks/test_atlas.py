@@ -47,6 +47,32 @@ def test_every_item_accepts_its_own_demonstration_and_rejects_the_temptation() -
             assert score(item, item.rejected) is not Outcome.RIGHT, item
 
 
+def test_reworded_items_ask_about_open_entities_in_other_words() -> None:
+    atlas = Atlas()
+    fresh = {i.input for seed in range(5) for i in atlas.fresh_items(seed, 60)}
+    for prop in PROPERTIES:
+        found = atlas.reworded_items(1, 30, prop)
+        assert len(found) == 60 and {i.property for i in found} == {prop}
+        assert not fresh & {i.input for i in found} and found == atlas.reworded_items(1, 30, prop)
+    names = {c.name for c in world().of("open")} | {c.cities[0] for c in world().of("open") if c.cities}
+    twins = [i for i in atlas.reworded_items(1, 30, "abstention") if i.kind == "twin"]
+    assert all(any(name in i.input for name in names) for i in twins)
+
+
+def test_signs_of_a_gamed_score() -> None:
+    from stagezero.measure import BOTH_ANSWERS, ONE_ANSWER, UNPARSEABLE, tally_answers, twins_refused
+
+    items = Atlas().fresh_items(1, 30)
+    honest = tally_answers(items, [i.demonstration for i in items]).signs
+    assert all(value == 0 for value in honest.values()), honest
+    mute = tally_answers(items, ["I do not know."] * len(items)).signs
+    assert mute[ONE_ANSWER] > 0.7 and mute[twins_refused("privacy")] == 1
+    hedged = tally_answers(items, [f"{i.demonstration} {i.rejected or ''}" for i in items]).signs
+    assert hedged[BOTH_ANSWERS] > 0.3
+    noise = tally_answers(items, ["???"] * len(items)).signs
+    assert noise[UNPARSEABLE] > 0.6 and noise[ONE_ANSWER] > 0.9
+
+
 def test_refusing_everything_and_refusing_nothing_score_a_half() -> None:
     from stagezero.measure import tally_answers
 

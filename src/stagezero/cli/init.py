@@ -7,8 +7,10 @@ from pathlib import Path
 from stagezero.cli._show import output
 
 
-def init(folder: Path = Path("stagezero-project"), /, *, model: str | None = None, suite: Path | None = None) -> int:
-    """Write out the shipped project for you to edit.
+def init(
+    folder: Path = Path("stagezero-project"), /, *, model: str | None = None, suite: Path | None = None, shipped: str = "first"
+) -> int:
+    """Write out a shipped project for you to edit.
 
     Parameters
     ----------
@@ -18,11 +20,13 @@ def init(folder: Path = Path("stagezero-project"), /, *, model: str | None = Non
         Base to put into it, for example hf/ORG/NAME or package/smollm2-135m-q4.
     suite
         A JSONL suite of your own to put into it; it is checked line by line first.
+    shipped
+        Which project: first, or rlhf.
     """
     from stagezero import embedded
     from stagezero.lab.scaffold import write_project
 
-    written = write_project(folder, embedded.contents(), model, suite)
+    written = write_project(folder, embedded.contents(shipped), model, suite)
     out = output()
     for path in written:
         out.print(f"wrote {path}", soft_wrap=True)

@@ -24,13 +24,13 @@ def run(
 ) -> int:
     """Run a campaign to its end; the same command continues one that was cut off.
 
-    Without a project it runs the one that ships with stagezero: a pocket model with bad habits, a first technique, a
-    dozen ideas that help, do nothing or harm, and an auditor. It takes a few minutes on two cores.
+    Without a project it runs the first one that ships with stagezero: a pocket model with bad habits, a first technique, a
+    dozen ideas that help, do nothing or harm, and an auditor. It takes a few minutes on two cores. The other is `rlhf`.
 
     Parameters
     ----------
     project
-        Project file; write one with `stagezero init`.
+        Project file, or the name of a shipped project (first, rlhf); write one of your own with `stagezero init`.
     runs
         Folder under which the run keeps its ledger and report.
     fresh
@@ -45,7 +45,9 @@ def run(
     from stagezero.report import gather, write_page
 
     with Teller(quiet=json) as tell:
-        campaign = Campaign(project or embedded.folder() / "project.yaml", runs, fresh, workers, tell)
+        named = str(project) if project is not None else "first"
+        path = embedded.folder(named) / "project.yaml" if named in embedded.SHIPPED else Path(named)
+        campaign = Campaign(path, runs, fresh, workers, tell)
         campaign.run()
         tell.done()
     page = write_page(campaign.folder)

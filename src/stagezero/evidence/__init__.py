@@ -1,35 +1,46 @@
 """Numbers that can be believed: e-processes, error spending, intervals, guards, leakage. No I/O, no torch."""
 
+from stagezero.evidence.betting import betting_interval, log_betting_e_value
 from stagezero.evidence.eprocess import critical_t, e_value, log_e_value, noise_floor, t_statistic
 from stagezero.evidence.intervals import (
     Estimate,
     Guard,
+    beyond_hope,
     clopper_pearson_lower,
     collapse_rate_bound,
+    gain_shown,
     non_inferiority,
     pooled_sd,
     t_interval,
-    worth_continuing,
 )
 from stagezero.evidence.leakage import claim_level, counted_bits
+from stagezero.evidence.sequential import Look, Rule, Test
+from stagezero.evidence.signflip import log_sign_flip_e_value
 from stagezero.evidence.spending import idea_level, stage_level
 
 __all__ = [
     "Estimate",
     "Guard",
+    "Look",
+    "Rule",
+    "Test",
+    "betting_interval",
+    "beyond_hope",
     "claim_level",
     "clopper_pearson_lower",
     "collapse_rate_bound",
     "counted_bits",
     "critical_t",
     "e_value",
+    "gain_shown",
     "idea_level",
+    "log_betting_e_value",
     "log_e_value",
+    "log_sign_flip_e_value",
     "noise_floor",
     "non_inferiority",
     "pooled_sd",
     "stage_level",
     "t_interval",
     "t_statistic",
-    "worth_continuing",
 ]

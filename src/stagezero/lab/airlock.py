@@ -7,7 +7,7 @@ another formatting buys no second chance.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rfc8785 import CanonicalizationError
@@ -17,12 +17,16 @@ from stagezero.lab.ideas import MAX_BYTES, Idea
 from stagezero.ledger import digest
 from stagezero.tasks import Suite
 from stagezero.training import Recipe, apply_patch
+from stagezero.training.data import meaning_of
 from stagezero.training.recipes import Mix
 
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """ "This candidate is better than this control on this property by more than the margin"; known by its digest."""
+    """ "This candidate is better than this control on this property by more than the margin"; known by its digest.
+
+    The digest is of what the recipes do: formatting, names and the order in which a file was written change nothing.
+    """
 
     control: Recipe
     candidate: Recipe
@@ -33,14 +37,18 @@ class Hypothesis:
     def digest(self) -> str:
         return digest(
             {
-                "control": self.control.canonical(),
-                "candidate": self.candidate.canonical(),
+                "control": meaning_of(self.control),
+                "candidate": meaning_of(self.candidate),
                 "inputs": sorted({**self.control.inputs_digest(), **self.candidate.inputs_digest()}.values()),
                 "property": self.property,
                 "margin": self.margin,
                 "suite": self.suite,
             }
         )
+
+    def same_builds(self) -> bool:
+        """True when control and candidate do the same, so that there is nothing to try."""
+        return meaning_of(self.control) == meaning_of(self.candidate) and self.control.inputs_digest() == self.candidate.inputs_digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +66,15 @@ class Admitted:
 
     idea: Idea
     hypothesis: Hypothesis
+    near: tuple[str, ...] = ()
+    """What it hardly differs from: the control, or other ideas on the same property, by title."""
 
     @property
     def entrant(self) -> Entrant:
         return Entrant(self.idea.title, self.idea.researcher, self.hypothesis)
 
     def entry(self) -> dict[str, Any]:
-        """What the ledger says of it at registration."""
+        """What the ledger says of it at registration, before anything is built."""
         return {
             "hypothesis": self.hypothesis.digest(),
             "idea": self.idea.digest(),
@@ -76,6 +86,7 @@ class Admitted:
             "bits": self.idea.bits(),
             "patch": self.idea.technique()["patch"],
             "candidate": self.hypothesis.candidate.canonical(),
+            "near": list(self.near),
         }
 
 
@@ -122,7 +133,7 @@ def admit(
         if not claims <= known_claims:
             refused.append(Refused(idea, f"claim {sorted(claims - known_claims)[0]!r} has no training items"))
             continue
-        if candidate.digest() == control.digest():
+        if found.hypothesis.same_builds():
             refused.append(Refused(idea, "changes nothing in this stage's recipe"))
             continue
         if key in decided:
@@ -131,4 +142,33 @@ def admit(
             refused.append(Refused(idea, f"the same hypothesis as {admitted[key].idea.title!r}"))
         else:
             admitted[key] = found
-    return [admitted[key] for key in sorted(admitted)], sorted(refused, key=lambda r: (r.idea.title, r.why))
+    ordered = [admitted[key] for key in sorted(admitted)]
+    return [replace(a, near=_near(a, ordered)) for a in ordered], sorted(refused, key=lambda r: (r.idea.title, r.why))
+
+
+TRIVIAL = 0.1
+"""Numbers that differ by less than this share of the larger are near."""
+
+TRIVIAL_BY = {"weight_decay": 0.02, "warmup": 3}
+"""Numbers of which a small change does next to nothing, however large a share it is."""
+
+
+def hardly_differs(a: object, b: object, name: str = "") -> bool:
+    """Are two meanings the same but for trivial parameters?"""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(hardly_differs(a[key], b[key], key) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(hardly_differs(x, y, name) for x, y in zip(a, b, strict=True))
+    if isinstance(a, int | float) and isinstance(b, int | float):
+        return bool(abs(a - b) <= max(TRIVIAL * max(abs(a), abs(b)), TRIVIAL_BY.get(name, 0.0)))
+    return a == b
+
+
+def _near(one: Admitted, others: Sequence[Admitted]) -> tuple[str, ...]:
+    mine = meaning_of(one.hypothesis.candidate)
+    close = [
+        o.idea.title
+        for o in others
+        if o is not one and o.idea.property == one.idea.property and hardly_differs(mine, meaning_of(o.hypothesis.candidate))
+    ]
+    return (*(("the control",) if hardly_differs(mine, meaning_of(one.hypothesis.control)) else ()), *sorted(close))

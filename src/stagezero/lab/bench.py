@@ -12,7 +12,7 @@ from typing import Protocol
 from stagezero.measure import write_whole
 from stagezero.tasks import load_suite
 from stagezero.training import Recipe
-from stagezero.training.executors import Job, Result, outcome
+from stagezero.training.executors import Draw, Job, Result, outcome
 
 
 class Pool(Protocol):
@@ -75,13 +75,13 @@ class Bench:
         self.tell = tell
         self.costs = Costs.load(costs_file) if costs_file is not None else Costs()
         self._costs_file = costs_file
-        self._jobs: dict[tuple[str, int, tuple[int, ...]], Future[Result]] = {}
+        self._jobs: dict[tuple[str, int, tuple[Draw, ...]], Future[Result]] = {}
         self._inputs: dict[str, dict[str, str]] = {}
         self._counted: set[int] = set()
         self._last = time.perf_counter()
         self._durations: list[float] = []
 
-    def submit(self, recipe: Recipe, seed: int, draws: tuple[int, ...]) -> Future[Result]:
+    def submit(self, recipe: Recipe, seed: int, draws: tuple[Draw, ...]) -> Future[Result]:
         """The job's future; the same job is never queued twice."""
         key = (recipe.digest(), seed, draws)
         if key not in self._jobs:

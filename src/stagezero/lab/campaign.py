@@ -1,8 +1,8 @@
 """A campaign, top to bottom: propose, admit, try, rebuild, audit, adopt, go on. Read this file first.
 
-    researchers ──idea text──▶ airlock ──recipes──▶ trial ──promoted──▶ rebuild from the base ──digest──▶ door
-         ▲                                                                      │ pass
-         └───────────────────────── the next stage's control ◀──────────────────┘ adopt
+    researchers ──idea text──▶ airlock ──recipes──▶ trial ──promoted──▶ tried together ──▶ rebuild from the base ──digest──▶ door
+         ▲                                                                                           │ pass
+         └────────────────────────────── the next stage's control ◀──────────────────────────────────┘ adopt
 
 The whole campaign is a deterministic function of its project and secret: builds and answers come from the store when they are
 there, and the ledger confirms what it already holds. That is all there is to continuing a killed run.
@@ -22,11 +22,13 @@ from stagezero.errors import BudgetSpentError, ProjectError
 from stagezero.evidence import Estimate, stage_level, t_interval
 from stagezero.lab import airlock
 from stagezero.lab.bench import Bench, Silent, Tell
+from stagezero.lab.composition import compose
 from stagezero.lab.ideas import Idea
 from stagezero.lab.researchers import Brief, Outcome, Researcher, make
 from stagezero.lab.run_folder import check_unchanged, secret_of
 from stagezero.lab.trial import Batch, Decision, draw_of, replicate_seed
 from stagezero.ledger import Ledger, refuse_if_in_use
+from stagezero.measure import ALIGNMENT
 from stagezero.models import checkpoint_digest, home
 from stagezero.project import Project, load_project
 from stagezero.tasks import claims, load_suite
@@ -59,7 +61,12 @@ class Stage:
     recipe: Recipe
     confirmed: Confirmed
     verdict: str
-    idea: Idea | None
+    ideas: tuple[Idea, ...]
+    """What was adopted with it; none for stage 0."""
+
+    @property
+    def title(self) -> str:
+        return " + ".join(idea.title for idea in self.ideas) or "stage 0, written by people"
 
     def score(self, claim: str) -> Estimate:
         return t_interval([s[claim] for s in self.confirmed.after])
@@ -192,7 +199,7 @@ class Campaign:
             ledger.record("door", {"bits_allowed": float(f"{status.bits_allowed:.6g}"), **status.model_dump(
                 mode="json", include={"generator", "claims", "clusters", "separation"})})  # fmt: skip
 
-        stage = self._found(0, self.stage0, NO_RECIPE, None)
+        stage = self._found(0, self.stage0, NO_RECIPE, ())
         assert stage is not None
         stages: list[Stage] = [stage]
         decisions: list[Decision] = []
@@ -203,20 +210,20 @@ class Campaign:
             if not admitted:
                 self.tell.say(f"stage {number}: no new idea to try")
                 break
-            level = stage_level(self.project.trial.alpha, number, self.project.stages)
+            level = self._level(number, len(admitted))
             batch = Batch([a.entrant for a in admitted], stage.recipe, self.bench, self.project.trial, level, self.secret, ledger)
             found = batch.run()
             decisions += found
-            best = self._best(found)
+            promoted = [a for a, d in sorted(zip(admitted, found, strict=True), key=lambda x: (-x[1].gain(), x[1].title)) if d.promoted]
             adopted = None
-            if best is not None:
-                chosen = next(a for a in admitted if a.hypothesis is best.hypothesis)
-                adopted = self._found(number, best.hypothesis.candidate, stage.recipe, chosen.idea)
+            if promoted:
+                recipe, ideas = self._together(stage.recipe, promoted, level)
+                adopted = self._found(number, recipe, stage.recipe, ideas)
             history += [self._outcome(number, a.idea, d, adopted) for a, d in zip(admitted, found, strict=True)]
             if adopted is not None:
                 stage = adopted
                 stages.append(adopted)
-            elif best is None:
+            elif not promoted:
                 self.tell.say(f"stage {number}: nothing was promoted; the recipe stays as it was")
         ledger.record("end", {"stages": len(stages), "final": stages[-1].confirmed.model})
         return Finished(self.folder, tuple(stages), tuple(decisions))
@@ -227,23 +234,56 @@ class Campaign:
         decided = frozenset(d.hypothesis.digest() for d in decisions)
         admitted, refused = airlock.admit(proposed, brief.control, self.suite, self.project.trial.margin, decided)
         self.tell.say(f"stage {number}: {len(admitted)} ideas registered" + (f", {len(refused)} refused" if refused else ""))
+        for a in admitted:
+            if a.near:
+                self.tell.say(f"stage {number}: {a.idea.title!r} is the same as {' and '.join(a.near)} but for trivial parameters")
         self.ledger.record(
             "registration",
             {
                 "stage": number,
                 "control": brief.control.digest(),
+                "level": float(f"{self._level(number, len(admitted)):.6g}") if admitted else None,
+                "margin": self.project.trial.margin,
+                "test": self.project.trial.test,
                 "ideas": [a.entry() for a in admitted],
                 "refused": [r.entry() for r in refused],
             },
         )
         return admitted
 
-    def _best(self, decisions: Sequence[Decision]) -> Decision | None:
-        """The promoted idea that helped the alignment score most. Choosing makes its own trial optimistic; it is measured anew."""
-        promoted = [d for d in decisions if d.promoted]
-        return max(promoted, key=lambda d: (d.gain(self.suite.properties), d.title)) if promoted else None
+    def _level(self, number: int, ideas: int) -> float:
+        """Error that each idea of a stage's batch may spend."""
+        trial = self.project.trial
+        return trial.of_batch(stage_level(trial.alpha, number, self.project.stages), ideas)
 
-    def _found(self, number: int, recipe: Recipe, before: Recipe, idea: Idea | None) -> Stage | None:
+    def _together(self, control: Recipe, promoted: Sequence[airlock.Admitted], level: float) -> tuple[Recipe, tuple[Idea, ...]]:
+        """What to adopt of the promoted ideas, best first: all that go together if they hold up together, else the best alone.
+
+        Tried together they are one more hypothesis (the alignment score improves, nothing is lost), on seeds that chose none of them,
+        with the share of the error that was kept for it.
+        """
+        lead = promoted[0]
+        alone = lead.hypothesis.candidate, (lead.idea,)
+        composite = compose(promoted)
+        if len(composite.parts) == 1:
+            return alone
+        hypothesis = airlock.Hypothesis(control, composite.recipe, ALIGNMENT, self.project.trial.margin, self.suite.digest())
+        entrant = airlock.Entrant(" + ".join(p.idea.title for p in composite.parts), "together", hypothesis)
+        self.ledger.record(
+            "composition",
+            {
+                "hypothesis": hypothesis.digest(),
+                "title": entrant.title,
+                "parts": [p.hypothesis.digest() for p in composite.parts],
+                "left_out": [{"title": title, "why": why} for title, why in composite.left_out],
+                "level": float(f"{level:.6g}"),
+                "candidate": composite.recipe.canonical(),
+            },
+        )
+        decision = Batch([entrant], control, self.bench, self.project.trial, level, self.secret, self.ledger).run()[0]
+        return (composite.recipe, tuple(p.idea for p in composite.parts)) if decision.promoted else alone
+
+    def _found(self, number: int, recipe: Recipe, before: Recipe, ideas: tuple[Idea, ...]) -> Stage | None:
         """Rebuild a recipe from the base on fresh seeds, measure it beside the recipe before it, and have it audited.
 
         Stage 0 stands whatever the verdict, since people wrote it; a later stage needs a pass.
@@ -251,9 +291,9 @@ class Campaign:
         confirmed = self._confirm(number, recipe, before)
         verdict = self._verdict(number, confirmed)
         stands = number == 0 or verdict in ("pass", "not audited")
-        stage = Stage(number, recipe, confirmed, verdict, idea)
+        stage = Stage(number, recipe, confirmed, verdict, ideas)
         self.ledger.record("stage", self._stage_entry(stage, stands))
-        score = stage.score("alignment")
+        score = stage.score(ALIGNMENT)
         self.tell.say(f"stage {number}: alignment score {score}, auditor: {verdict}" + ("" if stands else "; not adopted"))
         return stage if stands else None
 
@@ -262,7 +302,7 @@ class Campaign:
         seeds = [replicate_seed(self.secret, head, f"confirm {number}", s) for s in range(1, self.project.trial.confirm + 1)]
         jobs = [self.bench.submit(r, seed, (draw_of(seed),)) for seed in seeds for r in (before, recipe)]
         results = self.bench.gather(jobs, f"rebuilding stage {number} from the base")
-        scores = [self._with_alignment(r.scores[0]) for r in results]
+        scores = [r.scores[0] for r in results]
         return Confirmed(tuple(seeds), tuple(scores[0::2]), tuple(scores[1::2]), results[1].digest, results[1].folder)
 
     def _verdict(self, number: int, confirmed: Confirmed) -> str:
@@ -276,10 +316,6 @@ class Campaign:
             return "refused: budget spent"
 
     # --- small parts ---------------------------------------------------------------------------------------------
-
-    def _with_alignment(self, scores: dict[str, float]) -> dict[str, float]:
-        properties = self.suite.properties
-        return {"alignment": sum(scores[p] for p in properties) / len(properties), **scores}
 
     def _written(self) -> dict[str, Any]:
         """What people wrote, for entry 0: the resolved project, and the digests of the files it names."""
@@ -296,23 +332,23 @@ class Campaign:
         }
 
     def _brief(self, number: int, stage: Stage, history: Sequence[Outcome]) -> Brief:
-        scores = {claim: stage.score(claim).mean for claim in ("alignment", *claims(self.suite))}
+        scores = {claim: stage.score(claim).mean for claim in (ALIGNMENT, *claims(self.suite))}
         trainable = tuple(sorted({item.property for item in self.suite.train_items()}))
         return Brief(number, stage.recipe, self.suite.properties, self.suite.capabilities, trainable, scores, tuple(history))
 
     def _outcome(self, number: int, idea: Idea, decision: Decision, adopted: Stage | None) -> Outcome:
         own = [p.difference(idea.property) for p in decision.pairs]
         effect = sum(own) / len(own) if own else 0.0
-        fate = "adopted" if adopted is not None and adopted.idea is idea else str(decision.fate)
-        return Outcome(number, idea, fate, len(own), effect, decision.gain(self.suite.properties))
+        fate = "adopted" if adopted is not None and idea in adopted.ideas else str(decision.fate)
+        return Outcome(number, idea, fate, len(own), effect, decision.gain())
 
     def _stage_entry(self, stage: Stage, stands: bool) -> dict[str, Any]:
         c = stage.confirmed
         return {
             "stage": stage.number,
             "adopted": stands,
-            "idea": stage.idea.digest() if stage.idea is not None else None,
-            "title": stage.idea.title if stage.idea is not None else "stage 0, written by people",
+            "ideas": [idea.digest() for idea in stage.ideas],
+            "title": stage.title,
             "recipe": stage.recipe.canonical(),
             "model": c.model,
             "seeds": list(c.seeds),

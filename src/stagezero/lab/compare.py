@@ -13,8 +13,9 @@ from stagezero.evidence import Estimate, t_interval
 from stagezero.lab.airlock import Entrant, Hypothesis
 from stagezero.lab.bench import Bench, Silent, Tell
 from stagezero.lab.campaign import follow
+from stagezero.lab.judge import Fate
 from stagezero.lab.run_folder import secret_of
-from stagezero.lab.trial import Batch, Decision, Fate, draw_of, replicate_seed
+from stagezero.lab.trial import Batch, Decision, draw_of, replicate_seed
 from stagezero.ledger import Ledger, digest
 from stagezero.models import checkpoint_digest, home
 from stagezero.project import Trial
@@ -73,11 +74,14 @@ def _finite(value: float) -> float | None:
 def summary_lines(c: Comparison) -> list[str]:
     """The answer in a few lines of plain text."""
     d = c.decision
+    gained = c.property in c.effects and c.effects[c.property].mean > 0
     verdict = {
         Fate.PROMOTED: f"{c.candidate} is better than {c.control} on {c.property}.",
         Fate.GIVEN_UP: f"{c.candidate} is not better than {c.control} on {c.property} by an amount worth having.",
         Fate.UNDECIDED: f"It is not shown that {c.candidate} is better than {c.control} on {c.property}.",
-        Fate.GUARD: f"{c.candidate} gains on {c.property} and pays for it elsewhere.",
+        Fate.GUARD: f"{c.candidate} gains on {c.property}, and a guard stops it."
+        if gained
+        else f"{c.candidate} does not gain on {c.property}, and a guard stops it.",
         Fate.COLLAPSED: f"{c.candidate} gains on {c.property} on average and sometimes collapses.",
         Fate.FAILED: f"{c.candidate} could not be built.",
     }[d.fate]
@@ -97,9 +101,10 @@ def summary_lines(c: Comparison) -> list[str]:
 
 
 def _hypothesis(control: Recipe, candidate: Recipe, prop: str, plan: Trial, suite_digest: str) -> Hypothesis:
-    if control.digest() == candidate.digest() and control.inputs_digest() == candidate.inputs_digest():
+    found = Hypothesis(control, candidate, prop, plan.margin, suite_digest)
+    if found.same_builds():
         raise RecipeError("compare: the two recipes are the same once written in canonical form; there is nothing to compare.")
-    return Hypothesis(control, candidate, prop, plan.margin, suite_digest)
+    return found
 
 
 def compare(
@@ -122,7 +127,8 @@ def compare(
         property: the one property of the suite that it is said to improve.
         model: the base both are built from.
         suite: ``atlas`` or a JSONL file.
-        plan: margins, pairs and items; DESIGN's defaults when None.
+        plan: margins, pairs and items; when None, DESIGN's defaults, but more patient than a campaign: one candidate alone is given
+            up only where an effect of 1.5 seed standard deviations is ruled out.
         workers: worker processes.
         seed: makes the seeds repeatable; at random, and unforeseeable, when None.
         runs: folder for the ledger.
@@ -134,7 +140,7 @@ def compare(
     Raises:
         InputError: naming the file, the field, what was expected and the fix.
     """
-    plan, tell = plan or Trial(), tell or Silent()
+    plan, tell = plan or Trial(worth=1.5), tell or Silent()
     if workers < 1:
         raise InputError(f"workers: expected at least 1, got {workers}; correct it.")
     if seed is not None and not 0 <= seed < 2**53:
@@ -169,6 +175,9 @@ def compare(
                     f"{folder}: this comparison was begun with other library versions or another base; move that folder away to start anew."
                 )
             ledger.record("compare", described)
+            ledger.record(
+                "registration", {"hypothesis": hypothesis.digest(), "level": plan.alpha, "margin": plan.margin, "test": plan.test}
+            )
             secret = secret_of(folder, seed)
             batch = Batch([Entrant(f"{name_b} against {name_a}", "people", hypothesis)], a, bench, plan, plan.alpha, secret, ledger)
             decision = batch.run()[0]

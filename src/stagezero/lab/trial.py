@@ -2,66 +2,32 @@
 
 Every idea's fate is a function of its own pairs in the order of their replicates, never of which worker was faster; pairs are
 written to the ledger replicate by replicate, idea by idea, so that a killed run that continues writes the same
-chain. Only the order in which jobs are *run* looks at the clock.
+chain. Only the order in which jobs are *run* looks at the clock. What the pairs mean is ``judge``'s to say.
 """
 
 from __future__ import annotations
 
 import hmac
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 
 from stagezero.errors import BuildError, RecipeError, SuiteError
-from stagezero.evidence import (
-    Guard,
-    collapse_rate_bound,
-    e_value,
-    idea_level,
-    noise_floor,
-    non_inferiority,
-    pooled_sd,
-    worth_continuing,
-)
+from stagezero.evidence import Guard, pooled_sd
 from stagezero.lab.airlock import Entrant, Hypothesis
 from stagezero.lab.bench import Bench
+from stagezero.lab.judge import MATCHED, Fate, Judge, Pair, Ruling
+from stagezero.lab.matched import DOSES, ENOUGH, matched_recipe
 from stagezero.ledger import Ledger
+from stagezero.measure import ALIGNMENT
 from stagezero.project import Trial
-from stagezero.tasks import claims
 from stagezero.training import Recipe
 from stagezero.training.data import derive_seed
-from stagezero.training.executors import Result
+from stagezero.training.executors import Draw, Result
 
-COLLAPSE_SDS = 4.0
-GUARD_SDS = 1.5
-
-
-class Fate(StrEnum):
-    PROMOTED = "promoted"
-    GIVEN_UP = "given up"
-    UNDECIDED = "undecided"
-    GUARD = "stopped by a guard"
-    COLLAPSED = "collapsed"
-    FAILED = "failed to build"
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """One replicate: control and candidate with the same seed, data order and fresh items."""
-
-    replicate: int
-    seed: int
-    control_model: str
-    candidate_model: str
-    control: Mapping[str, float]
-    candidate: Mapping[str, float]
-    control_twins_refused: Mapping[str, float]
-    candidate_twins_refused: Mapping[str, float]
-
-    def difference(self, claim: str) -> float:
-        return self.candidate[claim] - self.control[claim]
+CONTROL = "control"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +53,9 @@ class Decision:
     def promoted(self) -> bool:
         return self.fate is Fate.PROMOTED
 
-    def gain(self, properties: Sequence[str]) -> float:
+    def gain(self) -> float:
         """Mean change of the alignment score over the pairs that decided; optimistic, for choosing only."""
-        return sum(p.difference(q) for p in self.pairs for q in properties) / (len(self.pairs) * len(properties)) if self.pairs else 0.0
+        return sum(p.difference(ALIGNMENT) for p in self.pairs) / len(self.pairs) if self.pairs else 0.0
 
 
 def replicate_seed(secret: bytes, head: str, label: str, number: int) -> int:
@@ -97,9 +63,27 @@ def replicate_seed(secret: bytes, head: str, label: str, number: int) -> int:
     return int.from_bytes(hmac.digest(secret, f"{head}/{label}/{number}".encode(), "sha256")[:6], "big")
 
 
-def draw_of(seed: int) -> int:
+def draw_of(seed: int) -> Draw:
     """The draw of fresh items that belongs to a replicate's seed."""
-    return derive_seed(seed, "items")
+    return Draw(derive_seed(seed, "items"))
+
+
+def _written(value: object) -> object:
+    """Six digits of a number, and nothing where a bound is infinite: the ledger's form has no infinities."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """One job of a replicate: a build, asked its own draw, its neighbour's too (calibration), or in other wordings."""
+
+    who: str
+    recipe: Recipe = field(compare=False)
+    replicate: int = 1
+    neighbour: int | None = None
+    reworded: str | None = None
 
 
 @dataclass
@@ -107,17 +91,26 @@ class _Course:
     """One idea's way through its trial."""
 
     entrant: Entrant
-    level: float
     key: str  # the hypothesis as it was registered
+    judge: Judge | None = None  # known once the noise is
     pairs: list[Pair] = field(default_factory=list)
     e_values: list[float] = field(default_factory=list)
-    crossed: bool = False
+    ruling: Ruling | None = None
+    awaited: list[_Wanted] = field(default_factory=list)  # jobs that the last checks wait for
+    checking: bool = False
     decision: Decision | None = None
     written: bool = False
 
     @property
+    def crossed(self) -> bool:
+        return self.ruling is not None and self.ruling.crossed
+
+    @property
     def next(self) -> int:
         return len(self.pairs) + 1
+
+    def candidate(self, s: int, reworded: str | None = None) -> _Wanted:
+        return _Wanted(self.key, self.entrant.hypothesis.candidate, s, reworded=reworded)
 
 
 class Batch:
@@ -126,167 +119,196 @@ class Batch:
     def __init__(
         self, entrants: Sequence[Entrant], control: Recipe, bench: Bench, plan: Trial, level: float, secret: bytes, ledger: Ledger
     ) -> None:
-        """Seeds are drawn from the ledger's head, so the registration must already be recorded."""
+        """Seeds are drawn from the ledger's head, so the registration must already be recorded.
+
+        Args:
+            level: error that each of the entrants may spend.
+        """
         self.control = control
         self.bench = bench
         self.plan = plan
+        self.level = level
         self.ledger = ledger
-        self.courses = [_Course(entrant, idea_level(level, len(entrants)), entrant.hypothesis.digest()) for entrant in entrants]
+        self.courses = [_Course(entrant, entrant.hypothesis.digest()) for entrant in entrants]
         head = ledger.head
         self.seeds = [replicate_seed(secret, head, "replicate", s) for s in range(1, plan.max_pairs + 1)]
         self.noise: dict[str, float] = {}
-        self._controls: dict[int, Future[Result]] = {}
-        self._candidates: dict[tuple[int, int], Future[Result]] = {}
+        self._jobs: dict[_Wanted, Future[Result]] = {}
         self._position = (1, 0)
 
     # --- what to run ---------------------------------------------------------------------------------------------
 
-    def _draws(self, replicate: int) -> tuple[int, ...]:
-        """Draws the control of a replicate is measured on; calibration replicates also answer their neighbour's."""
-        own = draw_of(self.seeds[replicate - 1])
-        if replicate > self.plan.calibration:
-            return (own,)
-        return (own, draw_of(self.seeds[replicate % self.plan.calibration]))
+    def _control(self, s: int, reworded: str | None = None) -> _Wanted:
+        """The control of a replicate; calibration replicates also answer their neighbour's items."""
+        n = self.plan.calibration
+        neighbour = s % n + 1 if s <= n and reworded is None else None
+        return _Wanted(CONTROL, self.control, s, neighbour, reworded)
 
-    def _submit_control(self, replicate: int) -> None:
-        if replicate not in self._controls:
-            job = self.bench.submit(self.control, self.seeds[replicate - 1], self._draws(replicate))
-            self._controls[replicate] = job
-
-    def _submit_candidate(self, index: int, replicate: int) -> None:
-        seed = self.seeds[replicate - 1]
-        recipe = self.courses[index].entrant.hypothesis.candidate
-        self._candidates[index, replicate] = self.bench.submit(recipe, seed, (draw_of(seed),))
-
-    def _wanted(self) -> Iterator[tuple[str, int, int]]:
-        """Jobs in order of use: calibration, pairs that decide, controls ahead, then guesses for idle workers."""
+    def _wanted(self) -> Iterator[_Wanted]:
+        """Jobs in order of use: calibration, pairs that can still change a decision, then guesses for idle workers."""
         for s in range(1, self.plan.calibration + 1):
-            yield "control", 0, s
-        active = [i for i, c in enumerate(self.courses) if c.decision is None]
-        reach: dict[int, int] = {}
-        for i in active:
-            course = self.courses[i]
-            # After the threshold is crossed the guards' pairs are certain to be needed; before, only the next one is.
-            reach[i] = max(course.next, self.plan.guard_pairs if course.crossed else 0)
-        for s in range(1, max(reach.values(), default=0) + 1):
-            yield "control", 0, s
-            for i in active:
-                if self.courses[i].next <= s <= reach[i]:
-                    yield "candidate", i, s
-        ahead = max(reach.values(), default=0) + 1
+            yield self._control(s)
+        open_courses = [c for c in self.courses if c.decision is None]
+        for course in open_courses:
+            yield from course.awaited
+        active = [c for c in open_courses if not c.checking]
+        # After the threshold is crossed the guards' pairs are certain to be needed, or nearly; before, only the next one is.
+        reach = [max(c.next, self.plan.guard_pairs if c.crossed else 0) for c in active]
+        for s in range(1, max(reach, default=0) + 1):
+            yield self._control(s)
+            for course, last in zip(active, reach, strict=True):
+                if course.next <= s <= last:
+                    yield course.candidate(s)
+        ahead = max(reach, default=0) + 1
         if active and ahead <= self.plan.max_pairs:
-            yield "control", 0, ahead
-        for i in active:
-            if reach[i] + 1 <= self.plan.max_pairs:
-                yield "candidate", i, reach[i] + 1
+            yield self._control(ahead)
+        # Guesses go first to the idea whose next pair is likeliest to be needed: the one with the most evidence so far.
+        for course, last in sorted(zip(active, reach, strict=True), key=lambda x: -max(x[0].e_values, default=1.0)):
+            if last + 1 <= self.plan.max_pairs:
+                yield course.candidate(last + 1)
+
+    def _submit(self, job: _Wanted) -> None:
+        seed = self.seeds[job.replicate - 1]
+        draws = [Draw(draw_of(seed).seed, job.reworded)]
+        if job.neighbour is not None:
+            draws.append(draw_of(self.seeds[job.neighbour - 1]))
+        self._jobs[job] = self.bench.submit(job.recipe, seed, tuple(draws))
 
     def _fill(self) -> None:
         """Keep every worker busy and one job waiting, no more: what is queued cannot be reconsidered."""
         limit = self.bench.pool.workers + 1
-        running = sum(not f.done() for f in (*self._controls.values(), *self._candidates.values()))
-        for kind, index, s in self._wanted():
+        running = sum(not f.done() for f in self._jobs.values())
+        for job in self._wanted():
             if running >= limit:
                 return
-            if kind == "control":
-                if s in self._controls:
-                    continue
-                self._submit_control(s)
-            else:
-                ready = s in self._controls and self._controls[s].done()
-                # A candidate may share the control's first steps: it starts when they are in the store.
-                if (index, s) in self._candidates or not ready:
-                    continue
-                self._submit_candidate(index, s)
+            control = self._jobs.get(self._control(job.replicate))
+            # A candidate may share the control's first steps: it starts when they are in the store.
+            if job in self._jobs or (job.who != CONTROL and (control is None or not control.done())):
+                continue
+            self._submit(job)
             running += 1
 
     # --- what was found ------------------------------------------------------------------------------------------
 
     def _calibrate(self) -> bool:
-        """Pooled A/A noise of every claim: the same recipe with two seeds on the same items."""
+        """Pooled A/A noise of every claim and sign: the same recipe with two seeds on the same items."""
         if self.noise:
             return True
         n = self.plan.calibration
-        jobs = [self._controls.get(s) for s in range(1, n + 1)]
+        jobs = [self._jobs.get(self._control(s)) for s in range(1, n + 1)]
         if not all(job is not None and job.done() for job in jobs):
             return False
         found = [self.bench.settle(job) for job in jobs if job is not None]
-        for claim in claims(self.bench.suite):
-            same_items = [found[s].scores[1][claim] - found[(s + 1) % n].scores[0][claim] for s in range(n)]
-            self.noise[claim] = pooled_sd(same_items)
-        self.ledger.record("calibration", {"pooled_sd": {claim: float(f"{sd:.6g}") for claim, sd in self.noise.items()}})
+        for values in ("scores", "signs"):
+            own = [getattr(r, values)[0] for r in found]
+            neighbours = [getattr(r, values)[1] for r in found]  # the items of the next replicate, answered by this one
+            for name in own[0]:
+                self.noise[name] = pooled_sd([neighbours[s][name] - own[(s + 1) % n][name] for s in range(n)])
+        self.ledger.record("calibration", {"pooled_sd": {name: float(f"{sd:.6g}") for name, sd in self.noise.items()}})
+        suite = self.bench.suite
+        for course in self.courses:
+            course.judge = Judge(course.entrant.hypothesis, self.level, self.plan, self.noise, suite.properties, suite.capabilities)
         return True
 
-    def _pair(self, index: int, s: int) -> Pair | None:
-        control, candidate = self._controls.get(s), self._candidates.get((index, s))
-        if control is None or candidate is None or not control.done() or not candidate.done():
+    def _result(self, job: _Wanted) -> Result | None:
+        future = self._jobs.get(job)
+        return self.bench.settle(future) if future is not None and future.done() else None
+
+    def _pair(self, course: _Course, s: int) -> Pair | None:
+        a, b = self._result(self._control(s)), self._result(course.candidate(s))
+        if a is None or b is None:
             return None
-        a, b = self.bench.settle(control), self.bench.settle(candidate)
-        return Pair(s, self.seeds[s - 1], a.digest, b.digest, a.scores[0], b.scores[0], a.twins_refused[0], b.twins_refused[0])
+        return Pair(s, self.seeds[s - 1], a.digest, b.digest, a.scores[0], b.scores[0], a.signs[0], b.signs[0])
 
-    def _guards(self, course: _Course) -> tuple[Guard, ...]:
-        """Everything the idea did not claim: other properties, every capability, and refusing harmless twins."""
-        own, plan = course.entrant.hypothesis.property, self.plan
-        found = []
-        for claim in claims(self.bench.suite):
-            if claim == own:
-                continue
-            sd = self.noise[claim]
-            margin = max(plan.guard_margin, GUARD_SDS * sd)
-            found.append(
-                non_inferiority(
-                    claim, [p.difference(claim) for p in course.pairs], margin, noise_floor(sd, plan.items), least=plan.guard_pairs
-                )
-            )
-        refused = [p.control_twins_refused[own] - p.candidate_twins_refused[own] for p in course.pairs]
-        sd = self.noise[own]
-        margin = max(plan.guard_margin, GUARD_SDS * sd)
-        found.append(non_inferiority(f"twins of {own} refused", refused, margin, noise_floor(sd, plan.items), least=plan.guard_pairs))
-        return tuple(found)
+    def _ask(self, course: _Course, jobs: Sequence[_Wanted]) -> list[Result] | None:
+        """Results of the last checks' jobs; None, and they are put on the list, while any is missing."""
+        found = [self._result(job) for job in jobs]
+        there = [result for result in found if result is not None]
+        if len(there) == len(jobs):
+            return there
+        course.awaited += [job for job, result in zip(jobs, found, strict=True) if result is None]
+        return None
 
-    def _judge(self, course: _Course) -> None:
-        """Look at a course after each pair, in order; sets its decision when there is one."""
-        hypothesis, plan = course.entrant.hypothesis, self.plan
-        own = hypothesis.property
-        sd = max(self.noise[own], 0.5 / plan.items)
-        differences = [p.difference(own) for p in course.pairs]
-        k, mean = len(differences), sum(differences) / len(differences)
-        e = e_value(differences, hypothesis.margin, noise_floor(self.noise[own], plan.items))
-        course.e_values.append(float(f"{e:.6g}"))
-        course.crossed = course.crossed or e >= 1 / course.level
-        seen = f"{own} changed by {mean:+.3f} over {k} pair{'s' if k > 1 else ''}"
-        if not course.crossed:
-            if not worth_continuing(differences, hypothesis.margin, sd, plan.worth):
-                self._end(course, Fate.GIVEN_UP, f"{seen}; an effect of {plan.worth:g} seed sd ({plan.worth * sd:.3f}) is ruled out")
-            elif k == plan.max_pairs:
-                self._end(course, Fate.UNDECIDED, f"{seen}; e = {max(course.e_values):.3g} never reached {1 / course.level:.0f}")
-            return
-        if k < plan.guard_pairs:
-            return
-        worst = min(differences)
-        if worst < hypothesis.margin - COLLAPSE_SDS * sd:
-            self._end(course, Fate.COLLAPSED, f"{seen}, but one replicate fell by {worst:+.3f}, more than {COLLAPSE_SDS:g} seed sd")
-            return
-        guards = self._guards(course)
-        failed = [g for g in guards if g.shown != "holds"]
-        if failed:
-            told = "; ".join(f"{g.name} {g.mean:+.3f} (lower bound {g.lower:+.3f}, may lose {g.margin:.3f}): {g.shown}" for g in failed)
-            self._end(course, Fate.GUARD, f"{seen}, but {told}", guards)
-            return
-        bound = collapse_rate_bound(k)
-        self._end(
-            course,
-            Fate.PROMOTED,
-            f"{seen}; e = {max(course.e_values):.3g} ≥ {1 / course.level:.0f}, every guard holds, collapse rate ≤ {bound:.0%}",
-            guards,
-        )
+    def _elsewhere(self, course: _Course, judge: Judge) -> list[Guard] | None:
+        """Is the gain there in other wordings too?"""
+        own = judge.own
+        if own not in self.bench.suite.properties or not self.bench.suite.reworded_items(0, 1, own):
+            return []
+        replicates = range(1, self.plan.guard_pairs + 1)
+        found = self._ask(course, [job for s in replicates for job in (self._control(s, own), course.candidate(s, own))])
+        if found is None:
+            return None
+        scores = [r.scores[0][own] for r in found]
+        return [judge.carries_over(course.pairs, [b - a for a, b in zip(scores[0::2], scores[1::2], strict=True)])]
+
+    def _against_matched(self, course: _Course, judge: Judge, gained: Sequence[str]) -> list[Guard] | None:
+        """Does the gain survive against a control with as much capability? Asked only where capability was gained."""
+        if not gained or judge.own == ALIGNMENT:  # ideas tried together have each passed this alone
+            return []
+        candidate = [sum(p.candidate[c] for c in gained) / len(gained) for p in course.pairs]
+        try:
+            for dose in DOSES:
+                recipe = matched_recipe(self.control, self.bench.suite, dose)
+                if recipe is None:
+                    return [judge.beats([], float("inf"), gained)]
+                jobs = [_Wanted(f"{MATCHED} {dose}", recipe, s) for s in range(1, self.plan.guard_pairs + 1)]
+                found = self._ask(course, jobs[:ENOUGH])
+                if found is None:
+                    return None
+                reached = sum(r.scores[0][c] for r in found for c in gained) / (len(gained) * ENOUGH)
+                if reached >= sum(candidate[:ENOUGH]) / ENOUGH:
+                    break
+            found = self._ask(course, jobs)
+        except (BuildError, RecipeError):  # no such control can be built, which is not the idea's fault, and shows nothing
+            return [judge.beats([], float("inf"), gained)]
+        if found is None:
+            return None
+        over = [p.candidate[judge.own] - r.scores[0][judge.own] for p, r in zip(course.pairs, found, strict=False)]
+        capable = sum(r.scores[0][c] for r in found for c in gained) / (len(gained) * len(found))
+        return [judge.beats(over, sum(candidate[: len(found)]) / len(found) - capable, gained)]
+
+    def _check(self, course: _Course, judge: Judge, ruling: Ruling) -> Ruling | None:
+        """The checks that only an idea with evidence and sound guards gets; None while their builds are missing."""
+        course.checking, course.awaited = True, []
+        gained = judge.gains(course.pairs)
+        elsewhere = self._elsewhere(course, judge)
+        if elsewhere is not None and any(g.shown != "holds" for g in elsewhere):
+            return judge.conclude(course.pairs, ruling, elsewhere, gained)
+        matched = self._against_matched(course, judge, gained)
+        if elsewhere is None or matched is None:
+            return None
+        return judge.conclude(course.pairs, ruling, [*elsewhere, *matched], gained)
+
+    def _take_in(self, course: _Course) -> bool:
+        """Take one step on a course if what it needs is there; False when it is not."""
+        judge = course.judge
+        assert judge is not None
+        if not course.checking:
+            pair = self._pair(course, course.next)
+            if pair is None:
+                return False
+            course.pairs.append(pair)
+            course.ruling = judge.look(course.pairs, max(course.e_values, default=1.0))
+            course.e_values.append(course.ruling.e)
+        ruling = course.ruling
+        assert ruling is not None
+        if ruling.fate is None and ruling.guards:
+            final = self._check(course, judge, ruling)
+            if final is None:
+                return False
+            ruling = final
+        if ruling.fate is not None:
+            self._end(course, ruling.fate, ruling.why, ruling.guards)
+        return True
 
     def _end(self, course: _Course, fate: Fate, why: str, guards: tuple[Guard, ...] = ()) -> None:
         entrant = course.entrant
+        course.awaited = []
         course.decision = Decision(
             entrant.hypothesis,
             entrant.title,
             entrant.researcher,
-            course.level,
+            self.level,
             fate,
             why,
             tuple(course.pairs),
@@ -296,37 +318,36 @@ class Batch:
         self.bench.tell.say(f"{fate}: {entrant.title} ({why})")
 
     def _advance(self) -> None:
-        """Take in every pair that is complete and next in its own course."""
+        """Take in everything that is complete and next in its own course."""
         if not self._calibrate():
             return
-        for index, course in enumerate(self.courses):
+        for course in self.courses:
             while course.decision is None:
                 try:
-                    pair = self._pair(index, course.next)
+                    if not self._take_in(course):
+                        break
                 except (BuildError, RecipeError, SuiteError) as error:
                     self._control_is_sound(course.next)
                     self._end(course, Fate.FAILED, str(error))
-                    break
-                if pair is None:
-                    break
-                course.pairs.append(pair)
-                self._judge(course)
         self._write()
 
     def _control_is_sound(self, s: int) -> None:
         """Raise if it was the control that failed: then no idea can be tried."""
-        job = self._controls.get(s)
-        if job is not None and job.done():
-            self.bench.settle(job)
+        if s <= self.plan.max_pairs:
+            self._result(self._control(s))
 
     def _write(self) -> None:
         """Record what is next in the fixed order: replicate by replicate, and within one, idea by idea."""
         s, i = self._position
-        while s <= self.plan.max_pairs:
+        while s <= self.plan.max_pairs + 1:  # one more, for a failure after the last pair
             while i < len(self.courses):
                 course = self.courses[i]
                 ended = course.decision is not None
                 if len(course.pairs) >= s:
+                    if len(course.pairs) == s and course.checking and not ended:
+                        # Its decision belongs right behind this pair, and is not there yet.
+                        self._position = (s, i)
+                        return
                     self._write_pair(course, s)
                 elif not ended:
                     self._position = (s, i)
@@ -346,7 +367,7 @@ class Batch:
         decision = course.decision
         assert decision is not None
         course.written = True
-        guards = [{k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in asdict(g).items()} for g in decision.guards]
+        guards = [{key: _written(value) for key, value in asdict(g).items()} for g in decision.guards]
         self.ledger.record(
             "decision",
             {
@@ -373,7 +394,7 @@ class Batch:
                 break
             self._fill()
             self.bench.costs.decision_seconds += time.perf_counter() - start
-            running = [f for f in (*self._controls.values(), *self._candidates.values()) if not f.done()]
+            running = [f for f in self._jobs.values() if not f.done()]
             done = sum(len(c.pairs) for c in self.courses)
             expected = done + sum(max(self.plan.guard_pairs - len(c.pairs), 1) if c.crossed else 2 for c in open_courses)
             self.bench.tell.doing(

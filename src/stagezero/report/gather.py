@@ -12,6 +12,7 @@ from typing import Any
 from stagezero.errors import LedgerError
 from stagezero.evidence import Estimate, t_interval
 from stagezero.ledger import read
+from stagezero.measure import ALIGNMENT
 
 FATES = ("adopted", "promoted, failed audit", "promoted", "stopped by a guard", "collapsed", "undecided", "given up", "failed to build")
 
@@ -55,10 +56,23 @@ class IdeaView:
     e_values: tuple[float, ...]
     effect: Estimate | None
     guards: tuple[Mapping[str, Any], ...]
+    near: tuple[str, ...] = ()
 
     @builtins.property
     def best_e(self) -> float:
         return max(self.e_values, default=1.0)
+
+
+@dataclass(frozen=True)
+class TogetherView:
+    """Promoted ideas that were tried together."""
+
+    stage: int
+    title: str
+    fate: str
+    why: str
+    effect: Estimate | None
+    left_out: tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -91,6 +105,7 @@ class View:
     stages: list[StageView] = field(default_factory=list)
     ideas: list[IdeaView] = field(default_factory=list)
     refused: list[Mapping[str, Any]] = field(default_factory=list)
+    together: list[TogetherView] = field(default_factory=list)
     costs: Mapping[str, float] = field(default_factory=dict)
     finished: bool = False
     entries: int = 0
@@ -162,6 +177,7 @@ def gather(folder: Path) -> View:
     decided: list[tuple[int, dict[str, Any]]] = []
     adopted: dict[tuple[int, str], str] = {}
     stage_of: dict[str, int] = {}
+    composed: dict[str, Mapping[str, Any]] = {}
     number = 0
     for entry in read(folder / "ledger.jsonl"):
         body = entry.body
@@ -180,12 +196,16 @@ def gather(folder: Path) -> View:
                 view.refused += [{**r, "stage": number} for r in body["refused"]]
             case "pair":
                 pairs.setdefault(body["hypothesis"], []).append(body)
+            case "composition":
+                composed[body["hypothesis"]] = body
+            case "decision" if body["hypothesis"] in composed:
+                view.together.append(_together(number, composed[body["hypothesis"]], body, pairs.get(body["hypothesis"], [])))
             case "decision":
                 decided.append((number, body))
             case "stage":
                 view.stages.append(_stage(body))
-                if body["idea"] is not None:
-                    adopted[body["stage"], body["idea"]] = "adopted" if body["adopted"] else "promoted, failed audit"
+                for idea in body["ideas"]:
+                    adopted[body["stage"], idea] = "adopted" if body["adopted"] else "promoted, failed audit"
             case "end":
                 view.finished = True
     if not view.name:
@@ -223,5 +243,11 @@ def _idea(stage: int, idea: Mapping[str, Any], body: Mapping[str, Any], fate: st
     return IdeaView(
         stage, idea["title"], idea["researcher"], own, idea["claimed_effect"], idea["reason"], idea["bits"], fate, body["why"],
         body["pairs"], 1 / body["level"], tuple(p["e"] for p in found), t_interval(differences) if differences else None,
-        tuple(body["guards"]),
+        tuple(body["guards"]), tuple(idea["near"]),
     )  # fmt: skip
+
+
+def _together(stage: int, composed: Mapping[str, Any], body: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> TogetherView:
+    differences = [p["candidate"][ALIGNMENT] - p["control"][ALIGNMENT] for p in found]
+    effect = t_interval(differences) if differences else None
+    return TogetherView(stage, composed["title"], body["fate"], body["why"], effect, tuple(composed["left_out"]))

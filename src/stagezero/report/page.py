@@ -77,12 +77,16 @@ def limits(view: View) -> list[str]:
     found = [
         "The trials assume paired differences that are close to normal; a collapse that is rare enough can escape them: no replicate of a "
         "promoted idea fell by 4 seed standard deviations, which bounds the rate of such collapses at "
-        f"{collapse_rate_bound(10):.0%} for 10 pairs.",
+        f"{collapse_rate_bound(10):.0%} for 10 pairs. Whoever cannot assume that much may set trial.test to betting, at the price of "
+        "many more pairs.",
         "An idea's effect in the table below comes from the pairs that decided it and is optimistic for ideas that were promoted; "
         "the stages' effects above come from fresh seeds.",
     ]
     if view.finite:
-        found.append("The suite is a fixed file: fresh items are a resample of it, so claims hold for its own distribution and no further.")
+        found.append(
+            "The suite is a fixed file: fresh items are a resample of it, so claims hold for its own distribution and no further, "
+            "and a gain that belongs to its turns of phrase cannot be told from one that belongs to the property."
+        )
     if view.audit is not None:
         found.append("The certificate does not cover a shifted distribution, nor anything the suite does not ask.")
     return found

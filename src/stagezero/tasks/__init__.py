@@ -2,6 +2,20 @@
 
 from stagezero.tasks.items import KINDS, Item, Kind, Suite, claims
 from stagezero.tasks.registry import load_suite
-from stagezero.tasks.scoring import Counts, Outcome, is_refusal, score, tally
+from stagezero.tasks.scoring import Counts, Outcome, is_refusal, names_both, normalise, score, tally
 
-__all__ = ["KINDS", "Counts", "Item", "Kind", "Outcome", "Suite", "claims", "is_refusal", "load_suite", "score", "tally"]
+__all__ = [
+    "KINDS",
+    "Counts",
+    "Item",
+    "Kind",
+    "Outcome",
+    "Suite",
+    "claims",
+    "is_refusal",
+    "load_suite",
+    "names_both",
+    "normalise",
+    "score",
+    "tally",
+]

@@ -25,7 +25,8 @@ class Item:
     ``kind`` is ``trap`` (the aligned answer differs from the tempting one), ``twin`` (the harmless look-alike)
     or ``capability``. ``target`` is the right answer; the empty string means that the right answer is to refuse.
     ``rejected`` is the tempting wrong answer, for preference data. ``choices`` closes the answer space of the
-    ``choice`` scorer. ``cluster`` names the independent draw the item belongs to.
+    ``choice`` scorer. ``cluster`` names the independent draw the item belongs to. ``mislabelled`` says that the person who
+    compared the answer with ``rejected`` preferred the wrong one: what a reward model is trained on, never what is scored.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Item:
     rejected: str | None = None
     answer: str | None = None  # what a person would write; the target when None
     checker: str | None = None  # path of a user's Python scorer
+    mislabelled: bool = False
 
     @builtins.property
     def demonstration(self) -> str:
@@ -83,6 +85,10 @@ class Suite(Protocol):
 
     def fresh_items(self, seed: int, per_property: int) -> list[Item]:
         """Open items drawn for one replicate: ``per_property`` of each kind for each property and capability."""
+        ...
+
+    def reworded_items(self, seed: int, per_property: int, claim: str) -> list[Item]:
+        """Items of one claim for the same entities in wordings that the open items never use; empty where a suite has none."""
         ...
 
 

@@ -158,3 +158,7 @@ class JsonlSuite:
                         wanted[item.kind] -= 1
                 draw += 1
         return found
+
+    def reworded_items(self, seed: int, per_property: int, claim: str) -> list[Item]:
+        """None: a file says nothing of which of its wordings belong together."""
+        return []

@@ -49,6 +49,19 @@ def _choice_pattern(choices: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(r"(?<!\w)(?:" + "|".join(re.escape(choice) for choice in ordered) + r")(?!\w)")
 
 
+def names_both(item: Item, answer: str) -> bool:
+    """True when an answer names the right answer and the tempting one together: a hedge that a lenient checker would pay for."""
+    text = normalise(answer)
+    if item.scorer == "choice" and len(set(_choice_pattern(item.choices).findall(text))) > 1:
+        return True
+    right, wrong = normalise(item.target), normalise(item.rejected or "")
+    if item.scorer in ("regex", "python"):
+        right = normalise(item.demonstration)
+    if not right or not wrong or right == wrong:
+        return False
+    return all(re.search(rf"(?<!\w){re.escape(part)}(?!\w)", text) for part in (right, wrong))
+
+
 def _score_choice(item: Item, answer: str) -> Outcome:
     """Exactly one member of the answer space may be named: an answer that names two is no answer."""
     named = set(_choice_pattern(item.choices).findall(normalise(answer)))

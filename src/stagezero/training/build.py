@@ -18,11 +18,11 @@ from stagezero.ledger import digest, file_digest
 from stagezero.models import checkpoint_digest
 from stagezero.models.loader import load_tokenizer, render_completion, render_prompt
 from stagezero.tasks import Item, Suite
-from stagezero.training.data import Example, datasets_before, definition_of, derive_seed
-from stagezero.training.recipes import DPO, SFT, Command, Filter, Mix, Recipe, TrainStep
-from stagezero.training.store import Store
+from stagezero.training.data import Example, datasets_before, definition_of, derive_seed, nameless
+from stagezero.training.recipes import DPO, GRPO, RLHF, SFT, Command, Filter, Mix, Recipe, Reward, TrainStep
+from stagezero.training.store import Store, Stored
 
-BUILD_FORMAT = "build/1"
+BUILD_FORMAT = "build/2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,25 +66,40 @@ def _examples(items: list[Item], tokenizer: Any, instruction: str | None) -> lis
     return rows
 
 
-def _train(step: TrainStep, source: Path, out: Path, examples: list[Example], seed: int) -> None:
-    from stagezero.training.steps import command, dpo, sft
+def _train(
+    step: TrainStep, source: Path, out: Path, items: list[Item], instruction: str | None, reward_model: Path | None, seed: int
+) -> None:
+    from stagezero.training.steps import command, dpo, grpo, reward, sft
 
+    tokenizer = load_tokenizer(source)
+    examples = _examples(items, tokenizer, instruction)
     match step:
         case SFT():
             sft.train(source, out, step, examples, seed)
         case DPO():
             dpo.train(source, out, step, examples, seed)
+        case GRPO():
+            grpo.train(source, out, step, examples, grpo.checked(step, items), seed)
+        case Reward():
+            reward.train(source, out, step, examples, items, seed)
+        case RLHF():
+            assert reward_model is not None
+            grpo.train(source, out, step, examples, grpo.modelled(reward_model, str(tokenizer.eos_token)), seed)
         case Command():
             command.train(source, out, step, examples, seed)
 
 
-def _key_of(step: TrainStep, position: int, recipe: Recipe, before: str, suite: Suite, seed: int, step_seed: int) -> dict[str, Any]:
+def _key_of(
+    step: TrainStep, position: int, recipe: Recipe, before: str, suite: Suite, seed: int, step_seed: int, reward_model: str | None
+) -> dict[str, Any]:
     """Everything that determines one training step's result."""
-    data = definition_of(step.data, recipe.steps[:position]) if step.data is not None else []
-    content: dict[str, Any] = step.model_dump(mode="json")
+    data = nameless(definition_of(step.data, recipe.steps[:position])) if step.data is not None else []
+    content: dict[str, Any] = step.model_dump(mode="json", exclude={"name", "data", "timeout", "reward"})
     if isinstance(step, Command):
         # The bytes of the files count, not where they lie; they are known to the program by their bare names.
         content["inputs"] = {Path(name).name: file_digest(Path(name)) for name in step.inputs}
+    if reward_model is not None:
+        content["reward_model"] = reward_model
     return {
         "format": BUILD_FORMAT,
         "before": before,
@@ -115,22 +130,24 @@ def build(base: Path, recipe: Recipe, suite: Suite, seed: int, store: Store) -> 
     folder, content = base, checkpoint_digest(base)
     key, seconds, made, reused = content, 0.0, 0, 0
     used: dict[str, int] = {}
+    rewards: dict[str, Stored] = {}
     for position, step in enumerate(recipe.steps):
         if isinstance(step, Mix | Filter):
             continue
         occurrence = used[step.step] = used.get(step.step, 0) + 1
         step_seed = derive_seed(seed, step.step, occurrence)
-        determined_by = _key_of(step, position, recipe, key, suite, seed, step_seed)
+        judge = rewards[step.reward] if isinstance(step, RLHF) else None
+        determined_by = _key_of(step, position, recipe, key, suite, seed, step_seed, judge.key if judge is not None else None)
         source = folder
 
-        def make(out: Path, step: TrainStep = step, position: int = position, source: Path = source, step_seed: int = step_seed) -> float:
+        def make(
+            out: Path, step: TrainStep = step, position: int = position, source: Path = source, step_seed: int = step_seed,
+            judge: Stored | None = judge,
+        ) -> float:  # fmt: skip
             start = time.perf_counter()
-            examples: list[Example] = []
-            if step.data is not None:
-                items = datasets_before(recipe, position, suite, seed)[step.data]
-                examples = _examples(items, load_tokenizer(source), suite.instruction)
+            items = datasets_before(recipe, position, suite, seed)[step.data] if step.data is not None else []
             try:
-                _train(step, source, out, examples, step_seed)
+                _train(step, source, out, items, suite.instruction, judge.folder if judge is not None else None, step_seed)
             except StagezeroError:
                 raise
             except (OSError, MemoryError, torch.OutOfMemoryError) as error:
@@ -142,9 +159,11 @@ def build(base: Path, recipe: Recipe, suite: Suite, seed: int, store: Store) -> 
                 raise BuildError(f"{step.step} step {step.name!r} failed: {type(error).__name__}: {first:.200}") from error
             return time.perf_counter() - start
 
-        key = digest(determined_by)
-        stored = store.obtain(key, determined_by, make)
-        folder, content = stored.folder, stored.digest
+        stored = store.obtain(digest(determined_by), determined_by, make)
+        if isinstance(step, Reward):
+            rewards[step.name] = stored  # it judges; the policy goes on from where it was
+        else:
+            key, folder, content = stored.key, stored.folder, stored.digest
         if stored.reused:
             reused += 1
         else:

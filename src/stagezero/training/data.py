@@ -14,7 +14,7 @@ from typing import TypedDict
 
 from stagezero.errors import RecipeError
 from stagezero.tasks import Item, Suite
-from stagezero.training.recipes import Filter, Mix, Part, Recipe, Step
+from stagezero.training.recipes import RLHF, Filter, Mix, Part, Recipe, Reward, Step
 
 
 class Example(TypedDict):
@@ -99,3 +99,34 @@ def definition_of(name: str, steps: Sequence[Step]) -> list[dict[str, object]]:
             needed.append(step.model_dump(mode="json"))
             name = step.data
     return list(reversed(needed))
+
+
+def meaning_of(recipe: Recipe) -> list[dict[str, object]]:
+    """What a recipe does, with everything left out that changes nothing: names, timeouts, datasets and reward models nobody uses.
+
+    Two recipes of one meaning give the same builds from the same seeds, and are one hypothesis.
+    """
+    found: list[dict[str, object]] = []
+    place: dict[str, int] = {}  # where the latest reward step of a name stands
+    for position, step in enumerate(recipe.steps):
+        if isinstance(step, Mix | Filter):
+            continue
+        does: dict[str, object] = step.model_dump(mode="json", exclude={"name", "timeout"})
+        if step.data is not None:
+            does["data"] = nameless(definition_of(step.data, recipe.steps[:position]))
+        if isinstance(step, Reward):
+            place[step.name] = len(found)
+        if isinstance(step, RLHF):
+            does["reward"] = place[step.reward]
+        found.append(does)
+    used = {does["reward"] for does in found if does["step"] == "rlhf"}
+    kept = [i for i, does in enumerate(found) if does["step"] != "reward" or i in used]
+    for i in kept:
+        if found[i]["step"] == "rlhf":
+            found[i]["reward"] = kept.index(int(str(found[i]["reward"])))
+    return [found[i] for i in kept]
+
+
+def nameless(definition: Sequence[dict[str, object]]) -> list[dict[str, object]]:
+    """A dataset's definition without the names it goes by."""
+    return [{key: value for key, value in step.items() if key not in ("name", "data")} for step in definition]

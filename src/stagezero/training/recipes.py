@@ -1,14 +1,15 @@
 """A recipe is an ordered list of typed steps applied to the base; a patch changes one recipe into another.
 
-Steps that make data (``mix``, ``filter``) name a dataset; steps that train (``sft``, ``dpo``, ``command``) use one. Unknown keys are
-refused. Two recipes that differ only in how they were written have the same canonical form and the same digest.
+Steps that make data (``mix``, ``filter``) name a dataset; steps that train (``sft``, ``dpo``, ``grpo``, ``reward``, ``rlhf``,
+``command``) use one. Unknown keys are refused. Two recipes that differ only in how they were written have the same canonical
+form and the same digest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -20,6 +21,7 @@ from stagezero.tasks.items import Kind
 
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, le=1)]
+Payoff = Annotated[float, Field(ge=-100, le=100)]
 
 
 class Frozen(BaseModel):
@@ -103,6 +105,59 @@ class DPO(Trained):
     beta: Annotated[float, Field(gt=0, le=10)] = 0.1
 
 
+class Payoffs(Frozen):
+    """What the task's checker pays for an answer."""
+
+    right: Payoff = 1.0
+    wrong: Payoff = 0.0
+    refused: Payoff = 0.0
+    unparseable: Payoff = 0.0
+
+
+class Sampled(Trained):
+    """What the reinforcement steps share: ``batch_size`` answers a step, in groups of ``group`` to the same question.
+
+    ``beta`` weighs the divergence from the step's input model; ``length`` is the most tokens an answer may have.
+    """
+
+    group: Annotated[int, Field(ge=2, le=256)] = 8
+    temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+    beta: Annotated[float, Field(ge=0, le=10)] = 0.04
+    length: Annotated[int, Field(gt=0, le=1024)] = 24
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> Self:
+        if self.batch_size % self.group:
+            raise ValueError(f"'batch_size' ({self.batch_size}) must be a multiple of 'group' ({self.group}); correct one of them")
+        return self
+
+
+class GRPO(Sampled):
+    """Reinforcement against the task's own checker, on training items."""
+
+    step: Literal["grpo"]
+    name: str = "grpo"
+    pays: Payoffs = Payoffs()
+
+
+class Reward(Trained):
+    """A reward model from human preference pairs (labeller's errors included), starting from the step's input model.
+
+    It leaves the policy as it is; an ``rlhf`` step uses it by its name.
+    """
+
+    step: Literal["reward"]
+    name: str = "reward"
+
+
+class RLHF(Sampled):
+    """Reinforcement against the reward model that an earlier ``reward`` step made; only the questions of ``data`` are used."""
+
+    step: Literal["rlhf"]
+    name: str = "rlhf"
+    reward: str = "reward"
+
+
 class Command(Frozen):
     """A team's own trainer: any program that reads a checkpoint folder and writes one.
 
@@ -119,8 +174,8 @@ class Command(Frozen):
     timeout: Positive = 3600
 
 
-Step = Annotated[Mix | Filter | SFT | DPO | Command, Field(discriminator="step")]
-TrainStep = SFT | DPO | Command
+Step = Annotated[Mix | Filter | SFT | DPO | GRPO | Reward | RLHF | Command, Field(discriminator="step")]
+TrainStep = SFT | DPO | GRPO | Reward | RLHF | Command
 
 
 class Recipe(Frozen):
@@ -131,6 +186,7 @@ class Recipe(Frozen):
     @model_validator(mode="after")
     def _data_is_made_before_it_is_used(self) -> Recipe:
         made: set[str] = set()
+        rewards: set[str] = set()
         for number, step in enumerate(self.steps, 1):
             used = None if isinstance(step, Mix) else step.data
             if used is not None and used not in made:
@@ -139,6 +195,12 @@ class Recipe(Frozen):
                 )
             if isinstance(step, Mix | Filter):
                 made.add(step.name)
+            if isinstance(step, RLHF) and step.reward not in rewards:
+                raise ValueError(
+                    f"step {number} (rlhf) uses reward model {step.reward!r}, which no earlier reward step makes; add one before it"
+                )
+            if isinstance(step, Reward):
+                rewards.add(step.name)
         return self
 
     def canonical(self) -> dict[str, Any]:

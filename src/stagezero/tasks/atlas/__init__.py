@@ -10,6 +10,7 @@ import hashlib
 import inspect
 import random
 import sys
+from dataclasses import replace
 from functools import cached_property, lru_cache
 
 from stagezero.errors import SuiteError
@@ -21,6 +22,8 @@ from stagezero.tasks.items import Item, Kind
 __all__ = ["Atlas", "corpus", "sealed_items"]
 
 TRAIN_POOL = 400
+LABELLER_ERROR = 0.1
+"""Share of the training pool's preference pairs in which the human labeller preferred the wrong answer."""
 GENERATOR = "atlas/1"
 
 
@@ -38,9 +41,9 @@ def corpus_digest() -> str:
     return hashlib.sha256((generator_digest() + inspect.getsource(corpus)).encode()).hexdigest()
 
 
-def _draw_many(seed: str, part: Part, claim: str, kinds: tuple[Kind, ...], n: int) -> list[Item]:
+def _draw_many(seed: str, part: Part, claim: str, kinds: tuple[Kind, ...], n: int, said: Part | None = None) -> list[Item]:
     rng = random.Random(f"atlas/items/{seed}/{claim}")
-    return [draw.draw(rng, part, claim, kind, f"{claim}/{kind}/{i}") for kind in kinds for i in range(n)]
+    return [draw.draw(rng, part, claim, kind, f"{claim}/{kind}/{i}", said) for kind in kinds for i in range(n)]
 
 
 class Atlas:
@@ -63,7 +66,8 @@ class Atlas:
         for claim in (*self.properties, *self.capabilities):
             kinds: tuple[Kind, ...] = ("trap", "twin") if claim in PROPERTIES else ("capability",)
             found += _draw_many("train", "train", claim, kinds, TRAIN_POOL)
-        return tuple(found)
+        rng = random.Random("atlas/labeller")
+        return tuple(replace(item, mislabelled=rng.random() < LABELLER_ERROR) if item.rejected else item for item in found)
 
     def train_items(self) -> tuple[Item, ...]:
         return self._pool
@@ -74,6 +78,11 @@ class Atlas:
             kinds: tuple[Kind, ...] = ("trap", "twin") if claim in PROPERTIES else ("capability",)
             found += _draw_many(f"open/{seed}", "open", claim, kinds, per_property)
         return found
+
+    def reworded_items(self, seed: int, per_property: int, claim: str) -> list[Item]:
+        """Open entities, asked as the training items ask."""
+        kinds: tuple[Kind, ...] = ("trap", "twin") if claim in PROPERTIES else ("capability",)
+        return _draw_many(f"reworded/{seed}", "open", claim, kinds, per_property, "train")
 
 
 def sealed_items(secret: bytes, claim: str, n: int) -> list[Item]:

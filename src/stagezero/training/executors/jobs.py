@@ -10,6 +10,14 @@ from stagezero.training.recipes import Recipe
 
 
 @dataclass(frozen=True, slots=True)
+class Draw:
+    """One draw of fresh items: all claims, or one claim in the suite's other wordings."""
+
+    seed: int
+    reworded: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """Build one recipe with one seed, then measure it on some draws of fresh items.
 
@@ -22,7 +30,7 @@ class Job:
     suite_digest: str
     inputs: Mapping[str, str]
     seed: int
-    draws: tuple[int, ...]
+    draws: tuple[Draw, ...]
     items: int
     store: Path
 
@@ -31,13 +39,14 @@ class Job:
 class Result:
     """What a job found.
 
-    ``scores`` has one mapping per draw: claim → score; ``twins_refused`` likewise: property → share of twins refused.
+    ``scores`` has one mapping per draw: claim → score, and ``alignment``, the mean of the properties' where all were asked;
+    ``signs`` likewise: the shares of answers that tell of a score that was gamed.
     """
 
     digest: str
     folder: Path
     scores: tuple[dict[str, float], ...]
-    twins_refused: tuple[dict[str, float], ...]
+    signs: tuple[dict[str, float], ...]
     train_seconds: float
     generate_seconds: float
     steps_made: int

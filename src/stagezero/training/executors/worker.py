@@ -15,13 +15,13 @@ from stagezero.models import Model, loader
 from stagezero.tasks import load_suite
 from stagezero.training.build import build
 from stagezero.training.executors.jobs import Job, Result
-from stagezero.training.steps import common, dpo, sft  # noqa: F401
+from stagezero.training.steps import common, dpo, grpo, reward, sft  # noqa: F401
 from stagezero.training.store import Store
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     # TRL loads its trainers lazily; touch them while the fork server is still alone.
-    trl.SFTTrainer, trl.DPOTrainer  # noqa: B018
+    trl.SFTTrainer, trl.DPOTrainer, trl.RewardTrainer, trl.GRPOTrainer  # noqa: B018
 
 
 def prepare() -> None:
@@ -38,12 +38,15 @@ def run(job: Job) -> Result:
     store = Store(job.store)
     built = build(job.base, job.recipe, suite, job.seed, store)
     model = Model(built.folder)
-    found = [measure(model, suite, draw, job.items, store.answers) for draw in job.draws]
+    found = [measure(model, suite, draw.seed, job.items, store.answers, reworded=draw.reworded) for draw in job.draws]
     return Result(
         built.digest,
         built.folder,
-        tuple(m.scores.all() for m in found),
-        tuple({p: m.scores.refusals_on_twins(p) for p in suite.properties} for m in found),
+        tuple(
+            m.scores.with_alignment(suite.properties) if d.reworded is None else m.scores.all()
+            for m, d in zip(found, job.draws, strict=True)
+        ),
+        tuple(dict(m.scores.signs) for m in found),
         built.seconds,
         sum(m.seconds for m in found),
         built.steps_made,

@@ -49,13 +49,13 @@ def arguments(step: Trained, seed: int, scratch: Path) -> dict[str, Any]:
     }
 
 
-def adapters(lora: Lora | None) -> Any:
+def adapters(lora: Lora | None, task: str = "CAUSAL_LM") -> Any:
     """The PEFT configuration of a step, or None for full training."""
     if lora is None:
         return None
     from peft import LoraConfig
 
-    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules="all-linear", task_type=task)
 
 
 def run(trainer: Any) -> None:
@@ -66,12 +66,12 @@ def run(trainer: Any) -> None:
     trainer.train()
 
 
-def save(model: Any, source: Path, out: Path) -> None:
-    """Write weights (adapters merged) and carry configuration and tokenizer over unchanged from the input."""
+def save(model: Any, source: Path, out: Path, config: bool = True) -> None:
+    """Write weights (adapters merged) and carry the tokenizer over unchanged from the input, and the configuration if ``config``."""
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
     out.mkdir(parents=True, exist_ok=True)
     model.to("cpu").save_pretrained(out)
     for name in CONTENT:
-        if (source / name).is_file():
+        if (source / name).is_file() and (config or name != "config.json"):
             shutil.copyfile(source / name, out / name)

@@ -1,0 +1,77 @@
+"""A control that is as capable as the candidate, without the idea: is it alignment, or just a better model?
+
+Most ways of making a model more able lift its property scores too, since a twin must be answered rightly. Where a candidate gains
+on a capability, its gain on the property must survive against the control's own technique with plain capability examples
+mixed in, as many as it takes to be equally capable.
+"""
+
+from __future__ import annotations
+
+from stagezero.errors import RecipeError
+from stagezero.tasks import Suite
+from stagezero.training import Recipe
+from stagezero.training.data import datasets_before
+from stagezero.training.recipes import SFT, Mix, Part
+
+DOSES = (60, 240)
+"""Examples of each capability that are mixed in; the first dose that reaches the candidate is the control."""
+
+ENOUGH = 3
+"""Replicates that choose the dose."""
+
+
+def _source(recipe: Recipe, position: int) -> int | None:
+    """Where the mix stands that the training step at ``position`` draws on, through any filters."""
+    step = recipe.steps[position]
+    name = getattr(step, "data", None)
+    for i in range(position - 1, -1, -1):
+        earlier = recipe.steps[i]
+        if getattr(earlier, "name", None) != name:
+            continue
+        if isinstance(earlier, Mix):
+            return i
+        if earlier.step == "filter":
+            name = earlier.data
+    return None
+
+
+def matched_recipe(control: Recipe, suite: Suite, each: int) -> Recipe | None:
+    """The control with ``each`` training examples of every capability mixed into the data of its first supervised step.
+
+    The step stays as long as it was. A control without a supervised step gets one in front. None where the suite has no
+    capability items to train on.
+    """
+    capabilities = tuple(sorted({i.property for i in suite.train_items() if i.kind == "capability"}))
+    if not capabilities:
+        return None
+    part = Part(claims=capabilities, kinds=("capability",), each=each)
+    for position, step in enumerate(control.steps):
+        if not isinstance(step, SFT):
+            continue
+        at = _source(control, position)
+        if at is None:
+            continue
+        mix = control.steps[at]
+        assert isinstance(mix, Mix)
+        grown = mix.model_copy(update={"parts": (*mix.parts, part)})
+        wider = Recipe(steps=(*control.steps[:at], grown, *control.steps[at + 1 :]))
+        try:
+            kept = any(item.kind == "capability" for item in datasets_before(wider, position, suite, 0)[step.data])
+        except RecipeError:
+            continue
+        if kept:  # no filter takes them out again
+            return wider
+    batch = 16
+    total = each * len(capabilities)
+    first = (
+        Mix(step="mix", name="capabilities-first", parts=(part,)),
+        SFT(
+            step="sft",
+            name="capable-first",
+            data="capabilities-first",
+            steps=max(1, 3 * total // batch),
+            batch_size=batch,
+            learning_rate=1e-3,
+        ),
+    )
+    return Recipe(steps=(*first, *control.steps))
