@@ -72,7 +72,7 @@ def main() -> int:
     noise = collect()["privacy"]
     rng = np.random.default_rng(7)
     trial = Trial(alpha=ALPHA)
-    alone, crowd = trial.of_batch(ALPHA / 2, RIVALS), trial.of_batch(ALPHA / 2, max(1, len(copies)))
+    alone, crowd = trial.level(1, 2, RIVALS), trial.level(2, 2, max(1, len(copies)))
     counts = dict.fromkeys(("lottery_promotions", "single_idea_promotions", "near_copies_promotions", "leaderboard_promotions"), 0)
 
     def differences(n: int) -> tuple[Floats, Floats]:
@@ -89,7 +89,7 @@ def main() -> int:
         won = bool(crossed[best])
         if again and not won:
             more, sd2 = differences(len(again))
-            won = bool(sequential(more, sd2, ITEMS, trial.of_batch(ALPHA / 2, len(again)), WORTH)[0].any())
+            won = bool(sequential(more, sd2, ITEMS, trial.level(2, 2, len(again)), WORTH)[0].any())
         counts["lottery_promotions"] += won
         more, sd2 = differences(len(copies))
         counts["near_copies_promotions"] += bool(sequential(more, sd2, ITEMS, crowd, WORTH)[0].any())

@@ -46,7 +46,7 @@ def main() -> int:
     options = arguments(__doc__ or "").parse_args()
     noise = list(collect().values())
     rng = np.random.default_rng(2026)
-    level = Trial(alpha=ALPHA).of_batch(ALPHA, IDEAS)
+    level = Trial(alpha=ALPHA).level(1, 1, IDEAS)
     names = ("familywise_error", "familywise_error_never_giving_up", "naive_single", "naive_five_seed_means")
     controls = ("negative_fixed_items", "negative_peeked_t_test", "negative_no_floor")
     counts = dict.fromkeys((*names, *controls), 0)

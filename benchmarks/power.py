@@ -79,7 +79,7 @@ def main() -> int:
     options = arguments(__doc__ or "").parse_args()
     noise = collect()["privacy"]
     rng = np.random.default_rng(3)
-    level = Trial(alpha=ALPHA).of_batch(ALPHA, IDEAS)
+    level = Trial(alpha=ALPHA).level(1, 1, IDEAS)
     best_n = fixed_n_for(2.0, 0.8)
     sd = noise.sd * np.sqrt(2)
     figures: dict[str, float] = {"best_fixed_n_at_effect_2": float(best_n)}

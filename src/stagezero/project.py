@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stagezero.errors import ProjectError, explain
-from stagezero.evidence import Test, idea_level
+from stagezero.evidence import Test, e_lond_level, idea_level, stage_level
 from stagezero.private import read_text
 
 Positive = Annotated[int, Field(gt=0)]
@@ -51,6 +51,7 @@ class Trial(_Frozen):
     confirm: Annotated[int, Field(ge=3, le=50)] = 5
     worth: Annotated[float, Field(ge=0, le=20)] = 2.5
     test: Test = "t"
+    spending: Literal["split", "e-lond"] = "split"
 
     @model_validator(mode="after")
     def _enough(self) -> Trial:
@@ -60,9 +61,17 @@ class Trial(_Frozen):
             raise ValueError("'max_pairs' must be at least 'calibration'; raise it")
         return self
 
-    def of_batch(self, level: float, ideas: int) -> float:
-        """Error of each of ``ideas`` registered together, one share kept for trying the promoted ones together."""
-        return idea_level(level, ideas + (ideas > 1))
+    def level(self, stage: int, stages: int, ideas: int, tried: int = 0, promoted: int = 0) -> float:
+        """Error of each of ``ideas`` registered together, one share kept for trying the promoted ones together.
+
+        Args:
+            stage, stages: which stage, of how many declared.
+            tried, promoted: hypotheses before this batch; they matter to e-LOND alone.
+        """
+        shares = ideas + (ideas > 1)
+        if self.spending == "e-lond":
+            return e_lond_level(self.alpha, tried + shares, promoted)
+        return idea_level(stage_level(self.alpha, stage, stages), shares)
 
 
 class Audit(_Frozen):

@@ -9,11 +9,13 @@ import pytest
 from scipy import stats
 
 from stagezero.evidence import (
+    any_time_level,
     beyond_hope,
     claim_level,
     clopper_pearson_lower,
     collapse_rate_bound,
     counted_bits,
+    e_lond_level,
     gain_shown,
     idea_level,
     non_inferiority,
@@ -110,6 +112,30 @@ def test_bits_are_the_documented_figures() -> None:
     level = claim_level(0.05, 6, counted_bits(12, 3))
     need = next(k for k in range(1001) if clopper_pearson_lower(k, 1000, level) >= 0.80) / 1000
     assert need == pytest.approx(0.851, abs=0.004)
+
+
+def test_ideas_at_any_time_spend_half_at_most() -> None:
+    assert sum(any_time_level(0.05, m) for m in range(1, 10_000)) < 0.025
+    with pytest.raises(ValueError, match="number"):
+        any_time_level(0.05, 0)
+
+
+def test_e_lond_holds_the_share_of_false_promotions() -> None:
+    """Fifty hypotheses in batches of ten, one in five useful; e-values of a fixed test, E = 1 under the null."""
+    rng, runs, shares, found = np.random.default_rng(12), 2000, [], 0
+    for _ in range(runs):
+        useful = rng.random(50) < 0.2
+        # Likelihood ratios of N(4, 1) against N(0, 1): e-values.
+        e = np.exp(4 * (rng.standard_normal(50) + 4 * useful) - 8)
+        promoted = np.zeros(50, dtype=bool)
+        for start in range(0, 50, 10):
+            level = e_lond_level(0.05, start + 10, int(promoted.sum()))
+            promoted[start : start + 10] = e[start : start + 10] >= 1 / level
+        shares.append((promoted & ~useful).sum() / max(promoted.sum(), 1))
+        found += int((promoted & useful).sum())
+    assert np.mean(shares) < 0.05 and found > 0.2 * runs
+    with pytest.raises(ValueError, match="promoted"):
+        e_lond_level(0.05, 3, 3)
 
 
 def test_spending_never_exceeds_the_campaigns_error() -> None:

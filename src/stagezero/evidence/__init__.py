@@ -16,7 +16,7 @@ from stagezero.evidence.intervals import (
 from stagezero.evidence.leakage import claim_level, counted_bits
 from stagezero.evidence.sequential import Look, Rule, Test
 from stagezero.evidence.signflip import log_sign_flip_e_value
-from stagezero.evidence.spending import idea_level, stage_level
+from stagezero.evidence.spending import any_time_level, e_lond_level, idea_level, stage_level
 
 __all__ = [
     "Estimate",
@@ -24,6 +24,7 @@ __all__ = [
     "Look",
     "Rule",
     "Test",
+    "any_time_level",
     "betting_interval",
     "beyond_hope",
     "claim_level",
@@ -31,6 +32,7 @@ __all__ = [
     "collapse_rate_bound",
     "counted_bits",
     "critical_t",
+    "e_lond_level",
     "e_value",
     "gain_shown",
     "idea_level",

@@ -1,6 +1,12 @@
-"""How the campaign's error is spent: split over stages, then over the ideas registered before the batch's first build.
+"""How the campaign's error is spent, before anything is built.
 
-A union bound, so it holds under any dependence between ideas, shared control builds included.
+``split``: over declared stages, then equally over the ideas registered before the batch's first build. A union bound, so the
+familywise error holds under any dependence between ideas, shared control builds included.
+
+``e-LOND`` (Xu & Ramdas 2024, "Online multiple testing with e-values"): the t-th hypothesis gets α·γ_t·(promotions so far + 1)
+and is promoted when its e-process crosses the inverse. Under any dependence it holds the false discovery *rate*, the expected
+share of the promoted that are no better than their control, and not the chance that any is: more power late in a long
+campaign that finds things, a weaker statement.
 """
 
 from __future__ import annotations
@@ -26,3 +32,28 @@ def idea_level(level_of_stage: float, batch: int) -> float:
     if batch < 1:
         raise ValueError(f"batch: expected at least one idea, got {batch}")
     return level_of_stage / batch
+
+
+def any_time_level(alpha: float, number: int) -> float:
+    """Error of the ``number``-th idea (from 1) that comes outside any batch: half of α is kept for those, spent by 1/(m(m+1)).
+
+    Raises:
+        ValueError: numbers begin with 1.
+    """
+    if number < 1:
+        raise ValueError(f"number: expected 1 or more, got {number}")
+    return alpha / 2 / (number * (number + 1))
+
+
+def e_lond_level(alpha: float, number: int, promoted: int) -> float:
+    """Level of the ``number``-th hypothesis (from 1) after ``promoted`` promotions, with γ_t = 1/(t(t+1)).
+
+    Ideas of one batch are decided together, so all of them count the promotions before the batch: fewer than they might, which
+    keeps the statement.
+
+    Raises:
+        ValueError: a count is impossible.
+    """
+    if number < 1 or not 0 <= promoted < number:
+        raise ValueError(f"number, promoted: expected 0 ≤ promoted < number, got {promoted} and {number}")
+    return alpha / (number * (number + 1)) * (promoted + 1)

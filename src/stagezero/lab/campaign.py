@@ -19,8 +19,8 @@ from typing import Any
 
 from stagezero.door import EmbeddedAuditor, Terms
 from stagezero.errors import BudgetSpentError, ProjectError
-from stagezero.evidence import Estimate, stage_level, t_interval
-from stagezero.lab import airlock
+from stagezero.evidence import Estimate, t_interval
+from stagezero.lab import airlock, tried
 from stagezero.lab.bench import Bench, Silent, Tell
 from stagezero.lab.composition import compose
 from stagezero.lab.ideas import Idea
@@ -210,14 +210,14 @@ class Campaign:
             if not admitted:
                 self.tell.say(f"stage {number}: no new idea to try")
                 break
-            level = self._level(number, len(admitted))
+            level = self._level(number, len(admitted), decisions)
             batch = Batch([a.entrant for a in admitted], stage.recipe, self.bench, self.project.trial, level, self.secret, ledger)
             found = batch.run()
             decisions += found
             promoted = [a for a, d in sorted(zip(admitted, found, strict=True), key=lambda x: (-x[1].gain(), x[1].title)) if d.promoted]
             adopted = None
             if promoted:
-                recipe, ideas = self._together(stage.recipe, promoted, level)
+                recipe, ideas = self._together(stage.recipe, promoted, level, decisions)
                 adopted = self._found(number, recipe, stage.recipe, ideas)
             history += [self._outcome(number, a.idea, d, adopted) for a, d in zip(admitted, found, strict=True)]
             if adopted is not None:
@@ -242,21 +242,36 @@ class Campaign:
             {
                 "stage": number,
                 "control": brief.control.digest(),
-                "level": float(f"{self._level(number, len(admitted)):.6g}") if admitted else None,
+                "level": float(f"{self._level(number, len(admitted), decisions):.6g}") if admitted else None,
                 "margin": self.project.trial.margin,
                 "test": self.project.trial.test,
                 "ideas": [a.entry() for a in admitted],
                 "refused": [r.entry() for r in refused],
             },
         )
+        self._mark(number, [a.hypothesis.digest() for a in admitted])
         return admitted
 
-    def _level(self, number: int, ideas: int) -> float:
-        """Error that each idea of a stage's batch may spend."""
-        trial = self.project.trial
-        return trial.of_batch(stage_level(trial.alpha, number, self.project.stages), ideas)
+    def _mark(self, number: int, hypotheses: Sequence[str]) -> None:
+        """Say it when other runs on this machine had registered the same hypotheses: this is then not their first chance."""
+        run = tried.run_name(self.secret, self.ledger.entries[0].hash)
+        before = tried.mark(home() / "tried", run, hypotheses)
+        tried.remember(self.folder, before)
+        if before:
+            most = max(before.values())
+            self.tell.say(
+                f"stage {number}: {len(before)} of these hypotheses were registered by other runs before, up to {most} times; "
+                "the error stated is this run's alone"
+            )
 
-    def _together(self, control: Recipe, promoted: Sequence[airlock.Admitted], level: float) -> tuple[Recipe, tuple[Idea, ...]]:
+    def _level(self, number: int, ideas: int, decisions: Sequence[Decision]) -> float:
+        """Error that each idea of a stage's batch may spend."""
+        promoted = sum(d.promoted for d in decisions)
+        return self.project.trial.level(number, self.project.stages, ideas, len(decisions), promoted)
+
+    def _together(
+        self, control: Recipe, promoted: Sequence[airlock.Admitted], level: float, decisions: list[Decision]
+    ) -> tuple[Recipe, tuple[Idea, ...]]:
         """What to adopt of the promoted ideas, best first: all that go together if they hold up together, else the best alone.
 
         Tried together they are one more hypothesis (the alignment score improves, nothing is lost), on seeds that chose none of them,
@@ -281,6 +296,7 @@ class Campaign:
             },
         )
         decision = Batch([entrant], control, self.bench, self.project.trial, level, self.secret, self.ledger).run()[0]
+        decisions.append(decision)
         return (composite.recipe, tuple(p.idea for p in composite.parts)) if decision.promoted else alone
 
     def _found(self, number: int, recipe: Recipe, before: Recipe, ideas: tuple[Idea, ...]) -> Stage | None:

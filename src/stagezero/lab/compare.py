@@ -10,6 +10,7 @@ from typing import Any
 
 from stagezero.errors import InputError, RecipeError, RunChangedError, SuiteError
 from stagezero.evidence import Estimate, t_interval
+from stagezero.lab import tried
 from stagezero.lab.airlock import Entrant, Hypothesis
 from stagezero.lab.bench import Bench, Silent, Tell
 from stagezero.lab.campaign import follow
@@ -39,6 +40,7 @@ class Comparison:
     effects: dict[str, Estimate]
     confirmed: Estimate | None
     finite_suite: bool
+    tried_before: int
     ledger: Path
 
     @builtins.property
@@ -62,6 +64,7 @@ class Comparison:
             "e_value": max(d.e_values, default=1.0),
             "threshold": 1 / d.level,
             "effects": {c: [e.mean, _finite(e.low), _finite(e.high)] for c, e in self.effects.items()},
+            "tried_before": self.tried_before,
             "confirmed": None if self.confirmed is None else [self.confirmed.mean, self.confirmed.low, self.confirmed.high],
             "ledger": str(self.ledger),
         }
@@ -97,6 +100,9 @@ def summary_lines(c: Comparison) -> list[str]:
         lines.append(
             "  limits     the suite is a fixed file: fresh items are a resample of it, and the claim holds for its own distribution"
         )
+    if c.tried_before:
+        others = f"{c.tried_before} other run{'s' if c.tried_before > 1 else ''}"
+        lines.append(f"  caution    {others} on this machine asked this before; the error stated is this run's alone")
     return lines
 
 
@@ -179,6 +185,7 @@ def compare(
                 "registration", {"hypothesis": hypothesis.digest(), "level": plan.alpha, "margin": plan.margin, "test": plan.test}
             )
             secret = secret_of(folder, seed)
+            before = tried.mark(home() / "tried", tried.run_name(secret, ledger.entries[0].hash), [hypothesis.digest()])
             batch = Batch([Entrant(f"{name_b} against {name_a}", "people", hypothesis)], a, bench, plan, plan.alpha, secret, ledger)
             decision = batch.run()[0]
             effects = {c: t_interval([p.difference(c) for p in decision.pairs]) for c in claims(loaded)} if decision.pairs else {}
@@ -186,7 +193,7 @@ def compare(
             bench.save_costs()
     finally:
         ledger.close()
-    return Comparison(name_a, name_b, property, decision, effects, confirmed, loaded.finite, folder / "ledger.jsonl")
+    return Comparison(name_a, name_b, property, decision, effects, confirmed, loaded.finite, sum(before.values()), folder / "ledger.jsonl")
 
 
 def _confirm(bench: Bench, ledger: Ledger, secret: bytes, a: Recipe, b: Recipe, prop: str, plan: Trial) -> Estimate:

@@ -11,6 +11,7 @@ from typing import Any
 
 from stagezero.errors import LedgerError
 from stagezero.evidence import Estimate, t_interval
+from stagezero.lab.tried import recall
 from stagezero.ledger import read
 from stagezero.measure import ALIGNMENT
 
@@ -99,6 +100,7 @@ class View:
     capabilities: tuple[str, ...] = ()
     finite: bool = False
     alpha: float = 0.05
+    spending: str = "split"
     stages_declared: int = 0
     audit: Mapping[str, Any] | None = None
     door: Mapping[str, Any] | None = None
@@ -106,6 +108,7 @@ class View:
     ideas: list[IdeaView] = field(default_factory=list)
     refused: list[Mapping[str, Any]] = field(default_factory=list)
     together: list[TogetherView] = field(default_factory=list)
+    tried_before: Mapping[str, int] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)
     finished: bool = False
     entries: int = 0
@@ -215,6 +218,7 @@ def gather(folder: Path) -> View:
         fate = adopted.get((number, found["idea"]), body["fate"])
         view.ideas.append(_idea(number, found, body, fate, pairs.get(body["hypothesis"], [])))
     view.ideas.sort(key=lambda i: (i.stage, FATES.index(i.fate) if i.fate in FATES else len(FATES)))
+    view.tried_before = recall(folder)
     try:
         view.costs = json.loads((folder / "costs.json").read_text())
     except (OSError, ValueError):
@@ -227,6 +231,7 @@ def _describe(view: View, body: Mapping[str, Any]) -> None:
     view.name, view.base, view.suite = project["name"], project["base"], project["suite"]
     view.properties, view.capabilities = tuple(body["properties"]), tuple(body["capabilities"])
     view.finite, view.alpha, view.stages_declared = body["finite_suite"], project["trial"]["alpha"], project["stages"]
+    view.spending = project["trial"]["spending"]
     view.audit, view.environment = project["audit"], body["environment"]
 
 

@@ -48,10 +48,12 @@ def lead(view: View) -> str:
     elif tried:
         text.append(f"Of {tried} ideas tried after it, none was adopted.")
     text.append(f"Its weakest property is {weakest} at {low.mean:.2f}.")
-    text.append(
-        f"The chance that an idea no better than its control was promoted anywhere in this campaign is at most {view.alpha:.0%}; "
-        "effects are from fresh seeds that did not choose the winner, with 95 % intervals over seeds."
+    stated = (
+        f"The chance that an idea no better than its control was promoted anywhere in this campaign is at most {view.alpha:.0%}"
+        if view.spending == "split"
+        else f"Of the ideas promoted, at most {view.alpha:.0%} are expected to be no better than their control (e-LOND)"
     )
+    text.append(f"{stated}; effects are from fresh seeds that did not choose the winner, with 95 % intervals over seeds.")
     if view.audit is not None:
         passed = "passed" if final.verdict == "pass" else f"answered “{final.verdict}” to"
         text.append(f"An auditor with sealed items of its own {passed} the final model.")
@@ -86,6 +88,12 @@ def limits(view: View) -> list[str]:
         found.append(
             "The suite is a fixed file: fresh items are a resample of it, so claims hold for its own distribution and no further, "
             "and a gain that belongs to its turns of phrase cannot be told from one that belongs to the property."
+        )
+    if view.tried_before:
+        found.append(
+            f"{len(view.tried_before)} of the hypotheses were registered by other runs on this machine before, up to "
+            f"{max(view.tried_before.values())} times. The error stated is this run's alone: who starts anew often enough is "
+            "promoted by luck."
         )
     if view.audit is not None:
         found.append("The certificate does not cover a shifted distribution, nor anything the suite does not ask.")
