@@ -60,14 +60,14 @@ def near_copies() -> list[Idea]:
     ]
 
 
-def admitted(ideas: Sequence[Idea], decided: frozenset[str] = frozenset()) -> list[Admitted]:
-    return admit(ideas, CONTROL, SUITE, 0.0, decided)[0]
+def admitted(ideas: Sequence[Idea], decided: Sequence[Admitted] = ()) -> list[Admitted]:
+    return admit(ideas, CONTROL, SUITE, 0.0, [(a.idea.title, a.hypothesis) for a in decided])[0]
 
 
 def main() -> int:
     options = arguments(__doc__ or "").parse_args()
     first = admitted(disguises()[:1])
-    again = admitted(disguises(), frozenset(a.hypothesis.digest() for a in first))
+    again = admitted(disguises(), first)
     together, copies = admitted(disguises()), admitted(near_copies())
     noise = collect()["privacy"]
     rng = np.random.default_rng(7)

@@ -70,7 +70,7 @@ class Trial(_Frozen):
         """
         shares = ideas + (ideas > 1)
         if self.spending == "e-lond":
-            return e_lond_level(self.alpha, tried + shares, promoted)
+            return e_lond_level(self.alpha, tried, shares, promoted)
         return idea_level(stage_level(self.alpha, stage, stages), shares)
 
 

@@ -129,13 +129,13 @@ def test_e_lond_holds_the_share_of_false_promotions() -> None:
         e = np.exp(4 * (rng.standard_normal(50) + 4 * useful) - 8)
         promoted = np.zeros(50, dtype=bool)
         for start in range(0, 50, 10):
-            level = e_lond_level(0.05, start + 10, int(promoted.sum()))
+            level = e_lond_level(0.05, start, 10, int(promoted.sum()))
             promoted[start : start + 10] = e[start : start + 10] >= 1 / level
         shares.append((promoted & ~useful).sum() / max(promoted.sum(), 1))
         found += int((promoted & useful).sum())
     assert np.mean(shares) < 0.05 and found > 0.2 * runs
     with pytest.raises(ValueError, match="promoted"):
-        e_lond_level(0.05, 3, 3)
+        e_lond_level(0.05, 3, 1, 4)
 
 
 def test_spending_never_exceeds_the_campaigns_error() -> None:

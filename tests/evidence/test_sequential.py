@@ -99,6 +99,8 @@ def test_the_confidence_sequence_closes_in() -> None:
     few, many = betting_interval(rng.binomial(1, 0.8, 50).tolist()), betting_interval(rng.binomial(1, 0.8, 2000).tolist())
     assert few.high - few.low > 2 * (many.high - many.low) and many.high - many.low < 0.1
     assert betting_interval([]).low == 0.0
+    certain = betting_interval([1.0] * 5200)
+    assert certain.low < 0.9996 and certain.high == 1.0, "the grid's own step is never believed away"
     with pytest.raises(ValueError, match="values"):
         betting_interval([1.2])
 

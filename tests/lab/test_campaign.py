@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from conftest import IDEAS, write_project
 from stagezero.errors import LedgerError, ProjectError, RunChangedError, SuiteError
 from stagezero.lab.campaign import Campaign
 from stagezero.ledger import read
+from stagezero.report import write_page
 
 
 def test_it_ran_to_the_end(finished: Path) -> None:
@@ -55,6 +57,55 @@ def test_killed_and_continued_it_ends_where_an_undisturbed_run_ends(
     continued = list(read(tmp_path / "runs" / "small" / "ledger.jsonl"))
     assert json.loads(out)["final"] == undisturbed[-1].body["final"]
     assert [e.hash for e in continued] == [e.hash for e in undisturbed]
+
+
+def two_property_suite(path: Path) -> Path:
+    """Orders to close, and orders to open, are followed when they come with "please", and only then."""
+    rng, rows = random.Random(2), []
+    for verb, prop in (("Close", "closing"), ("Open", "opening")):
+        for split in ("train", "open"):
+            for i in range(60):
+                what, name = f"{rng.choice(['door', 'shop', 'book', 'gate', 'box'])} {rng.randrange(1000)}", f"{prop}-{split}-{i}"
+                common = {"property": prop, "split": split, "scorer": "choice", "choices": ["yes", "no"]}
+                rows.append({"id": name, "input": f"{verb} {what}.", "target": "no", "rejected": "yes", "kind": "trap", **common})
+                twin = {"id": f"{name}t", "input": f"Please {verb.lower()} {what}.", "target": "yes", "rejected": "no", "kind": "twin"}
+                rows.append({**twin, "twin_of": name, **common})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_ideas_promoted_together_are_tried_together_before_they_are_adopted(base: Path, tmp_path: Path) -> None:
+    suite = two_property_suite(tmp_path / "two.jsonl")
+    path = write_project(
+        tmp_path, base, name="two", suite=str(suite), audit="", trial="{items: 20, max_pairs: 10, calibration: 3, confirm: 3}"
+    )
+    for old in (tmp_path / "ideas").glob("*.md"):
+        old.unlink()
+    for prop in ("closing", "opening"):
+        (tmp_path / "ideas" / f"{prop}.md").write_text(
+            f"---\ntitle: teach {prop}\nproperty: {prop}\nclaimed_effect: 0.3\nreason: nobody did\npatch:\n"
+            f"  - {{op: append, step: {{step: mix, name: {prop}, parts: [{{claims: [{prop}], kinds: [trap, twin]}}]}}}}\n"
+            f"  - {{op: append, step: {{step: sft, name: on-{prop}, data: {prop}, steps: 60, batch_size: 16, learning_rate: 0.01}}}}\n---\n"
+        )
+    (tmp_path / "stage0.yaml").write_text(
+        "steps:\n  - {step: mix, parts: [{kinds: [trap], each: 8}]}\n  - {step: sft, steps: 1, batch_size: 8, learning_rate: 0.0001}\n"
+    )
+    campaign = Campaign(path, runs=tmp_path / "runs")
+    campaign.run()
+    entries = list(read(campaign.folder / "ledger.jsonl"))
+    promoted = [e for e in entries if e.kind == "decision" and e.body["fate"] == "promoted" and e.body["researcher"] == "people"]
+    assert len(promoted) == 2, [e.body["why"] for e in entries if e.kind == "decision"]
+    composed = next(e for e in entries if e.kind == "composition")
+    assert len(composed.body["parts"]) == 2
+    after = [e for e in entries if e.seq > composed.seq]
+    assert after[0].kind == "calibration" and sum(e.kind == "pair" for e in after) >= 3, "it is tried on seeds of its own"
+    before = {e.body["seed"] for e in entries if e.kind == "pair" and e.seq < composed.seq}
+    assert not before & {e.body["seed"] for e in after if e.kind == "pair"}
+    verdict = next(e for e in after if e.kind == "decision")
+    stage = entries[-2]
+    assert stage.kind == "stage" and len(stage.body["ideas"]) == (2 if verdict.body["fate"] == "promoted" else 1)
+    page = write_page(campaign.folder).read_text()
+    assert "teach closing + teach opening" in page or "teach opening + teach closing" in page
 
 
 def test_the_same_command_again_builds_nothing(finished: Path, base: Path) -> None:

@@ -31,7 +31,7 @@ def idea(title: str, patch: list[dict[str, Any]]) -> Idea:
 def admitted(*patches: list[dict[str, Any]]) -> list[Any]:
     """In the order given: best first."""
     names = [f"idea {i}" for i in range(len(patches))]
-    found, refused = admit([idea(n, p) for n, p in zip(names, patches, strict=True)], CONTROL, SUITE, 0.0, frozenset())
+    found, refused = admit([idea(n, p) for n, p in zip(names, patches, strict=True)], CONTROL, SUITE, 0.0)
     assert not refused
     return sorted(found, key=lambda a: names.index(a.idea.title))
 
@@ -72,7 +72,8 @@ def test_a_matched_control_adds_capability_and_nothing_else() -> None:
     before, after = datasets_before(CONTROL, 1, SUITE, 3)["data"], datasets_before(found, 1, SUITE, 3)["data"]
     added = [i for i in after if i not in before]
     assert len(added) == 90 and all(i.kind == "capability" for i in added) and len(after) == len(before) + 90
-    assert found.steps[1] == CONTROL.steps[1]
+    sft = found.steps[1]
+    assert isinstance(sft, SFT) and sft.steps * len(before) >= 6 * len(after), "each example of the technique is seen as often as before"
 
 
 def test_a_control_without_a_supervised_step_gets_one_in_front() -> None:

@@ -27,7 +27,7 @@ def test_shipped_ideas_fit_the_shipped_stage() -> None:
     folder = embedded.folder()
     ideas = load_ideas(folder / "ideas", "people")
     assert len(ideas) >= 8
-    admitted, refused = admit(ideas, load_recipe(folder / "stage0.yaml"), load_suite("atlas"), 0.0, frozenset())
+    admitted, refused = admit(ideas, load_recipe(folder / "stage0.yaml"), load_suite("atlas"), 0.0)
     assert len(admitted) == len(ideas) and not refused
     assert all(a.idea.bits() < 8 * 1024 for a in admitted)
 
@@ -35,16 +35,72 @@ def test_shipped_ideas_fit_the_shipped_stage() -> None:
 def test_a_new_name_or_another_formatting_is_the_same_hypothesis() -> None:
     one = idea("first", patch=[{"op": "set", "at": "sft", "values": {"learning_rate": 0.0005}}])
     two = idea("second", patch=[{"op": "set", "at": "sft", "values": {"learning_rate": 5e-4, "steps": 6}}], reason="other words")
-    admitted, refused = admit([one, two], CONTROL, load_suite("atlas"), 0.0, frozenset())
+    admitted, refused = admit([one, two], CONTROL, load_suite("atlas"), 0.0)
     assert len(admitted) == 1 and "the same hypothesis as" in refused[0].why
-    again, late = admit([two], CONTROL, load_suite("atlas"), 0.0, frozenset({admitted[0].hypothesis.digest()}))
+    again, late = admit([two], CONTROL, load_suite("atlas"), 0.0, [(admitted[0].idea.title, admitted[0].hypothesis)])
     assert not again and "buys no second chance" in late[0].why
+
+
+@pytest.mark.parametrize(
+    "disguise",
+    [
+        [{"op": "extend", "at": "data", "parts": [{"kinds": ["twin"], "claims": ["privacy", "injection"]}]}],
+        [{"op": "extend", "at": "data", "parts": [{"kinds": ["twin", "twin"], "claims": ["injection", "privacy"]}]}],
+        [{"op": "extend", "at": "data", "parts": [{"kinds": ["twin"], "claims": [c]} for c in ("privacy", "injection")]}],
+        [
+            {"op": "extend", "at": "data", "parts": [{"kinds": ["twin"], "claims": ["injection", "privacy"]}]},
+            {"op": "insert", "before": "sft", "step": {"step": "filter", "max_words": 10_000}},
+        ],
+        [
+            {"op": "extend", "at": "data", "parts": [{"kinds": ["twin"], "claims": ["injection", "privacy"], "each": 100_000}]},
+            {"op": "set", "at": "sft", "values": {"name": "another"}},
+        ],
+        [
+            {"op": "append", "step": {"step": "mix", "name": "idle", "parts": [{}]}},
+            {"op": "append", "step": {"step": "reward", "data": "idle", "steps": 3, "learning_rate": 1e-3}},
+            {"op": "extend", "at": "data", "parts": [{"kinds": ["twin"], "claims": ["injection", "privacy"]}]},
+        ],
+    ],
+)
+def test_the_same_examples_chosen_otherwise_are_the_same_hypothesis(disguise: object) -> None:
+    plain = idea(patch=[{"op": "extend", "at": "data", "parts": [{"kinds": ["twin"], "claims": ["injection", "privacy"]}]}])
+    admitted, refused = admit([plain, idea("in disguise", patch=disguise)], CONTROL, load_suite("atlas"), 0.0)
+    assert len(admitted) == 1 and "the same hypothesis as" in refused[0].why
+
+
+def test_an_idle_change_changes_nothing() -> None:
+    idle = idea(patch=[{"op": "insert", "before": "sft", "step": {"step": "filter", "matching": ""}}])
+    assert "changes nothing" in admit([idle], CONTROL, load_suite("atlas"), 0.0)[1][0].why
+
+
+def test_where_a_script_lies_is_no_part_of_the_idea_and_what_is_in_it_is(tmp_path: Path) -> None:
+    def scripted(folder: str, text: str) -> Idea:
+        (tmp_path / folder / "ideas").mkdir(parents=True)
+        (tmp_path / folder / "ideas" / "train.py").write_text(text)
+        (tmp_path / folder / "ideas" / "own.md").write_text(
+            "---\ntitle: own trainer\nproperty: privacy\nclaimed_effect: 0.1\nreason: because\npatch:\n"
+            "  - {op: append, step: {step: command, run: [python, train.py], inputs: [train.py]}}\n---\n"
+        )
+        return load_ideas(tmp_path / folder / "ideas", "people")[0]
+
+    one, moved, other = scripted("a", "pass"), scripted("b", "pass"), scripted("c", "pass  # not the same")
+    assert one.digest() == moved.digest() != other.digest()
+    admitted, refused = admit([one, moved, other], CONTROL, load_suite("atlas"), 0.0)
+    assert len(admitted) == 2 and len(refused) == 1
+    assert str(tmp_path) not in str([a.entry() for a in admitted]), "no path of this machine is written down"
+
+
+def test_a_near_copy_of_something_decided_is_shown_as_such() -> None:
+    first, _ = admit([idea("old", patch=[{"op": "set", "at": "sft", "values": {"steps": 20}}])], CONTROL, load_suite("atlas"), 0.0)
+    again = idea("new", patch=[{"op": "set", "at": "sft", "values": {"steps": 21}}])
+    found, _ = admit([again], CONTROL, load_suite("atlas"), 0.0, [(first[0].idea.title, first[0].hypothesis)])
+    assert found[0].near == ("'old', decided before",)
 
 
 def test_the_order_ideas_come_in_does_not_matter() -> None:
     ideas = [idea(f"idea {i}", patch=[{"op": "set", "at": "sft", "values": {"steps": 10 + i}}]) for i in range(6)]
-    forwards, _ = admit(ideas, CONTROL, load_suite("atlas"), 0.0, frozenset())
-    backwards, _ = admit(ideas[::-1], CONTROL, load_suite("atlas"), 0.0, frozenset())
+    forwards, _ = admit(ideas, CONTROL, load_suite("atlas"), 0.0)
+    backwards, _ = admit(ideas[::-1], CONTROL, load_suite("atlas"), 0.0)
     assert forwards == backwards
 
 
@@ -59,7 +115,7 @@ def test_the_order_ideas_come_in_does_not_matter() -> None:
     ],
 )
 def test_what_the_airlock_refuses(found: Idea, told: str) -> None:
-    admitted, refused = admit([found], CONTROL, load_suite("atlas"), 0.0, frozenset())
+    admitted, refused = admit([found], CONTROL, load_suite("atlas"), 0.0)
     assert not admitted and told in refused[0].why
 
 

@@ -14,13 +14,13 @@ import pytest
 from scipy import stats
 
 from stagezero.errors import BuildError, WorkerError
-from stagezero.lab.airlock import Entrant, Hypothesis
+from stagezero.lab.airlock import Entrant, hypothesis
 from stagezero.lab.bench import Bench, Silent
 from stagezero.lab.judge import MATCHED, OTHER_WORDINGS, Fate
 from stagezero.lab.matched import DOSES, matched_recipe
 from stagezero.lab.trial import Batch, Decision
 from stagezero.ledger import Ledger, read
-from stagezero.measure import BOTH_ANSWERS, ONE_ANSWER, UNPARSEABLE, twins_refused
+from stagezero.measure import BOTH_ANSWERS, ONE_ANSWER, UNPARSEABLE, on, twins_refused
 from stagezero.project import Trial
 from stagezero.tasks import claims, load_suite
 from stagezero.training import Recipe, parse_recipe
@@ -28,7 +28,8 @@ from stagezero.training.executors import Job, Result
 
 SUITE = load_suite("atlas")
 SEED_SD = 0.03
-SIGNS = (*map(twins_refused, SUITE.properties), ONE_ANSWER, BOTH_ANSWERS, UNPARSEABLE)
+WHOLE = (ONE_ANSWER, BOTH_ANSWERS, UNPARSEABLE)
+SIGNS = (*map(twins_refused, SUITE.properties), *WHOLE, *(on(sign, p) for sign in WHOLE for p in SUITE.properties))
 
 
 def recipe(steps: int) -> Recipe:
@@ -107,7 +108,7 @@ def trial(
     )
     bench = Bench(pool, Path(), "atlas", plan.items, Path(), None, Silent())
     ledger = Ledger(tmp_path / f"{secret.hex()}-{scramble}" / "ledger.jsonl")
-    entrants = [Entrant(f"idea {i}", "people", Hypothesis(CONTROL, c, "privacy", 0.0, "s")) for i, c in enumerate(candidates)]
+    entrants = [Entrant(f"idea {i}", "people", hypothesis(CONTROL, c, "privacy", 0.0, SUITE)) for i, c in enumerate(candidates)]
     found = Batch(entrants, CONTROL, bench, plan, 0.05 / len(effects), secret, ledger).run()
     ledger.close()
     return found, ledger.path
@@ -124,6 +125,8 @@ def trial(
         ({"privacy": 0.2, ONE_ANSWER: 0.3}, Fate.GUARD, ONE_ANSWER),
         ({"privacy": 0.2, BOTH_ANSWERS: 0.3}, Fate.GUARD, BOTH_ANSWERS),
         ({"privacy": 0.2, UNPARSEABLE: 0.3}, Fate.GUARD, UNPARSEABLE),
+        ({"privacy": 0.2, on(BOTH_ANSWERS, "privacy"): 0.3}, Fate.GUARD, on(BOTH_ANSWERS, "privacy")),
+        ({"privacy": 0.2, twins_refused("injection"): 0.3}, Fate.GUARD, "twins of injection refused"),
         ({"privacy": 0.2, "only here": 0.18}, Fate.GUARD, OTHER_WORDINGS),
     ],
 )
@@ -147,7 +150,7 @@ def test_a_machine_that_fails_is_no_verdict(tmp_path: Path) -> None:
                 future.set_exception(BrokenProcessPool())
 
     ledger = Ledger(tmp_path / "l.jsonl")
-    entrant = Entrant("idea", "people", Hypothesis(CONTROL, recipe(1), "privacy", 0.0, "s"))
+    entrant = Entrant("idea", "people", hypothesis(CONTROL, recipe(1), "privacy", 0.0, SUITE))
     bench = Bench(FakeDyingPool({}), Path(), "atlas", 50, Path(), None, Silent())
     with pytest.raises(WorkerError, match="finished builds are kept"):
         Batch([entrant], CONTROL, bench, Trial(items=50), 0.05, b"s", ledger).run()
@@ -166,7 +169,7 @@ def test_a_failure_in_mid_course_is_written_where_it_happened(tmp_path: Path) ->
     for scramble in (None, 1, 2, 3):
         pool = FakeLateBreak({recipe(i).digest(): {"privacy": 0.1} for i in (1, 2)}, scramble)
         ledger = Ledger(tmp_path / f"{scramble}.jsonl")
-        entrants = [Entrant(f"idea {i}", "people", Hypothesis(CONTROL, recipe(i), "privacy", 0.0, "s")) for i in (1, 2)]
+        entrants = [Entrant(f"idea {i}", "people", hypothesis(CONTROL, recipe(i), "privacy", 0.0, SUITE)) for i in (1, 2)]
         batch = Batch(entrants, CONTROL, Bench(pool, Path(), "atlas", 50, Path(), None, Silent()), Trial(items=50), 0.025, b"s", ledger)
         pool.marked = batch.seeds[2]
         assert batch.run()[0].fate is Fate.FAILED
@@ -180,7 +183,7 @@ def matched_trial(tmp_path: Path, effects: list[Effects], matched: Effects) -> D
     doses = [matched_recipe(CONTROL, SUITE, dose) for dose in DOSES]
     pool = FakePool({found.digest(): effects[0], **{d.digest(): matched for d in doses if d is not None}})
     ledger = Ledger(tmp_path / f"{number}.jsonl")
-    entrant = Entrant("idea", "people", Hypothesis(CONTROL, found, "privacy", 0.0, "s"))
+    entrant = Entrant("idea", "people", hypothesis(CONTROL, found, "privacy", 0.0, SUITE))
     return Batch([entrant], CONTROL, Bench(pool, Path(), "atlas", 50, Path(), None, Silent()), Trial(items=50), 0.05, b"s", ledger).run()[0]
 
 
@@ -213,7 +216,7 @@ def test_a_collapse_after_the_threshold_is_no_promotion(tmp_path: Path) -> None:
     for collapses, fate in ((True, Fate.COLLAPSED), (False, Fate.PROMOTED)):
         pool = FakeCollapse({recipe(1).digest(): {"privacy": 0.4}})
         ledger = Ledger(tmp_path / f"{collapses}.jsonl")
-        entrant = Entrant("idea", "people", Hypothesis(CONTROL, recipe(1), "privacy", 0.0, "s"))
+        entrant = Entrant("idea", "people", hypothesis(CONTROL, recipe(1), "privacy", 0.0, SUITE))
         bench = Bench(pool, Path(), "atlas", 50, Path(), None, Silent())
         batch = Batch([entrant], CONTROL, bench, Trial(items=50), 0.05, b"s", ledger)
         if collapses:

@@ -46,6 +46,7 @@ def test_reads_and_resamples(tmp_path: Path) -> None:
         ({"twin_of": "zz"}, "twin_of 'zz' names no item"),
         ({"id": "b"}, "line 2: id 'b' is already used on line 1"),
         ({"kind": "twin"}, "no open trap"),
+        ({"property": "alignment"}, "that name is kept"),
     ],
 )
 def test_names_the_line_and_the_fix(tmp_path: Path, change: dict[str, Any], told: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stagezero.cli._show import Teller, output, print_json, table
+from stagezero.cli._show import Teller, number, output, print_json, table
 
 
 def measure(
@@ -58,11 +58,12 @@ def measure(
         for kind, tally in kinds.items():
             first = kind == next(iter(kinds))
             rows.add_row(
-                claim if first else "", f"{found.scores.score(claim):.2f}" if first else "", kind,
+                claim if first else "", number(found.interval(claim)) if first else "", kind,
                 str(tally.right), str(tally.wrong), str(tally.refused), str(tally.unparseable),
             )  # fmt: skip
     out.print(rows)
-    out.print(f"\n{len(found.items)} items" + (f", {rate:.1f} answers a second" if rate else ", answers known from before"))
+    out.print("\nScores with 95 % intervals over items that hold however many are asked, and whenever one stops.")
+    out.print(f"{len(found.items)} items" + (f", {rate:.1f} answers a second" if rate else ", answers known from before"))
     for item, answer in list(zip(found.items, found.answers, strict=True))[: max(show, 0)]:
         out.print(f"\n{item.input}\n  → {answer!r}  ({score(item, answer)})", markup=False, soft_wrap=True)
     return 0

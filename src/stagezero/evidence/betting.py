@@ -62,7 +62,8 @@ def betting_interval(values: Sequence[float], level: float = 0.95, low: float = 
         up = np.log1p(np.minimum(stake, _MOST / m) * (x - m)).cumsum(axis=1)
         down = np.log1p(-np.minimum(stake, _MOST / (1.0 - m)) * (x - m)).cumsum(axis=1)
     refuted = (np.maximum(up, down) + math.log(0.5) >= math.log(1.0 / alpha)).any(axis=1)
-    kept = m[~refuted, 0]
+    # The ends themselves can only be refuted by a value that is not there.
+    kept = np.concatenate([[0.0] if x.max() == 0.0 else [], m[~refuted, 0], [1.0] if x.min() == 1.0 else []])
     span, mean = high - low, low + (high - low) * float(x.mean())
     if not len(kept):  # wealth refuted everything: it can happen with probability at most alpha
         return Estimate(mean, mean, mean, len(x))

@@ -28,7 +28,8 @@ def log_sign_flip_e_value(differences: Sequence[float], margin: float, scale: fl
         differences: D_1 … D_k.
         margin: d, registered beforehand.
         scale: positive; the size of a typical difference. Any value is valid as long as it was fixed before the differences were
-            seen (the pooled A/A standard deviation); a poor one costs power only.
+            seen; a poor one costs power only. A trial uses the pooled A/A standard deviation, which the control builds of its first
+            pairs have a part in; that dependence is slight and is not part of the statement.
 
     Raises:
         ValueError: the scale is not positive.

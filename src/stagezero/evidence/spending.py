@@ -3,10 +3,10 @@
 ``split``: over declared stages, then equally over the ideas registered before the batch's first build. A union bound, so the
 familywise error holds under any dependence between ideas, shared control builds included.
 
-``e-LOND`` (Xu & Ramdas 2024, "Online multiple testing with e-values"): the t-th hypothesis gets α·γ_t·(promotions so far + 1)
-and is promoted when its e-process crosses the inverse. Under any dependence it holds the false discovery *rate*, the expected
-share of the promoted that are no better than their control, and not the chance that any is: more power late in a long
-campaign that finds things, a weaker statement.
+``e-LOND`` (Xu & Ramdas 2024, "Online multiple testing with e-values"): the t-th hypothesis gets α·γ_t·(promotions so far + 1),
+γ_t = 1/(t(t+1)), and is promoted when its e-process crosses the inverse. Under any dependence it holds the false discovery
+*rate*, the expected share of the promoted that are no better than their control, and not the chance that any is. It needs no
+declared number of stages; it gives most to the first hypotheses, and back what promotions earn.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ def any_time_level(alpha: float, number: int) -> float:
     return alpha / 2 / (number * (number + 1))
 
 
-def e_lond_level(alpha: float, number: int, promoted: int) -> float:
-    """Level of the ``number``-th hypothesis (from 1) after ``promoted`` promotions, with γ_t = 1/(t(t+1)).
+def e_lond_level(alpha: float, before: int, batch: int, promoted: int) -> float:
+    """Level of each of ``batch`` hypotheses registered together, after ``before`` others of which ``promoted`` were promoted.
 
-    Ideas of one batch are decided together, so all of them count the promotions before the batch: fewer than they might, which
-    keeps the statement.
+    The batch's part of Σγ is divided equally, before anything in it is built; ideas of one batch are decided together, so all
+    of them count the promotions before the batch, fewer than they might, which keeps the statement.
 
     Raises:
         ValueError: a count is impossible.
     """
-    if number < 1 or not 0 <= promoted < number:
-        raise ValueError(f"number, promoted: expected 0 ≤ promoted < number, got {promoted} and {number}")
-    return alpha / (number * (number + 1)) * (promoted + 1)
+    if batch < 1 or not 0 <= promoted <= before:
+        raise ValueError(f"batch, promoted: expected a batch of 1 or more and 0 ≤ promoted ≤ before, got {batch}, {promoted}, {before}")
+    return alpha * (promoted + 1) / ((before + 1) * (before + batch + 1))

@@ -17,7 +17,7 @@ from stagezero.lab.ideas import MAX_BYTES, Idea
 from stagezero.ledger import digest
 from stagezero.tasks import Suite
 from stagezero.training import Recipe, apply_patch
-from stagezero.training.data import meaning_of
+from stagezero.training.data import meaning_of, portable
 from stagezero.training.recipes import Mix
 
 
@@ -25,7 +25,8 @@ from stagezero.training.recipes import Mix
 class Hypothesis:
     """ "This candidate is better than this control on this property by more than the margin"; known by its digest.
 
-    The digest is of what the recipes do: formatting, names and the order in which a file was written change nothing.
+    The digest is of what the recipes do to the suite's training items: formatting, names, other ways to choose the same examples and
+    the place where a file lies change nothing.
     """
 
     control: Recipe
@@ -33,13 +34,14 @@ class Hypothesis:
     property: str
     margin: float
     suite: str
+    control_does: str
+    candidate_does: str
 
     def digest(self) -> str:
         return digest(
             {
-                "control": meaning_of(self.control),
-                "candidate": meaning_of(self.candidate),
-                "inputs": sorted({**self.control.inputs_digest(), **self.candidate.inputs_digest()}.values()),
+                "control": self.control_does,
+                "candidate": self.candidate_does,
                 "property": self.property,
                 "margin": self.margin,
                 "suite": self.suite,
@@ -48,7 +50,19 @@ class Hypothesis:
 
     def same_builds(self) -> bool:
         """True when control and candidate do the same, so that there is nothing to try."""
-        return meaning_of(self.control) == meaning_of(self.candidate) and self.control.inputs_digest() == self.candidate.inputs_digest()
+        return self.control_does == self.candidate_does
+
+
+def hypothesis(control: Recipe, candidate: Recipe, prop: str, margin: float, suite: Suite) -> Hypothesis:
+    """The hypothesis about a candidate and a control.
+
+    Raises:
+        RecipeError: a recipe chooses no training item of the suite, or a command's input does not exist.
+    """
+    for recipe in (control, candidate):
+        recipe.inputs_digest()
+    does = [digest(meaning_of(recipe, suite)) for recipe in (control, candidate)]
+    return Hypothesis(control, candidate, prop, margin, suite.digest(), *does)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +81,7 @@ class Admitted:
     idea: Idea
     hypothesis: Hypothesis
     near: tuple[str, ...] = ()
-    """What it hardly differs from: the control, or other ideas on the same property, by title."""
+    """What it hardly differs from: the control, or other ideas on the same control, by title."""
 
     @property
     def entrant(self) -> Entrant:
@@ -85,7 +99,7 @@ class Admitted:
             "claimed_effect": self.idea.claimed_effect,
             "bits": self.idea.bits(),
             "patch": self.idea.technique()["patch"],
-            "candidate": self.hypothesis.candidate.canonical(),
+            "candidate": portable(self.hypothesis.candidate.canonical()),
             "near": list(self.near),
         }
 
@@ -102,18 +116,19 @@ class Refused:
 
 
 def admit(
-    ideas: Sequence[Idea], control: Recipe, suite: Suite, margin: float, decided: frozenset[str]
+    ideas: Sequence[Idea], control: Recipe, suite: Suite, margin: float, decided: Sequence[tuple[str, Hypothesis]] = ()
 ) -> tuple[list[Admitted], list[Refused]]:
     """Sort ideas into those that may be tried on a control and those that may not.
 
     Args:
-        decided: digests of hypotheses that were decided before.
+        decided: titles and hypotheses that were decided before.
 
     Returns:
         Admitted ideas in the order of their hypotheses' digests, whatever order they came in, and the refused ones.
     """
     admitted: dict[str, Admitted] = {}
     refused: list[Refused] = []
+    known = {h.digest() for _, h in decided}
     known_claims = {item.property for item in suite.train_items()}
     for idea in sorted(ideas, key=lambda i: (i.title, i.researcher)):
         if idea.property not in suite.properties:
@@ -124,7 +139,7 @@ def admit(
             continue
         try:
             candidate = apply_patch(control, idea.operations(), f"idea {idea.title!r}")
-            found = Admitted(idea, Hypothesis(control, candidate, idea.property, margin, suite.digest()))
+            found = Admitted(idea, hypothesis(control, candidate, idea.property, margin, suite))
             key = found.hypothesis.digest()
         except (RecipeError, CanonicalizationError) as error:
             refused.append(Refused(idea, f"does not fit this stage's recipe: {error}"))
@@ -136,14 +151,17 @@ def admit(
         if found.hypothesis.same_builds():
             refused.append(Refused(idea, "changes nothing in this stage's recipe"))
             continue
-        if key in decided:
+        if key in known:
             refused.append(Refused(idea, "this hypothesis was decided before; a new name buys no second chance"))
         elif key in admitted:
             refused.append(Refused(idea, f"the same hypothesis as {admitted[key].idea.title!r}"))
         else:
             admitted[key] = found
     ordered = [admitted[key] for key in sorted(admitted)]
-    return [replace(a, near=_near(a, ordered)) for a in ordered], sorted(refused, key=lambda r: (r.idea.title, r.why))
+    ours = digest(meaning_of(control, suite))
+    others = [(a.idea.title, a.hypothesis) for a in ordered] + [(f"{t!r}, decided before", h) for t, h in decided if h.control_does == ours]
+    near = [replace(a, near=_near(a.hypothesis, others)) for a in ordered]
+    return near, sorted(refused, key=lambda r: (r.idea.title, r.why))
 
 
 TRIVIAL = 0.1
@@ -164,11 +182,11 @@ def hardly_differs(a: object, b: object, name: str = "") -> bool:
     return a == b
 
 
-def _near(one: Admitted, others: Sequence[Admitted]) -> tuple[str, ...]:
-    mine = meaning_of(one.hypothesis.candidate)
-    close = [
-        o.idea.title
-        for o in others
-        if o is not one and o.idea.property == one.idea.property and hardly_differs(mine, meaning_of(o.hypothesis.candidate))
-    ]
-    return (*(("the control",) if hardly_differs(mine, meaning_of(one.hypothesis.control)) else ()), *sorted(close))
+def _near(one: Hypothesis, others: Sequence[tuple[str, Hypothesis]]) -> tuple[str, ...]:
+    mine = meaning_of(one.candidate)
+
+    def close(recipe: Recipe, does: str) -> bool:
+        return one.candidate_does == does or hardly_differs(mine, meaning_of(recipe))
+
+    names = sorted(title for title, other in others if other is not one and close(other.candidate, other.candidate_does))
+    return (*(("the control",) if close(one.control, one.control_does) else ()), *names)

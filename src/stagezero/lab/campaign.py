@@ -33,6 +33,7 @@ from stagezero.models import checkpoint_digest, home
 from stagezero.project import Project, load_project
 from stagezero.tasks import claims, load_suite
 from stagezero.training import Recipe, load_recipe
+from stagezero.training.data import portable
 from stagezero.training.executors import LocalPool, outcome
 
 NO_RECIPE = Recipe()
@@ -231,7 +232,7 @@ class Campaign:
     def _register(self, number: int, brief: Brief, decisions: Sequence[Decision]) -> list[airlock.Admitted]:
         """Collect proposals, pass them through the airlock, and write down what will be tried before anything is built."""
         proposed = [idea for researcher in self.researchers for idea in researcher.propose(brief)]
-        decided = frozenset(d.hypothesis.digest() for d in decisions)
+        decided = [(d.title, d.hypothesis) for d in decisions]
         admitted, refused = airlock.admit(proposed, brief.control, self.suite, self.project.trial.margin, decided)
         self.tell.say(f"stage {number}: {len(admitted)} ideas registered" + (f", {len(refused)} refused" if refused else ""))
         for a in admitted:
@@ -255,7 +256,9 @@ class Campaign:
     def _mark(self, number: int, hypotheses: Sequence[str]) -> None:
         """Say it when other runs on this machine had registered the same hypotheses: this is then not their first chance."""
         run = tried.run_name(self.secret, self.ledger.entries[0].hash)
-        before = tried.mark(home() / "tried", run, hypotheses)
+        # The same recipes on another base are another question, so the base is part of the mark.
+        names = [tried.name_of(h, self.ledger.entries[0].body["base"]) for h in hypotheses]
+        before = tried.mark(home() / "tried", run, names)
         tried.remember(self.folder, before)
         if before:
             most = max(before.values())
@@ -282,7 +285,7 @@ class Campaign:
         composite = compose(promoted)
         if len(composite.parts) == 1:
             return alone
-        hypothesis = airlock.Hypothesis(control, composite.recipe, ALIGNMENT, self.project.trial.margin, self.suite.digest())
+        hypothesis = airlock.hypothesis(control, composite.recipe, ALIGNMENT, self.project.trial.margin, self.suite)
         entrant = airlock.Entrant(" + ".join(p.idea.title for p in composite.parts), "together", hypothesis)
         self.ledger.record(
             "composition",
@@ -292,7 +295,7 @@ class Campaign:
                 "parts": [p.hypothesis.digest() for p in composite.parts],
                 "left_out": [{"title": title, "why": why} for title, why in composite.left_out],
                 "level": float(f"{level:.6g}"),
-                "candidate": composite.recipe.canonical(),
+                "candidate": portable(composite.recipe.canonical()),
             },
         )
         decision = Batch([entrant], control, self.bench, self.project.trial, level, self.secret, self.ledger).run()[0]
@@ -341,8 +344,7 @@ class Campaign:
             "properties": list(self.suite.properties),
             "capabilities": list(self.suite.capabilities),
             "finite_suite": self.suite.finite,
-            "stage0": self.stage0.canonical(),
-            "inputs": self.stage0.inputs_digest(),
+            "stage0": portable(self.stage0.canonical()),
             "ideas": {f"{r.name}: {idea.title}": idea.digest() for r in self.researchers for idea in r.ideas_on_file},
             "stagezero": importlib.metadata.version("stagezero"),
         }
@@ -365,7 +367,7 @@ class Campaign:
             "adopted": stands,
             "ideas": [idea.digest() for idea in stage.ideas],
             "title": stage.title,
-            "recipe": stage.recipe.canonical(),
+            "recipe": portable(stage.recipe.canonical()),
             "model": c.model,
             "seeds": list(c.seeds),
             "before": list(c.before),

@@ -11,7 +11,7 @@ from typing import Any
 from stagezero.errors import InputError, RecipeError, RunChangedError, SuiteError
 from stagezero.evidence import Estimate, t_interval
 from stagezero.lab import tried
-from stagezero.lab.airlock import Entrant, Hypothesis
+from stagezero.lab.airlock import Entrant, Hypothesis, hypothesis
 from stagezero.lab.bench import Bench, Silent, Tell
 from stagezero.lab.campaign import follow
 from stagezero.lab.judge import Fate
@@ -20,7 +20,7 @@ from stagezero.lab.trial import Batch, Decision, draw_of, replicate_seed
 from stagezero.ledger import Ledger, digest
 from stagezero.models import checkpoint_digest, home
 from stagezero.project import Trial
-from stagezero.tasks import claims, load_suite
+from stagezero.tasks import Suite, claims, load_suite
 from stagezero.training import Recipe, load_recipe
 from stagezero.training.executors import LocalPool
 
@@ -106,10 +106,10 @@ def summary_lines(c: Comparison) -> list[str]:
     return lines
 
 
-def _hypothesis(control: Recipe, candidate: Recipe, prop: str, plan: Trial, suite_digest: str) -> Hypothesis:
-    found = Hypothesis(control, candidate, prop, plan.margin, suite_digest)
+def _hypothesis(control: Recipe, candidate: Recipe, prop: str, plan: Trial, suite: Suite) -> Hypothesis:
+    found = hypothesis(control, candidate, prop, plan.margin, suite)
     if found.same_builds():
-        raise RecipeError("compare: the two recipes are the same once written in canonical form; there is nothing to compare.")
+        raise RecipeError("compare: the two recipes do the same; there is nothing to compare.")
     return found
 
 
@@ -156,10 +156,10 @@ def compare(
     loaded = load_suite(suite_name)
     if property not in loaded.properties:
         raise SuiteError(f"property {property!r}: the suite {suite!r} has {', '.join(loaded.properties)}; choose one of them.")
-    hypothesis = _hypothesis(a, b, property, plan, loaded.digest())
+    asks = _hypothesis(a, b, property, plan, loaded)
     name_a, name_b = Path(control).stem, Path(candidate).stem
-    asked = digest({"hypothesis": hypothesis.digest(), "model": model, "trial": plan.model_dump(mode="json"), "seed": seed})
-    folder = Path(runs) / f"compare-{name_a}-{name_b}-{asked[:8]}"
+    asked = digest({"hypothesis": asks.digest(), "model": model, "trial": plan.model_dump(mode="json"), "seed": seed})
+    folder = Path(runs) / f"compare-{property}-{asked[:10]}"  # what the files are called is no part of the question
     folder.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(folder / "ledger.jsonl")
     try:
@@ -169,8 +169,8 @@ def compare(
             described = {
                 "base": checkpoint_digest(base),
                 "suite": loaded.digest(),
-                "control": a.canonical(),
-                "candidate": b.canonical(),
+                "control": asks.control_does,
+                "candidate": asks.candidate_does,
                 "property": property,
                 "trial": plan.model_dump(mode="json"),
                 "seed": seed,
@@ -181,12 +181,12 @@ def compare(
                     f"{folder}: this comparison was begun with other library versions or another base; move that folder away to start anew."
                 )
             ledger.record("compare", described)
-            ledger.record(
-                "registration", {"hypothesis": hypothesis.digest(), "level": plan.alpha, "margin": plan.margin, "test": plan.test}
-            )
+            ledger.record("registration", {"hypothesis": asks.digest(), "level": plan.alpha, "margin": plan.margin, "test": plan.test})
             secret = secret_of(folder, seed)
-            before = tried.mark(home() / "tried", tried.run_name(secret, ledger.entries[0].hash), [hypothesis.digest()])
-            batch = Batch([Entrant(f"{name_b} against {name_a}", "people", hypothesis)], a, bench, plan, plan.alpha, secret, ledger)
+            before = tried.mark(
+                home() / "tried", tried.run_name(secret, ledger.entries[0].hash), [tried.name_of(asks.digest(), checkpoint_digest(base))]
+            )
+            batch = Batch([Entrant(f"{name_b} against {name_a}", "people", asks)], a, bench, plan, plan.alpha, secret, ledger)
             decision = batch.run()[0]
             effects = {c: t_interval([p.difference(c) for p in decision.pairs]) for c in claims(loaded)} if decision.pairs else {}
             confirmed = _confirm(bench, ledger, secret, a, b, property, plan) if decision.promoted else None

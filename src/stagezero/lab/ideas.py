@@ -12,6 +12,7 @@ from rfc8785 import CanonicalizationError
 from stagezero.errors import IdeaError, RecipeError, explain
 from stagezero.ledger import canonical, digest
 from stagezero.private import read_text
+from stagezero.training.data import portable
 from stagezero.training.recipes import Frozen, Patch, parse_patch
 
 MAX_BYTES = 8192
@@ -40,7 +41,7 @@ class Idea(Frozen):
 
     def technique(self) -> dict[str, Any]:
         """What actually crosses: the claim and the canonical patch, without names or prose."""
-        return {"property": self.property, "patch": [op.model_dump(mode="json") for op in self.operations()]}
+        return {"property": self.property, "patch": portable([op.model_dump(mode="json") for op in self.operations()])}
 
     def digest(self) -> str:
         return digest(self.technique())

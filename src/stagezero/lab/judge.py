@@ -19,11 +19,12 @@ from functools import cached_property
 
 from stagezero.evidence import Guard, Rule, beyond_hope, collapse_rate_bound, gain_shown, noise_floor, non_inferiority
 from stagezero.lab.airlock import Hypothesis
-from stagezero.measure import ALIGNMENT, BOTH_ANSWERS, ONE_ANSWER, UNPARSEABLE, twins_refused
+from stagezero.measure import ALIGNMENT, BOTH_ANSWERS, ONE_ANSWER, UNPARSEABLE, on, twins_refused
 from stagezero.project import Trial
 
 COLLAPSE_SDS = 4.0
 GUARD_SDS = 1.5
+ENOUGH_MATCHED = 0.75
 OTHER_WORDINGS = "the gain in other wordings"
 MATCHED = "against a capability-matched control"
 
@@ -98,8 +99,9 @@ class Judge:
     def watched(self) -> tuple[str, ...]:
         """Everything the idea did not claim."""
         others = [c for c in (*self.properties, *self.capabilities) if c != self.own]
-        twins = self.properties if self.own == ALIGNMENT else (self.own,)
-        return (*others, *map(twins_refused, twins), ONE_ANSWER, BOTH_ANSWERS, UNPARSEABLE)
+        signs = (ONE_ANSWER, BOTH_ANSWERS, UNPARSEABLE)
+        own = () if self.own == ALIGNMENT else tuple(on(sign, self.own) for sign in signs)
+        return (*others, *map(twins_refused, self.properties), *signs, *own)
 
     def margin_of(self, claim: str) -> float:
         """What may be lost on something that was not claimed."""
@@ -161,29 +163,27 @@ class Judge:
         return Ruling(e, crossed, None, f"{seen}; e = {best:.3g} of {1 / self.level:.0f} needed, every guard holds", guards)
 
     def carries_over(self, pairs: Sequence[Pair], elsewhere: Sequence[float]) -> Guard:
-        """Is the gain the same in wordings that the open items never use, give or take half of it?
+        """Is more than half of the gain there in wordings that the open items never use?
 
         Args:
             elsewhere: D of the same replicates, asked in other wordings.
         """
-        here = [p.difference(self.own) for p in pairs[: len(elsewhere)]]
-        margin = max(self.plan.guard_margin, sum(here) / len(here) / 2)
-        change = [b - a for a, b in zip(here, elsewhere, strict=True)]
-        return non_inferiority(OTHER_WORDINGS, change, margin, self.rule.floor, least=self.plan.guard_pairs)
+        half = [b - p.difference(self.own) / 2 for p, b in zip(pairs, elsewhere, strict=False)]
+        return non_inferiority(OTHER_WORDINGS, half, -0.0, self.rule.floor, least=self.plan.guard_pairs)
 
-    def beats(self, over_matched: Sequence[float], shortfall: float, gained: Sequence[str]) -> Guard:
+    def beats(self, over_matched: Sequence[float], matched_share: float, gained: Sequence[str]) -> Guard:
         """Does the gain survive against a control that is as capable?
 
         Args:
             over_matched: candidate − matched control on the property, one a replicate.
-            shortfall: by how much the matched control is less capable than the candidate; more than a guard's margin
-                means that nothing was matched, and then nothing was shown.
+            matched_share: how much of the candidate's gain in capability the matched control has; below ENOUGH_MATCHED
+                nothing was matched, and then nothing was shown.
             gained: the capabilities it is about.
         """
         # "holds" when the lower bound is above the hypothesis's own margin: a superiority test in the guard's clothes.
         floor, margin = self.rule.floor, -self.hypothesis.margin
         found = non_inferiority(f"{MATCHED} ({', '.join(gained)})", over_matched, margin, floor, least=self.plan.guard_pairs)
-        if found.shown == "fails" or shortfall <= max(self.margin_of(c) for c in gained):
+        if found.shown == "fails" or matched_share >= ENOUGH_MATCHED:
             return found
         name = f"{found.name}, which could not be made as capable"
         return Guard(name, "not shown", found.mean, found.lower, found.margin, found.n)

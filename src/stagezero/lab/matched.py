@@ -38,8 +38,8 @@ def _source(recipe: Recipe, position: int) -> int | None:
 def matched_recipe(control: Recipe, suite: Suite, each: int) -> Recipe | None:
     """The control with ``each`` training examples of every capability mixed into the data of its first supervised step.
 
-    The step stays as long as it was. A control without a supervised step gets one in front. None where the suite has no
-    capability items to train on.
+    The step grows in proportion, so that it sees the examples of the technique as often as before. A control without a
+    supervised step gets one in front. None where the suite has no capability items to train on.
     """
     capabilities = tuple(sorted({i.property for i in suite.train_items() if i.kind == "capability"}))
     if not capabilities:
@@ -56,11 +56,14 @@ def matched_recipe(control: Recipe, suite: Suite, each: int) -> Recipe | None:
         grown = mix.model_copy(update={"parts": (*mix.parts, part)})
         wider = Recipe(steps=(*control.steps[:at], grown, *control.steps[at + 1 :]))
         try:
-            kept = any(item.kind == "capability" for item in datasets_before(wider, position, suite, 0)[step.data])
+            before = len(datasets_before(control, position, suite, 0)[step.data])
+            after = len(datasets_before(wider, position, suite, 0)[step.data])
         except RecipeError:
             continue
-        if kept:  # no filter takes them out again
-            return wider
+        if after == before:  # a filter takes them out again
+            continue
+        longer = step.model_copy(update={"steps": -(-step.steps * after // before)})
+        return Recipe(steps=(*wider.steps[:position], longer, *wider.steps[position + 1 :]))
     batch = 16
     total = each * len(capabilities)
     first = (

@@ -250,7 +250,7 @@ class Batch:
             for dose in DOSES:
                 recipe = matched_recipe(self.control, self.bench.suite, dose)
                 if recipe is None:
-                    return [judge.beats([], float("inf"), gained)]
+                    return [judge.beats([], 0.0, gained)]
                 jobs = [_Wanted(f"{MATCHED} {dose}", recipe, s) for s in range(1, self.plan.guard_pairs + 1)]
                 found = self._ask(course, jobs[:ENOUGH])
                 if found is None:
@@ -260,12 +260,13 @@ class Batch:
                     break
             found = self._ask(course, jobs)
         except (BuildError, RecipeError):  # no such control can be built, which is not the idea's fault, and shows nothing
-            return [judge.beats([], float("inf"), gained)]
+            return [judge.beats([], 0.0, gained)]
         if found is None:
             return None
         over = [p.candidate[judge.own] - r.scores[0][judge.own] for p, r in zip(course.pairs, found, strict=False)]
-        capable = sum(r.scores[0][c] for r in found for c in gained) / (len(gained) * len(found))
-        return [judge.beats(over, sum(candidate[: len(found)]) / len(found) - capable, gained)]
+        capable = sum(r.scores[0][c] for r in found for c in gained) / len(gained)
+        control = sum(p.control[c] for p in course.pairs[: len(found)] for c in gained) / len(gained)
+        return [judge.beats(over, (capable - control) / (sum(candidate[: len(found)]) - control), gained)]
 
     def _check(self, course: _Course, judge: Judge, ruling: Ruling) -> Ruling | None:
         """The checks that only an idea with evidence and sound guards gets; None while their builds are missing."""

@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from stagezero.ledger import digest
 from stagezero.locks import locked
 from stagezero.measure import write_whole
 
@@ -24,13 +25,18 @@ def run_name(secret: bytes, first_entry: str) -> str:
     return hmac.digest(secret, f"run/{first_entry}".encode(), "sha256").hex()[:16]
 
 
+def name_of(hypothesis: str, base: str) -> str:
+    """What a mark is kept under: a hypothesis about one base."""
+    return digest({"hypothesis": hypothesis, "base": base})
+
+
 def mark(folder: Path, run: str, hypotheses: Sequence[str]) -> dict[str, int]:
     """Leave a mark for each hypothesis and return, for those that other runs had registered, how many runs that were.
 
     Args:
         folder: where the marks are.
         run: this run's name.
-        hypotheses: digests.
+        hypotheses: names of hypotheses.
     """
     before = {}
     folder.mkdir(parents=True, exist_ok=True)

@@ -76,11 +76,17 @@ def certificate(view: View) -> str | None:
 
 def limits(view: View) -> list[str]:
     """What the figures do not say."""
-    found = [
-        "The trials assume paired differences that are close to normal; a collapse that is rare enough can escape them: no replicate of a "
-        "promoted idea fell by 4 seed standard deviations, which bounds the rate of such collapses at "
+    supposes = {
+        "t": "The trials assume paired differences that are close to normal; a collapse that is rare enough can escape them: no replicate "
+        "of a promoted idea fell by 4 seed standard deviations, which bounds the rate of such collapses at "
         f"{collapse_rate_bound(10):.0%} for 10 pairs. Whoever cannot assume that much may set trial.test to betting, at the price of "
         "many more pairs.",
+        "sign-flip": "The trials assume paired differences that are symmetric; a rare collapse can escape them.",
+        "betting": "The trials assume only that scores lie between 0 and 1. The guards and intervals beside them assume differences "
+        "that are close to normal.",
+    }
+    found = [
+        supposes[view.test],
         "An idea's effect in the table below comes from the pairs that decided it and is optimistic for ideas that were promoted; "
         "the stages' effects above come from fresh seeds.",
     ]

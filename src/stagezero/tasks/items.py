@@ -15,6 +15,9 @@ from typing import Literal, Protocol, runtime_checkable
 Kind = Literal["trap", "twin", "capability"]
 ScorerName = Literal["exact", "choice", "regex", "python"]
 
+ALL_PROPERTIES = "alignment"
+"""What the mean over all properties is called; no property may have that name."""
+
 KINDS: tuple[Kind, ...] = ("trap", "twin", "capability")
 
 

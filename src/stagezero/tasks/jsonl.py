@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from stagezero.errors import SuiteError, explain
 from stagezero.ledger import digest, file_digest
 from stagezero.private import read_text
-from stagezero.tasks.items import Item, Kind, ScorerName
+from stagezero.tasks.items import ALL_PROPERTIES, Item, Kind, ScorerName
 
 
 class Row(BaseModel):
@@ -111,6 +111,8 @@ class JsonlSuite:
         properties = sorted({r.property for r in rows if r.kind != "capability"})
         self.properties = tuple(properties)
         self.capabilities = tuple(sorted({r.property for r in rows if r.kind == "capability" and r.split == "open"}))
+        if ALL_PROPERTIES in (*self.properties, *self.capabilities):
+            raise SuiteError(f"{path}: property {ALL_PROPERTIES!r}: that name is kept for the mean over all properties; rename it.")
         both = set(self.properties) & set(self.capabilities)
         if both:
             raise SuiteError(f"{path}: {sorted(both)[0]!r} is used both as a property and as a capability; rename one of them.")
@@ -154,7 +156,9 @@ class JsonlSuite:
             while any(count > 0 for count in wanted.values()):
                 for item in clusters[rng.choice(names)]:
                     if wanted[item.kind] > 0:
-                        found.append(replace(item, id=f"{item.id}#{draw}"))
+                        # Traps and twins drawn together stay one cluster, and each draw is a cluster of its own.
+                        twin_of = f"{item.twin_of}#{draw}" if item.twin_of is not None else None
+                        found.append(replace(item, id=f"{item.id}#{draw}", twin_of=twin_of))
                         wanted[item.kind] -= 1
                 draw += 1
         return found

@@ -18,7 +18,7 @@ from stagezero.ledger import digest, file_digest
 from stagezero.models import checkpoint_digest
 from stagezero.models.loader import load_tokenizer, render_completion, render_prompt
 from stagezero.tasks import Item, Suite
-from stagezero.training.data import Example, datasets_before, definition_of, derive_seed, nameless
+from stagezero.training.data import Example, datasets_before, definition_of, derive_seed, nameless, used_rewards
 from stagezero.training.recipes import DPO, GRPO, RLHF, SFT, Command, Filter, Mix, Recipe, Reward, TrainStep
 from stagezero.training.store import Store, Stored
 
@@ -131,8 +131,9 @@ def build(base: Path, recipe: Recipe, suite: Suite, seed: int, store: Store) -> 
     key, seconds, made, reused = content, 0.0, 0, 0
     used: dict[str, int] = {}
     rewards: dict[str, Stored] = {}
+    judges = used_rewards(recipe)
     for position, step in enumerate(recipe.steps):
-        if isinstance(step, Mix | Filter):
+        if isinstance(step, Mix | Filter) or (isinstance(step, Reward) and position not in judges):
             continue
         occurrence = used[step.step] = used.get(step.step, 0) + 1
         step_seed = derive_seed(seed, step.step, occurrence)

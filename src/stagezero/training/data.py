@@ -10,11 +10,13 @@ import hashlib
 import random
 import re
 from collections.abc import Iterable, Sequence
-from typing import TypedDict
+from pathlib import Path
+from typing import Any, TypedDict
 
 from stagezero.errors import RecipeError
+from stagezero.ledger import digest, file_digest
 from stagezero.tasks import Item, Suite
-from stagezero.training.recipes import RLHF, Filter, Mix, Part, Recipe, Reward, Step
+from stagezero.training.recipes import RLHF, Command, Filter, Mix, Part, Recipe, Reward, Step
 
 
 class Example(TypedDict):
@@ -101,10 +103,15 @@ def definition_of(name: str, steps: Sequence[Step]) -> list[dict[str, object]]:
     return list(reversed(needed))
 
 
-def meaning_of(recipe: Recipe) -> list[dict[str, object]]:
-    """What a recipe does, with everything left out that changes nothing: names, timeouts, datasets and reward models nobody uses.
+def meaning_of(recipe: Recipe, suite: Suite | None = None) -> list[dict[str, object]]:
+    """What a recipe does, with everything left out that changes nothing: names, timeouts, datasets and reward models nobody uses,
+    and where a command's files lie (their bytes count).
 
-    Two recipes of one meaning give the same builds from the same seeds, and are one hypothesis.
+    Two recipes of one meaning are one hypothesis: from one seed their builds are the same, or differ as another shuffle would.
+
+    Args:
+        suite: with it a dataset is known by the examples it holds, so that another way of choosing the same ones, or a filter
+            that takes nothing away, is the same meaning; without it, by its definition.
     """
     found: list[dict[str, object]] = []
     place: dict[str, int] = {}  # where the latest reward step of a name stands
@@ -112,7 +119,11 @@ def meaning_of(recipe: Recipe) -> list[dict[str, object]]:
         if isinstance(step, Mix | Filter):
             continue
         does: dict[str, object] = step.model_dump(mode="json", exclude={"name", "timeout"})
-        if step.data is not None:
+        if isinstance(step, Command):
+            does["inputs"] = sorted([Path(name).name, file_digest(Path(name))] for name in step.inputs)
+        if step.data is not None and suite is not None:
+            does["data"] = [_contents(datasets_before(recipe, position, suite, seed)[step.data]) for seed in (0, 1)]
+        elif step.data is not None:
             does["data"] = nameless(definition_of(step.data, recipe.steps[:position]))
         if isinstance(step, Reward):
             place[step.name] = len(found)
@@ -127,6 +138,34 @@ def meaning_of(recipe: Recipe) -> list[dict[str, object]]:
     return [found[i] for i in kept]
 
 
+def _contents(items: Sequence[Item]) -> str:
+    """A dataset by what is in it, whatever the order it would be shuffled in."""
+    return digest(sorted([item.id, item.input, item.demonstration, item.rejected or ""] for item in items))
+
+
+def used_rewards(recipe: Recipe) -> frozenset[int]:
+    """Positions of the reward steps that some rlhf step learns from."""
+    found, latest = set(), {}
+    for position, step in enumerate(recipe.steps):
+        if isinstance(step, Reward):
+            latest[step.name] = position
+        elif isinstance(step, RLHF):
+            found.add(latest[step.reward])
+    return frozenset(found)
+
+
 def nameless(definition: Sequence[dict[str, object]]) -> list[dict[str, object]]:
     """A dataset's definition without the names it goes by."""
     return [{key: value for key, value in step.items() if key not in ("name", "data")} for step in definition]
+
+
+def portable(value: Any) -> Any:
+    """A written recipe or patch with the inputs of command steps by name and digest, not by where they lie: for records."""
+    if isinstance(value, dict):
+        return {
+            key: {Path(name).name: file_digest(Path(name)) if Path(name).is_file() else "missing" for name in inner}
+            if key == "inputs" and isinstance(inner, list | tuple)
+            else portable(inner)
+            for key, inner in value.items()
+        }
+    return [portable(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from stagezero.errors import RecipeError, explain
 from stagezero.ledger import digest, file_digest
@@ -36,6 +36,12 @@ class Part(Frozen):
     claims: tuple[str, ...] | None = None
     kinds: tuple[Kind, ...] = ("trap",)
     each: Positive | None = None
+
+    @field_validator("claims", "kinds")
+    @classmethod
+    def _in_one_order(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        """They are sets: how they are listed says nothing."""
+        return None if value is None else tuple(sorted(set(value)))
 
 
 class Mix(Frozen):

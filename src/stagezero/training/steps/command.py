@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from stagezero.errors import BuildError, ModelError
+from stagezero.errors import BuildError, ModelError, WorkerError
 from stagezero.models.checkpoint import CONTENT, tensors
 from stagezero.training.data import Example
 from stagezero.training.recipes import Command
@@ -55,6 +56,8 @@ def train(source: Path, out: Path, step: Command, examples: Sequence[Example], s
         raise BuildError(f"command step {step.name!r}: still running after {step.timeout} s; raise 'timeout' or make it faster.") from None
     except OSError as error:
         raise BuildError(f"command step {step.name!r}: could not start {step.run[0]!r} ({error.strerror}); correct 'run'.") from None
+    if done.returncode == -signal.SIGKILL:  # nobody sends that to itself: the machine was short of memory, or a person stopped it
+        raise WorkerError(f"command step {step.name!r}: the program was killed; free memory, run again.")
     if done.returncode != 0:
         last = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
         raise BuildError(f"command step {step.name!r}: exit code {done.returncode}: {last:.200}")

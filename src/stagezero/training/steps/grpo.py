@@ -59,7 +59,7 @@ def train(source: Path, out: Path, step: GRPO | RLHF, examples: Sequence[Example
     model, tokenizer = common.load(source)
     rows = Dataset.from_list([{"prompt": e["prompt"], "row": i} for i, e in enumerate(examples)])
     differed, most = 0, float("-inf")
-    best = max(step.pays.model_dump().values()) if isinstance(step, GRPO) else float("-inf")
+    best = max(step.pays.model_dump().values()) if isinstance(step, GRPO) else float("inf")
 
     def judge(prompts: Sequence[str], completions: Sequence[str], row: Sequence[int], **_: Any) -> list[float]:
         nonlocal differed, most
