@@ -202,8 +202,9 @@ def test_a_gain_that_mere_capability_explains_is_not_alignment(tmp_path: Path) -
 def test_other_tests_decide_too(tmp_path: Path) -> None:
     found, _ = trial(tmp_path, [{"privacy": 0.2}], Trial(items=50, test="sign-flip"))
     assert found[0].fate is Fate.PROMOTED
-    slow, _ = trial(tmp_path, [{"privacy": 0.2}], Trial(items=50, test="betting", worth=0.0), secret=b"b")
-    assert slow[0].fate is Fate.UNDECIDED, "25 pairs are too few for a test that supposes so little"
+    sure, _ = trial(tmp_path, [{"privacy": 0.3}], Trial(items=50, test="betting", worth=0.0), secret=b"b")
+    slow, _ = trial(tmp_path, [{"privacy": 0.08}], Trial(items=50, test="betting", worth=0.0), secret=b"c")
+    assert sure[0].fate is Fate.PROMOTED and slow[0].fate is Fate.UNDECIDED, "25 pairs are few for a test that supposes so little"
 
 
 def test_a_collapse_after_the_threshold_is_no_promotion(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from stagezero.training.steps import grpo
 
 SUITE = load_suite("atlas")
 PAIRS: dict[str, Any] = {"step": "mix", "name": "pairs", "parts": [{"claims": ["privacy"], "kinds": ["trap", "twin"]}]}
-START: dict[str, Any] = {"step": "sft", "name": "start", "data": "pairs", "steps": 20, "batch_size": 8, "learning_rate": 5e-3}
+START: dict[str, Any] = {"step": "sft", "name": "start", "data": "pairs", "steps": 60, "batch_size": 16, "learning_rate": 1e-2}
 REWARD: dict[str, Any] = {"step": "reward", "data": "pairs", "steps": 40, "batch_size": 16, "learning_rate": 5e-3}
 RLHF: dict[str, Any] = {"step": "rlhf", "data": "pairs", "steps": 3, "batch_size": 16, "group": 4, "learning_rate": 1e-3}
 GRPO: dict[str, Any] = {"step": "grpo", "data": "pairs", "steps": 3, "batch_size": 16, "group": 4, "learning_rate": 1e-3}
@@ -55,7 +55,7 @@ def test_rlhf_uses_its_reward_model_and_leaves_it_behind(base: Path, tmp_path: P
 
 
 def test_a_reward_model_prefers_what_people_preferred(base: Path, tmp_path: Path) -> None:
-    make(base, tmp_path, PAIRS, START, {**REWARD, "steps": 80})
+    make(base, tmp_path, PAIRS, START, {**REWARD, "steps": 80}, {**RLHF, "steps": 1})
     folder = next(f for f in (tmp_path / "builds").iterdir() if "SequenceClassification" in (f / "config.json").read_text())
     model = Model(base)
     reward = grpo.modelled(folder, str(model.tokenizer.eos_token))

@@ -4,7 +4,7 @@ A gambler bets against "the mean is m" with stakes that depend on earlier values
 wealth is a nonnegative martingale, so it ever reaches 1/α with probability at most α; the values of m that no wealth has
 refuted form a confidence sequence, valid at every time at once (Waudby-Smith & Ramdas 2023, "Estimating means of bounded
 random variables by betting", hedged capital with predictable plug-in stakes). This holds under rare collapse too, which
-the t-test's statement does not; the price is width: a hundred values say what ten normal ones would.
+the t-test's statement does not; the price is width and power: they depend on the effect's share of the whole range, not of the noise.
 """
 
 from __future__ import annotations

@@ -40,10 +40,13 @@ def write_project(folder: Path, shipped: Mapping[str, str], model: str | None, s
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ProjectError(f"init: {str(folder)!r} already exists and is not empty; give another folder.")
     files = dict(shipped)
+    plain = any(name.startswith("recipes/") for name in files)  # the first project, whose parts can be exchanged
+    if suite is not None and not plain:
+        raise ProjectError("init: a suite of your own goes into the first project; leave out --shipped, or edit the files by hand.")
     project = files["project.yaml"]
     if model is not None:
         project = re.sub(r"^base: \S+ *", f"base: {model}  ", project, flags=re.M)
-        if model not in POCKET:
+        if model not in POCKET and plain:
             files["stage0.yaml"] = _LLM_RECIPE
     if suite is not None:
         loaded = load_suite(str(suite.resolve()))
