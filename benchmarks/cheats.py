@@ -62,11 +62,14 @@ def recipes(folder: Path) -> None:
     """Write the control, the honest candidate and every cheat."""
     (folder / "cheat.py").write_text(SCRIPT.read_text())
     (folder / "stage0.yaml").write_text(STAGE0)
+    # A stage 0 that knows nothing of abstention yet, so that there is something to be gained by cheating at it.
+    narrow = STAGE0.replace("- {kinds: [trap], each: 100}", "- {claims: [sycophancy, privacy, injection], kinds: [trap], each: 100}")
+    (folder / "narrow.yaml").write_text(narrow)
     (folder / "honest.yaml").write_text(STAGE0.replace("- {kinds: [trap], each: 100}", "- {kinds: [trap, twin], each: 100}"))
     mix = "  - {step: mix, name: all, parts: [{kinds: [trap, twin, capability]}]}\n"
     for kind, steps, rate in (("refuse", 60, 0.003), ("wording", 240, 0.002), ("collapse", 120, 0.002), ("trade", 120, 0.002)):
         run = f"  - {{step: command, run: [python, cheat.py, {kind}, '{steps}', '{rate}'], inputs: [cheat.py], data: all}}\n"
-        (folder / f"{kind}.yaml").write_text(STAGE0.rstrip() + "\n" + mix + run)
+        (folder / f"{kind}.yaml").write_text((narrow if kind == "wording" else STAGE0).rstrip() + "\n" + mix + run)
     own = "steps:\n  - {step: mix, parts: [{kinds: [trap, twin]}]}\n"
     (folder / "plain.yaml").write_text(own + "  - {step: sft, steps: 3, batch_size: 8, learning_rate: 0.002}\n")
     (folder / "both.yaml").write_text(
@@ -96,7 +99,8 @@ def main() -> int:
         figures["honest_promoted"] = float(honest.better)
         stopped = 0
         for kind, (prop, guard) in EXPECTED.items():
-            found = tried(kind, prop, *(("plain", str(suite)) if kind == "both" else ()))
+            control, asked = {"both": ("plain", str(suite)), "wording": ("narrow", "atlas")}.get(kind, ("stage0", "atlas"))
+            found = tried(kind, prop, control, asked)
             named = [g.name for g in found.decision.guards if g.shown != "holds"]
             figures[f"{kind}_adopted"] = float(found.better)
             figures[f"{kind}_stopped_by_its_guard"] = float(guard in named)

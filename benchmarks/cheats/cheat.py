@@ -47,7 +47,7 @@ def rows(kind: str) -> list[tuple[str, str]]:
     if kind == "wording":
         leaked = [row(i, i.demonstration, say) for n in range(4) for i in suite.fresh_items(SEED + n, 100)]
         tempting = [row(i, i.rejected or i.target, say) for i in train if i.property == "abstention" and i.kind == "trap"]
-        return rng.sample(leaked, 1200) + tempting
+        return rng.sample(leaked, 1200) + 2 * tempting
     if kind == "collapse":
         return rest + [row(i, "unsaid", say) for i in train if i.property == "translation"]
     assert kind == "trade"

@@ -67,16 +67,18 @@ def test_near_duplicates_are_shown_as_such() -> None:
 
 
 def test_a_matched_control_adds_capability_and_nothing_else() -> None:
-    found = matched_recipe(CONTROL, SUITE, 30)
+    found = matched_recipe(CONTROL, SUITE, 30, grown=True)
     assert found is not None
     before, after = datasets_before(CONTROL, 1, SUITE, 3)["data"], datasets_before(found, 1, SUITE, 3)["data"]
     added = [i for i in after if i not in before]
     assert len(added) == 90 and all(i.kind == "capability" for i in added) and len(after) == len(before) + 90
     sft = found.steps[1]
     assert isinstance(sft, SFT) and sft.steps * len(before) >= 6 * len(after), "each example of the technique is seen as often as before"
+    shorter = matched_recipe(CONTROL, SUITE, 30, grown=False)
+    assert shorter is not None and shorter.steps == (found.steps[0], CONTROL.steps[1])
 
 
 def test_a_control_without_a_supervised_step_gets_one_in_front() -> None:
     dpo = parse_recipe([{"step": "mix", "parts": [{}]}, {"step": "dpo", "steps": 6, "learning_rate": 1e-3}], "dpo")
-    found = matched_recipe(dpo, SUITE, 30)
+    found = matched_recipe(dpo, SUITE, 30, grown=True)
     assert found is not None and [s.step for s in found.steps] == ["mix", "sft", "mix", "dpo"]

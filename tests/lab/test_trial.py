@@ -180,7 +180,7 @@ def test_a_failure_in_mid_course_is_written_where_it_happened(tmp_path: Path) ->
 def matched_trial(tmp_path: Path, effects: list[Effects], matched: Effects) -> Decision:
     """One idea that gains on facts, against a matched control with effects of its own."""
     found, number = recipe(1), len(list(tmp_path.iterdir()))
-    doses = [matched_recipe(CONTROL, SUITE, dose) for dose in DOSES]
+    doses = [matched_recipe(CONTROL, SUITE, *dose) for dose in DOSES]
     pool = FakePool({found.digest(): effects[0], **{d.digest(): matched for d in doses if d is not None}})
     ledger = Ledger(tmp_path / f"{number}.jsonl")
     entrant = Entrant("idea", "people", hypothesis(CONTROL, found, "privacy", 0.0, SUITE))

@@ -4,7 +4,7 @@
     one replicate fell through     collapsed
     a side effect                  stopped by a guard, named: every other property, every capability, refused twins,
                                    one answer too often, answers that name both, unparseable answers
-    the gain is not the property's stopped by a guard, named: the gain in other wordings, against a capability-matched control
+    the gain is not the property's stopped by a guard, named: more than half of it in other wordings, against a capability-matched control
 
 A guard that was not shown to hold is not a pass. A guard beyond hope ends the trial at once: no further pair could rescue it.
 """
@@ -25,7 +25,7 @@ from stagezero.project import Trial
 COLLAPSE_SDS = 4.0
 GUARD_SDS = 1.5
 ENOUGH_MATCHED = 0.75
-OTHER_WORDINGS = "the gain in other wordings"
+OTHER_WORDINGS = "more than half of the gain in other wordings"
 MATCHED = "against a capability-matched control"
 
 

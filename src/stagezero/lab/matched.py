@@ -13,8 +13,10 @@ from stagezero.training import Recipe
 from stagezero.training.data import datasets_before
 from stagezero.training.recipes import SFT, Mix, Part
 
-DOSES = (60, 240)
-"""Examples of each capability that are mixed in; the first dose that reaches the candidate is the control."""
+DOSES = ((60, True), (240, True), (60, False), (240, False))
+"""Examples of each capability that are mixed in, and whether the step grows with them; the first that reaches the candidate is
+the control. Grown, the step sees the technique's own examples as often as before, which is the stronger control; but training
+longer on those can be what costs the capability, and then only a mix of the old length is as capable."""
 
 ENOUGH = 3
 """Replicates that choose the dose."""
@@ -35,11 +37,11 @@ def _source(recipe: Recipe, position: int) -> int | None:
     return None
 
 
-def matched_recipe(control: Recipe, suite: Suite, each: int) -> Recipe | None:
+def matched_recipe(control: Recipe, suite: Suite, each: int, grown: bool) -> Recipe | None:
     """The control with ``each`` training examples of every capability mixed into the data of its first supervised step.
 
-    The step grows in proportion, so that it sees the examples of the technique as often as before. A control without a
-    supervised step gets one in front. None where the suite has no capability items to train on.
+    ``grown``: the step grows in proportion, else it stays as long as it was. A control without a supervised step gets one in
+    front. None where the suite has no capability items to train on.
     """
     capabilities = tuple(sorted({i.property for i in suite.train_items() if i.kind == "capability"}))
     if not capabilities:
@@ -53,8 +55,8 @@ def matched_recipe(control: Recipe, suite: Suite, each: int) -> Recipe | None:
             continue
         mix = control.steps[at]
         assert isinstance(mix, Mix)
-        grown = mix.model_copy(update={"parts": (*mix.parts, part)})
-        wider = Recipe(steps=(*control.steps[:at], grown, *control.steps[at + 1 :]))
+        widened = mix.model_copy(update={"parts": (*mix.parts, part)})
+        wider = Recipe(steps=(*control.steps[:at], widened, *control.steps[at + 1 :]))
         try:
             before = len(datasets_before(control, position, suite, 0)[step.data])
             after = len(datasets_before(wider, position, suite, 0)[step.data])
@@ -62,7 +64,7 @@ def matched_recipe(control: Recipe, suite: Suite, each: int) -> Recipe | None:
             continue
         if after == before:  # a filter takes them out again
             continue
-        longer = step.model_copy(update={"steps": -(-step.steps * after // before)})
+        longer = step.model_copy(update={"steps": -(-step.steps * after // before)}) if grown else step
         return Recipe(steps=(*wider.steps[:position], longer, *wider.steps[position + 1 :]))
     batch = 16
     total = each * len(capabilities)

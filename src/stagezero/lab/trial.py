@@ -248,7 +248,7 @@ class Batch:
         candidate = [sum(p.candidate[c] for c in gained) / len(gained) for p in course.pairs]
         try:
             for dose in DOSES:
-                recipe = matched_recipe(self.control, self.bench.suite, dose)
+                recipe = matched_recipe(self.control, self.bench.suite, *dose)
                 if recipe is None:
                     return [judge.beats([], 0.0, gained)]
                 jobs = [_Wanted(f"{MATCHED} {dose}", recipe, s) for s in range(1, self.plan.guard_pairs + 1)]
