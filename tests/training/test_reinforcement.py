@@ -66,6 +66,16 @@ def test_a_reward_model_prefers_what_people_preferred(base: Path, tmp_path: Path
     assert sum(a > b for a, b in zip(good, bad, strict=True)) > 0.7 * len(items)
 
 
+def test_low_rank_adapters_are_merged(base: Path, tmp_path: Path) -> None:
+    from stagezero.models.checkpoint import tensors
+
+    lora = {"lora": {"rank": 2, "alpha": 4}}
+    found = make(base, tmp_path, PAIRS, START, {**REWARD, **lora, "steps": 5}, {**RLHF, **lora}, {**GRPO, **lora})
+    assert tensors(found.folder) == tensors(base) and found.steps_made == 4
+    judges = [f for f in (tmp_path / "builds").iterdir() if "SequenceClassification" in (f / "config.json").read_text()]
+    assert len(judges) == 1 and "score.weight" in tensors(judges[0])
+
+
 def test_the_labeller_errs_as_often_as_stated() -> None:
     pairs = [i for i in SUITE.train_items() if i.rejected]
     wrong = sum(i.mislabelled for i in pairs)
