@@ -141,7 +141,7 @@ def admit(
             candidate = apply_patch(control, idea.operations(), f"idea {idea.title!r}")
             found = Admitted(idea, hypothesis(control, candidate, idea.property, margin, suite))
             key = found.hypothesis.digest()
-        except (RecipeError, CanonicalizationError) as error:
+        except (RecipeError, CanonicalizationError, OSError, TypeError, ValueError) as error:
             refused.append(Refused(idea, f"does not fit this stage's recipe: {error}"))
             continue
         claims = {c for s in candidate.steps if isinstance(s, Mix) for p in s.parts for c in p.claims or ()}

@@ -27,7 +27,7 @@ from stagezero.lab.ideas import Idea
 from stagezero.lab.researchers import Brief, Outcome, Researcher, make
 from stagezero.lab.run_folder import check_unchanged, secret_of
 from stagezero.lab.trial import Batch, Decision, draw_of, replicate_seed
-from stagezero.ledger import Ledger, refuse_if_in_use
+from stagezero.ledger import Ledger, digest, refuse_if_in_use
 from stagezero.measure import ALIGNMENT
 from stagezero.models import checkpoint_digest, home
 from stagezero.project import Project, load_project
@@ -242,7 +242,7 @@ class Campaign:
             "registration",
             {
                 "stage": number,
-                "control": brief.control.digest(),
+                "control": digest(portable(brief.control.canonical())),
                 "level": float(f"{self._level(number, len(admitted), decisions):.6g}") if admitted else None,
                 "margin": self.project.trial.margin,
                 "test": self.project.trial.test,

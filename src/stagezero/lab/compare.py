@@ -22,6 +22,7 @@ from stagezero.models import checkpoint_digest, home
 from stagezero.project import Trial
 from stagezero.tasks import Suite, claims, load_suite
 from stagezero.training import Recipe, load_recipe
+from stagezero.training.data import meaning_of
 from stagezero.training.executors import LocalPool
 
 
@@ -158,7 +159,15 @@ def compare(
         raise SuiteError(f"property {property!r}: the suite {suite!r} has {', '.join(loaded.properties)}; choose one of them.")
     asks = _hypothesis(a, b, property, plan, loaded)
     name_a, name_b = Path(control).stem, Path(candidate).stem
-    asked = digest({"hypothesis": asks.digest(), "model": model, "trial": plan.model_dump(mode="json"), "seed": seed})
+    asked = digest(
+        {
+            "hypothesis": asks.digest(),
+            "recipes": [meaning_of(a), meaning_of(b)],
+            "model": model,
+            "trial": plan.model_dump(mode="json"),
+            "seed": seed,
+        }
+    )
     folder = Path(runs) / f"compare-{property}-{asked[:10]}"  # what the files are called is no part of the question
     folder.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(folder / "ledger.jsonl")
@@ -201,5 +210,5 @@ def _confirm(bench: Bench, ledger: Ledger, secret: bytes, a: Recipe, b: Recipe, 
     seeds = [replicate_seed(secret, ledger.head, "confirm", s) for s in range(1, plan.confirm + 1)]
     results = bench.gather([bench.submit(r, s, (draw_of(s),)) for s in seeds for r in (a, b)], "confirming on fresh seeds")
     differences: Sequence[float] = [y.scores[0][prop] - x.scores[0][prop] for x, y in zip(results[0::2], results[1::2], strict=True)]
-    ledger.record("confirmed", {"property": prop, "seeds": seeds, "differences": list(differences), "of": digest(b.canonical())})
+    ledger.record("confirmed", {"property": prop, "seeds": seeds, "differences": list(differences), "of": digest(meaning_of(b))})
     return t_interval(differences)

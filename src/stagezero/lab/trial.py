@@ -266,7 +266,8 @@ class Batch:
         over = [p.candidate[judge.own] - r.scores[0][judge.own] for p, r in zip(course.pairs, found, strict=False)]
         capable = sum(r.scores[0][c] for r in found for c in gained) / len(gained)
         control = sum(p.control[c] for p in course.pairs[: len(found)] for c in gained) / len(gained)
-        return [judge.beats(over, (capable - control) / (sum(candidate[: len(found)]) - control), gained)]
+        gain = sum(candidate[: len(found)]) - control
+        return [judge.beats(over, (capable - control) / gain if gain > 0 else 0.0, gained)]
 
     def _check(self, course: _Course, judge: Judge, ruling: Ruling) -> Ruling | None:
         """The checks that only an idea with evidence and sound guards gets; None while their builds are missing."""

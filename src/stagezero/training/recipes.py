@@ -325,7 +325,7 @@ def _name_of(step: dict[str, Any]) -> str:
 def _find(steps: Sequence[dict[str, Any]], at: str, kinds: tuple[str, ...] | None, where: str) -> int:
     name, _, which = at.partition("/")
     hits = [i for i, s in enumerate(steps) if name in (_name_of(s), s.get("step")) and (kinds is None or s.get("step") in kinds)]
-    number = int(which) if which.isdigit() else 1
+    number = int(which) if which.isascii() and which.isdigit() else 1
     if not 1 <= number <= len(hits):
         names = ", ".join(_name_of(s) for s in steps) or "none"
         raise RecipeError(f"{where}: the patch looks for a step {at!r}; the recipe has: {names}; correct 'at'.")
