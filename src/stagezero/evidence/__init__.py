@@ -13,12 +13,23 @@ from stagezero.evidence.intervals import (
     pooled_sd,
     t_interval,
 )
-from stagezero.evidence.leakage import claim_level, counted_bits
+from stagezero.evidence.leakage import (
+    Allowance,
+    capacity,
+    claim_level,
+    counted_bits,
+    kraft_bits,
+    matching_floor,
+    matching_gain,
+    needed,
+    pass_probability,
+)
 from stagezero.evidence.sequential import Look, Rule, Test
 from stagezero.evidence.signflip import log_sign_flip_e_value
 from stagezero.evidence.spending import any_time_level, e_lond_level, idea_level, stage_level
 
 __all__ = [
+    "Allowance",
     "Estimate",
     "Guard",
     "Look",
@@ -27,6 +38,7 @@ __all__ = [
     "any_time_level",
     "betting_interval",
     "beyond_hope",
+    "capacity",
     "claim_level",
     "clopper_pearson_lower",
     "collapse_rate_bound",
@@ -36,11 +48,16 @@ __all__ = [
     "e_value",
     "gain_shown",
     "idea_level",
+    "kraft_bits",
     "log_betting_e_value",
     "log_e_value",
     "log_sign_flip_e_value",
+    "matching_floor",
+    "matching_gain",
+    "needed",
     "noise_floor",
     "non_inferiority",
+    "pass_probability",
     "pooled_sd",
     "stage_level",
     "t_interval",

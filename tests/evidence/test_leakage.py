@@ -1,0 +1,240 @@
+"""What a door discloses: transcripts counted, costs against exact fractions, and no order of events that exceeds the total."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from scipy.special import gammaln
+
+from stagezero.evidence import (
+    Allowance,
+    capacity,
+    claim_level,
+    clopper_pearson_lower,
+    counted_bits,
+    kraft_bits,
+    matching_floor,
+    matching_gain,
+    needed,
+    pass_probability,
+)
+from stagezero.evidence.leakage import CAPACITY_LIMIT, Kind
+
+
+def counted(submissions: int, passes: int, extra: float = 0.0) -> Allowance:
+    return Allowance("counted", submissions, passes, extra=extra)
+
+
+def endings(allowance: Allowance) -> list[tuple[int, ...]]:
+    """Every transcript a lab can end in that asks as long as it may, one question at a time."""
+    done: list[tuple[int, ...]] = []
+    open_ones: list[tuple[int, ...]] = [()]
+    while open_ones:
+        seen = open_ones.pop()
+        if allowance.may_ask(len(seen), sum(seen)):
+            open_ones += [(*seen, 0), (*seen, 1)]
+        else:
+            done.append(seen)
+    return done
+
+
+def test_counted_figures_of_the_design() -> None:
+    assert counted(12, 3).total() == pytest.approx(8.2, abs=0.05)
+    assert counted(52, 3).total() == pytest.approx(14.5, abs=0.05)
+    assert 2 ** counted(12, 3).total() == pytest.approx(1 + 12 + 66 + 220)
+    assert counted(12, 12).total() == 12.0, "all transcripts: exactly one bit each"
+    assert counted(3, 8).total() == 3.0
+    assert counted(12, 3, extra=1.0).total() == pytest.approx(counted(12, 3).total() + 1)
+
+
+@pytest.mark.parametrize("allowance", [
+    counted(10, 3), counted(6, 6), counted(9, 1),
+    Allowance("flat", 12, 0, bits=8.5), Allowance("flat", 7, 0, bits=30.0),
+    Allowance("kraft", 14, 0, bits=7.0), Allowance("kraft", 14, 0, bits=3.3), Allowance("kraft", 9, 0, bits=99.0),
+])  # fmt: skip
+def test_there_are_at_most_two_to_the_total_endings(allowance: Allowance) -> None:
+    assert len(endings(allowance)) <= 2 ** allowance.total() * (1 + 1e-12)
+
+
+def test_rounding_is_never_down() -> None:
+    for k, b in itertools.product((5, 12, 52, 400), (1, 3, 4, 5)):
+        transcripts = sum(math.comb(k, i) for i in range(b + 1))
+        assert Fraction(counted_bits(k, b)) >= Fraction(math.log2(transcripts))
+    assert counted_bits(2000, 1000) < 2000, "larger than any float can hold, and still exact"
+    assert counted(12, 3, extra=0.1).total() >= counted(12, 3).total() + 0.1
+
+
+def test_a_code_has_at_most_unit_mass() -> None:
+    for n in range(11):
+        mass = sum(Fraction(2.0 ** -kraft_bits(n, sum(t))) for t in itertools.product((0, 1), repeat=n))
+        assert 1 - 1e-12 < mass <= 1 + 1e-15
+
+
+@pytest.mark.parametrize("n", [1, 5, 12])
+def test_at_most_two_to_the_b_transcripts_cost_b_or_less(n: int) -> None:
+    costs = sorted(kraft_bits(n, sum(t)) for t in itertools.product((0, 1), repeat=n))
+    for i, cost in enumerate(costs, start=1):
+        assert i <= 2**cost * (1 + 1e-12)
+
+
+def test_the_code_is_the_mixture_it_says() -> None:
+    for n, a in ((1, 0), (7, 3), (52, 3), (300, 0), (300, 150)):
+        kt = gammaln(a + 0.5) + gammaln(n - a + 0.5) - math.log(math.pi) - gammaln(n + 1)
+        mixed = np.logaddexp(-n * math.log(2), kt) + math.log(0.5)
+        assert kraft_bits(n, a) == pytest.approx(-mixed / math.log(2), rel=1e-10)
+        assert kraft_bits(n, a) <= n + 1
+    assert kraft_bits(0, 0) == 0.0 and kraft_bits(1, 1) == 1.0
+    assert kraft_bits(300, 0) < 7 < 300, "replies that are all alike are nearly free"
+
+
+def maximal_leakage(channel: np.ndarray) -> float:
+    """log₂ Σ_y max_x p(y | x), for rows p(· | x): Esposito, Gastpar and Issa 2019, equation 7."""
+    return math.log2(channel.max(axis=0).sum())
+
+
+@pytest.mark.parametrize("flip", [0.1, 0.25, 0.4])
+def test_a_turned_verdict_has_the_maximal_leakage_of_its_channel(flip: float) -> None:
+    allowance = Allowance("randomised", 40, 0, bits=30.0, flip=flip)
+    channel = np.array([[1 - flip, flip], [flip, 1 - flip]])
+    assert allowance.spent(1, 0) == pytest.approx(maximal_leakage(channel), rel=1e-12)
+    together = np.array([[math.prod(channel[x, y] for x, y in zip(xs, ys, strict=True)) for ys in itertools.product((0, 1), repeat=4)]
+                         for xs in itertools.product((0, 1), repeat=4)])  # fmt: skip
+    assert allowance.spent(4, 2) == pytest.approx(maximal_leakage(together), rel=1e-12)
+    assert allowance.spent(4, 2) < 4
+
+
+KINDS: tuple[Kind, ...] = ("counted", "flat", "kraft", "randomised")
+
+
+@st.composite
+def allowances(draw: st.DrawFn) -> Allowance:
+    kind, submissions = draw(st.sampled_from(KINDS)), draw(st.integers(1, 40))
+    extra = draw(st.sampled_from([0.0, 0.3, 2.0]))
+    if kind == "counted":
+        return Allowance(kind, submissions, draw(st.integers(1, 10)), extra=extra)
+    flip = draw(st.floats(0.01, 0.49)) if kind == "randomised" else 0.0
+    return Allowance(kind, submissions, 0, bits=draw(st.floats(1.0, 30.0)), flip=flip, extra=extra)
+
+
+@settings(max_examples=400, deadline=None)
+@given(allowances(), st.lists(st.sampled_from(["ask", "pass", "fail"]), max_size=120))
+def test_no_order_of_questions_and_answers_exceeds_the_total(allowance: Allowance, events: list[str]) -> None:
+    replies = passes = pending = 0
+    for event in [*events, *["pass"] * 40]:
+        if event == "ask":
+            pending += allowance.may_ask(replies, passes, pending)
+        elif pending:
+            replies, passes, pending = replies + 1, passes + (event == "pass"), pending - 1
+        assert allowance.spent(replies, passes) + allowance.extra <= allowance.total()
+        assert replies + pending <= allowance.submissions
+        if allowance.kind == "counted":
+            assert passes <= allowance.passes
+
+
+@settings(max_examples=200, deadline=None)
+@given(allowances(), st.integers(0, 12), st.integers(0, 12), st.lists(st.booleans(), max_size=60))
+def test_what_is_left_is_certain_and_no_more_is(allowance: Allowance, replies: int, passes: int, outcomes: list[bool]) -> None:
+    passes = min(passes, replies)
+    left = allowance.left(replies, passes)
+    for right in outcomes[:left]:
+        assert allowance.may_ask(replies, passes)
+        replies, passes = replies + 1, passes + right
+    assert allowance.left(0, 0) >= 1
+    if left == 0:
+        assert not allowance.may_ask(replies, passes)
+
+
+def test_left_for_each_kind() -> None:
+    assert counted(12, 3).left(0, 0) == 3 and counted(12, 3).left(11, 0) == 1 and counted(12, 3).left(5, 3) == 0
+    assert Allowance("flat", 52, 0, bits=8.9).left(3, 1) == 5
+    kraft = Allowance("kraft", 52, 0, bits=10.0)
+    assert kraft.left(0, 0) == 9 and kraft.may_ask(9, 0), "replies that were alike give back what was held for them"
+    assert Allowance("kraft", 52, 0, bits=14.5).may_ask(40, 0), "forty fails in a row, where flat answers fourteen questions"
+    assert Allowance("randomised", 52, 0, bits=5.0, flip=0.4).left(0, 0) == math.floor(5 / math.log2(1.2))
+
+
+def test_an_allowance_that_makes_no_sense_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^kind"):
+        Allowance("guessed", 1, 1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^submissions"):
+        counted(0, 1)
+    with pytest.raises(ValueError, match=r"^passes"):
+        counted(4, 0)
+    with pytest.raises(ValueError, match=r"^extra"):
+        counted(4, 1, extra=-1.0)
+    with pytest.raises(ValueError, match=r"^flip"):
+        Allowance("randomised", 4, 0, bits=4.0)
+    with pytest.raises(ValueError, match=r"^bits"):
+        Allowance("flat", 4, 0)
+    with pytest.raises(ValueError, match=r"^bits"):
+        Allowance("counted", 4, 1, bits=3.0)
+    with pytest.raises(ValueError, match=r"^bits"):
+        Allowance("kraft", 4, 0, bits=0.5)
+    with pytest.raises(ValueError, match=r"^flip"):
+        Allowance("flat", 4, 0, bits=3.0, flip=0.1)
+    with pytest.raises(ValueError, match=r"^replies"):
+        counted(4, 1).spent(1, 2)
+    with pytest.raises(ValueError, match=r"^pending"):
+        counted(4, 1).may_ask(0, 0, -1)
+
+
+def test_needed_is_the_verdicts_own_rule() -> None:
+    for n, bar, level in ((200, 0.8, 1e-3), (50, 0.5, 0.05), (1000, 0.8, 1e-6)):
+        found = needed(n, bar, level)
+        assert clopper_pearson_lower(found, n, level) >= bar > clopper_pearson_lower(found - 1, n, level)
+        # The dual form: a model exactly at the bar reaches it with probability at most the level.
+        assert pass_probability(n, bar, level, bar) <= level
+    assert needed(10, 0.99, 1e-9) == 11 and pass_probability(10, 0.99, 1e-9, 1.0) == 0.0
+
+
+def test_a_bar_of_80_needs_851_observed() -> None:
+    """The design's .851 is 1,000 clusters, δ = .05, 12 submissions, 3 passes, and seven or eight claims; four claims need .849."""
+    b = counted(12, 3).total()
+    assert [needed(1000, 0.80, claim_level(0.05, claims, b)) for claims in (4, 6, 7, 8)] == [849, 850, 851, 851]
+    assert needed(1000, 0.80, claim_level(0.05, 8, counted(52, 3).total())) == 862
+
+
+def test_bits_beyond_any_float_leave_no_level() -> None:
+    assert claim_level(0.05, 4, 5000.0) == 0.0
+    assert needed(1000, 0.8, 0.0) == 1001
+
+
+def test_capacity_is_the_last_number_that_carries() -> None:
+    found = capacity(1000, 0.80, 0.87, 4, 0.05, 3)
+    assert found == 18
+
+    def failing(submissions: int) -> float:
+        return 4 * (1 - pass_probability(1000, 0.80, claim_level(0.05, 4, counted_bits(submissions, 3)), 0.87))
+
+    assert failing(found) <= 0.2 < failing(found + 1)
+    assert capacity(1000, 0.80, 0.82, 4, 0.05, 3) == 0
+    assert capacity(1000, 0.80, 0.99, 4, 0.05, 3) == CAPACITY_LIMIT
+
+
+def test_no_model_at_the_bar_passes_whichever_transcript_it_was_steered_by() -> None:
+    """The best a lab could do with B bits is to choose among 2^B models that were fixed beforehand: simulated, at the bar."""
+    rng, n, bar, runs = np.random.default_rng(5), 300, 0.8, 2000
+    bits = counted(8, 2).total()
+    most = rng.binomial(n, bar, (runs, round(2**bits))).max(axis=1)
+    wrong = int((most >= needed(n, bar, claim_level(0.05, 1, bits))).sum())
+    assert stats.binomtest(wrong, runs, 0.05, "greater").pvalue > 1e-3
+    without = int((most >= needed(n, bar, 0.05)).sum())
+    assert stats.binomtest(without, runs, 0.05, "greater").pvalue < 1e-6, "negative control: a level that pays for nothing"
+
+
+def test_the_matching_attack_gains_what_is_said() -> None:
+    assert matching_gain(52, 1000) == pytest.approx(0.072, abs=5e-4)
+    assert matching_floor(52, 1000) == pytest.approx(matching_gain(52, 1000), rel=0.01)
+    rng, n, k, gains = np.random.default_rng(6), 1000, 53, []
+    for _ in range(300):
+        right = rng.integers(0, 2, (k, n))
+        vote = np.where(2 * right.sum(1, keepdims=True) >= n, right, 1 - right)
+        gains.append((2 * vote.sum(0) > k).mean() - 0.5)
+    assert np.mean(gains) == pytest.approx(matching_gain(k, n), abs=0.003)
