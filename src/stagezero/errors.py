@@ -10,10 +10,14 @@ StagezeroError                 shown without a traceback, exit code 2
 ├── MissingPackageError        an optional package is not installed
 ├── RunChangedError            a half-finished run no longer matches its project
 ├── LedgerError                the chain does not verify
+│   └── WitnessError           two views of one ledger do not agree
+├── AttestationError           a signed statement that does not verify
 ├── BuildError                 a training step failed: the recipe's doing
 ├── WorkerError                a worker died, or ran out of memory or disk: the machine's doing
 └── DoorError                  the auditor refused or could not be reached
-    └── BudgetSpentError       the sealed items have no disclosures left
+    ├── BudgetSpentError       the sealed items have no disclosures left
+    ├── WaitError              answers are still out; ask again when they have come
+    └── ClosedError            the auditor is in doubt, and answers nothing
 """
 
 from __future__ import annotations
@@ -66,6 +70,14 @@ class LedgerError(StagezeroError):
     """The chain does not verify."""
 
 
+class WitnessError(LedgerError):
+    """Two views of one ledger do not agree."""
+
+
+class AttestationError(StagezeroError):
+    """A signed statement that does not verify."""
+
+
 class BuildError(StagezeroError):
     """A training step failed, and would fail again: the recipe's doing."""
 
@@ -80,6 +92,18 @@ class DoorError(StagezeroError):
 
 class BudgetSpentError(DoorError):
     """The sealed items have no disclosures left."""
+
+
+class WaitError(DoorError):
+    """Answers are still out, and one of them may use what is left; ``until`` is when to ask again (seconds since 1970)."""
+
+    def __init__(self, message: str, until: float = 0.0) -> None:
+        super().__init__(message)
+        self.until = until
+
+
+class ClosedError(DoorError):
+    """The auditor is in doubt about itself, and answers nothing."""
 
 
 def explain(error: ValidationError, where: str) -> str:

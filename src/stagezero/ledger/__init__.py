@@ -1,6 +1,35 @@
-"""The chain of record: canonical JSON, digests and the append-only ledger."""
+"""The chain of record: canonical JSON, digests, the append-only ledger, its proofs, checkpoints and witnesses."""
 
 from stagezero.ledger.canonical import canonical, digest, file_digest
-from stagezero.ledger.chain import Entry, Ledger, read, refuse_if_in_use, verify
+from stagezero.ledger.chain import Ledger, read, refuse_if_in_use, verify
+from stagezero.ledger.checkpoints import Checkpoint, check_against, cosign, read_checkpoint, sign_checkpoint
+from stagezero.ledger.keys import SigningKey, VerifyKey
+from stagezero.ledger.lines import Entry
+from stagezero.ledger.tree import leaf_hash, verify_consistency, verify_inclusion
+from stagezero.ledger.view import LedgerView, Proof, prove
+from stagezero.ledger.witness import Witness
 
-__all__ = ["Entry", "Ledger", "canonical", "digest", "file_digest", "read", "refuse_if_in_use", "verify"]
+__all__ = [
+    "Checkpoint",
+    "Entry",
+    "Ledger",
+    "LedgerView",
+    "Proof",
+    "SigningKey",
+    "VerifyKey",
+    "Witness",
+    "canonical",
+    "check_against",
+    "cosign",
+    "digest",
+    "file_digest",
+    "leaf_hash",
+    "prove",
+    "read",
+    "read_checkpoint",
+    "refuse_if_in_use",
+    "sign_checkpoint",
+    "verify",
+    "verify_consistency",
+    "verify_inclusion",
+]

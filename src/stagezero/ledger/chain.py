@@ -1,9 +1,8 @@
 """The ledger: append-only, hash-chained JSON lines that anyone can check with a hash function.
 
-One line is ``{"entry":{…},"hash":"…","time":"…","stamp":"…"}``. ``entry`` is canonical JSON (RFC 8785) with its number, kind,
-body and the previous entry's hash; ``hash`` is SHA-256 of the stored entry bytes. ``stamp`` chains hash and time in
-the same way. Times are kept out of ``hash`` on purpose: the content chain of a run that was killed and continued equals that of an
-undisturbed one, and the seeds drawn from its head are the same.
+``lines.py`` says what a line is and what checking it means. Times are kept out of an entry's ``hash`` on purpose: the
+content chain of a run that was killed and continued equals that of an undisturbed one, and the seeds drawn from its
+head are the same.
 
 One process writes at a time (an flock says so); any number may read. A line torn by a crash was never
 acknowledged: it is moved aside to ``ledger.jsonl.torn`` when the ledger is next opened for writing.
@@ -16,57 +15,23 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from stagezero.errors import LedgerError
 from stagezero.ledger.canonical import canonical
-
-GENESIS = "0" * 64
-_HEAD, _HASH, _TIME, _STAMP, _TAIL = b'{"entry":', b',"hash":"', b'","time":"', b'","stamp":"', b'"}'
-_TIME_LENGTH = len("2026-01-01T00:00:00.000000Z")
-_SUFFIX = len(_HASH) + 64 + len(_TIME) + _TIME_LENGTH + len(_STAMP) + 64 + len(_TAIL)
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One verified entry."""
-
-    seq: int
-    kind: str
-    body: dict[str, Any]
-    prev: str
-    hash: str
-    time: str
+from stagezero.ledger.checkpoints import Checkpoint, hold_against, read_checkpoint, sign_checkpoint
+from stagezero.ledger.keys import SigningKey, VerifyKey
+from stagezero.ledger.lines import GENESIS, Entries, Entry, end_of_lines, is_whole, parsed, walk, written
+from stagezero.ledger.stored import StoredTree
+from stagezero.ledger.tree import leaf_hash
 
 
-def _stamp(previous: str, hash_: str, time: str) -> str:
-    return hashlib.sha256(f"{previous}{hash_}{time}".encode()).hexdigest()
-
-
-def _split(line: bytes) -> tuple[bytes, str, str, str]:
-    """(entry bytes, hash, time, stamp) of a line without its newline.
-
-    Raises:
-        ValueError: the line does not have the one permitted shape.
-    """
-    cut = len(line) - _SUFFIX
-    if cut < len(_HEAD) or not line.startswith(_HEAD):
-        raise ValueError("it is not a ledger line")
-    entry, suffix = line[len(_HEAD) : cut], line[cut:]
-    found = []
-    at = 0
-    for frame, size in ((_HASH, 64), (_TIME, _TIME_LENGTH), (_STAMP, 64)):
-        if suffix[at : at + len(frame)] != frame:
-            raise ValueError("it is not a ledger line")
-        at += len(frame)
-        found.append(suffix[at : at + size].decode("ascii"))
-        at += size
-    if suffix[at:] != _TAIL:
-        raise ValueError("it is not a ledger line")
-    return entry, found[0], found[1], found[2]
+def _open(path: Path) -> BinaryIO:
+    if not path.exists():
+        raise LedgerError(f"there is no ledger at {path}; check the path.")
+    return path.open("rb", buffering=1 << 18)
 
 
 def read(path: Path) -> Iterator[Entry]:
@@ -75,41 +40,35 @@ def read(path: Path) -> Iterator[Entry]:
     Raises:
         LedgerError: naming the first entry that does not verify, and why.
     """
-    previous, stamp = GENESIS, GENESIS
-    if not path.exists():
-        raise LedgerError(f"there is no ledger at {path}; check the path.")
-    with path.open("rb") as handle:
-        for seq, raw in enumerate(handle):
-
-            def bad(why: str, seq: int = seq) -> LedgerError:
-                return LedgerError(
-                    f"{path}: entry {seq} does not verify: {why}; restore the file from a copy, entries before it are sound."
-                )
-
-            if not raw.endswith(b"\n"):
-                raise bad("it is incomplete")
-            try:
-                content, hash_, time, found_stamp = _split(raw[:-1])
-            except ValueError as error:
-                raise bad(str(error)) from None
-            if hashlib.sha256(content).hexdigest() != hash_:
-                raise bad("its bytes do not match its hash")
-            if _stamp(stamp, hash_, time) != found_stamp:
-                raise bad("its time or its stamp was changed")
-            entry = json.loads(content)
-            if entry["prev"] != previous or entry["seq"] != seq:
-                raise bad("it does not follow the entry before it")
-            yield Entry(seq, entry["kind"], entry["body"], entry["prev"], hash_, time)
-            previous, stamp = hash_, found_stamp
+    with _open(path) as handle:
+        for seq, stored in enumerate(walk(path, handle)):
+            yield parsed(path, seq, stored)
 
 
-def verify(path: Path) -> int:
+def verify(path: Path, checkpoint: str | None = None, key: VerifyKey | None = None, *, deep: bool = False) -> int:
     """Number of entries of a sound ledger.
+
+    Without ``deep``, the stored bytes are hashed and their order is checked, which finds any change made after they were
+    written; ``deep`` also parses every entry and refuses one that its writer did not store as canonical JSON.
+
+    Args:
+        path: the ledger.
+        checkpoint: a signed checkpoint of it, as text: its signature must be ``key``'s, and the ledger must hold what it
+            signed. A checkpoint is what shows that entries are missing at the end.
+        key: whose signature the checkpoint must bear.
 
     Raises:
         LedgerError: as ``read``.
+        WitnessError: the checkpoint's signature is wrong, or the ledger is not the one that it signed.
     """
-    return sum(1 for _ in read(path))
+    if (checkpoint is None) != (key is None):
+        raise LedgerError("verify: a checkpoint is checked with a key; give both or neither.")
+    signed: Checkpoint | None = read_checkpoint(checkpoint, key) if checkpoint is not None and key is not None else None
+    with _open(path) as handle:
+        lines = walk(path, handle, deep=deep)
+        if signed is None:
+            return sum(1 for _ in lines)
+        return hold_against(path, (stored.line for stored in lines), signed)
 
 
 def refuse_if_in_use(path: Path) -> None:
@@ -148,26 +107,32 @@ class Ledger:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._handle: BinaryIO = path.open("ab+")
         _lock(self._handle, path)
-        self._set_torn_line_aside()
-        self.entries = list(read(path))
+        self.entries = Entries(path)
         self._stamp = GENESIS
-        for entry in self.entries:
-            self._stamp = _stamp(self._stamp, entry.hash, entry.time)
         self._confirmed = 0
+        self._tree: StoredTree | None = None
+        try:
+            self._set_torn_line_aside()
+            self._tree = StoredTree(path.with_name(path.name + ".tree"), writable=True)
+            self._tree.check(self._leaves())
+        except BaseException:
+            self.close()
+            raise
+
+    def _leaves(self) -> Iterator[bytes]:
+        """Verify every line once; note where it is, and give its leaf."""
+        with self.path.open("rb", buffering=1 << 18) as handle:
+            for stored in walk(self.path, handle):
+                self.entries.note(stored)
+                self._stamp = stored.stamp
+                yield leaf_hash(stored.line)
 
     def _set_torn_line_aside(self) -> None:
-        data = self.path.read_bytes()
-        if not data or data.endswith(b"\n"):
-            return
-        keep = data.rfind(b"\n") + 1
-        torn = data[keep:]
-        try:
-            content, hash_, _, _ = _split(torn[:-1])
-            whole = hashlib.sha256(content).hexdigest() == hash_
-        except ValueError:
-            whole = False
-        if whole:
-            # A complete entry whose newline was overwritten is damage, not a torn write: reading will say so.
+        keep = end_of_lines(self._handle)
+        self._handle.seek(keep)
+        torn = self._handle.read()
+        if not torn or is_whole(torn[:-1]):
+            # Nothing is torn; or a complete entry's newline was overwritten, which is damage: reading will say so.
             return
         with self.path.with_name(self.path.name + ".torn").open("ab") as aside:
             aside.write(torn + b"\n")
@@ -177,7 +142,7 @@ class Ledger:
     @property
     def head(self) -> str:
         """Content hash of the last entry that this run has confirmed or appended."""
-        return self.entries[self._confirmed - 1].hash if self._confirmed else GENESIS
+        return self.entries.hash_of(self._confirmed - 1) if self._confirmed else GENESIS
 
     @property
     def replaying(self) -> bool:
@@ -206,16 +171,58 @@ class Ledger:
             self._confirmed += 1
             return found
         time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        stamp = _stamp(self._stamp, hash_, time)
-        line = _HEAD + content + _HASH + hash_.encode() + _TIME + time.encode() + _STAMP + stamp.encode() + _TAIL + b"\n"
-        self._handle.write(line)
+        stored = written(content, time, self._stamp)
+        self._handle.write(stored.line + b"\n")
         self._handle.flush()
         os.fsync(self._handle.fileno())
-        self._stamp = stamp
         entry = Entry(self._confirmed, kind, json.loads(canonical(body)), self.head, hash_, time)
-        self.entries.append(entry)
+        self._stamp = stored.stamp
+        self.entries.note(stored)
+        self._proofs.append(leaf_hash(stored.line))
         self._confirmed += 1
         return entry
 
+    @property
+    def _proofs(self) -> StoredTree:
+        assert self._tree is not None, "made in __init__"
+        return self._tree
+
+    @property
+    def size(self) -> int:
+        """Number of entries that are there, confirmed by this run or not."""
+        return len(self.entries)
+
+    @property
+    def root(self) -> bytes:
+        """The root of the Merkle tree over all lines."""
+        return self._proofs.root()
+
+    def checkpoint(self, key: SigningKey) -> str:
+        """A signed checkpoint of all that is there; its origin is the key's name."""
+        return sign_checkpoint(self, key)
+
+    def inclusion(self, seq: int) -> list[str]:
+        """The proof, as hex, that entry ``seq`` stands in the ledger as it is now.
+
+        Raises:
+            LedgerError: there is no such entry.
+        """
+        if not 0 <= seq < self.size:
+            raise LedgerError(f"{self.path}: expected an entry below {self.size}, got {seq}; ask for one that is there.")
+        return [hash_.hex() for hash_ in self._proofs.inclusion(seq)]
+
+    def consistency(self, size: int) -> list[str]:
+        """The proof, as hex, that the ledger as it is now extends its first ``size`` entries.
+
+        Raises:
+            LedgerError: it never had as many.
+        """
+        if not 0 <= size <= self.size:
+            raise LedgerError(f"{self.path}: expected a size of at most {self.size}, got {size}; was this ledger cut short?")
+        return [hash_.hex() for hash_ in self._proofs.consistency(size)]
+
     def close(self) -> None:
+        """Let others write. Entries can still be read."""
         self._handle.close()
+        if self._tree is not None:
+            self._tree.close()

@@ -1,0 +1,277 @@
+"""Keys, signed checkpoints and witnesses: what was cut, rolled back, forked or changed is found, and the evidence kept."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stagezero.errors import LedgerError, StagezeroError, WitnessError
+from stagezero.ledger import (
+    Checkpoint,
+    Ledger,
+    SigningKey,
+    VerifyKey,
+    Witness,
+    check_against,
+    cosign,
+    read_checkpoint,
+    verify,
+)
+
+LAB = SigningKey.from_seed(b"l" * 32, "lab.example/ledger")
+AUDITOR = SigningKey.from_seed(b"a" * 32, "auditor.example")
+ANY_TEXT = st.one_of(st.text(), st.text("abc\n— +=0123456789"))
+
+
+def grow(path: Path, to: int, salt: str = "") -> Ledger:
+    ledger = Ledger(path)
+    ledger.catch_up()
+    for i in range(ledger.size, to):
+        ledger.record("note", {"i": i, "salt": salt})
+    return ledger
+
+
+# keys
+
+
+def test_a_key_as_text_is_that_of_signed_notes() -> None:
+    # The example key of golang.org/x/mod/sumdb/note.
+    text = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
+    key = VerifyKey.parse(text)
+    assert (key.name, key.text(), len(key.raw)) == ("PeterNeumann", text, 32)
+    note = "If you think cryptography is the answer to your problem,\nthen you don't know what your problem is.\n"
+    line = "x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM="
+    assert key.verify(base64.b64decode(line)[4:], note.encode())
+    assert base64.b64decode(line)[:4] == key.hash
+
+
+def test_a_key_lasts_and_its_secret_is_shown_nowhere(tmp_path: Path) -> None:
+    first = SigningKey.lasting(tmp_path / "key", "lab")
+    again = SigningKey.lasting(tmp_path / "key", "lab")
+    secret = (tmp_path / "key").read_bytes()
+    assert first.verify_key == again.verify_key == VerifyKey.parse(first.verify_key.text())
+    assert (tmp_path / "key").stat().st_mode & 0o077 == 0
+    shown = repr(first) + str(first) + repr(first.verify_key)
+    assert secret.hex() not in shown and repr(secret)[2:-1] not in shown
+    assert first.verify_key.verify(again.sign(b"m"), b"m")
+    assert not first.verify_key.verify(first.sign(b"m"), b"n")
+    assert not first.verify_key.verify(b"", b"m")
+    (tmp_path / "key").write_bytes(b"short")
+    with pytest.raises(StagezeroError, match="damaged"):
+        SigningKey.lasting(tmp_path / "key", "lab")
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a+b", "a\nb", "x" * 201, "a\u2028b"])
+def test_a_name_that_a_note_cannot_hold_is_refused(name: str) -> None:
+    with pytest.raises(LedgerError, match="key name"):
+        SigningKey.from_seed(bytes(32), name)
+
+
+def test_any_changed_character_of_a_key_is_refused() -> None:
+    text = LAB.verify_key.text()
+    for at in range(len(text)):
+        for other in "aB0+/ ":
+            if text[at] != other:
+                with pytest.raises(LedgerError, match="key"):
+                    VerifyKey.parse(text[:at] + other + text[at + 1 :])
+
+
+@settings(max_examples=200, deadline=None)
+@given(ANY_TEXT)
+def test_any_text_as_a_key_gives_one_error(text: str) -> None:
+    with pytest.raises(LedgerError):
+        VerifyKey.parse(text)
+
+
+# checkpoints
+
+
+def test_a_checkpoint_is_a_signed_note(tmp_path: Path) -> None:
+    ledger = grow(tmp_path / "l", 5)
+    text = ledger.checkpoint(LAB)
+    assert text.splitlines()[:4] == ["lab.example/ledger", "5", base64.b64encode(ledger.root).decode(), ""]
+    assert text.splitlines()[4].startswith("— lab.example/ledger ")
+    assert read_checkpoint(text, LAB.verify_key) == Checkpoint("lab.example/ledger", 5, ledger.root)
+    both = cosign(text, AUDITOR)
+    assert both.startswith(text) and cosign(both, AUDITOR) == both
+    for key in (LAB, AUDITOR):
+        assert read_checkpoint(both, key.verify_key).size == 5
+    with pytest.raises(WitnessError, match="no signature of"):
+        read_checkpoint(text, AUDITOR.verify_key)
+    with pytest.raises(WitnessError, match="signatures already"):
+        for i in range(20):
+            text = cosign(text, SigningKey.from_seed(bytes([i]) * 32, f"w{i}"))
+
+
+def test_any_changed_byte_of_a_checkpoint_is_found(tmp_path: Path) -> None:
+    text = grow(tmp_path / "l", 5).checkpoint(LAB)
+    for at in range(len(text)):
+        for other in (chr(ord(text[at]) ^ 1), chr(ord(text[at]) ^ 0x20), ""):
+            with pytest.raises(WitnessError):
+                read_checkpoint(text[:at] + other + text[at + 1 :], LAB.verify_key)
+
+
+@settings(max_examples=300, deadline=None)
+@given(ANY_TEXT)
+def test_any_text_as_a_checkpoint_gives_one_error(text: str) -> None:
+    for call in (lambda: read_checkpoint(text, LAB.verify_key), lambda: cosign(text, LAB)):
+        with pytest.raises(WitnessError):
+            call()
+
+
+def damaged(path: Path, how: str) -> None:
+    lines = path.read_bytes().splitlines(keepends=True)
+    if how == "cut":
+        path.write_bytes(b"".join(lines[:-3]))
+    elif how == "torn":
+        path.write_bytes(b"".join(lines)[: -len(lines[-1]) - 5])
+    elif how == "emptied":
+        path.write_bytes(b"")
+    else:
+        path.unlink()
+        path.with_name(path.name + ".tree").unlink()
+        grow(path, 12, "another history").close()
+
+
+@pytest.mark.parametrize("how", ["cut", "torn", "emptied", "forked"])
+def test_a_checkpoint_shows_what_the_chain_alone_cannot(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "l"
+    ledger = grow(path, 9)
+    text = ledger.checkpoint(LAB)
+    ledger.close()
+    grow(path, 12).close()
+    signed = read_checkpoint(text, LAB.verify_key)
+    check_against(path, signed)
+    assert verify(path, text, LAB.verify_key) == verify(path, text, LAB.verify_key, deep=True) == 12
+    damaged(path, how)
+    if how == "cut":
+        check_against(path, signed)
+        damaged(path, how)
+    if how != "torn":
+        verify(path)
+        with pytest.raises(WitnessError):
+            verify(path, text, LAB.verify_key)
+    else:
+        damaged(path, "cut")
+    with pytest.raises(WitnessError, match="copy"):
+        check_against(path, signed)
+
+
+def test_a_checkpoint_of_nothing_and_half_of_a_question(tmp_path: Path) -> None:
+    ledger = grow(tmp_path / "l", 0)
+    nothing = ledger.checkpoint(LAB)
+    grow_on = read_checkpoint(nothing, LAB.verify_key)
+    ledger.record("note", {})
+    check_against(ledger.path, grow_on)
+    assert verify(ledger.path, nothing, LAB.verify_key) == 1
+    with pytest.raises(WitnessError, match="another root"):
+        check_against(ledger.path, Checkpoint("lab", 0, bytes(32)))
+    with pytest.raises(LedgerError, match="both or neither"):
+        verify(ledger.path, nothing)
+    with pytest.raises(LedgerError, match="no ledger"):
+        check_against(tmp_path / "none", grow_on)
+
+
+# witnesses
+
+
+def test_a_witness_takes_what_extends(tmp_path: Path) -> None:
+    witness = Witness(tmp_path / "w")
+    assert witness.newest(LAB.verify_key.name) is None
+    ledger = grow(tmp_path / "l", 0)
+    for size in (0, 1, 1, 5, 8, 8, 13):
+        ledger.close()
+        ledger = grow(tmp_path / "l", size)
+        kept = witness.newest(LAB.verify_key.name)
+        proof = [] if kept is None else ledger.consistency(read_checkpoint(kept, LAB.verify_key).size)
+        text = ledger.checkpoint(LAB)
+        assert witness.see(text, LAB.verify_key, proof).size == size
+        assert Witness(tmp_path / "w").newest(LAB.verify_key.name) == text
+    assert witness.conflicts(LAB.verify_key.name) == []
+
+
+Showing = Callable[[Path], tuple[str, SigningKey, list[str]]]
+
+
+def rolled_back(folder: Path) -> tuple[str, SigningKey, list[str]]:
+    return grow(folder / "old", 0).checkpoint(LAB), LAB, []
+
+
+def cut_and_regrown(folder: Path) -> tuple[str, SigningKey, list[str]]:
+    damaged(folder / "l", "cut")
+    ledger = grow(folder / "l", 7, "another end")
+    return ledger.checkpoint(LAB), LAB, []
+
+
+def another_longer(folder: Path) -> tuple[str, SigningKey, list[str]]:
+    other = grow(folder / "other", 9, "another history")
+    return other.checkpoint(LAB), LAB, other.consistency(7)
+
+
+def longer_without_proof(folder: Path) -> tuple[str, SigningKey, list[str]]:
+    return grow(folder / "l", 9).checkpoint(LAB), LAB, ["zz" * 32]
+
+
+def another_key(folder: Path) -> tuple[str, SigningKey, list[str]]:
+    ledger, key = grow(folder / "l", 9), SigningKey.from_seed(b"n" * 32, LAB.verify_key.name)
+    return ledger.checkpoint(key), key, ledger.consistency(7)
+
+
+@pytest.mark.parametrize(
+    ("show", "why"),
+    [
+        (rolled_back, "rollback"),
+        (cut_and_regrown, "split view"),
+        (another_longer, "split view"),
+        (longer_without_proof, "split view"),
+        (another_key, "key changed"),
+    ],
+)
+def test_a_witness_refuses_what_does_not_and_keeps_both_notes(tmp_path: Path, show: Showing, why: str) -> None:
+    witness = Witness(tmp_path / "w")
+    ledger = grow(tmp_path / "l", 7)
+    kept = ledger.checkpoint(LAB)
+    ledger.close()
+    witness.see(kept, LAB.verify_key)
+    text, key, proof = show(tmp_path)
+    for _ in range(2):
+        with pytest.raises(WitnessError, match=why):
+            witness.see(text, key.verify_key, proof)
+    assert witness.newest(LAB.verify_key.name) == kept
+    (evidence,) = witness.conflicts(LAB.verify_key.name)
+    found = json.loads(evidence.read_text())
+    assert (found["kept"], found["shown"]) == (kept, text)
+    assert why in found["why"]
+    read_checkpoint(found["kept"], LAB.verify_key)
+    read_checkpoint(found["shown"], key.verify_key)
+
+
+def test_a_witness_refuses_another_origin_a_bad_signature_and_a_needless_proof(tmp_path: Path) -> None:
+    witness = Witness(tmp_path / "w")
+    ledger = grow(tmp_path / "l", 3)
+    text = ledger.checkpoint(LAB)
+    with pytest.raises(WitnessError, match="keeps its name"):
+        witness.see(cosign(ledger.checkpoint(AUDITOR), LAB), LAB.verify_key)
+    with pytest.raises(WitnessError, match="no signature"):
+        witness.see(text, AUDITOR.verify_key)
+    with pytest.raises(WitnessError, match="none was seen before"):
+        witness.see(text, LAB.verify_key, ledger.consistency(2))
+    assert witness.newest(LAB.verify_key.name) is None
+    witness.see(text, LAB.verify_key)
+    assert len(list((tmp_path / "w").iterdir())) == 2, "the checkpoint and the lock"
+
+
+def test_a_flood_of_conflicts_does_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stagezero.ledger.witness.MOST_CONFLICTS", 3)
+    witness = Witness(tmp_path / "w")
+    witness.see(grow(tmp_path / "l", 6).checkpoint(LAB), LAB.verify_key)
+    for size in range(5):
+        with pytest.raises(WitnessError, match="rollback"):
+            witness.see(grow(tmp_path / str(size), size).checkpoint(LAB), LAB.verify_key)
+    assert len(witness.conflicts(LAB.verify_key.name)) == 3
