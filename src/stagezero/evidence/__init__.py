@@ -25,6 +25,7 @@ from stagezero.evidence.leakage import (
     pass_probability,
 )
 from stagezero.evidence.sequential import Look, Rule, Test
+from stagezero.evidence.shadow import ShadowFinding, shadow_finding, shadow_power
 from stagezero.evidence.signflip import log_sign_flip_e_value
 from stagezero.evidence.spending import any_time_level, e_lond_level, idea_level, stage_level
 
@@ -34,6 +35,7 @@ __all__ = [
     "Guard",
     "Look",
     "Rule",
+    "ShadowFinding",
     "Test",
     "any_time_level",
     "betting_interval",
@@ -59,6 +61,8 @@ __all__ = [
     "non_inferiority",
     "pass_probability",
     "pooled_sd",
+    "shadow_finding",
+    "shadow_power",
     "stage_level",
     "t_interval",
     "t_statistic",
