@@ -1,33 +1,95 @@
-"""``stagezero ledger verify | show``."""
+"""``stagezero ledger verify | prove | show``."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cyclopts import App
 
 from stagezero.cli._show import output
 
-app = App(name="ledger", help="Check a ledger, or read it.")
+if TYPE_CHECKING:
+    from stagezero.ledger import VerifyKey
+
+app = App(name="ledger", help="Check a ledger, prove what it holds, or read it.")
 
 
 def _file(path: Path) -> Path:
     return path / "ledger.jsonl" if path.is_dir() else path
 
 
+def _text(path: Path) -> str:
+    """A checkpoint's text, with the line ends that it was signed with."""
+    from stagezero.errors import WitnessError
+
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        raise WitnessError(f"{path}: expected the UTF-8 text of a signed checkpoint; give the file as it was received.") from None
+    except OSError as error:
+        raise WitnessError(f"{path}: expected a signed checkpoint, got {error.strerror}; check the path.") from None
+
+
+def _key(text: str) -> VerifyKey:
+    """A public key, written out or in a file."""
+    from stagezero.ledger import VerifyKey
+
+    return VerifyKey.parse(text if "+" in text and not Path(text).is_file() else _text(Path(text)))
+
+
 @app.command
-def verify(path: Path, /) -> int:
+def verify(path: Path, /, *, deep: bool = False, checkpoint: Path | None = None, key: str | None = None) -> int:
     """Check every entry of a ledger: bytes, order and times. Names the first bad entry.
 
     Parameters
     ----------
     path
         A ledger, or the folder of a run.
+    deep
+        Also parse every entry, and refuse one that was not stored as canonical JSON.
+    checkpoint
+        A signed checkpoint: the ledger must hold what it signed. This is what shows that entries are missing at the end.
+    key
+        The public key that the checkpoint must be signed with, written out (name+hash+base64) or in a file.
     """
     from stagezero.ledger import verify as check
 
-    entries = check(_file(path))
-    output().print(f"{entries} entries, all sound: {_file(path)}", soft_wrap=True)
+    signed = _text(checkpoint) if checkpoint is not None else None
+    entries = check(_file(path), signed, _key(key) if key is not None else None, deep=deep)
+    against = " and as the checkpoint says" if signed is not None else ""
+    output().print(f"{entries} entries, all sound{against}: {_file(path)}", soft_wrap=True)
+    return 0
+
+
+@app.command
+def prove(path: Path, seq: int, /, *, json: bool = False) -> int:
+    """Prove that an entry is in a ledger: its line, the size and root of the ledger, and the path between them (RFC 6962).
+
+    Whoever has a signed checkpoint of that size and root can check the proof without the ledger.
+
+    Parameters
+    ----------
+    path
+        A ledger, or the folder of a run.
+    seq
+        The entry's number.
+    json
+        One JSON object.
+    """
+    import base64
+    import json as js
+
+    from stagezero.ledger import prove as find
+
+    proof = find(_file(path), seq)
+    line = proof.line.decode("utf-8", errors="backslashreplace")
+    if json:
+        print(js.dumps({"seq": seq, "line": line, "size": proof.size, "root": proof.root.hex(), "proof": [p.hex() for p in proof.path]}))
+        return 0
+    print(f"entry  {seq}\nline   {line}\nsize   {proof.size}\nroot   {proof.root.hex()}  {base64.b64encode(proof.root).decode()}")
+    for at, hash_ in enumerate(proof.path):
+        print(f"{'' if at else 'proof':<6} {hash_.hex()}")
     return 0
 
 

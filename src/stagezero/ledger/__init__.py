@@ -1,5 +1,6 @@
-"""The chain of record: canonical JSON, digests, the append-only ledger, its proofs, checkpoints and witnesses."""
+"""The chain of record: canonical JSON, digests, the append-only ledger, its proofs, checkpoints, witnesses and attestations."""
 
+from stagezero.ledger.attestation import seal, statement, unseal
 from stagezero.ledger.canonical import canonical, digest, file_digest
 from stagezero.ledger.chain import Ledger, read, refuse_if_in_use, verify
 from stagezero.ledger.checkpoints import Checkpoint, check_against, cosign, read_checkpoint, sign_checkpoint
@@ -28,7 +29,10 @@ __all__ = [
     "read",
     "read_checkpoint",
     "refuse_if_in_use",
+    "seal",
     "sign_checkpoint",
+    "statement",
+    "unseal",
     "verify",
     "verify_consistency",
     "verify_inclusion",
