@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -196,3 +197,24 @@ def test_a_long_torn_line_is_set_aside(path: Path) -> None:
     assert path.read_bytes() == whole
     path.write_bytes(b"x" * 200_000)
     assert Ledger(path).size == 0 and path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_an_entry_that_the_disk_refuses_leaves_the_ledger_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    ledger = Ledger(path)
+    ledger.catch_up()
+    before, root, write = path.read_bytes(), ledger.root, os.write
+
+    def refuse(file: int, data: bytes = b"") -> int:
+        if data[:1] == b"{":
+            return write(file, data[:50])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"stagezero.ledger.chain.os.{call}", refuse)
+        with pytest.raises(OSError, match="No space"):
+            ledger.record("note", {"lost": 1})
+    assert path.read_bytes() == before and ledger.size == 5 and ledger.root == root
+    ledger.record("note", {"kept": 1})
+    ledger.close()
+    assert verify(path, deep=True) == 6 and Ledger(path).entries[5].body == {"kept": 1}

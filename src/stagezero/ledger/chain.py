@@ -24,7 +24,7 @@ from stagezero.ledger.canonical import canonical
 from stagezero.ledger.checkpoints import Checkpoint, hold_against, read_checkpoint, sign_checkpoint
 from stagezero.ledger.keys import SigningKey, VerifyKey
 from stagezero.ledger.lines import GENESIS, Entries, Entry, end_of_lines, is_whole, parsed, walk, written
-from stagezero.ledger.stored import StoredTree
+from stagezero.ledger.stored import StoredTree, sync_folder
 from stagezero.ledger.tree import leaf_hash
 
 
@@ -105,7 +105,7 @@ class Ledger:
         """
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._handle: BinaryIO = path.open("ab+")
+        self._handle: BinaryIO = path.open("ab+", buffering=0)
         _lock(self._handle, path)
         self.entries = Entries(path)
         self._stamp = GENESIS
@@ -115,6 +115,8 @@ class Ledger:
             self._set_torn_line_aside()
             self._tree = StoredTree(path.with_name(path.name + ".tree"), writable=True)
             self._tree.check(self._leaves())
+            if not self.entries:
+                sync_folder(path.parent)
         except BaseException:
             self.close()
             raise
@@ -149,6 +151,11 @@ class Ledger:
         """True while the entries asked for are already there."""
         return self._confirmed < len(self.entries)
 
+    @property
+    def upcoming(self) -> Entry | None:
+        """The entry that is asked for next, where it is already there; None beyond the end."""
+        return self.entries[self._confirmed] if self.replaying else None
+
     def catch_up(self) -> None:
         """Confirm everything that is there: for a writer that appends as things happen and never replays."""
         self._confirmed = len(self.entries)
@@ -172,15 +179,29 @@ class Ledger:
             return found
         time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         stored = written(content, time, self._stamp)
-        self._handle.write(stored.line + b"\n")
-        self._handle.flush()
-        os.fsync(self._handle.fileno())
+        self._append(stored.line + b"\n")
         entry = Entry(self._confirmed, kind, json.loads(canonical(body)), self.head, hash_, time)
         self._stamp = stored.stamp
         self.entries.note(stored)
         self._proofs.append(leaf_hash(stored.line))
         self._confirmed += 1
         return entry
+
+    def _append(self, line: bytes) -> None:
+        """Write a line and sync it; if that fails, the file is as it was, and if not even that can be had, nothing more is written."""
+        file = self._handle.fileno()
+        end = os.fstat(file).st_size
+        try:
+            done = 0
+            while done < len(line):
+                done += os.write(file, line[done:])
+            os.fsync(file)
+        except BaseException:
+            try:
+                os.ftruncate(file, end)
+            except OSError:
+                self.close()
+            raise
 
     @property
     def _proofs(self) -> StoredTree:

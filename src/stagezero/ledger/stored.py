@@ -12,6 +12,7 @@ import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 from stagezero.errors import LedgerError
 from stagezero.ledger import tree
@@ -46,9 +47,9 @@ class StoredTree:
     def __init__(self, path: Path, *, writable: bool) -> None:
         """Open with nothing in it yet; ``check`` or ``trust`` what the file holds next."""
         self.path = path
-        self._file: int | None = None
+        self._file: BinaryIO | None = None
         with contextlib.suppress(OSError):  # none there, or a folder that takes no new file: memory serves
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY, 0o666)
+            self._file = path.open("r+b" if writable and path.exists() else "x+b" if writable else "rb", buffering=0)
         self._writable = writable
         self._in_file = 0
         self._beyond = bytearray()
@@ -61,11 +62,11 @@ class StoredTree:
 
     def check(self, leaves: Iterable[bytes]) -> None:
         """Hold the file against the leaves of the ledger; from the first difference on, it is written anew."""
-        file = self._file
-        if file is None:
+        if self._file is None:
             for leaf in leaves:
                 self.append(leaf)
             return
+        file = self._file.fileno()
         agreed, matching, made = 0, True, bytearray()
 
         def settle() -> None:
@@ -90,7 +91,7 @@ class StoredTree:
 
     def trust(self, most: int) -> None:
         """Take what the file holds, up to ``most`` leaves, as it is."""
-        held = leaves_in(os.fstat(self._file).st_size // SIZE) if self._file is not None else 0
+        held = leaves_in(os.fstat(self._file.fileno()).st_size // SIZE) if self._file is not None else 0
         size = min(held, most)
         self._beyond.clear()
         self._in_file = count(size)
@@ -102,7 +103,7 @@ class StoredTree:
             self._beyond += hash_
         if self._writable and self._file is not None:
             with contextlib.suppress(OSError):
-                _write_all(self._file, self._beyond, self._in_file * SIZE)
+                _write_all(self._file.fileno(), self._beyond, self._in_file * SIZE)
                 self._in_file += len(self._beyond) // SIZE
                 self._beyond.clear()
 
@@ -114,7 +115,7 @@ class StoredTree:
             return bytes(self._beyond[at * SIZE : at * SIZE + SIZE])
         if self._file is None:
             raise LedgerError(f"{self.path}: this ledger was closed; open it again to prove anything.")
-        return os.pread(self._file, SIZE, at * SIZE)
+        return os.pread(self._file.fileno(), SIZE, at * SIZE)
 
     def root(self, size: int | None = None) -> bytes:
         """The root of the whole tree, or of its first ``size`` leaves."""
@@ -128,7 +129,7 @@ class StoredTree:
 
     def close(self) -> None:
         if self._file is not None:
-            os.close(self._file)
+            self._file.close()
             self._file = None
 
 
@@ -137,3 +138,12 @@ def _write_all(file: int, data: bytes | bytearray, at: int) -> None:
         done = 0
         while done < len(view):
             done += os.pwrite(file, view[done:], at + done)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder last: a file is not safe on disk before its name is."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

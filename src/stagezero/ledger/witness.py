@@ -18,6 +18,7 @@ from typing import NoReturn
 from stagezero.errors import WitnessError
 from stagezero.ledger.checkpoints import Checkpoint, read_checkpoint
 from stagezero.ledger.keys import VerifyKey
+from stagezero.ledger.stored import sync_folder
 from stagezero.ledger.tree import verify_consistency
 from stagezero.locks import locked
 
@@ -33,11 +34,7 @@ def _write_whole(path: Path, text: str) -> None:
         out.flush()
         os.fsync(out.fileno())
     Path(name).rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def _hashes(proof: Sequence[str]) -> list[bytes] | None:
