@@ -82,3 +82,20 @@ def test_a_control_without_a_supervised_step_gets_one_in_front() -> None:
     dpo = parse_recipe([{"step": "mix", "parts": [{}]}, {"step": "dpo", "steps": 6, "learning_rate": 1e-3}], "dpo")
     found = matched_recipe(dpo, SUITE, 30, grown=True)
     assert found is not None and [s.step for s in found.steps] == ["mix", "sft", "mix", "dpo"]
+
+
+def test_the_step_in_front_learns_as_the_control_does() -> None:
+    mix = {"step": "mix", "parts": [{}]}
+    manner = {"learning_rate": 5e-5, "batch_size": 8, "lora": {"rank": 4, "alpha": 8}}
+    filtered = [
+        mix,
+        {"step": "filter", "kinds": ["trap"]},
+        {"step": "dpo", "steps": 6, "learning_rate": 1e-6},
+        {"step": "sft", "steps": 6, **manner},
+    ]
+    for steps in (filtered, [mix, {"step": "dpo", "steps": 6, **manner}]):
+        found = matched_recipe(parse_recipe(steps, "t"), SUITE, 30, grown=True)
+        assert found is not None
+        first = found.steps[1]
+        assert isinstance(first, SFT) and first.learning_rate == 5e-5 and first.batch_size == 8 and first.steps == 3 * 90 // 8
+        assert first.lora is not None and first.lora.rank == 4

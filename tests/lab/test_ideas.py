@@ -10,8 +10,8 @@ from stagezero import embedded
 from stagezero.errors import IdeaError
 from stagezero.lab.airlock import admit
 from stagezero.lab.ideas import Idea, load_ideas, parse_idea
-from stagezero.tasks import load_suite
-from stagezero.training import load_recipe, parse_recipe
+from stagezero.tasks import Suite, load_suite
+from stagezero.training import data, load_recipe, parse_recipe
 
 CONTROL = parse_recipe(
     [{"step": "mix", "parts": [{"kinds": ["trap"], "each": 9}]}, {"step": "sft", "steps": 6, "learning_rate": 1e-3}], "control"
@@ -125,6 +125,8 @@ GOOD = "---\ntitle: good idea\nproperty: privacy\nclaimed_effect: 0.1\nreason: b
 @pytest.mark.parametrize(
     ("text", "told"),
     [
+        (GOOD.replace("because", "2026-02-31"), "not valid YAML"),
+        (GOOD.replace("because", "*x").replace("title: good", "title: &x good"), "alias"),
         ("no front matter", "two lines of three dashes"),
         (GOOD.replace("title", "titel"), "titel|title"),
         (GOOD.replace("0.1", "7"), "claimed_effect"),
@@ -136,6 +138,54 @@ def test_malformed_idea_files(text: str, told: str) -> None:
     assert parse_idea(GOOD, "x.md", "people").title == "good idea"
     with pytest.raises(IdeaError, match=told):
         parse_idea(text, "x.md", "people")
+
+
+@pytest.mark.parametrize("inputs", ["null", "7", "train.py", "[7]", "[null]", '["a\\0b"]', "{a: 1}", "[[a]]"])
+@pytest.mark.parametrize("op", ["{op: append, step: {%s}}", "{op: set, at: sft, values: {%s}}"])
+def test_malformed_inputs(tmp_path: Path, inputs: str, op: str) -> None:
+    patch = op % f"step: command, run: [python, train.py], inputs: {inputs}"
+    (tmp_path / "own.md").write_text(GOOD.replace("{op: remove, at: sft}", patch))
+    with pytest.raises(IdeaError, match=r"inputs: expected a list of names, such as \[train.py\], got .*; correct it"):
+        load_ideas(tmp_path, "people")
+
+
+def test_a_script_counts_with_its_bytes(tmp_path: Path) -> None:
+    patch = "{op: append, step: {step: command, run: [python, train.py], inputs: [train.py]}}"
+    (tmp_path / "own.md").write_text(GOOD.replace("{op: remove, at: sft}", patch))
+    (tmp_path / "train.py").write_text("")
+    empty = load_ideas(tmp_path, "people")[0].bits()
+    (tmp_path / "train.py").write_text("#" * 1000)
+    assert load_ideas(tmp_path, "people")[0].bits() == empty + 8000
+    (tmp_path / "train.py").write_text("#" * 8192)
+    admitted, refused = admit(load_ideas(tmp_path, "people"), CONTROL, load_suite("atlas"), 0.0)
+    assert not admitted and "its files included; at most 65,536 may cross" in refused[0].why
+
+
+def test_an_expression_that_never_ends_is_refused_at_once() -> None:
+    bad = idea(patch=[{"op": "insert", "before": "sft", "step": {"step": "filter", "matching": r"(\w+\s?)+#"}}])
+    admitted, refused = admit([bad], CONTROL, load_suite("atlas"), 0.0)
+    assert not admitted and "could take for ever" in refused[0].why
+
+
+def test_an_idea_that_cannot_be_read_is_refused_alone() -> None:
+    odd = idea("odd", patch=[{"op": "unheard of"}])
+    admitted, refused = admit([odd, idea()], CONTROL, load_suite("atlas"), 0.0)
+    assert len(admitted) == 1 and refused[0].idea is odd
+
+
+def test_datasets_are_made_once_a_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    once = data._shelves
+
+    def counted(suite: Suite, seed: int) -> data.Shelves:
+        made.append(seed)
+        return once(suite, seed)
+
+    monkeypatch.setattr(data, "_shelves", counted)
+    more = [{"op": "append", "step": {"step": "sft", "steps": n, "learning_rate": 1e-3}} for n in range(1, 9)]
+    ideas = [idea(f"idea {n}", patch=more[:n]) for n in range(1, 9)]
+    admitted, _ = admit(ideas, CONTROL, load_suite("atlas"), 0.0)
+    assert len(admitted) == 8 and len(made) == 2 * (8 + 1), "once for each seed of each candidate, and of the control"
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:

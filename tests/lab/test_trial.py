@@ -199,6 +199,22 @@ def test_a_gain_that_mere_capability_explains_is_not_alignment(tmp_path: Path) -
     assert alone.fate is Fate.PROMOTED, "without a gain in capability there is nothing to match"
 
 
+def test_where_no_dose_is_as_capable_the_nearest_is_the_control(tmp_path: Path) -> None:
+    found = recipe(1)
+    doses = [matched_recipe(CONTROL, SUITE, *dose) for dose in DOSES]
+    # Only the second comes near, and it explains the gain; the last, which gained nothing, would not.
+    gains = [{"facts": 0.05}, {"facts": 0.18, "privacy": 0.15}, {"facts": 0.1}, {}]
+    effects = {d.digest(): e for d, e in zip(doses, gains, strict=True) if d is not None}
+    for scramble in (None, 1):
+        pool = FakePool({found.digest(): {"privacy": 0.15, "facts": 0.25}, **effects}, scramble)
+        ledger = Ledger(tmp_path / f"{scramble}.jsonl")
+        entrant = Entrant("idea", "people", hypothesis(CONTROL, found, "privacy", 0.0, SUITE))
+        bench = Bench(pool, Path(), "atlas", 50, Path(), None, Silent())
+        decision = Batch([entrant], CONTROL, bench, Trial(items=50), 0.05, b"s", ledger).run()[0]
+        guard = decision.guards[-1]
+        assert decision.fate is Fate.GUARD and MATCHED in guard.name and guard.n == 10 and abs(guard.mean) < 0.05, decision.why
+
+
 def test_other_tests_decide_too(tmp_path: Path) -> None:
     found, _ = trial(tmp_path, [{"privacy": 0.2}], Trial(items=50, test="sign-flip"))
     assert found[0].fate is Fate.PROMOTED

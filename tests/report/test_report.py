@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from stagezero.errors import LedgerError
 from stagezero.report import gather, write_page
+from stagezero.report.page import lead
 
 
 def test_everything_is_in_one_file(copied: Path) -> None:
@@ -32,6 +34,16 @@ def test_the_first_paragraph_says_what_got_better_and_how_sure(copied: Path) -> 
     text = write_page(copied).read_text()
     lead = text[text.index('<p class="lead">') : text.index("</p>", text.index('<p class="lead">'))]
     assert "alignment score" in lead and "at most 5%" in lead and "weakest property" in lead
+
+
+def test_ideas_are_counted_and_not_stages(copied: Path) -> None:
+    view = gather(copied)
+    idea, first = view.ideas[0], view.stages[0]
+    view.ideas = [replace(idea, fate="adopted"), replace(idea, fate="adopted"), replace(idea, fate="given up")]
+    view.stages = [first, replace(first, number=1, title="two at once", adopted=True)]
+    assert "Of 3 ideas tried after it, 2 were adopted: “two at once”" in lead(view)
+    view.ideas = view.ideas[1:]
+    assert "Of 2 ideas tried after it, 1 was adopted" in lead(view)
 
 
 def test_an_unfinished_run_can_be_read(copied: Path) -> None:

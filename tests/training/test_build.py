@@ -185,6 +185,93 @@ def test_what_a_trainer_must_not_bring_back(base: Path, tmp_path: Path, extra: s
 def test_a_trainer_that_cannot_start(base: Path, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="could not start"):
         make(base, tmp_path, recipe({"step": "command", "run": ["no-such-program"]}))
+    assert not (tmp_path / "failures").exists(), "it may be there tomorrow"
+
+
+@pytest.fixture
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stagezero.training.steps.command.PAUSE", 0.0)
+
+
+def counted(marks: Path, rest: str) -> str:
+    """A trainer that leaves a mark at every try, and does the rest at the first ``n`` of them."""
+    return f"import signal, time, pathlib\nmarks = pathlib.Path({str(marks)!r})\nmarks.open('a').write('x')\n{rest}"
+
+
+KILL = "os.kill(os.getpid(), signal.SIGKILL)"
+
+
+def test_a_trainer_that_is_killed_once_is_tried_again(base: Path, tmp_path: Path, quickly: None) -> None:
+    marks = tmp_path / "marks"
+    found = make(base, tmp_path / "s", command(tmp_path / "p", counted(marks, f"if len(marks.read_text()) == 1: {KILL}")))
+    assert marks.read_text() == "xx" and found.steps_made == 1
+    assert not list((tmp_path / "s" / "builds").glob(".making*")) and not (tmp_path / "s" / "failures").exists()
+
+
+@pytest.mark.parametrize("rest", [KILL, "os.kill(os.getpid(), signal.SIGSEGV)", "os._exit(137)"])
+def test_a_trainer_that_is_killed_twice_has_failed_for_good(base: Path, tmp_path: Path, quickly: None, rest: str) -> None:
+    marks = tmp_path / "marks"
+    chosen = command(tmp_path / "p", counted(marks, f"if len(marks.read_text()) <= 2: {rest}"))
+    told = []
+    for _ in range(3):  # the third and later tries would succeed: a run that continues must not find that out
+        with pytest.raises(BuildError, match="twice killed by SIG") as failed:
+            make(base, tmp_path / "s", chosen)
+        told.append(str(failed.value))
+    assert marks.read_text() == "xx" and len(set(told)) == 1
+    assert make(base, tmp_path / "s", command(tmp_path / "p", "pass")).steps_made == 1, "another program is another build"
+
+
+def test_a_trainer_that_is_too_slow(base: Path, tmp_path: Path, quickly: None) -> None:
+    marks = tmp_path / "marks"
+    folder = tmp_path / "p"
+    command(folder, counted(marks, "import subprocess\nif len(marks.read_text()) <= 2: subprocess.run(['sleep', '600'])"))
+    text = (folder / "r.yaml").read_text()
+    (folder / "r.yaml").write_text(text.replace("timeout: 60", "timeout: 6"))
+    start = time.perf_counter()
+    for _ in range(2):
+        with pytest.raises(BuildError, match="twice still running after 6 s; raise 'timeout'"):
+            make(base, tmp_path / "s", load_recipe(folder / "r.yaml"))
+    assert marks.read_text() == "xx" and time.perf_counter() - start < 60, "what it started ends with it"
+    (folder / "r.yaml").write_text(text)
+    assert make(base, tmp_path / "s", load_recipe(folder / "r.yaml")).steps_made == 1, "more time is another question"
+
+
+def test_a_failure_is_the_same_when_a_run_continues(base: Path, tmp_path: Path) -> None:
+    chosen = command(tmp_path / "p", "import time\nsys.exit(f'failed at {time.time_ns()}')")
+    told = []
+    for _ in range(2):
+        with pytest.raises(BuildError, match="exit code 1: failed at") as failed:
+            make(base, tmp_path / "s", chosen)
+        told.append(str(failed.value))
+    assert told[0] == told[1]
+
+
+def test_what_a_trainer_says_need_not_be_text(base: Path, tmp_path: Path) -> None:
+    assert make(base, tmp_path / "s", command(tmp_path / "p", "sys.stdout.buffer.write(bytes([255, 254]))")).steps_made == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the program is left behind")
+def test_a_trainer_ends_with_its_worker(base: Path, tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    command(tmp_path / "p", f"import time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)")
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom stagezero.tasks import load_suite\n"
+        "from stagezero.training import Store, build, load_recipe\n"
+        "build(Path(sys.argv[1]), load_recipe(Path(sys.argv[2])), load_suite('atlas'), 1, Store(Path(sys.argv[3])))\n"
+    )
+    worker = subprocess.Popen([sys.executable, "-c", program, str(base), str(tmp_path / "p" / "r.yaml"), str(tmp_path / "s")])
+    try:
+        deadline = time.monotonic() + 120
+        while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        trainer = Path("/proc") / pid.read_text()
+        assert trainer.exists()
+    finally:
+        worker.kill()
+        worker.wait()
+    while trainer.exists() and "State:\tZ" not in (trainer / "status").read_text() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not trainer.exists() or "State:\tZ" in (trainer / "status").read_text()
 
 
 def test_preference_training_needs_rejected_answers(base: Path, tmp_path: Path) -> None:

@@ -36,6 +36,15 @@ def test_how_it_is_written_does_not_matter(tmp_path: Path) -> None:
         ([PLAIN[0], {"step": "ppo"}], "ppo"),
         ([{"step": "mix", "parts": []}], "parts"),
         ([PLAIN[0], {"step": "filter", "matching": "("}, PLAIN[1]], "not a regular expression"),
+        ([PLAIN[0], {"step": "filter", "matching": "(a+)+$"}, PLAIN[1]], "matching: this regular expression could take for ever"),
+        ([{"step": "mix", "parts": [{}] * 65}], "parts: expected at most 64 parts, got 65; lower it"),
+        ([{"step": "mix", "parts": [{"each": 10**7}]}], "each: expected at most 1,000,000, got 10,000,000"),
+        ([PLAIN[0], {**PLAIN[1], "steps": 10**6}], "steps: expected at most 100,000, got 1,000,000"),
+        ([PLAIN[0]] * 65, "steps: expected at most 64 steps, got 65"),
+        ([{"step": "command", "run": ["a"], "timeout": 10**6}], "timeout: expected at most 604,800 seconds"),
+        ([{"step": "command", "run": ["a"], "inputs": ["a\0b"]}], "inputs: expected a list of names"),
+        ([{"step": "command", "run": ["a\0b"]}], "run: expected a list of names"),
+        ([{"step": "command", "run": ["a"], "inputs": ["x/t.py", "y/t.py"]}], "expected files of different names, got t.py, t.py"),
     ],
 )
 def test_what_is_wrong_is_said(steps: list[dict[str, Any]], told: str) -> None:
@@ -71,6 +80,14 @@ def test_every_operation() -> None:
         ([{"op": "set", "at": "sft/3", "values": {"steps": 1}}], "sft/3"),
         ([{"op": "set", "at": "sft", "values": {"stepz": 1}}], "unknown key"),
         ([{"op": "remove", "at": "data"}], "no earlier mix"),
+        (
+            [
+                {"op": "append", "step": {"step": "mix", "name": "new", "parts": 5}},
+                {"op": "extend", "at": "new", "parts": [{}]},
+            ],
+            "extends 'new', whose 'parts' is not a list but 5; correct it",
+        ),
+        ([{"op": "set", "at": "data", "values": {"parts": None}}, {"op": "extend", "at": "data", "parts": [{}]}], "not a list but None"),
     ],
 )
 def test_patches_that_do_not_fit(patch: list[dict[str, Any]], told: str) -> None:
@@ -81,6 +98,18 @@ def test_patches_that_do_not_fit(patch: list[dict[str, Any]], told: str) -> None
 def test_unknown_operations_are_refused() -> None:
     with pytest.raises(RecipeError, match="op"):
         parse_patch([{"op": "replace"}], "p")
+    with pytest.raises(RecipeError, match="at most 64 operations, got 65"):
+        parse_patch([{"op": "remove", "at": "sft"}] * 65, "p")
+
+
+@pytest.mark.parametrize("inputs", [None, 7, "train.py", [7], [None], [["train.py"]], ["a\0b"], {"train.py": 1}, [""]])
+@pytest.mark.parametrize(
+    "op", [{"op": "append", "step": {}}, {"op": "insert", "before": "sft", "step": {}}, {"op": "set", "at": "sft", "values": {}}]
+)
+def test_malformed_inputs_in_a_patch(op: dict[str, Any], inputs: object) -> None:
+    patch = [{key: {"step": "command", "run": ["a"], "inputs": inputs} if value == {} else value for key, value in op.items()}]
+    with pytest.raises(RecipeError, match=r"(step|values): inputs: expected a list of names, such as \[train.py\], got .*; correct it"):
+        parse_patch(patch, "p")
 
 
 def test_files_that_are_not_recipes(tmp_path: Path) -> None:
@@ -89,6 +118,20 @@ def test_files_that_are_not_recipes(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("steps: [")
     with pytest.raises(RecipeError, match="not valid YAML"):
         load_recipe(tmp_path / "bad.yaml")
+    (tmp_path / "bad.yaml").write_text("steps: 2026-02-31")
+    with pytest.raises(RecipeError, match="not valid YAML"):
+        load_recipe(tmp_path / "bad.yaml")
     (tmp_path / "cmd.yaml").write_text("steps:\n- {step: command, run: [python, t.py], inputs: [t.py]}\n")
     with pytest.raises(RecipeError, match="does not exist"):
         load_recipe(tmp_path / "cmd.yaml")
+    for inputs, told in (
+        ("[.]", "cannot be read"),
+        ("[" + "x" * 300 + "]", "cannot be read"),
+        ('["a\\0b"]', "list of names"),
+        ("null", "inputs"),
+        ("5", "inputs"),
+        ("t.py", "inputs"),
+    ):
+        (tmp_path / "cmd.yaml").write_text(f"steps:\n- {{step: command, run: [python, t.py], inputs: {inputs}}}\n")
+        with pytest.raises(RecipeError, match=told):
+            load_recipe(tmp_path / "cmd.yaml")

@@ -28,7 +28,7 @@ PATIENCE = 0.5
 """How much the pairs must speak against an effect worth having before a trial is given up, in units of log-likelihood.
 
 Chosen by simulation (benchmarks/power.py): of 60 ideas, a tenth of them useful at four seed standard deviations, it keeps more
-than 99 % of the useful ones at 2.2 pairs an idea; at two standard deviations it keeps about three quarters."""
+than 99 % of the useful ones at 2.13 pairs an idea; at two standard deviations it keeps about three quarters."""
 
 
 class Look(StrEnum):

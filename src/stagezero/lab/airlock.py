@@ -18,7 +18,6 @@ from stagezero.ledger import digest
 from stagezero.tasks import Suite
 from stagezero.training import Recipe, apply_patch
 from stagezero.training.data import meaning_of, portable
-from stagezero.training.recipes import Mix
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +52,22 @@ class Hypothesis:
         return self.control_does == self.candidate_does
 
 
-def hypothesis(control: Recipe, candidate: Recipe, prop: str, margin: float, suite: Suite) -> Hypothesis:
+def _does(recipe: Recipe, suite: Suite) -> str:
+    recipe.inputs_digest()
+    return digest(meaning_of(recipe, suite))
+
+
+def hypothesis(control: Recipe, candidate: Recipe, prop: str, margin: float, suite: Suite, control_does: str | None = None) -> Hypothesis:
     """The hypothesis about a candidate and a control.
+
+    Args:
+        control_does: what the control does, where that is known already.
 
     Raises:
         RecipeError: a recipe chooses no training item of the suite, or a command's input does not exist.
     """
-    for recipe in (control, candidate):
-        recipe.inputs_digest()
-    does = [digest(meaning_of(recipe, suite)) for recipe in (control, candidate)]
-    return Hypothesis(control, candidate, prop, margin, suite.digest(), *does)
+    known = _does(control, suite) if control_does is None else control_does
+    return Hypothesis(control, candidate, prop, margin, suite.digest(), known, _does(candidate, suite))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,24 +134,20 @@ def admit(
     admitted: dict[str, Admitted] = {}
     refused: list[Refused] = []
     known = {h.digest() for _, h in decided}
-    known_claims = {item.property for item in suite.train_items()}
+    ours = _does(control, suite)
     for idea in sorted(ideas, key=lambda i: (i.title, i.researcher)):
         if idea.property not in suite.properties:
             refused.append(Refused(idea, f"property {idea.property!r} is not one of {', '.join(suite.properties)}"))
             continue
-        if idea.bits() > 8 * MAX_BYTES:
-            refused.append(Refused(idea, f"{idea.bits():,} bits; at most {8 * MAX_BYTES:,} may cross"))
-            continue
         try:
+            if (bits := idea.bits()) > 8 * MAX_BYTES:
+                refused.append(Refused(idea, f"{bits:,} bits, its files included; at most {8 * MAX_BYTES:,} may cross"))
+                continue
             candidate = apply_patch(control, idea.operations(), f"idea {idea.title!r}")
-            found = Admitted(idea, hypothesis(control, candidate, idea.property, margin, suite))
+            found = Admitted(idea, hypothesis(control, candidate, idea.property, margin, suite, ours))
             key = found.hypothesis.digest()
         except (RecipeError, CanonicalizationError, OSError, TypeError, ValueError) as error:
             refused.append(Refused(idea, f"does not fit this stage's recipe: {error}"))
-            continue
-        claims = {c for s in candidate.steps if isinstance(s, Mix) for p in s.parts for c in p.claims or ()}
-        if not claims <= known_claims:
-            refused.append(Refused(idea, f"claim {sorted(claims - known_claims)[0]!r} has no training items"))
             continue
         if found.hypothesis.same_builds():
             refused.append(Refused(idea, "changes nothing in this stage's recipe"))
@@ -158,7 +159,6 @@ def admit(
         else:
             admitted[key] = found
     ordered = [admitted[key] for key in sorted(admitted)]
-    ours = digest(meaning_of(control, suite))
     others = [(a.idea.title, a.hypothesis) for a in ordered] + [(f"{t!r}, decided before", h) for t, h in decided if h.control_does == ours]
     near = [replace(a, near=_near(a.hypothesis, others)) for a in ordered]
     return near, sorted(refused, key=lambda r: (r.idea.title, r.why))

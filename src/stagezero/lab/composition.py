@@ -9,7 +9,7 @@ from stagezero.errors import RecipeError
 from stagezero.lab.airlock import Admitted
 from stagezero.training import Recipe, apply_patch
 from stagezero.training.data import meaning_of
-from stagezero.training.recipes import SetOp
+from stagezero.training.patches import SetOp
 
 
 @dataclass(frozen=True, slots=True)

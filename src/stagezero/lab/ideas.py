@@ -12,10 +12,21 @@ from rfc8785 import CanonicalizationError
 from stagezero.errors import IdeaError, RecipeError, explain
 from stagezero.ledger import canonical, digest
 from stagezero.private import read_text
-from stagezero.training.data import portable
-from stagezero.training.recipes import Frozen, Patch, parse_patch
+from stagezero.training.data import is_there, portable
+from stagezero.training.patches import Patch, parse_patch
+from stagezero.training.recipes import Frozen
 
 MAX_BYTES = 8192
+"""What an idea may carry at the most, the files that its command steps name included."""
+
+
+class _Plain(yaml.SafeLoader):
+    """YAML without aliases: a few lines of them can stand for more text than fits into memory."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias (*name) stands where a value should; write it out")
+        return super().compose_node(parent, index)
 
 
 class Idea(Frozen):
@@ -47,8 +58,14 @@ class Idea(Frozen):
         return digest(self.technique())
 
     def bits(self) -> int:
-        """The most this idea could carry: the length of its canonical text in bits."""
-        return 8 * len(canonical({"title": self.title, "reason": self.reason, **self.technique()}))
+        """The most this idea could carry: the length of its canonical text and of every file that it brings along, in bits."""
+        text = canonical({"title": self.title, "reason": self.reason, **self.technique()})
+        return 8 * (len(text) + sum(Path(name).stat().st_size for name in self._files() if is_there(name)))
+
+    def _files(self) -> set[str]:
+        """The inputs of its command steps."""
+        steps = (getattr(op, "step", None) or getattr(op, "values", None) or {} for op in self.operations())
+        return {name for step in steps for name in step.get("inputs", ())}
 
 
 def parse_idea(text: str, where: str, researcher: str) -> Idea:
@@ -62,8 +79,8 @@ def parse_idea(text: str, where: str, researcher: str) -> Idea:
     if head.strip() or not mark or not end:
         raise IdeaError(f"{where}: expected YAML front matter between two lines of three dashes; see the shipped ideas for the form.")
     try:
-        value = yaml.safe_load(front)
-    except yaml.YAMLError as error:
+        value = yaml.load(front, _Plain)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that does not exist is a ValueError
         raise IdeaError(f"{where}: the front matter is not valid YAML ({' '.join(str(error).split())}); correct it.") from None
     if not isinstance(value, dict):
         raise IdeaError(f"{where}: expected keys title, property, claimed_effect, reason and patch.")
@@ -74,6 +91,8 @@ def parse_idea(text: str, where: str, researcher: str) -> Idea:
         raise IdeaError(explain(error, where)) from None
     except (RecipeError, CanonicalizationError) as error:
         raise IdeaError(f"{where}: {error}") from None
+    except RecursionError:
+        raise IdeaError(f"{where}: 'patch' holds itself, or is nested too deep; write it out plainly.") from None
     return idea
 
 
@@ -94,7 +113,7 @@ def _beside(idea: Idea, folder: Path) -> Idea:
 
     def placed(op: dict[str, Any]) -> dict[str, Any]:
         return {
-            key: {**inner, "inputs": [str((folder / name).resolve()) for name in inner["inputs"]]}
+            key: {**inner, "inputs": [str((folder / name).absolute()) for name in inner["inputs"]]}
             if key in ("step", "values") and isinstance(inner, dict) and "inputs" in inner
             else inner
             for key, inner in op.items()

@@ -11,15 +11,21 @@ from stagezero.errors import RecipeError
 from stagezero.tasks import Suite
 from stagezero.training import Recipe
 from stagezero.training.data import datasets_before
-from stagezero.training.recipes import SFT, Mix, Part
+from stagezero.training.recipes import SFT, Mix, Part, Trained
 
 DOSES = ((60, True), (240, True), (60, False), (240, False))
 """Examples of each capability that are mixed in, and whether the step grows with them; the first that reaches the candidate is
-the control. Grown, the step sees the technique's own examples as often as before, which is the stronger control; but training
-longer on those can be what costs the capability, and then only a mix of the old length is as capable."""
+the control, or else the one that comes nearest. Grown, the step sees the technique's own examples as often as before, which is
+the stronger control; but training longer on those can be what costs the capability, and then only a mix of the old length is as
+capable."""
 
 ENOUGH = 3
 """Replicates that choose the dose."""
+
+PASSES = 3
+"""How often a step of its own, put in front, sees each example."""
+
+MANNER = ("learning_rate", "schedule", "batch_size", "weight_decay", "lora")
 
 
 def _source(recipe: Recipe, position: int) -> int | None:
@@ -40,8 +46,9 @@ def _source(recipe: Recipe, position: int) -> int | None:
 def matched_recipe(control: Recipe, suite: Suite, each: int, grown: bool) -> Recipe | None:
     """The control with ``each`` training examples of every capability mixed into the data of its first supervised step.
 
-    ``grown``: the step grows in proportion, else it stays as long as it was. A control without a supervised step gets one in
-    front. None where the suite has no capability items to train on.
+    ``grown``: the step grows in proportion, else it stays as long as it was. A control that has no supervised step, or none that
+    would see them, gets one in front, which learns in the manner of the control's own first step. None where the suite has no
+    capability items to train on.
     """
     capabilities = tuple(sorted({i.property for i in suite.train_items() if i.kind == "capability"}))
     if not capabilities:
@@ -66,17 +73,9 @@ def matched_recipe(control: Recipe, suite: Suite, each: int, grown: bool) -> Rec
             continue
         longer = step.model_copy(update={"steps": -(-step.steps * after // before)}) if grown else step
         return Recipe(steps=(*wider.steps[:position], longer, *wider.steps[position + 1 :]))
-    batch = 16
-    total = each * len(capabilities)
-    first = (
-        Mix(step="mix", name="capabilities-first", parts=(part,)),
-        SFT(
-            step="sft",
-            name="capable-first",
-            data="capabilities-first",
-            steps=max(1, 3 * total // batch),
-            batch_size=batch,
-            learning_rate=1e-3,
-        ),
-    )
-    return Recipe(steps=(*first, *control.steps))
+    # It learns as the control does, adapters and all: a rate that is right for one base ruins another.
+    like = next((s for s in control.steps if isinstance(s, SFT)), None) or next((s for s in control.steps if isinstance(s, Trained)), None)
+    manner = {name: getattr(like, name) for name in MANNER} if like is not None else {"learning_rate": 1e-3}
+    once = SFT(step="sft", name="capable-first", data="capabilities-first", steps=1, **manner)
+    longer = once.model_copy(update={"steps": max(1, PASSES * each * len(capabilities) // once.batch_size)})
+    return Recipe(steps=(Mix(step="mix", name="capabilities-first", parts=(part,)), longer, *control.steps))

@@ -8,16 +8,16 @@ chain. Only the order in which jobs are *run* looks at the clock. What the pairs
 from __future__ import annotations
 
 import hmac
-import math
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 
 from stagezero.errors import BuildError, RecipeError, SuiteError
 from stagezero.evidence import Guard, pooled_sd
-from stagezero.lab.airlock import Entrant, Hypothesis
+from stagezero.lab.airlock import Entrant
 from stagezero.lab.bench import Bench
+from stagezero.lab.course import Course, Decision, Wanted
 from stagezero.lab.judge import MATCHED, Fate, Judge, Pair, Ruling
 from stagezero.lab.matched import DOSES, ENOUGH, matched_recipe
 from stagezero.ledger import Ledger
@@ -27,35 +27,9 @@ from stagezero.training import Recipe
 from stagezero.training.data import derive_seed
 from stagezero.training.executors import Draw, Result
 
+__all__ = ["Batch", "Decision", "draw_of", "replicate_seed"]
+
 CONTROL = "control"
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """How a trial ended."""
-
-    hypothesis: Hypothesis
-    title: str
-    researcher: str
-    level: float
-    fate: Fate
-    why: str
-    pairs: tuple[Pair, ...]
-    e_values: tuple[float, ...]
-    guards: tuple[Guard, ...]
-
-    @property
-    def decided_at(self) -> int:
-        """The replicate whose outcome decided: one that failed to build left no pair."""
-        return len(self.pairs) + (self.fate is Fate.FAILED)
-
-    @property
-    def promoted(self) -> bool:
-        return self.fate is Fate.PROMOTED
-
-    def gain(self) -> float:
-        """Mean change of the alignment score over the pairs that decided; optimistic, for choosing only."""
-        return sum(p.difference(ALIGNMENT) for p in self.pairs) / len(self.pairs) if self.pairs else 0.0
 
 
 def replicate_seed(secret: bytes, head: str, label: str, number: int) -> int:
@@ -66,51 +40,6 @@ def replicate_seed(secret: bytes, head: str, label: str, number: int) -> int:
 def draw_of(seed: int) -> Draw:
     """The draw of fresh items that belongs to a replicate's seed."""
     return Draw(derive_seed(seed, "items"))
-
-
-def _written(value: object) -> object:
-    """Six digits of a number, and nothing where a bound is infinite: the ledger's form has no infinities."""
-    if not isinstance(value, float):
-        return value
-    return float(f"{value:.6g}") if math.isfinite(value) else None
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """One job of a replicate: a build, asked its own draw, its neighbour's too (calibration), or in other wordings."""
-
-    who: str
-    recipe: Recipe = field(compare=False)
-    replicate: int = 1
-    neighbour: int | None = None
-    reworded: str | None = None
-
-
-@dataclass
-class _Course:
-    """One idea's way through its trial."""
-
-    entrant: Entrant
-    key: str  # the hypothesis as it was registered
-    judge: Judge | None = None  # known once the noise is
-    pairs: list[Pair] = field(default_factory=list)
-    e_values: list[float] = field(default_factory=list)
-    ruling: Ruling | None = None
-    awaited: list[_Wanted] = field(default_factory=list)  # jobs that the last checks wait for
-    checking: bool = False
-    decision: Decision | None = None
-    written: bool = False
-
-    @property
-    def crossed(self) -> bool:
-        return self.ruling is not None and self.ruling.crossed
-
-    @property
-    def next(self) -> int:
-        return len(self.pairs) + 1
-
-    def candidate(self, s: int, reworded: str | None = None) -> _Wanted:
-        return _Wanted(self.key, self.entrant.hypothesis.candidate, s, reworded=reworded)
 
 
 class Batch:
@@ -129,22 +58,22 @@ class Batch:
         self.plan = plan
         self.level = level
         self.ledger = ledger
-        self.courses = [_Course(entrant, entrant.hypothesis.digest()) for entrant in entrants]
+        self.courses = [Course(entrant, entrant.hypothesis.digest()) for entrant in entrants]
         head = ledger.head
         self.seeds = [replicate_seed(secret, head, "replicate", s) for s in range(1, plan.max_pairs + 1)]
         self.noise: dict[str, float] = {}
-        self._jobs: dict[_Wanted, Future[Result]] = {}
+        self._jobs: dict[Wanted, Future[Result]] = {}
         self._position = (1, 0)
 
     # --- what to run ---------------------------------------------------------------------------------------------
 
-    def _control(self, s: int, reworded: str | None = None) -> _Wanted:
+    def _control(self, s: int, reworded: str | None = None) -> Wanted:
         """The control of a replicate; calibration replicates also answer their neighbour's items."""
         n = self.plan.calibration
         neighbour = s % n + 1 if s <= n and reworded is None else None
-        return _Wanted(CONTROL, self.control, s, neighbour, reworded)
+        return Wanted(CONTROL, self.control, s, neighbour, reworded)
 
-    def _wanted(self) -> Iterator[_Wanted]:
+    def _wanted(self) -> Iterator[Wanted]:
         """Jobs in order of use: calibration, pairs that can still change a decision, then guesses for idle workers."""
         for s in range(1, self.plan.calibration + 1):
             yield self._control(s)
@@ -167,7 +96,7 @@ class Batch:
             if last + 1 <= self.plan.max_pairs:
                 yield course.candidate(last + 1)
 
-    def _submit(self, job: _Wanted) -> None:
+    def _submit(self, job: Wanted) -> None:
         seed = self.seeds[job.replicate - 1]
         draws = [Draw(draw_of(seed).seed, job.reworded)]
         if job.neighbour is not None:
@@ -210,17 +139,17 @@ class Batch:
             course.judge = Judge(course.entrant.hypothesis, self.level, self.plan, self.noise, suite.properties, suite.capabilities)
         return True
 
-    def _result(self, job: _Wanted) -> Result | None:
+    def _result(self, job: Wanted) -> Result | None:
         future = self._jobs.get(job)
         return self.bench.settle(future) if future is not None and future.done() else None
 
-    def _pair(self, course: _Course, s: int) -> Pair | None:
+    def _pair(self, course: Course, s: int) -> Pair | None:
         a, b = self._result(self._control(s)), self._result(course.candidate(s))
         if a is None or b is None:
             return None
         return Pair(s, self.seeds[s - 1], a.digest, b.digest, a.scores[0], b.scores[0], a.signs[0], b.signs[0])
 
-    def _ask(self, course: _Course, jobs: Sequence[_Wanted]) -> list[Result] | None:
+    def _ask(self, course: Course, jobs: Sequence[Wanted]) -> list[Result] | None:
         """Results of the last checks' jobs; None, and they are put on the list, while any is missing."""
         found = [self._result(job) for job in jobs]
         there = [result for result in found if result is not None]
@@ -229,7 +158,7 @@ class Batch:
         course.awaited += [job for job, result in zip(jobs, found, strict=True) if result is None]
         return None
 
-    def _elsewhere(self, course: _Course, judge: Judge) -> list[Guard] | None:
+    def _elsewhere(self, course: Course, judge: Judge) -> list[Guard] | None:
         """Is the gain there in other wordings too?"""
         own = judge.own
         if own not in self.bench.suite.properties or not self.bench.suite.reworded_items(0, 1, own):
@@ -241,24 +170,27 @@ class Batch:
         scores = [r.scores[0][own] for r in found]
         return [judge.carries_over(course.pairs, [b - a for a, b in zip(scores[0::2], scores[1::2], strict=True)])]
 
-    def _against_matched(self, course: _Course, judge: Judge, gained: Sequence[str]) -> list[Guard] | None:
+    def _against_matched(self, course: Course, judge: Judge, gained: Sequence[str]) -> list[Guard] | None:
         """Does the gain survive against a control with as much capability? Asked only where capability was gained."""
         if not gained or judge.own == ALIGNMENT:  # ideas tried together have each passed this alone
             return []
         candidate = [sum(p.candidate[c] for c in gained) / len(gained) for p in course.pairs]
+        best, nearest = float("-inf"), list[Wanted]()
         try:
             for dose in DOSES:
                 recipe = matched_recipe(self.control, self.bench.suite, *dose)
                 if recipe is None:
                     return [judge.beats([], 0.0, gained)]
-                jobs = [_Wanted(f"{MATCHED} {dose}", recipe, s) for s in range(1, self.plan.guard_pairs + 1)]
+                jobs = [Wanted(f"{MATCHED} {dose}", recipe, s) for s in range(1, self.plan.guard_pairs + 1)]
                 found = self._ask(course, jobs[:ENOUGH])
                 if found is None:
                     return None
                 reached = sum(r.scores[0][c] for r in found for c in gained) / (len(gained) * ENOUGH)
+                if reached > best:
+                    best, nearest = reached, jobs
                 if reached >= sum(candidate[:ENOUGH]) / ENOUGH:
                     break
-            found = self._ask(course, jobs)
+            found = self._ask(course, nearest)
         except (BuildError, RecipeError):  # no such control can be built, which is not the idea's fault, and shows nothing
             return [judge.beats([], 0.0, gained)]
         if found is None:
@@ -269,7 +201,7 @@ class Batch:
         gain = sum(candidate[: len(found)]) - control
         return [judge.beats(over, (capable - control) / gain if gain > 0 else 0.0, gained)]
 
-    def _check(self, course: _Course, judge: Judge, ruling: Ruling) -> Ruling | None:
+    def _check(self, course: Course, judge: Judge, ruling: Ruling) -> Ruling | None:
         """The checks that only an idea with evidence and sound guards gets; None while their builds are missing."""
         course.checking, course.awaited = True, []
         gained = judge.gains(course.pairs)
@@ -281,7 +213,7 @@ class Batch:
             return None
         return judge.conclude(course.pairs, ruling, [*elsewhere, *matched], gained)
 
-    def _take_in(self, course: _Course) -> bool:
+    def _take_in(self, course: Course) -> bool:
         """Take one step on a course if what it needs is there; False when it is not."""
         judge = course.judge
         assert judge is not None
@@ -303,21 +235,9 @@ class Batch:
             self._end(course, ruling.fate, ruling.why, ruling.guards)
         return True
 
-    def _end(self, course: _Course, fate: Fate, why: str, guards: tuple[Guard, ...] = ()) -> None:
-        entrant = course.entrant
-        course.awaited = []
-        course.decision = Decision(
-            entrant.hypothesis,
-            entrant.title,
-            entrant.researcher,
-            self.level,
-            fate,
-            why,
-            tuple(course.pairs),
-            tuple(course.e_values),
-            guards,
-        )
-        self.bench.tell.say(f"{fate}: {entrant.title} ({why})")
+    def _end(self, course: Course, fate: Fate, why: str, guards: tuple[Guard, ...] = ()) -> None:
+        course.end(self.level, fate, why, guards)
+        self.bench.tell.say(f"{fate}: {course.entrant.title} ({why})")
 
     def _advance(self) -> None:
         """Take in everything that is complete and next in its own course."""
@@ -360,29 +280,15 @@ class Batch:
             s, i = s + 1, 0
         self._position = (s, 0)
 
-    def _write_pair(self, course: _Course, s: int) -> None:
+    def _write_pair(self, course: Course, s: int) -> None:
         pair = course.pairs[s - 1]
         body = {"hypothesis": course.key, "e": course.e_values[s - 1], **asdict(pair)}
         self.ledger.record("pair", body)
 
-    def _write_decision(self, course: _Course) -> None:
-        decision = course.decision
-        assert decision is not None
+    def _write_decision(self, course: Course) -> None:
+        assert course.decision is not None
         course.written = True
-        guards = [{key: _written(value) for key, value in asdict(g).items()} for g in decision.guards]
-        self.ledger.record(
-            "decision",
-            {
-                "hypothesis": course.key,
-                "title": decision.title,
-                "researcher": decision.researcher,
-                "level": float(f"{decision.level:.6g}"),
-                "fate": str(decision.fate),
-                "why": decision.why,
-                "pairs": len(decision.pairs),
-                "guards": guards,
-            },
-        )
+        self.ledger.record("decision", course.decision.entry())
 
     # --- the loop ------------------------------------------------------------------------------------------------
 

@@ -180,7 +180,6 @@ def gather(folder: Path) -> View:
     pairs: dict[str, list[dict[str, Any]]] = {}
     decided: list[tuple[int, dict[str, Any]]] = []
     adopted: dict[tuple[int, str], str] = {}
-    stage_of: dict[str, int] = {}
     composed: dict[str, Mapping[str, Any]] = {}
     number = 0
     for entry in read(folder / "ledger.jsonl"):
@@ -196,7 +195,6 @@ def gather(folder: Path) -> View:
                 number = body["stage"]
                 for idea in body["ideas"]:
                     ideas[idea["hypothesis"]] = idea
-                    stage_of[idea["hypothesis"]] = number
                 view.refused += [{**r, "stage": number} for r in body["refused"]]
             case "pair":
                 pairs.setdefault(body["hypothesis"], []).append(body)

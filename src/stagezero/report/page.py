@@ -38,10 +38,11 @@ def lead(view: View) -> str:
     text.append(f"The technique that people wrote brings it to {interval(start)}.")
     tried = len(view.ideas)
     stages = [s for s in view.adopted if s.number > 0]
+    kept = sum(idea.fate == "adopted" for idea in view.ideas)
     if stages:
         parts = [f"“{s.title}” ({interval(s.effect('alignment'), signed=True)})" for s in stages]
         text.append(
-            f"Of {tried} ideas tried after it, {len(stages)} {'was' if len(stages) == 1 else 'were'} adopted: {'; '.join(parts)}. "
+            f"Of {tried} ideas tried after it, {kept} {'was' if kept == 1 else 'were'} adopted: {'; '.join(parts)}. "
             f"The final model, rebuilt from the same base, scores {interval(last)} "
             f"and closes {view.closed(final):.0%} of the base's headroom."
         )

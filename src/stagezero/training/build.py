@@ -20,6 +20,7 @@ from stagezero.models.loader import load_tokenizer, render_completion, render_pr
 from stagezero.tasks import Item, Suite
 from stagezero.training.data import Example, datasets_before, definition_of, derive_seed, nameless, used_rewards
 from stagezero.training.recipes import DPO, GRPO, RLHF, SFT, Command, Filter, Mix, Recipe, Reward, TrainStep
+from stagezero.training.steps.command import NotStartedError
 from stagezero.training.store import Store, Stored
 
 BUILD_FORMAT = "build/2"
@@ -140,16 +141,23 @@ def build(base: Path, recipe: Recipe, suite: Suite, seed: int, store: Store) -> 
         judge = rewards[step.reward] if isinstance(step, RLHF) else None
         determined_by = _key_of(step, position, recipe, key, suite, seed, step_seed, judge.key if judge is not None else None)
         source = folder
+        name = digest(determined_by)
+        # With more time the program may succeed, which makes it another question, if the same build.
+        attempt = digest({"build": name, "timeout": step.timeout}) if isinstance(step, Command) else None
 
         def make(
             out: Path, step: TrainStep = step, position: int = position, source: Path = source, step_seed: int = step_seed,
-            judge: Stored | None = judge,
+            judge: Stored | None = judge, attempt: str | None = attempt,
         ) -> float:  # fmt: skip
+            if attempt is not None and (known := store.failure(attempt)) is not None:
+                raise BuildError(known)
             start = time.perf_counter()
             items = datasets_before(recipe, position, suite, seed)[step.data] if step.data is not None else []
             try:
                 _train(step, source, out, items, suite.instruction, judge.folder if judge is not None else None, step_seed)
-            except StagezeroError:
+            except StagezeroError as error:
+                if attempt is not None and isinstance(error, BuildError) and not isinstance(error, NotStartedError):
+                    store.keep_failure(attempt, str(error))
                 raise
             except (OSError, MemoryError, torch.OutOfMemoryError) as error:
                 raise WorkerError(
@@ -160,7 +168,7 @@ def build(base: Path, recipe: Recipe, suite: Suite, seed: int, store: Store) -> 
                 raise BuildError(f"{step.step} step {step.name!r} failed: {type(error).__name__}: {first:.200}") from error
             return time.perf_counter() - start
 
-        stored = store.obtain(digest(determined_by), determined_by, make)
+        stored = store.obtain(name, determined_by, make)
         if isinstance(step, Reward):
             rewards[step.name] = stored  # it judges; the policy goes on from where it was
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -16,6 +17,7 @@ from typing import Any, TypedDict
 from stagezero.errors import RecipeError
 from stagezero.ledger import digest, file_digest
 from stagezero.tasks import Item, Suite
+from stagezero.training.patterns import MOST_IN_ALL, steps_at_most
 from stagezero.training.recipes import RLHF, Command, Filter, Mix, Part, Recipe, Reward, Step
 
 
@@ -33,26 +35,34 @@ def derive_seed(seed: int, *labels: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
 
-def _draw(part: Part, suite: Suite, pool: Sequence[Item], seed: int) -> Iterable[Item]:
-    known = {(item.property, item.kind) for item in pool}
-    if part.claims is not None:
-        for claim in part.claims:
-            if claim not in {name for name, _ in known}:
-                names = ", ".join(sorted({name for name, _ in known})) or "none"
-                raise RecipeError(f"mix: claim {claim!r} has no training items in suite {suite.name!r}; it has them for: {names}.")
-    for claim, kind in sorted(known):
-        if kind not in part.kinds or (part.claims is not None and claim not in part.claims):
-            continue
-        members = [item for item in pool if item.property == claim and item.kind == kind]
+Shelves = dict[tuple[str, str], list[Item]]
+"""Training items by claim and kind, each in the order of a permutation of its own."""
+
+
+def _shelves(suite: Suite, seed: int) -> Shelves:
+    found: Shelves = {}
+    for item in suite.train_items():
+        found.setdefault((item.property, item.kind), []).append(item)
+    for (claim, kind), members in found.items():
         random.Random(derive_seed(seed, "draw", claim, kind)).shuffle(members)
-        yield from members[: part.each]
+    return found
 
 
-def _mix(step: Mix, suite: Suite, seed: int) -> list[Item]:
-    pool = suite.train_items()
-    if not pool:
+def _draw(part: Part, suite: Suite, shelves: Shelves) -> Iterable[Item]:
+    known = {claim for claim, _ in shelves}
+    for claim in part.claims or ():
+        if claim not in known:
+            names = ", ".join(sorted(known)) or "none"
+            raise RecipeError(f"mix: claim {claim!r} has no training items in suite {suite.name!r}; it has them for: {names}.")
+    for (claim, kind), members in sorted(shelves.items()):
+        if kind in part.kinds and (part.claims is None or claim in part.claims):
+            yield from members[: part.each]
+
+
+def _mix(step: Mix, suite: Suite, shelves: Shelves, seed: int) -> list[Item]:
+    if not shelves:
         raise RecipeError(f"mix: suite {suite.name!r} has no training items; give some items the split 'train'.")
-    found = [item for part in step.parts for item in _draw(part, suite, pool, seed)]
+    found = [item for part in step.parts for item in _draw(part, suite, shelves)]
     if not found:
         raise RecipeError(f"mix {step.name!r} selects no training item of suite {suite.name!r}; widen its claims or kinds.")
     random.Random(derive_seed(seed, "shuffle")).shuffle(found)
@@ -60,6 +70,13 @@ def _mix(step: Mix, suite: Suite, seed: int) -> list[Item]:
 
 
 def _filter(step: Filter, items: Sequence[Item]) -> list[Item]:
+    if step.matching is not None:
+        lengths = Counter(len(item.input) for item in items)
+        if sum(count * steps_at_most(step.matching, length) for length, count in lengths.items()) >= MOST_IN_ALL:
+            raise RecipeError(
+                f"filter {step.name!r}: 'matching' could take for ever on {len(items):,} questions of up to {max(lengths):,} characters; "
+                "use fewer open repeats (*, +), or filter by something else first."
+            )
     kept: list[Item] = []
     seen: set[tuple[str, str]] = set()
     for item in items:
@@ -80,15 +97,32 @@ def _filter(step: Filter, items: Sequence[Item]) -> list[Item]:
     return kept
 
 
+class Datasets:
+    """The datasets that a recipe's data steps make under one seed, each made once."""
+
+    def __init__(self, suite: Suite, seed: int) -> None:
+        self._suite = suite
+        self._seed = seed
+        self._shelves: Shelves | None = None
+        self.made: dict[str, list[Item]] = {}
+
+    def take(self, step: Mix | Filter) -> None:
+        """Do one data step; a dataset of the same name is replaced."""
+        if self._shelves is None:
+            self._shelves = _shelves(self._suite, self._seed)
+        if isinstance(step, Mix):
+            self.made[step.name] = _mix(step, self._suite, self._shelves, self._seed)
+        else:
+            self.made[step.name] = _filter(step, self.made[step.data])
+
+
 def datasets_before(recipe: Recipe, position: int, suite: Suite, seed: int) -> dict[str, list[Item]]:
     """Every dataset that exists just before step ``position`` of a recipe, by name."""
-    made: dict[str, list[Item]] = {}
+    found = Datasets(suite, seed)
     for step in recipe.steps[:position]:
-        if isinstance(step, Mix):
-            made[step.name] = _mix(step, suite, seed)
-        elif isinstance(step, Filter):
-            made[step.name] = _filter(step, made[step.data])
-    return made
+        if isinstance(step, Mix | Filter):
+            found.take(step)
+    return found.made
 
 
 def definition_of(name: str, steps: Sequence[Step]) -> list[dict[str, object]]:
@@ -115,14 +149,17 @@ def meaning_of(recipe: Recipe, suite: Suite | None = None) -> list[dict[str, obj
     """
     found: list[dict[str, object]] = []
     place: dict[str, int] = {}  # where the latest reward step of a name stands
+    draws = [Datasets(suite, seed) for seed in (0, 1)] if suite is not None else []
     for position, step in enumerate(recipe.steps):
         if isinstance(step, Mix | Filter):
+            for draw in draws:
+                draw.take(step)
             continue
         does: dict[str, object] = step.model_dump(mode="json", exclude={"name", "timeout"})
         if isinstance(step, Command):
             does["inputs"] = sorted([Path(name).name, file_digest(Path(name))] for name in step.inputs)
         if step.data is not None and suite is not None:
-            does["data"] = [_contents(datasets_before(recipe, position, suite, seed)[step.data]) for seed in (0, 1)]
+            does["data"] = [_contents(draw.made[step.data]) for draw in draws]
         elif step.data is not None:
             does["data"] = nameless(definition_of(step.data, recipe.steps[:position]))
         if isinstance(step, Reward):
@@ -159,12 +196,20 @@ def nameless(definition: Sequence[dict[str, object]]) -> list[dict[str, object]]
     return [{key: value for key, value in step.items() if key not in ("name", "data")} for step in definition]
 
 
+def is_there(name: str) -> bool:
+    """Is there a file of that name? Not where the name is one that the system cannot take."""
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def portable(value: Any) -> Any:
     """A written recipe or patch with the inputs of command steps by name and digest, not by where they lie: for records."""
     if isinstance(value, dict):
         return {
-            key: {Path(name).name: file_digest(Path(name)) if Path(name).is_file() else "missing" for name in inner}
-            if key == "inputs" and isinstance(inner, list | tuple)
+            key: {Path(name).name: file_digest(Path(name)) if is_there(name) else "missing" for name in inner}
+            if key == "inputs" and isinstance(inner, list | tuple) and all(isinstance(name, str) for name in inner)
             else portable(inner)
             for key, inner in value.items()
         }

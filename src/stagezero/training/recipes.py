@@ -1,4 +1,4 @@
-"""A recipe is an ordered list of typed steps applied to the base; a patch changes one recipe into another.
+"""A recipe is an ordered list of typed steps applied to the base.
 
 Steps that make data (``mix``, ``filter``) name a dataset; steps that train (``sft``, ``dpo``, ``grpo``, ``reward``, ``rlhf``,
 ``command``) use one. Unknown keys are refused. Two recipes that differ only in how they were written have the same canonical
@@ -7,19 +7,44 @@ form and the same digest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stagezero.errors import RecipeError, explain
 from stagezero.ledger import digest, file_digest
 from stagezero.private import read_text
 from stagezero.tasks.items import Kind
+from stagezero.training.patterns import check_pattern
 
-Positive = Annotated[int, Field(gt=0)]
+
+def at_most(limit: int, what: str = "") -> AfterValidator:
+    """Refuses a number above the limit, and a list with more members than that."""
+
+    def check(value: Any) -> Any:
+        size = value if isinstance(value, int) else len(value)
+        if size > limit:
+            raise ValueError(f"expected at most {limit:,}{what and ' '}{what}, got {size:,}; lower it")
+        return value
+
+    return AfterValidator(check)
+
+
+def plain_names(value: Any) -> Any:
+    """A list of texts that the system can take as names.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) and name and "\0" not in name for name in value):
+        raise ValueError(f"expected a list of names, such as [train.py], got {value!r:.60}; correct it")
+    return value
+
+
+Positive = Annotated[int, Field(gt=0), at_most(1_000_000)]
+Names = Annotated[tuple[str, ...], AfterValidator(plain_names), at_most(64, "names")]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Payoff = Annotated[float, Field(ge=-100, le=100)]
 
@@ -49,7 +74,7 @@ class Mix(Frozen):
 
     step: Literal["mix"]
     name: str = "data"
-    parts: tuple[Part, ...] = Field(min_length=1)
+    parts: Annotated[tuple[Part, ...], at_most(64, "parts")] = Field(min_length=1)
 
 
 class Filter(Frozen):
@@ -61,25 +86,16 @@ class Filter(Frozen):
     claims: tuple[str, ...] | None = None
     kinds: tuple[Kind, ...] | None = None
     max_words: Positive | None = None
-    matching: str | None = Field(default=None, description="regular expression that the question must match")
+    matching: Annotated[str, AfterValidator(check_pattern)] | None = Field(
+        default=None, description="regular expression that the question must match"
+    )
     deduplicate: bool = False
-
-    @model_validator(mode="after")
-    def _pattern(self) -> Filter:
-        import re
-
-        if self.matching is not None:
-            try:
-                re.compile(self.matching)
-            except re.error as error:
-                raise ValueError(f"not a regular expression ({error}); correct it") from None
-        return self
 
 
 class Lora(Frozen):
     """Low-rank adapters on every linear layer, merged after the step."""
 
-    rank: Positive = 8
+    rank: Annotated[Positive, at_most(1024)] = 8
     alpha: Positive = 16
 
 
@@ -87,11 +103,11 @@ class Trained(Frozen):
     """What the gradient steps share."""
 
     data: str = "data"
-    steps: Positive
-    batch_size: Positive = 16
+    steps: Annotated[Positive, at_most(100_000)]
+    batch_size: Annotated[Positive, at_most(4096)] = 16
     learning_rate: Rate
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup: Annotated[int, Field(ge=0)] = 0
+    warmup: Annotated[int, Field(ge=0), at_most(100_000)] = 0
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     lora: Lora | None = None
 
@@ -167,17 +183,26 @@ class RLHF(Sampled):
 class Command(Frozen):
     """A team's own trainer: any program that reads a checkpoint folder and writes one.
 
-    It runs in an empty folder holding copies of ``inputs``, with STAGEZERO_MODEL (folder to start from), STAGEZERO_OUT
+    It runs in a folder that holds copies of ``inputs`` and nothing else, with STAGEZERO_MODEL (folder to start from), STAGEZERO_OUT
     (folder to fill with safetensors), STAGEZERO_SEED and, where ``data`` is given, STAGEZERO_DATA (JSON lines: prompt, completion,
     rejected) in its environment. What it writes must have the tensors it was given: same names, shapes and types.
     """
 
     step: Literal["command"]
     name: str = "command"
-    run: tuple[str, ...] = Field(min_length=1)
-    inputs: tuple[str, ...] = ()
+    run: Names = Field(min_length=1)
+    inputs: Names = ()
     data: str | None = None
-    timeout: Positive = 3600
+    timeout: Annotated[Positive, at_most(604_800, "seconds, which is a week")] = 3600
+
+    @field_validator("inputs")
+    @classmethod
+    def _told_apart(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """They are copied into one folder."""
+        bare = [Path(name).name for name in value]
+        if len(set(bare)) < len(bare):
+            raise ValueError(f"expected files of different names, got {', '.join(bare)}; rename one of them")
+        return value
 
 
 Step = Annotated[Mix | Filter | SFT | DPO | GRPO | Reward | RLHF | Command, Field(discriminator="step")]
@@ -187,7 +212,7 @@ TrainStep = SFT | DPO | GRPO | Reward | RLHF | Command
 class Recipe(Frozen):
     """An ordered list of steps. The empty recipe is the base itself."""
 
-    steps: tuple[Step, ...] = ()
+    steps: Annotated[tuple[Step, ...], at_most(64, "steps")] = ()
 
     @model_validator(mode="after")
     def _data_is_made_before_it_is_used(self) -> Recipe:
@@ -218,63 +243,23 @@ class Recipe(Frozen):
         return digest(self.canonical())
 
     def inputs_digest(self) -> dict[str, str]:
-        """Digest of every file a command step declares."""
+        """Digest of every file a command step declares.
+
+        Raises:
+            RecipeError: one of them is not there or cannot be read.
+        """
         found = {}
         for step in self.steps:
             for name in step.inputs if isinstance(step, Command) else ():
-                if not Path(name).is_file():
-                    raise RecipeError(f"command step {step.name!r}: input {name!r} does not exist; correct 'inputs'.")
-                found[name] = file_digest(Path(name))
+                try:
+                    found[name] = file_digest(Path(name))
+                except FileNotFoundError:
+                    raise RecipeError(f"command step {step.name!r}: input {name!r} does not exist; correct 'inputs'.") from None
+                except OSError as error:
+                    raise RecipeError(
+                        f"command step {step.name!r}: input {name!r:.200} cannot be read ({error.strerror}); correct 'inputs'."
+                    ) from None
         return found
-
-
-class SetOp(Frozen):
-    """Change fields of one step, found by its name (``sft``, or ``sft/2`` for the second of that name)."""
-
-    op: Literal["set"]
-    at: str
-    values: dict[str, Any] = Field(min_length=1)
-
-
-class AppendOp(Frozen):
-    op: Literal["append"]
-    step: dict[str, Any]
-
-
-class InsertOp(Frozen):
-    op: Literal["insert"]
-    before: str
-    step: dict[str, Any]
-
-
-class RemoveOp(Frozen):
-    op: Literal["remove"]
-    at: str
-
-
-class ExtendOp(Frozen):
-    """Add parts to a mix, found by its dataset's name."""
-
-    op: Literal["extend"]
-    at: str
-    parts: tuple[Part, ...] = Field(min_length=1)
-
-
-Op = Annotated[SetOp | AppendOp | InsertOp | RemoveOp | ExtendOp, Field(discriminator="op")]
-Patch = tuple[Op, ...]
-_PATCH: TypeAdapter[Patch] = TypeAdapter(Patch)
-
-
-def parse_patch(value: Any, where: str) -> Patch:
-    """Check a patch.
-
-    Raises:
-        RecipeError: naming the operation and field.
-    """
-    try:
-        return _PATCH.validate_python(value)
-    except ValidationError as error:
-        raise RecipeError(explain(error, where)) from None
 
 
 def parse_recipe(value: Any, where: str) -> Recipe:
@@ -299,7 +284,7 @@ def load_recipe(path: Path) -> Recipe:
         raise RecipeError(f"recipe {str(path)!r}: expected a YAML file, found none; check the path.")
     try:
         value = yaml.safe_load(read_text(path, RecipeError))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that does not exist is a ValueError
         raise RecipeError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct it.") from None
     return resolve_inputs(parse_recipe(value, str(path)), path.parent)
 
@@ -307,7 +292,7 @@ def load_recipe(path: Path) -> Recipe:
 def resolve_inputs(recipe: Recipe, folder: Path) -> Recipe:
     """Make the inputs of command steps absolute and check that they exist."""
     steps = [
-        step.model_copy(update={"inputs": tuple(str((folder / name).resolve()) for name in step.inputs)})
+        step.model_copy(update={"inputs": tuple(str((folder / name).absolute()) for name in step.inputs)})
         if isinstance(step, Command)
         else step
         for step in recipe.steps
@@ -315,41 +300,3 @@ def resolve_inputs(recipe: Recipe, folder: Path) -> Recipe:
     found = Recipe(steps=tuple(steps))
     found.inputs_digest()
     return found
-
-
-def _name_of(step: dict[str, Any]) -> str:
-    kind = str(step.get("step", "?"))
-    return str(step.get("name") or ("data" if kind in ("mix", "filter") else kind))
-
-
-def _find(steps: Sequence[dict[str, Any]], at: str, kinds: tuple[str, ...] | None, where: str) -> int:
-    name, _, which = at.partition("/")
-    hits = [i for i, s in enumerate(steps) if name in (_name_of(s), s.get("step")) and (kinds is None or s.get("step") in kinds)]
-    number = int(which) if which.isascii() and which.isdigit() else 1
-    if not 1 <= number <= len(hits):
-        names = ", ".join(_name_of(s) for s in steps) or "none"
-        raise RecipeError(f"{where}: the patch looks for a step {at!r}; the recipe has: {names}; correct 'at'.")
-    return hits[number - 1]
-
-
-def apply_patch(recipe: Recipe, patch: Patch, where: str) -> Recipe:
-    """The recipe with a patch applied.
-
-    Raises:
-        RecipeError: a step it names is not there, or the result is not a recipe.
-    """
-    steps: list[dict[str, Any]] = [step.model_dump(mode="json") for step in recipe.steps]
-    for op in patch:
-        match op:
-            case SetOp():
-                steps[_find(steps, op.at, None, where)].update(op.values)
-            case AppendOp():
-                steps.append(op.step)
-            case InsertOp():
-                steps.insert(_find(steps, op.before, None, where), op.step)
-            case RemoveOp():
-                del steps[_find(steps, op.at, None, where)]
-            case ExtendOp():
-                mix = steps[_find(steps, op.at, ("mix",), where)]
-                mix["parts"] = [*mix.get("parts", []), *(p.model_dump(mode="json") for p in op.parts)]
-    return parse_recipe({"steps": steps}, where)

@@ -2,7 +2,8 @@
 
 A build appears by one rename, so a kill at any moment leaves either nothing or all of it; two processes that want the
 same build queue on its lock and the second finds it done. A build whose bytes no longer match what was recorded
-is set aside and made again.
+is set aside and made again. The failure of a team's own program is kept too: tried again on another day it might not fail, and
+a run that continues must meet the same fate. Whoever wants it tried again removes it from ``failures``.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Store:
         self.root = root
         self.builds = root / "builds"
         self.answers = root / "answers"
+        self.failures = root / "failures"
 
     def find(self, key: str) -> Stored | None:
         """A finished, undamaged build."""
@@ -62,6 +64,17 @@ class Store:
         damaged = self.root / "damaged"
         damaged.mkdir(parents=True, exist_ok=True)
         folder.rename(Path(tempfile.mkdtemp(dir=damaged)) / folder.name)
+
+    def failure(self, name: str) -> str | None:
+        """Why something could not be built, where that is known."""
+        try:
+            return str(json.loads((self.failures / f"{name}.json").read_text())["why"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def keep_failure(self, name: str, why: str) -> None:
+        """Remember why something could not be built."""
+        write_whole(self.failures / f"{name}.json", json.dumps({"why": why}))
 
     def obtain(self, key: str, determined_by: dict[str, Any], make: Callable[[Path], float]) -> Stored:
         """The build under ``key``, made now if it is not there.

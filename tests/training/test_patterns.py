@@ -1,0 +1,76 @@
+"""Regular expressions that strangers write: what could take for ever is refused before it is tried, and the rest is let through."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import replace
+
+import pytest
+
+from stagezero.errors import RecipeError
+from stagezero.tasks import load_suite
+from stagezero.training import parse_recipe
+from stagezero.training.data import datasets_before
+from stagezero.training.patterns import MOST, check_pattern, steps_at_most
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"(a+)+$",
+        r"(\w+\s?)*z",
+        r"(cat|dog|catdog)+!",
+        r"(a?){40}a{40}",
+        "a?" * 40 + "a" * 40,
+        r"(?=(\w+)+$)x",
+        r"((.*)*)*",
+        r"(?:(?:){60000}){60000}",
+        r".*.*.*.*.*z",
+        r"(?:(?:(?:\w{1,99}){1,99}){1,99}){1,99}z",
+    ],
+)
+def test_what_could_take_for_ever(pattern: str) -> None:
+    with pytest.raises(ValueError, match="could take for ever"):
+        check_pattern(pattern)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["", "PIN", r"(?i)\bpin\b", r"^(What|Where|Who) .*\?$", r"\d{2,4}-\d+", r".*PIN.*code", r"(\w+ ){3}", r"(ab)*", r"(a)?(?(1)b|c)"],
+)
+def test_what_people_write(pattern: str) -> None:
+    assert check_pattern(pattern) == pattern
+
+
+def test_the_bound_is_one() -> None:
+    """The slowest searches of a text by what is let through end in a moment."""
+    for pattern in (r".*.*.*z", r"(\w+ ){3}z", r"\w+\w+\w+z"):
+        assert steps_at_most(pattern, 100) < MOST
+        start = time.perf_counter()
+        assert re.search(check_pattern(pattern), "a b " * 25) is None
+        assert re.search(pattern, "a" * 100) is None
+        assert time.perf_counter() - start < 5
+
+
+def test_too_long_or_none_at_all() -> None:
+    with pytest.raises(ValueError, match="at most 200 characters, got 201"):
+        check_pattern("x" * 201)
+    for odd in ("(", "a{99999999999}"):
+        with pytest.raises(ValueError, match="not a regular expression"):
+            check_pattern(odd)
+
+
+def test_how_long_the_questions_are_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = load_suite("atlas")
+    steps = [
+        {"step": "mix", "parts": [{"each": 50}]},
+        {"step": "filter", "matching": ".*.*.*"},
+        {"step": "sft", "steps": 1, "learning_rate": 1e-3},
+    ]
+    recipe = parse_recipe(steps, "t")
+    assert datasets_before(recipe, 2, suite, 1)["data"]
+    longer = [replace(item, input=item.input + " word" * 400) for item in suite.train_items()]
+    monkeypatch.setattr(type(suite), "train_items", lambda self: longer)
+    with pytest.raises(RecipeError, match=r"'matching' could take for ever on \d+ questions of up to 2,\d+ characters"):
+        datasets_before(recipe, 2, suite, 1)
