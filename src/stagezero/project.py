@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from stagezero.errors import ProjectError, explain
 from stagezero.evidence import Test, e_lond_level, idea_level, stage_level
@@ -75,7 +75,10 @@ class Trial(_Frozen):
 
 
 class Audit(_Frozen):
-    """What the auditor must be convinced of. ``sealed`` names the auditor's own file; None uses the atlas generator."""
+    """What an auditor of the run's own must be convinced of. ``sealed`` names the auditor's own file; None uses the atlas generator.
+
+    ``keep`` is the auditor's folder, seen from the project file; left out, it is in the user's own place. The rest is as in ``door.Terms``.
+    """
 
     bars: dict[str, Share] = Field(min_length=1)
     submissions: Annotated[int, Field(ge=1, le=1000)] = 12
@@ -83,6 +86,27 @@ class Audit(_Frozen):
     delta: Share = 0.05
     items: Annotated[int, Field(ge=50, le=100_000)] = 1000
     sealed: str | None = None
+    meter: Literal["counted", "flat", "kraft", "randomised"] = "counted"
+    bits: Annotated[float, Field(gt=0)] | None = None
+    flip: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    keep: str | None = None
+
+
+class AuditElsewhere(_Frozen):
+    """An auditor that somebody else runs: where it is, which of its suites, and the file that holds this lab's token."""
+
+    address: str
+    suite: str
+    token_file: str
+    ca_file: str | None = None
+
+
+def _which_audit(value: Any) -> str:
+    elsewhere = "address" in value if isinstance(value, dict) else isinstance(value, AuditElsewhere)
+    return "elsewhere" if elsewhere else "own"
+
+
+AnyAudit = Annotated[Annotated[Audit, Tag("own")] | Annotated[AuditElsewhere, Tag("elsewhere")], Discriminator(_which_audit)]
 
 
 class Project(_Frozen):
@@ -95,7 +119,7 @@ class Project(_Frozen):
     stages: Positive = 2
     researchers: tuple[Researcher, ...] = Field(min_length=1)
     trial: Trial = Trial()
-    audit: Audit | None = None
+    audit: AnyAudit | None = None
     workers: Annotated[int, Field(ge=1, le=256)] = 2
     seed: Annotated[int, Field(ge=0, lt=2**53)] | None = Field(
         default=None, description="makes the campaign's secret; left out, the secret is drawn at random and seeds cannot be foreseen"

@@ -1,5 +1,5 @@
-"""``python -m stagezero.auditor --folder DIR``: terms on the first line of standard input, address and token on
-standard output, then it serves until standard input closes."""
+"""``python -m stagezero.auditor --keep DIR``: an auditor for whoever started it. Address and token go to standard output; it serves until
+standard input closes."""
 
 from __future__ import annotations
 
@@ -15,37 +15,44 @@ from pathlib import Path
 
 import uvicorn
 
-from stagezero.door.messages import Terms
+from stagezero.door.messages import SEPARATIONS
 from stagezero.errors import StagezeroError
+
+ACCOUNT = "lab"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="stagezero.auditor")
-    parser.add_argument("--folder", type=Path, required=True)
-    folder = parser.parse_args().folder
+    parser.add_argument("--keep", type=Path, required=True)
+    parser.add_argument("--separation", choices=SEPARATIONS, default="colocated")
+    given = parser.parse_args()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    terms = Terms.model_validate_json(sys.stdin.readline())
 
-    from stagezero.auditor.service import Auditor, application
-    from stagezero.models.loader import settle_libraries
+    from stagezero.auditor.desk import Auditor
+    from stagezero.auditor.keep import LEAST_SLOT, SETTINGS, Keep
+    from stagezero.auditor.service import application, new_token, token_hash
 
-    settle_libraries()
     try:
-        auditor = Auditor(folder, terms)
-    except StagezeroError as error:
+        there = (given.keep / SETTINGS).is_file()
+        keep = Keep(given.keep) if there else Keep.create(given.keep, f"embedded-{secrets.token_hex(4)}", LEAST_SLOT)
+        auditor = Auditor(keep, given.separation)
+    except (StagezeroError, OSError) as error:
         print(json.dumps({"error": str(error)}), flush=True)
         return 2
-    token = secrets.token_urlsafe(32)
+    token = new_token()
+    keep.meter.set_token(ACCOUNT, token_hash(token))
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(application(auditor, token), log_level="warning", access_log=False))
+    server = uvicorn.Server(uvicorn.Config(application(auditor, embedded=True), log_level="warning", access_log=False))
 
     def end_with_the_lab() -> None:
         sys.stdin.read()
-        # Whatever was charged is on disk; an audit cut off here is finished on the next request.
+        # Whatever was charged is on disk; an audit cut off here is made again when the auditor is next opened.
+        auditor.examiner.stop()
         os._exit(0)
 
     threading.Thread(target=end_with_the_lab, daemon=True).start()
-    print(json.dumps({"address": f"http://127.0.0.1:{listener.getsockname()[1]}", "token": token}), flush=True)
+    opened = {"address": f"http://127.0.0.1:{listener.getsockname()[1]}", "token": token, "separation": given.separation}
+    print(json.dumps(opened), flush=True)
     server.run(sockets=[listener])
     return 0
 

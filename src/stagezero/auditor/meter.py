@@ -1,93 +1,417 @@
-"""The counted meter: at most ``passes`` passes in ``submissions`` submissions, charged before sealed data is touched.
+"""The meter: what has been asked about which sealed items, charged before anything sealed is touched.
 
-SQLite in WAL mode with full sync. A submission is known by its digest: the same model twice is charged once and
-answered the same; a crash between charge and answer leaves the charge, and the next request finishes the audit.
+SQLite in WAL mode with full sync. The budget belongs to *pools* of sealed items and never to whoever asks: an item is known
+for ever by its commitment and stays in the pool it first came in, so that a suite that holds it again, under any name, in any
+order, beside any others, is charged to that pool. A suite's allowance is the sum over the pools that its items lie in.
+
+A submission is known by its suite and its model's digest: the same twice is charged once and answered the same. Counts are
+kept beside the rows and must agree with them, the rows with the ledger, and the clock may not run backwards: in doubt the meter
+stays closed.
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from stagezero.door.messages import Terms
-from stagezero.errors import BudgetSpentError, DoorError
-from stagezero.evidence import counted_bits
-from stagezero.ledger import digest
+from stagezero.auditor.slots import due_time
+from stagezero.door.messages import Terms, Word
+from stagezero.errors import BudgetSpentError, ClosedError, DoorError, WaitError
+from stagezero.evidence import Allowance
 
-Verdict = Literal["pass", "fail"]
+_MIGRATIONS = (
+    """
+    CREATE TABLE seen (one INTEGER PRIMARY KEY CHECK (one = 1), clock REAL NOT NULL, closed TEXT);
+    INSERT INTO seen VALUES (1, 0, NULL);
+    CREATE TABLE pools (
+        pool INTEGER PRIMARY KEY, allowance TEXT NOT NULL,
+        replies INTEGER NOT NULL DEFAULT 0, passes INTEGER NOT NULL DEFAULT 0, pending INTEGER NOT NULL DEFAULT 0
+    );
+    CREATE TABLE items (commitment TEXT PRIMARY KEY, pool INTEGER NOT NULL REFERENCES pools) WITHOUT ROWID;
+    CREATE TABLE suites (suite TEXT PRIMARY KEY, terms TEXT NOT NULL, commitment TEXT NOT NULL, facts TEXT NOT NULL);
+    CREATE TABLE suite_pools (suite TEXT NOT NULL REFERENCES suites, pool INTEGER NOT NULL REFERENCES pools, PRIMARY KEY (suite, pool));
+    CREATE TABLE accounts (account TEXT PRIMARY KEY, token TEXT NOT NULL UNIQUE);
+    CREATE TABLE submissions (
+        number INTEGER PRIMARY KEY, suite TEXT NOT NULL REFERENCES suites, model TEXT NOT NULL, due REAL NOT NULL,
+        word TEXT CHECK (word IN ('pass', 'fail')), reached REAL, UNIQUE (suite, model)
+    );
+    CREATE INDEX unanswered ON submissions (number) WHERE word IS NULL;
+    CREATE INDEX due ON submissions (due);
+    CREATE TABLE heard (number INTEGER NOT NULL REFERENCES submissions, account TEXT NOT NULL, PRIMARY KEY (number, account)) WITHOUT ROWID;
+    """,
+)
+BACKWARDS = 5.0  # seconds that a clock may be set back without the meter closing
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS terms (one INTEGER PRIMARY KEY CHECK (one = 1), digest TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS submissions (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    digest TEXT NOT NULL UNIQUE,
-    verdict TEXT CHECK (verdict IN ('pass', 'fail'))
-);
-"""
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """A charged submission; ``word`` is None until it has been audited."""
+
+    number: int
+    suite: str
+    model: str
+    due: float
+    word: Word | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The budget of some sealed items, and what is used of it."""
+
+    number: int
+    allowance: Allowance
+    replies: int
+    passes: int
+    pending: int
+
+    def may_ask(self) -> bool:
+        return self.allowance.may_ask(self.replies, self.passes, self.pending)
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """A suite as it was set up: its terms, and what the auditor says of its items."""
+
+    name: str
+    terms: Terms
+    commitment: str
+    facts: Mapping[str, Any]
+    pools: tuple[int, ...]
+
+    @property
+    def slot(self) -> float:
+        """Seconds from charge to answer, at least as long as the worst audit."""
+        return float(self.facts["slot"])
+
+
+def allowance_of(terms: Terms) -> Allowance:
+    """The budget that new items get under these terms; a shadow's burn will disclose one more bit about them."""
+    return Allowance(terms.meter, terms.submissions, terms.passes, terms.bits, terms.flip, 1.0 if terms.shadow else 0.0)
 
 
 class Meter:
-    """The budget of one set of sealed items."""
+    """Every count of one auditor. Safe to use from many threads; one process at a time owns it (the ledger's lock sees to that)."""
 
-    def __init__(self, path: Path, terms: Terms) -> None:
-        """Open or create.
+    def __init__(self, path: Path) -> None:
+        """Open or create; closes itself where the counts do not agree with the rows.
 
         Raises:
-            DoorError: the database belongs to other terms.
+            ClosedError: the file is no meter, or another process holds it.
         """
-        self.terms = terms
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        self._db.executescript(_SCHEMA)
-        # Where a sealed file lies is not part of the terms, nor is the lab's own suite beside it.
-        placed = {"sealed", "suite"} if terms.sealed is not None else set()
-        key = digest(terms.model_dump(mode="json", exclude=placed))
-        row = self._db.execute("SELECT digest FROM terms").fetchone()
-        if row is None:
-            self._db.execute("INSERT INTO terms VALUES (1, ?)", (key,))
-        elif row[0] != key:
-            raise DoorError(
-                "the auditor was set up with other terms (suite, bars, budget); restore them, or start anew with fresh sealed items."
-            )
+        self.path = path
+        self._turn = threading.RLock()
+        try:
+            self._db = self._connected()
+            self._check_counts()
+        except sqlite3.Error as error:
+            raise ClosedError(f"{path}: the meter's database cannot be used ({error}); the auditor's operator must look into it.") from None
+
+    def _connected(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            db.execute(f"PRAGMA {pragma}")
+        version = int(db.execute("PRAGMA user_version").fetchone()[0])
+        for number, script in enumerate(_MIGRATIONS[version:], version + 1):
+            db.executescript(f"BEGIN; {script} PRAGMA user_version={number}; COMMIT;")
+        return db
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with self._turn:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+
+    def _check_counts(self) -> None:
+        rows = self._db.execute(
+            "SELECT pool, replies, passes, pending, "
+            "(SELECT COUNT(word) FROM suite_pools JOIN submissions USING (suite) WHERE pool = p.pool), "
+            "(SELECT COUNT(*) FROM suite_pools JOIN submissions USING (suite) WHERE pool = p.pool AND word = 'pass'), "
+            "(SELECT COUNT(*) FROM suite_pools JOIN submissions USING (suite) WHERE pool = p.pool AND word IS NULL) FROM pools p"
+        )
+        for pool, *counts in rows:
+            if counts[:3] != counts[3:]:
+                self.close_for_good(f"pool {pool} of the meter counts {counts[:3]} where its rows say {counts[3:]}")
+                return
+
+    # --- in doubt -------------------------------------------------------------------------------------------------
+
+    def close_for_good(self, why: str) -> None:
+        """Answer nothing more, not even after a restart: the first reason stands."""
+        with self._writing():
+            self._db.execute("UPDATE seen SET closed = COALESCE(closed, ?)", (why,))
 
     @property
-    def bits_allowed(self) -> float:
-        return counted_bits(self.terms.submissions, self.terms.passes)
+    def closed(self) -> str | None:
+        """Why the meter is closed; None while it is open."""
+        with self._turn:
+            found: str | None = self._db.execute("SELECT closed FROM seen").fetchone()[0]
+        return found
 
-    def used(self) -> tuple[int, int]:
-        """(submissions charged, passes given)."""
-        row = self._db.execute("SELECT COUNT(*), COALESCE(SUM(verdict = 'pass'), 0) FROM submissions").fetchone()
-        return int(row[0]), int(row[1])
+    def refuse_if_closed(self) -> None:
+        """
+        Raises:
+            ClosedError: it was closed.
+        """
+        if self.closed is not None:
+            raise ClosedError(f"the auditor is closed: {self.closed}; its operator must look into it.")
 
-    def verdict_of(self, model: str) -> Verdict | None:
-        """The verdict already given on a model."""
-        row = self._db.execute("SELECT verdict FROM submissions WHERE digest = ?", (model,)).fetchone()
-        return row[0] if row is not None else None
+    def _tick(self, now: float) -> None:
+        """Remember the latest time seen; inside a transaction."""
+        seen = self._db.execute("SELECT clock FROM seen").fetchone()[0]
+        if now < seen - BACKWARDS:
+            raise ClosedError(f"the auditor's clock went back by {seen - now:.0f} s; it answers again when the time is made good.")
+        self._db.execute("UPDATE seen SET clock = ?", (max(now, seen),))
 
-    def charge(self, model: str) -> None:
-        """Commit the charge for a model; free if it was charged before.
+    # --- setting up -----------------------------------------------------------------------------------------------
+
+    def add_suite(
+        self, name: str, terms: Terms, commitment: str, clusters: Sequence[Sequence[str]], facts: Mapping[str, Any]
+    ) -> tuple[Suite, bool]:
+        """Set up a suite, or find the one that is there.
+
+        Args:
+            clusters: commitments of the sealed items, those that are not independent together (rewordings, twins).
+            facts: what the auditor will say of the items: generator, clusters a claim.
+
+        Returns:
+            The suite, and whether it is new.
 
         Raises:
-            BudgetSpentError: nothing is left. Nothing was charged.
+            DoorError: another suite of that name, or items whose budget is a different one.
         """
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            known = self._db.execute("SELECT 1 FROM submissions WHERE digest = ?", (model,)).fetchone()
-            submissions, passes = self.used()
-            if known is None:
-                if submissions >= self.terms.submissions or passes >= self.terms.passes:
-                    raise BudgetSpentError(
-                        f"the sealed items have answered all they may ({submissions} of {self.terms.submissions} submissions, {passes} of "
-                        f"{self.terms.passes} passes); set up an auditor with fresh sealed items."
+        with self._writing():
+            self.refuse_if_closed()
+            found = self.suite(name)
+            if found is not None:
+                if (found.terms, found.commitment) != (_kept(terms), commitment):
+                    raise DoorError(
+                        f"the auditor was set up with other terms for suite {name!r} (items, bars, budget); restore them, or add "
+                        "fresh sealed items under another name."
                     )
-                self._db.execute("INSERT INTO submissions (digest) VALUES (?)", (model,))
-            self._db.execute("COMMIT")
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
+                return found, False
+            allowance, pools, fresh = allowance_of(terms), set[int](), []
+            for cluster in clusters:
+                known = {pool for item in cluster if (pool := self._pool_of(item)) is not None}
+                pools |= known
+                # A rewording inherits its cluster's budget: with several, the first one's; all of them are charged.
+                fresh += [(item, min(known, default=None)) for item in cluster if self._pool_of(item) is None]
+            for pool in sorted(pools):
+                if self.pool(pool).allowance != allowance:
+                    raise DoorError(_other_budget(name, self.pool(pool)))
+            new = None
+            if any(pool is None for _, pool in fresh):
+                new = int(self._db.execute("SELECT COALESCE(MAX(pool), 0) + 1 FROM pools").fetchone()[0])
+                self._db.execute("INSERT INTO pools (pool, allowance) VALUES (?, ?)", (new, json.dumps(asdict(allowance))))
+                pools.add(new)
+            self._db.executemany(
+                "INSERT OR IGNORE INTO items VALUES (?, ?)", [(item, pool if pool is not None else new) for item, pool in fresh]
+            )
+            kept = _kept(terms)
+            self._db.execute("INSERT INTO suites VALUES (?, ?, ?, ?)", (name, kept.model_dump_json(), commitment, json.dumps(dict(facts))))
+            self._db.executemany("INSERT INTO suite_pools VALUES (?, ?)", [(name, pool) for pool in sorted(pools)])
+            return Suite(name, kept, commitment, dict(facts), tuple(sorted(pools))), True
 
-    def settle(self, model: str, verdict: Verdict) -> None:
-        """Commit the verdict before it is sent."""
-        self._db.execute("UPDATE submissions SET verdict = ? WHERE digest = ? AND verdict IS NULL", (verdict, model))
+    def _pool_of(self, commitment: str) -> int | None:
+        row = self._db.execute("SELECT pool FROM items WHERE commitment = ?", (commitment,)).fetchone()
+        return row[0] if row is not None else None
+
+    def known(self, commitments: Sequence[str]) -> int:
+        """How many of some items the meter has met before."""
+        return sum(self._pool_of(c) is not None for c in commitments)
+
+    def suite(self, name: str) -> Suite | None:
+        """A suite by its name."""
+        with self._turn:
+            row = self._db.execute("SELECT terms, commitment, facts FROM suites WHERE suite = ?", (name,)).fetchone()
+            if row is None:
+                return None
+            pools = self._db.execute("SELECT pool FROM suite_pools WHERE suite = ? ORDER BY pool", (name,)).fetchall()
+        return Suite(name, Terms.model_validate_json(row[0]), row[1], json.loads(row[2]), tuple(p for (p,) in pools))
+
+    def suites(self) -> list[str]:
+        """Names of all suites."""
+        return [name for (name,) in self._db.execute("SELECT suite FROM suites ORDER BY rowid")]
+
+    def pool(self, number: int) -> Pool:
+        """A pool's allowance and counts."""
+        row = self._db.execute("SELECT allowance, replies, passes, pending FROM pools WHERE pool = ?", (number,)).fetchone()
+        return Pool(number, Allowance(**json.loads(row[0])), *row[1:])
+
+    def heard(self, number: int, now: float) -> Pool:
+        """A pool as the lab knows it: an answer that has not left yet is still out, whatever is known of it here.
+
+        Refusals and reports go by this, so that they never tell how an audit went, or that it is over, before the answer is due.
+        """
+        with self._turn:
+            pool = self.pool(number)
+            out = self._db.execute(
+                "SELECT word FROM submissions JOIN suite_pools USING (suite) WHERE pool = ? AND (due > ? OR word IS NULL)", (number, now)
+            ).fetchall()
+        early = [word for (word,) in out if word is not None]
+        return Pool(number, pool.allowance, pool.replies - len(early), pool.passes - early.count("pass"), len(out))
+
+    def pools_of(self, suite: Suite, now: float) -> list[Pool]:
+        """The pools that a suite is charged to, as the lab knows them."""
+        return [self.heard(number, now) for number in suite.pools]
+
+    def bits_allowed(self, suite: Suite) -> float:
+        """B: the most that may ever be disclosed about any item of a suite, over all its pools."""
+        return sum(self.pool(number).allowance.total() for number in suite.pools)
+
+    # --- accounts -------------------------------------------------------------------------------------------------
+
+    def set_token(self, account: str, token_hash: str) -> None:
+        """Let an account in by the hash of its token; the token that it had before is void."""
+        with self._writing():
+            self._db.execute("INSERT OR REPLACE INTO accounts VALUES (?, ?)", (account, token_hash))
+
+    def account_of(self, token_hash: str) -> str | None:
+        """Whose token it is."""
+        with self._turn:
+            row = self._db.execute("SELECT account FROM accounts WHERE token = ?", (token_hash,)).fetchone()
+        return row[0] if row is not None else None
+
+    # --- charging and answering -----------------------------------------------------------------------------------
+
+    def find(self, suite: str, model: str) -> Charge | None:
+        """An earlier submission of the same model."""
+        with self._turn:
+            row = self._db.execute("SELECT number, suite, model, due, word FROM submissions WHERE suite = ? AND model = ?", (suite, model))
+            found = row.fetchone()
+        return Charge(*found) if found is not None else None
+
+    def charge(self, suite: Suite, model: str, account: str, now: float) -> tuple[Charge, bool]:
+        """Commit the charge for a model, to every pool that the suite touches; free if it was charged before.
+
+        Returns:
+            The charge, and whether it is new.
+
+        Raises:
+            BudgetSpentError, WaitError, ClosedError: nothing was charged.
+        """
+        with self._writing():
+            self.refuse_if_closed()
+            self._tick(now)
+            charge = self.find(suite.name, model)
+            new = charge is None
+            if charge is None:
+                for pool in self.pools_of(suite, now):
+                    if not pool.may_ask():
+                        raise self._refusal(pool)
+                row = self._db.execute("SELECT COALESCE(MAX(number), 0), COALESCE(MAX(due), 0) FROM submissions").fetchone()
+                charge = Charge(row[0] + 1, suite.name, model, due_time(now, suite.slot, row[1]), None)
+                self._db.execute(
+                    "INSERT INTO submissions (number, suite, model, due) VALUES (?, ?, ?, ?)",
+                    (charge.number, charge.suite, charge.model, charge.due),
+                )
+                self._db.executemany("UPDATE pools SET pending = pending + 1 WHERE pool = ?", [(p,) for p in suite.pools])
+            self._db.execute("INSERT OR IGNORE INTO heard VALUES (?, ?)", (charge.number, account))
+            return charge, new
+
+    def _refusal(self, pool: Pool) -> DoorError:
+        """Spent, or only waiting for answers that are still out."""
+        if pool.pending and pool.allowance.may_ask(pool.replies, pool.passes):
+            last = self._db.execute("SELECT MAX(due) FROM submissions").fetchone()[0]
+            return WaitError("answers about these sealed items are still out; ask again when they have come.", float(last))
+        allowed = pool.allowance
+        return BudgetSpentError(
+            f"the sealed items have answered all they may ({pool.replies + pool.pending} of {allowed.submissions} submissions, "
+            + (
+                f"{pool.passes} of {allowed.passes} passes"
+                if allowed.kind == "counted"
+                else f"{pool.passes} passes, {allowed.total():.1f} bits allowed"
+            )
+            + "); add fresh sealed items."
+        )
+
+    def settle(self, charge: Charge, word: Word, reached: float | None = None) -> Word:
+        """Commit the answer before it may leave; the first one stands. ``reached`` is how far up a ladder the model has come."""
+        with self._writing():
+            row = self._db.execute("SELECT word FROM submissions WHERE number = ?", (charge.number,)).fetchone()
+            if row[0] is not None:
+                return row[0]  # type: ignore[no-any-return]
+            self._db.execute("UPDATE submissions SET word = ?, reached = ? WHERE number = ?", (word, reached, charge.number))
+            self._db.execute(
+                "UPDATE pools SET pending = pending - 1, replies = replies + 1, passes = passes + ? "
+                "WHERE pool IN (SELECT pool FROM suite_pools WHERE suite = ?)",
+                (word == "pass", charge.suite),
+            )
+            return word
+
+    def reached(self, suite: str) -> float | None:
+        """How far up its ladder a suite's best model has come."""
+        with self._turn:
+            found: float | None = self._db.execute("SELECT MAX(reached) FROM submissions WHERE suite = ?", (suite,)).fetchone()[0]
+        return found
+
+    def reschedule(self, now: float) -> None:
+        """After a stop, give what was not answered in time new times, so that they are again fixed beforehand."""
+        with self._writing():
+            last = now
+            for charge in self.unanswered():
+                suite = self.suite(charge.suite)
+                assert suite is not None
+                last = max(charge.due, last + suite.slot)
+                self._db.execute("UPDATE submissions SET due = ? WHERE number = ?", (last, charge.number))
+
+    def unanswered(self) -> list[Charge]:
+        """Charged and not yet audited, in the order they came."""
+        with self._turn:
+            rows = self._db.execute("SELECT number, suite, model, due, word FROM submissions WHERE word IS NULL ORDER BY number").fetchall()
+        return [Charge(*row) for row in rows]
+
+    def charges(self, suite: str | None = None) -> list[Charge]:
+        """Every submission, or those of a suite."""
+        where, given = ("WHERE suite = ?", (suite,)) if suite is not None else ("", ())
+        with self._turn:
+            rows = self._db.execute(f"SELECT number, suite, model, due, word FROM submissions {where} ORDER BY number", given).fetchall()
+        return [Charge(*row) for row in rows]
+
+    def heard_by(self, number: int, account: str) -> Charge | None:
+        """A submission that an account has made itself."""
+        with self._turn:
+            row = self._db.execute(
+                "SELECT number, suite, model, due, word FROM submissions JOIN heard USING (number) WHERE number = ? AND account = ?",
+                (number, account),
+            ).fetchone()
+        return Charge(*row) if row is not None else None
+
+    def now(self, now: float) -> float:
+        """Remember the time, and refuse a clock that was set back.
+
+        Raises:
+            ClosedError: it was.
+        """
+        with self._writing():
+            self._tick(now)
+        return now
+
+
+def _kept(terms: Terms) -> Terms:
+    """Terms as they are compared: where a sealed file lies is no part of them, nor is the lab's own suite beside it."""
+    if terms.sealed is None:
+        return terms
+    return terms.model_copy(update={"sealed": Path(terms.sealed).name, "suite": "jsonl"})
+
+
+def _other_budget(name: str, pool: Pool) -> str:
+    a = pool.allowance
+    budget = f"submissions: {a.submissions}, passes: {a.passes}" if a.kind == "counted" else f"submissions: {a.submissions}, bits: {a.bits}"
+    return (
+        f"suite {name!r}: some of its sealed items have had a budget before ({a.kind}, {budget}, {pool.replies + pool.pending} submissions "
+        "used), and it does not grow; give the suite that budget, or fresh items."
+    )

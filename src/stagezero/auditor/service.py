@@ -1,131 +1,213 @@
-"""The auditor as a small HTTP service: status, and submissions answered with one word.
-
-Colocated for now: a process, a folder, a secret and a database of its own, which stops accidents and no attacker.
-The order inside a submission is what matters and does not change: copy, hash the copy, charge, touch sealed
-data, settle, answer. Anything that goes wrong after the charge is a "fail".
-"""
+"""The auditor over HTTP. The OpenAPI description at ``/openapi.json`` is the whole surface; errors carry one sentence and no internals."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import secrets
-import shutil
-import tempfile
-import threading
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Header, HTTPException
+from fastapi import Depends, FastAPI, HTTPException, Path, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from stagezero.auditor import sealed as sealed_items
-from stagezero.auditor import verdict as rule
-from stagezero.auditor.meter import Meter, Verdict
-from stagezero.door.messages import Refusal, Reply, Status, Submission, Terms
-from stagezero.errors import BudgetSpentError, ModelError
-from stagezero.ledger import Ledger, file_digest
-from stagezero.models import Model, checkpoint_digest, home
-from stagezero.models.checkpoint import check, content_files
-from stagezero.private import lasting_secret
-from stagezero.tasks import load_suite
+from stagezero.auditor.certificate import certificate
+from stagezero.auditor.desk import Auditor
+from stagezero.auditor.disclosure import attestation
+from stagezero.door.messages import Cosigned, Receipt, Refusal, Reply, Seen, Setup, Shown, Sighting, Status, Submission
+from stagezero.errors import BudgetSpentError, ClosedError, DoorError, LedgerError, ModelError, StagezeroError, WaitError, WitnessError
 
 log = logging.getLogger("stagezero.auditor")
+MOST_BODY = 64 * 1024  # bytes of any request that is not an upload
+TOKEN_BYTES = 32
+_DIGEST = r"^[0-9a-f]{64}$"
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+_MOST_NUMBER = 2**53
+_BINARY = {"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}}
 
 
-class Auditor:
-    """One set of sealed items and everything that was ever asked about it."""
+def new_token() -> str:
+    """A token for an account; only its hash is kept."""
+    return secrets.token_urlsafe(TOKEN_BYTES)
 
-    def __init__(self, folder: Path, terms: Terms) -> None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.folder = folder
-        self.terms = terms
-        # The budget belongs to the sealed items. Generated ones live and die with this folder's secret; a file's items are
-        # the same items in whatever folder they are served from, so their meter is found by the file's own digest.
-        keep = folder if terms.sealed is None else home() / "auditors" / file_digest(Path(terms.sealed))
-        keep.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.meter = Meter(keep / "meter.sqlite", terms)
-        self.items = sealed_items.draw(terms, lasting_secret(keep / "secret"))
-        self.ledger = Ledger(folder / "ledger.jsonl")
-        for left_over in folder.glob("copy-*"):  # of an audit that was killed; the ledger's lock says that none is running
-            shutil.rmtree(left_over, ignore_errors=True)
-        self.ledger.catch_up()
-        if not self.ledger.entries:
-            self.ledger.record("terms", terms.model_dump(mode="json"))
-        self._turn = threading.Lock()
 
-    def status(self) -> Status:
-        submissions, passes = self.meter.used()
-        return Status(
-            generator=sealed_items.generator_of(self.terms),
-            claims=tuple(self.terms.bars),
-            clusters={claim: len(chosen) for claim, chosen in self.items.items()},
-            bits_allowed=self.meter.bits_allowed,
-            submissions_used=submissions,
-            submissions_left=self.terms.submissions - submissions,
-            passes_left=self.terms.passes - passes,
-            separation="colocated",
-        )
+def token_hash(token: str) -> str:
+    """What is kept of a token. A token has 256 random bits, so a plain hash cannot be turned back."""
+    return hashlib.sha256(token.encode()).hexdigest()
 
-    def audit(self, submission: Submission) -> Verdict:
-        """One submission, start to end; one at a time.
 
-        Raises:
-            ModelError: it is not the checkpoint it claims to be. Nothing was charged.
-            BudgetSpentError: nothing is left. Nothing was charged.
-        """
-        with self._turn:
-            known = self.meter.verdict_of(submission.digest)
-            if known is not None:
-                return known
-            copy = Path(tempfile.mkdtemp(prefix="copy-", dir=self.folder))
-            try:
-                source = Path(submission.folder)
-                check(source)
-                for path in content_files(source):
-                    shutil.copyfile(path, copy / path.name)
-                if checkpoint_digest(copy) != submission.digest:
-                    raise ModelError(
-                        "submission: the checkpoint is not the one its digest names; submit the digest of what is in the folder."
-                    )
-                self.meter.charge(submission.digest)
-                self.ledger.record("charged", {"model": submission.digest})
-                found = self._examine(copy)
-                self.meter.settle(submission.digest, found)
-                self.ledger.record("verdict", {"model": submission.digest, "verdict": found})
-                return found
-            finally:
-                shutil.rmtree(copy, ignore_errors=True)
+def _refusals(*codes: int) -> dict[int | str, dict[str, Any]]:
+    meanings = {
+        400: "Malformed; nothing was charged.",
+        401: "The token is missing or unknown.",
+        404: "There is no such thing, or it is not yours.",
+        409: "Refused: the budget is spent, answers are still out, or two views of a ledger do not agree. Nothing was charged.",
+        413: "Too large.",
+        422: "Not the form that was expected.",
+        503: "The auditor is closed. Nothing was charged.",
+    }
+    return {code: {"model": Refusal, "description": meanings[code]} for code in codes}
 
-    def _examine(self, copy: Path) -> Verdict:
+
+def _refused(error: StagezeroError) -> JSONResponse:
+    wait = None
+    match error:
+        case ClosedError():
+            code = 503
+        case WaitError():
+            code, wait = 409, error.until
+        case BudgetSpentError() | WitnessError():
+            code = 409
+        case ModelError() | LedgerError():
+            code = 400
+        case DoorError():
+            code = 404
+        case _:
+            code = 400
+    return JSONResponse(Refusal(reason=str(error), wait=wait).model_dump(exclude_none=True), code)
+
+
+_bearer = HTTPBearer(auto_error=False, description="An account's token, as the auditor's operator gave it out.")
+
+
+def account(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
+    """Whose token a request carries."""
+    auditor: Auditor = request.app.state.auditor
+    found = auditor.meter.account_of(token_hash(given.credentials)) if given is not None else None
+    if found is None:
+        raise HTTPException(401, "the token is missing or unknown", {"WWW-Authenticate": "Bearer"})
+    if request.client is not None:
+        auditor.met(request.client.host, request.client.port)
+    return found
+
+
+Account = Annotated[str, Depends(account)]
+Suite = Annotated[str, Path(pattern=_NAME, description="A suite's name.")]
+ModelDigest = Annotated[str, Path(pattern=_DIGEST, description="A checkpoint's digest.")]
+Number = Annotated[int, Path(ge=1, le=_MOST_NUMBER, description="A receipt's number.")]
+
+
+def application(auditor: Auditor, embedded: bool = False) -> FastAPI:
+    """The HTTP surface of an auditor; an ``embedded`` one may also be set up through it, by whoever started it."""
+    app = FastAPI(title="stagezero auditor", version="1", docs_url=None, redoc_url=None)
+    app.state.auditor = auditor
+
+    @app.exception_handler(StagezeroError)
+    def told(_: Request, error: StagezeroError) -> JSONResponse:
+        return _refused(error)
+
+    @app.exception_handler(HTTPException)
+    def known(_: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse({"reason": str(error.detail)}, error.status_code, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return JSONResponse({"reason": f"{where}: {first['msg']}"[:500]}, 422)
+
+    @app.middleware("http")
+    async def bounded(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        if not request.url.path.startswith("/v1/models/"):
+            length = request.headers.get("content-length", "0")
+            if not length.isascii() or not length.isdigit() or int(length[:20]) > MOST_BODY:
+                return JSONResponse({"reason": f"expected at most {MOST_BODY:,} bytes"}, 413)
+            if "chunked" in request.headers.get("transfer-encoding", "").lower():
+                return JSONResponse({"reason": "expected a request with a content-length"}, 413)
         try:
-            instruction = load_suite(self.terms.suite).instruction
-            right = rule.examine(Model(copy), self.items, instruction)
-            return "pass" if rule.passes(right, self.terms, self.meter.bits_allowed) else "fail"
+            return await call_next(request)
         except Exception:
-            # What went wrong depends on sealed data; it is the auditor's to know, and to the lab it is a failure.
-            log.exception("audit failed")
-            return "fail"
+            # Nothing of what went wrong may cross; it is in the auditor's own log.
+            log.exception("a request failed")
+            return JSONResponse({"reason": "the auditor could not answer"}, 503)
 
+    @app.get("/v1/suites", responses=_refusals(401, 413), summary="Names of the suites.")
+    def suites(_: Account) -> list[str]:
+        return auditor.meter.suites()
 
-def application(auditor: Auditor, token: str) -> FastAPI:
-    """The HTTP surface."""
-    app = FastAPI(title="stagezero auditor", version="1")
+    @app.get("/v1/suites/{suite}", responses=_refusals(401, 404, 413, 422), summary="A suite's terms and what is left of its budget.")
+    def status(suite: Suite, _: Account) -> Status:
+        return auditor.status(suite)
 
-    def known(authorization: Annotated[str, Header()] = "") -> None:
-        if not secrets.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
-            raise HTTPException(401)
+    @app.get("/v1/suites/{suite}/certificate", responses=_refusals(401, 404, 413, 422), summary="What a pass means, exactly.")
+    def certified(suite: Suite, _: Account) -> dict[str, Any]:
+        return certificate(auditor.keep, auditor.keep.suite(suite), auditor.keep.separation(), auditor.clock())
 
-    @app.get("/status", dependencies=[Depends(known)])
-    def status() -> Status:
-        return auditor.status()
+    @app.put(
+        "/v1/models/{digest}/{name}",
+        status_code=204,
+        responses=_refusals(400, 401, 404, 413, 422),
+        summary="Upload one file of a checkpoint.",
+        openapi_extra=_BINARY,
+    )  # fmt: skip
+    async def upload(
+        digest: ModelDigest,
+        name: Annotated[str, Path(max_length=140, description="The file's name.")],
+        request: Request,
+        who: Account,
+    ) -> None:
+        if auditor.takes_folders:
+            raise DoorError("upload: this auditor takes folders; submit it that way.")
+        await auditor.intake.upload(digest, name, who, request.stream())
 
-    @app.post("/submissions", dependencies=[Depends(known)], response_model=Reply)
-    def submit(submission: Submission) -> Reply | JSONResponse:
-        try:
-            return Reply(verdict=auditor.audit(submission))
-        except BudgetSpentError as error:
-            return JSONResponse(Refusal(reason=str(error)).model_dump(), 409)
-        except ModelError as error:
-            return JSONResponse(Refusal(reason=str(error)).model_dump(), 400)
+    @app.post(
+        "/v1/submissions",
+        status_code=202,
+        responses=_refusals(400, 401, 404, 409, 413, 422, 503),
+        summary="Submit a model. Charged when this is answered with a receipt; the same model again is free.",
+    )
+    def submit(submission: Submission, who: Account) -> Receipt:
+        return auditor.submit(submission, who)
+
+    @app.get(
+        "/v1/suites/{suite}/models/{digest}", responses=_refusals(401, 404, 413, 422), summary="The receipt of a model submitted before."
+    )
+    def receipt(suite: Suite, digest: ModelDigest, who: Account) -> Receipt:
+        return auditor.receipt(suite, digest, who)
+
+    @app.get(
+        "/v1/submissions/{number}",
+        responses={**_refusals(401, 404, 413, 422, 503), 202: {"model": Receipt, "description": "Not due yet."}},
+        summary="The answer, once it is due.",
+        response_model=Reply,
+    )
+    def reply(number: Number, who: Account) -> Reply | JSONResponse:
+        found = auditor.reply(number, who)
+        return found if isinstance(found, Reply) else JSONResponse(found.model_dump(), 202)
+
+    @app.get(
+        "/v1/submissions/{number}/attestation",
+        responses=_refusals(401, 404, 413, 422, 503),
+        summary="A signed statement of what a model passed: in-toto in DSSE.",
+    )
+    def attested(number: Number, who: Account) -> dict[str, Any]:
+        return attestation(auditor, number, who)
+
+    @app.post(
+        "/v1/witness", responses=_refusals(400, 401, 409, 413, 422, 503), summary="Show the lab's checkpoint; it comes back countersigned."
+    )
+    async def witness(sighting: Sighting, _: Account) -> Cosigned:
+        return Cosigned(checkpoint=await run_in_threadpool(auditor.see, sighting))
+
+    @app.post(
+        "/v1/checkpoint",
+        responses=_refusals(400, 401, 409, 413, 422, 503),
+        summary="The auditor's checkpoint, and that it continues the one seen.",
+    )
+    async def checkpoint(seen: Seen, _: Account) -> Shown:
+        return await run_in_threadpool(auditor.show, seen.checkpoint)
+
+    if embedded:
+
+        @app.post(
+            "/v1/setup",
+            responses=_refusals(400, 401, 404, 413, 422, 503),
+            summary="Set up the suite of the project that started this auditor.",
+        )
+        def set_up(setup: Setup, _: Account) -> Status:
+            return auditor.status(auditor.set_up(setup))
 
     return app

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cyclopts import App
 
-from stagezero.cli import compare, doctor, init, ledger, measure, models, report, run
+from stagezero.cli import attest, audit, compare, doctor, init, ledger, measure, models, report, run, verify
 
 
 def register(app: App) -> None:
@@ -15,5 +15,8 @@ def register(app: App) -> None:
     app.command(measure.measure)
     app.command(models.models)
     app.command(ledger.app)
+    app.command(audit.app)
+    app.command(attest.attest)
+    app.command(verify.verify)
     app.command(report.report)
     app.command(doctor.doctor)

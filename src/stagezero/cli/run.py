@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ def run(
     runs: Path = Path("runs"),
     fresh: bool = False,
     workers: int | None = None,
+    box: bool = True,
     json: bool = False,
 ) -> int:
     """Run a campaign to its end; the same command continues one that was cut off.
@@ -37,17 +39,24 @@ def run(
         Set an earlier run of the same name aside and begin anew.
     workers
         Worker processes, one thread each; overrides the project's number.
+    box
+        Run the lab in a box where its auditor's folder and processes do not exist, where this machine can make one.
     json
         Print one JSON object instead.
     """
     from stagezero import embedded
+    from stagezero.door import handed_over
+    from stagezero.lab import launch
     from stagezero.lab.campaign import Campaign
     from stagezero.report import gather, write_page
 
     with Teller(quiet=json) as tell:
         named = str(project) if project is not None else "first"
         path = embedded.folder(named) / "project.yaml" if named in embedded.SHIPPED else Path(named)
-        campaign = Campaign(path, runs, fresh, workers, tell)
+        apart = launch.boxed(path, runs, launch.again(sys.argv[1:]), tell) if box else None
+        if apart is not None:
+            return apart
+        campaign = Campaign(path, runs, fresh, workers, tell, handed_over())
         campaign.run()
         tell.done()
     page = write_page(campaign.folder)

@@ -17,20 +17,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stagezero.door import EmbeddedAuditor, Terms
-from stagezero.errors import BudgetSpentError, ProjectError
+from pydantic import ValidationError
+
+from stagezero.door import Door, EmbeddedAuditor, Exchange, Opened, Setup, Status, Terms
+from stagezero.errors import BudgetSpentError, ProjectError, explain
 from stagezero.evidence import Estimate, t_interval
 from stagezero.lab import airlock, tried
 from stagezero.lab.bench import Bench, Silent, Tell
 from stagezero.lab.composition import compose
 from stagezero.lab.ideas import Idea
+from stagezero.lab.launch import keep_of
 from stagezero.lab.researchers import Brief, Outcome, Researcher, make
-from stagezero.lab.run_folder import check_unchanged, secret_of
+from stagezero.lab.run_folder import check_unchanged, remember_door, secret_of
 from stagezero.lab.trial import Batch, Decision, draw_of, replicate_seed
 from stagezero.ledger import Ledger, digest, refuse_if_in_use
 from stagezero.measure import ALIGNMENT
 from stagezero.models import checkpoint_digest, home
-from stagezero.project import Project, load_project
+from stagezero.private import read_text
+from stagezero.project import Audit, AuditElsewhere, Project, load_project
 from stagezero.tasks import claims, load_suite
 from stagezero.training import Recipe, load_recipe
 from stagezero.training.data import portable
@@ -86,7 +90,13 @@ class Campaign:
     """The loop over stages, from one project file."""
 
     def __init__(
-        self, project: Path | str, runs: Path | str = "runs", fresh: bool = False, workers: int | None = None, tell: Tell | None = None
+        self,
+        project: Path | str,
+        runs: Path | str = "runs",
+        fresh: bool = False,
+        workers: int | None = None,
+        tell: Tell | None = None,
+        opened: Opened | None = None,
     ):
         """Read and check everything a person wrote, before anything is built.
 
@@ -96,6 +106,7 @@ class Campaign:
             fresh: set an earlier run of the same name aside and begin anew.
             workers: overrides the project's number of worker processes.
             tell: who is told how it goes.
+            opened: an auditor that was started for this run; with None the run starts its own, where its project wants one.
 
         Raises:
             InputError: naming the file, the field, what was expected and the fix.
@@ -104,6 +115,7 @@ class Campaign:
         self.project: Project = load_project(self.path)
         here = self.path.parent
         self.tell: Tell = tell or Silent()
+        self._opened = opened
         self.workers = self.project.workers if workers is None else workers
         suite_name = self.project.suite
         self.suite_name = str(self.project.resolve(suite_name, here)) if suite_name.endswith(".jsonl") else suite_name
@@ -123,7 +135,7 @@ class Campaign:
 
     def _check_bars(self) -> None:
         audit = self.project.audit
-        if audit is None:
+        if not isinstance(audit, Audit):
             return
         known = claims(self.suite)
         for claim in audit.bars:
@@ -136,21 +148,15 @@ class Campaign:
                 f"{self.path}: audit.sealed is missing; a suite from a file needs the auditor's own sealed file: "
                 "name it, or leave out 'audit'."
             )
+        self._terms(audit)
 
-    def _terms(self) -> Terms | None:
-        audit = self.project.audit
-        if audit is None:
-            return None
+    def _terms(self, audit: Audit) -> Terms:
         sealed = str(self.project.resolve(audit.sealed, self.path.parent)) if audit.sealed else None
-        return Terms(
-            suite=self.suite_name,
-            sealed=sealed,
-            items=audit.items,
-            bars=audit.bars,
-            submissions=audit.submissions,
-            passes=audit.passes,
-            delta=audit.delta,
-        )
+        said = audit.model_dump(exclude={"sealed", "keep"})
+        try:
+            return Terms(suite=self.suite_name, sealed=sealed, **said)
+        except ValidationError as error:
+            raise ProjectError(explain(error, f"{self.path}: audit")) from None
 
     def run(self) -> Finished:
         """Run, or continue, to the end.
@@ -162,28 +168,51 @@ class Campaign:
         self.folder.mkdir(parents=True, exist_ok=True)
         ledger = Ledger(self.folder / "ledger.jsonl")
         auditor: EmbeddedAuditor | None = None
+        self.door: Door | None = None
         try:
             # The auditor takes the terms it is given for good, so a changed project must be refused before it starts.
             check_unchanged(ledger, self._written())
-            terms = self._terms()
-            if terms is not None:
-                auditor = EmbeddedAuditor(self.folder / "auditor", terms)
+            if isinstance(self.project.audit, Audit) and self._opened is None:
+                auditor = EmbeddedAuditor(keep_of(self.project, self.path.resolve().parent))
             with LocalPool(self.workers) as pool:
                 base = self._base(pool)
                 described = {**self._written(), "base": checkpoint_digest(base), "environment": pool.environment()}
                 check_unchanged(ledger, described)
-                self.door = auditor.door() if auditor is not None else None
+                self.door, status = self._knock(auditor, base)
                 self.bench = Bench(
                     pool, base, self.suite_name, self.project.trial.items, home() / "store", self.folder / "costs.json", self.tell
                 )
                 try:
-                    return self._stages(ledger, described)
+                    return self._stages(ledger, described, status)
                 finally:
                     self.bench.save_costs()
         finally:
+            if self.door is not None:
+                self.door.close()
             if auditor is not None:
                 auditor.close()
             ledger.close()
+
+    def _knock(self, auditor: EmbeddedAuditor | None, base: Path) -> tuple[Door | None, Status | None]:
+        """The door that the project names, and what its auditor says of itself."""
+        audit = self.project.audit
+        if audit is None:
+            return None, None
+        if isinstance(audit, AuditElsewhere):
+            here = self.path.parent
+            token = self.project.resolve(audit.token_file, here)
+            if not token.is_file():
+                raise ProjectError(
+                    f"{self.path}: audit.token_file: expected the file with this lab's token, found none at {str(token)!r}; check the path."
+                )
+            ca_file = self.project.resolve(audit.ca_file, here) if audit.ca_file is not None else None
+            door = Door(audit.address, read_text(token, ProjectError).strip(), audit.suite, ca_file)
+            return door, door.status()
+        opened = self._opened or (auditor.opened() if auditor is not None else None)
+        assert opened is not None
+        door = opened.door()
+        self.tell.doing("the auditor measures its slowest audit", 0, 1, None)
+        return door, door.set_up(Setup(project=self.project.name, terms=self._terms(audit), base=str(base)))
 
     def _base(self, pool: LocalPool) -> Path:
         """The base's folder; a pocket base is trained in a worker, with its progress shown."""
@@ -192,13 +221,13 @@ class Campaign:
 
     # --- the main path -------------------------------------------------------------------------------------------
 
-    def _stages(self, ledger: Ledger, described: dict[str, Any]) -> Finished:
+    def _stages(self, ledger: Ledger, described: dict[str, Any], status: Status | None) -> Finished:
         self.ledger, self.secret = ledger, secret_of(self.folder, self.project.seed)
         ledger.record("campaign", described)
-        if self.door is not None:
-            status = self.door.status()
+        if status is not None:
             ledger.record("door", {"bits_allowed": float(f"{status.bits_allowed:.6g}"), **status.model_dump(
-                mode="json", include={"generator", "claims", "clusters", "separation"})})  # fmt: skip
+                mode="json", include={"generator", "claims", "bars", "delta", "clusters", "meter"})})  # fmt: skip
+        self._exchange()
 
         stage = self._found(0, self.stage0, NO_RECIPE, ())
         assert stage is not None
@@ -251,7 +280,24 @@ class Campaign:
             },
         )
         self._mark(number, [a.hypothesis.digest() for a in admitted])
+        self._witnessed()
         return admitted
+
+    def _exchange(self) -> str | None:
+        """Show the auditor this ledger as it is, and look at its own; this ledger's checkpoint with the auditor's signature."""
+        return Exchange(self.door, self.ledger, self.folder).run() if self.door is not None else None
+
+    def _witnessed(self) -> None:
+        """Have the auditor sign what was registered before any seed is drawn from it: seeds follow from the ledger's head, so nobody can
+        foresee them, not even whoever holds the campaign's secret. A project with a seed of its own is to be repeatable, and is only shown.
+        """
+        coming = self.ledger.upcoming
+        if self.project.seed is None and coming is not None and coming.kind == "witnessed":
+            self.ledger.record("witnessed", coming.body)
+            return
+        signed = self._exchange()
+        if self.project.seed is None and signed is not None:
+            self.ledger.record("witnessed", {"checkpoint": signed})
 
     def _mark(self, number: int, hypotheses: Sequence[str]) -> None:
         """Say it when other runs on this machine had registered the same hypotheses: this is then not their first chance."""
@@ -327,12 +373,17 @@ class Campaign:
     def _verdict(self, number: int, confirmed: Confirmed) -> str:
         if self.door is None:
             return "not audited"
-        self.tell.doing(f"stage {number} is with the auditor", 0, 1, None)
+        self._exchange()
         try:
-            return self.door.submit(confirmed.folder, confirmed.model).verdict
+            verdict = self.door.submit(confirmed.folder, confirmed.model, lambda left: self._waiting(number, left)).verdict
+            remember_door(self.folder, self.door.status(), self.door.certificate())
+            return verdict
         except BudgetSpentError as error:
             self.tell.say(str(error))
             return "refused: budget spent"
+
+    def _waiting(self, number: int, left: float) -> None:
+        self.tell.doing(f"stage {number} is with the auditor; its answer leaves at a time fixed beforehand", 0, 1, left)
 
     # --- small parts ---------------------------------------------------------------------------------------------
 

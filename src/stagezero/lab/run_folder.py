@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stagezero.door.messages import SEPARATIONS, Status
 from stagezero.errors import RunChangedError
 from stagezero.ledger import Ledger
+from stagezero.measure import write_whole
 from stagezero.private import lasting_secret
 
 
@@ -16,6 +20,32 @@ def secret_of(folder: Path, seed: int | None) -> bytes:
     if seed is not None:
         return hashlib.sha256(f"stagezero/campaign/{seed}".encode()).digest()
     return lasting_secret(folder / "secret")
+
+
+DOOR = "door.json"
+
+
+def remember_door(folder: Path, status: Status, certificate: Mapping[str, object]) -> None:
+    """Keep what the auditor said of itself last, with the weakest separation that any part of the run had.
+
+    It lies beside the ledger: a run that is continued elsewhere may be further from its auditor or nearer, and is the same run.
+    """
+    before = recall_door(folder)
+    levels = [status.separation, *([before["separation"]] if before is not None else [])]
+    weakest = min(levels, key=SEPARATIONS.index)
+    write_whole(
+        folder / DOOR,
+        json.dumps({"separation": weakest, "status": status.model_dump(mode="json"), "certificate": dict(certificate)}, indent=1),
+    )
+
+
+def recall_door(folder: Path) -> dict[str, Any] | None:
+    """What ``remember_door`` kept; None where no auditor has answered."""
+    try:
+        found: dict[str, Any] = json.loads((folder / DOOR).read_text())
+    except (OSError, ValueError):
+        return None
+    return found
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -77,6 +77,7 @@ def greedy(
     prompts: Sequence[str],
     max_new_tokens: int,
     batch_size: int | None = None,
+    stops: Sequence[int] | None = None,
 ) -> list[str]:
     """The model's greedy answer to each prompt, stop token and outer white space removed.
 
@@ -84,6 +85,7 @@ def greedy(
         prompts: complete prompts, chat template already applied.
         max_new_tokens: tokens an answer may have at most.
         batch_size: rows at once; by the model's size when None.
+        stops: token ids that end an answer; the model's own when None. None of them makes every answer as long as can be.
     """
     if not prompts:
         return []
@@ -91,7 +93,7 @@ def greedy(
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
     size = batch_size or default_batch_size(model)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    stops = stop_tokens(model, tokenizer)
+    stops = stop_tokens(model, tokenizer) if stops is None else stops
     answers: dict[int, list[int]] = {}
     for start in range(0, len(order), size):
         chunk = order[start : start + size]

@@ -5,7 +5,8 @@
 ``kind`` is trap, twin or capability; ``split`` is train or open; ``scorer`` is exact (default), choice (with ``choices``), regex
 (``target`` is the pattern) or python (``checker`` is a file beside the suite with ``score(item, answer)``); an empty
 ``target`` means that the right answer is to refuse, and ``answer`` then says what a person would write. ``twin_of`` ties a twin
-to its trap, ``rejected`` is the tempting answer for preference data.
+to its trap, ``rejected`` is the tempting answer for preference data, and ``rewording_of`` (the question as it was first put) says that
+an item is no new one: it joins its original's cluster, and an auditor charges it to its original's budget.
 
 A file is finite: a fresh draw is a resample with replacement of whole clusters (an item and its twins), so
 claims hold for the file's own distribution and no further, which the report says.
@@ -45,6 +46,7 @@ class Row(BaseModel):
     twin_of: str | None = None
     rejected: str | None = None
     answer: str | None = None
+    rewording_of: str | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> Row:
@@ -128,8 +130,21 @@ class JsonlSuite:
                     raise SuiteError(
                         f"{path}: property {name!r} has no open {kind}; a score needs traps and twins with split 'open'; add some."
                     )
+        self._rewordings = {r.id: r.rewording_of for r in rows if r.rewording_of is not None}
+        self._join_rewordings(rows)
         checkers = sorted({i.checker for items in self._items.values() for i in items if i.checker})
         self._digest = digest({"format": "jsonl/1", "file": file_digest(path), "checkers": [file_digest(Path(c)) for c in checkers]})
+
+    def _join_rewordings(self, rows: list[Row]) -> None:
+        """Give a rewording of an item of this file the cluster of that item."""
+        by_text = {r.input: r.twin_of or r.id for r in reversed(rows) if r.rewording_of is None}
+        joined = {r.id: by_text[r.rewording_of] for r in rows if r.rewording_of in by_text and r.twin_of is None}
+        for split, items in self._items.items():
+            self._items[split] = [replace(i, twin_of=joined[i.id]) if i.id in joined else i for i in items]
+
+    def rewording_of(self, item: str) -> str | None:
+        """The original question of an item that is a rewording."""
+        return self._rewordings.get(item)
 
     def digest(self) -> str:
         return self._digest

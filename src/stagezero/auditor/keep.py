@@ -1,0 +1,240 @@
+"""Where an auditor lives: its keys, its settings, its meter, its ledger and its copies of sealed files. One folder, one identity.
+
+The lifetime key signs; the lifetime secret makes commitments and draws. Whoever loses them has another auditor, with another
+public key, in which nobody has reason to trust yet: that is why a fresh folder wins an attacker nothing that anyone accepts.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stagezero.auditor.meter import Meter, Suite
+from stagezero.auditor.sealed import Sealed, keep_copy, sealed_suite
+from stagezero.door.messages import SEPARATIONS, Separation, Terms
+from stagezero.errors import ClosedError, DoorError, InputError, explain
+from stagezero.ledger import Ledger, VerifyKey
+from stagezero.ledger.keys import SigningKey
+from stagezero.private import lasting_secret
+
+WEEK = 7 * 86400.0
+LEAST_SLOT = 1.0
+SETTINGS = "auditor.json"
+
+
+class Settings(BaseModel):
+    """What was fixed when the auditor was set up."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    slot: float = Field(ge=LEAST_SLOT, description="seconds from charge to answer")
+    worst: float | None = Field(default=None, description="seconds that the worst audit took when it was measured")
+    memory: float = Field(default=8.0, gt=0.25, description="GiB an audit may use beyond what the libraries take")
+    largest: float = Field(default=16.0, gt=0, description="GiB a submitted model may have")
+    created: float
+
+
+class Keep:
+    """An auditor's folder, held by one process at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open a folder that ``create`` made.
+
+        Raises:
+            DoorError: there is no auditor there.
+            LedgerError: its ledger does not verify, or another process holds it.
+        """
+        self.folder = folder.resolve()
+        path = self.folder / SETTINGS
+        if not path.is_file():
+            raise DoorError(f"there is no auditor in {folder}; set one up with: stagezero audit init --keep {folder}")
+        try:
+            self.settings = Settings.model_validate_json(path.read_text())
+        except ValidationError as error:
+            raise DoorError(explain(error, str(path))) from None
+        self.key = SigningKey.lasting(self.folder / "key", self.settings.name)
+        self.secret = lasting_secret(self.folder / "secret")
+        self.ledger = Ledger(self.folder / "ledger.jsonl")
+        self.ledger.catch_up()
+        self.meter = Meter(self.folder / "meter.sqlite")
+        self._levels = set[Separation]()
+        self._agree()
+
+    @classmethod
+    def create(cls, folder: Path, name: str | None = None, slot: float = WEEK, worst: float | None = None, **more: float) -> Keep:
+        """Set up an auditor in an empty folder.
+
+        Raises:
+            DoorError: the folder is in use, or a setting is out of range.
+        """
+        if folder.exists() and any(folder.iterdir()):
+            raise DoorError(f"{folder}: expected an empty folder or none, found files; name another, or use the auditor that is there.")
+        try:
+            settings = Settings(name=name or f"auditor-{socket.gethostname()}"[:100], slot=slot, worst=worst, created=time.time(), **more)
+        except ValidationError as error:
+            raise DoorError(explain(error, "audit init")) from None
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.chmod(0o700)
+        write_settings(folder, settings)
+        keep = cls(folder)
+        keep.ledger.record("auditor", {"name": settings.name, "key": keep.key.verify_key.text(), "slot": settings.slot, "worst": worst})
+        return keep
+
+    @property
+    def public_key(self) -> VerifyKey:
+        return self.key.verify_key
+
+    def close(self) -> None:
+        self.meter.close()
+        self.ledger.close()
+
+    def __enter__(self) -> Keep:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- the meter and the ledger must tell one story -------------------------------------------------------------
+
+    def _agree(self) -> None:
+        """Charges and answers are committed to the meter first and to the ledger right after. Write down what a crash left out;
+        a ledger that knows more than the meter means that the database was restored, and then the auditor stays closed."""
+        charged, answered, suites = set[int](), dict[int, str](), set[str]()
+        for entry in self.ledger.entries:
+            if entry.kind == "charged":
+                charged.add(entry.body["number"])
+            elif entry.kind == "answered":
+                answered[entry.body["number"]] = entry.body["word"]
+            elif entry.kind == "suite":
+                suites.add(entry.body["suite"])
+            elif entry.kind == "opened":
+                self._levels.add(entry.body["separation"])
+        rows = {charge.number: charge for charge in self.meter.charges()}
+        told = {n: c.word for n, c in rows.items() if c.word is not None}
+        if not charged <= rows.keys() or not suites <= set(self.meter.suites()) or any(told.get(n) != w for n, w in answered.items()):
+            self.meter.close_for_good("the meter knows less than the ledger: its database was restored from an earlier time, or changed")
+            return
+        for name in self.meter.suites():
+            if name not in suites:
+                self._record_suite(self._suite(name))
+        for number, charge in rows.items():
+            if number not in charged:
+                self.ledger.record("charged", charge_entry(number, charge.suite, charge.model))
+        for number, word in told.items():
+            if number not in answered:
+                self.ledger.record("answered", {"number": number, "word": word})
+
+    # --- how far the labs are -------------------------------------------------------------------------------------
+
+    def note_separation(self, level: Separation) -> None:
+        """Write down how far the labs are from here, where that is new."""
+        if level not in self._levels:
+            self.ledger.record("opened", {"separation": level})
+            self._levels.add(level)
+
+    def separation(self) -> Separation:
+        """The weakest separation that ever held: what was read once is read."""
+        return min(self._levels, key=SEPARATIONS.index, default="colocated")
+
+    # --- suites ---------------------------------------------------------------------------------------------------
+
+    def add(self, name: str, terms: Terms, slot: float | None = None, fresh: bool = False) -> Suite:
+        """Set up a suite; the same again is found and changes nothing.
+
+        Args:
+            slot: seconds from charge to answer; the auditor's own when None.
+            fresh: none of the items may have been met before.
+
+        Raises:
+            SuiteError: the items are malformed or too few for a claim.
+            DoorError: another suite of that name, or items that have a budget already.
+        """
+        sealed = sealed_suite(name, terms, self.secret)
+        clusters = {claim: len(items) for claim, items in sealed.chosen.items()}
+        facts = {"generator": sealed.generator, "clusters": clusters, "slot": slot or self.settings.slot}
+        if fresh and self.meter.suite(name) is None and (met := self.meter.known([i for cluster in sealed.clusters for i in cluster])):
+            raise DoorError(f"suite {name!r}: expected fresh items, and {met} of them belong to another suite already; take them out.")
+        if terms.sealed is not None and self.meter.suite(name) is None:
+            keep_copy(Path(terms.sealed), self._sealed_folder(name))
+        suite, new = self.meter.add_suite(name, terms, sealed.commitment, sealed.clusters, facts)
+        if new:
+            self._record_suite(suite)
+        return suite
+
+    def _record_suite(self, suite: Suite) -> None:
+        self.ledger.record(
+            "suite",
+            {
+                "suite": suite.name, "terms": plain(suite.terms.model_dump(mode="json")), "commitment": suite.commitment,
+                "facts": plain(dict(suite.facts)), "pools": list(suite.pools),
+            },
+        )  # fmt: skip
+
+    def _suite(self, name: str) -> Suite:
+        found = self.meter.suite(name)
+        assert found is not None
+        return found
+
+    def suite(self, name: str) -> Suite:
+        """A suite by its name.
+
+        Raises:
+            DoorError: there is none.
+        """
+        found = self.meter.suite(name)
+        if found is None:
+            known = ", ".join(self.meter.suites()) or "none yet"
+            raise DoorError(f"suite {name!r}: expected one that this auditor serves ({known}); correct the name.")
+        return found
+
+    def sealed(self, suite: Suite) -> Sealed:
+        """The sealed items themselves. Called after a charge, and by the auditor's own operator.
+
+        Raises:
+            ClosedError: the items are not those that were set up.
+        """
+        folder = self._sealed_folder(suite.name)
+        kept = folder / Path(suite.terms.sealed).name if suite.terms.sealed is not None else None
+        found = sealed_suite(suite.name, suite.terms, self.secret, kept)
+        if found.commitment != suite.commitment:
+            self.meter.close_for_good(f"the sealed items of suite {suite.name} are not those that were set up")
+            raise ClosedError("the auditor is closed; its operator must look into it.")
+        return found
+
+    def _sealed_folder(self, name: str) -> Path:
+        return self.folder / "sealed" / name
+
+
+def write_settings(folder: Path, settings: Settings) -> None:
+    """Write the settings whole."""
+    path = folder / SETTINGS
+    staging = path.with_suffix(".writing")
+    staging.write_text(json.dumps(settings.model_dump(mode="json"), indent=1, sort_keys=True) + "\n")
+    staging.rename(path)
+
+
+def charge_entry(number: int, suite: str, model: str) -> dict[str, Any]:
+    """What the ledger says of a charge."""
+    return {"number": number, "suite": suite, "model": model}
+
+
+def plain(value: dict[str, Any]) -> dict[str, Any]:
+    """The same without missing values, as a ledger keeps it."""
+    return {k: v for k, v in value.items() if v is not None}
+
+
+def name_of_suite(project: str, terms: Terms) -> str:
+    """What an embedded auditor calls the suite of a project: another name for other terms, the same for a run begun anew."""
+    from stagezero.ledger import digest
+
+    said = terms.model_dump(mode="json", exclude={"sealed", "suite"} if terms.sealed is not None else set())
+    name = f"{project[:80]}-{digest(plain(said))[:8]}"
+    if not name[0].isalnum():
+        raise InputError(f"project name {project!r}: expected letters or digits at its start; rename the project.")
+    return name

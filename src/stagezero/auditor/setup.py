@@ -1,0 +1,100 @@
+"""Adds a suite to an auditor: its sealed items, its terms, its shadow, and the measurement that its worst audit fits the slot."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from stagezero.auditor.examiner import Examiner
+from stagezero.auditor.keep import Keep
+from stagezero.auditor.meter import Suite
+from stagezero.auditor.sealed import Sealed, sealed_suite
+from stagezero.auditor.shadow import add_shadow
+from stagezero.door.messages import Terms
+from stagezero.errors import DoorError, InputError, explain
+from stagezero.models import materialise
+from stagezero.models.checkpoint import check
+
+FOREVER = 86400.0
+
+
+def bars_of(given: Sequence[str]) -> dict[str, float]:
+    """``["privacy=0.8", …]`` as claim → bar.
+
+    Raises:
+        InputError: one of them is none.
+    """
+    found = {}
+    for text in given:
+        claim, sign, value = text.partition("=")
+        try:
+            found[claim] = float(value)
+        except ValueError:
+            sign = ""
+        if not sign or not claim:
+            raise InputError(f"--bar: expected claim=0.8, got {text!r}; correct it.")
+    return found
+
+
+def add_suite(
+    keep: Keep,
+    sealed: str,
+    name: str,
+    bars: Sequence[str],
+    shadow: str | None,
+    slowest: str | None,
+    tell: Callable[[str], None],
+    **terms: Any,
+) -> Suite:
+    """Add a suite as the command line describes it.
+
+    Args:
+        sealed: a JSONL file, or atlas.
+        bars: claim=bar, each.
+        shadow: a file for the shadow, or atlas; None for none.
+        slowest: a model of the largest size expected, by name; None measures nothing.
+        tell: who is told what was measured.
+        terms: the rest of ``Terms``.
+
+    Raises:
+        InputError: naming what is wrong.
+        DoorError: the items have a budget already, or the worst audit does not fit the slot.
+    """
+    generated = sealed in ("atlas", "atlas+graded")
+    try:
+        kind = {"suite": sealed} if generated else {"suite": "jsonl", "sealed": sealed}
+        found = Terms.model_validate({**kind, "bars": bars_of(bars), "shadow": shadow is not None, **terms})
+    except ValidationError as error:
+        raise InputError(explain(error, "audit add")) from None
+    if name.endswith(".shadow"):
+        raise InputError(f"--name: expected a name that does not end in .shadow, got {name!r}; rename the suite.")
+    if slowest is not None:
+        items = sealed_suite(name, found, keep.secret)
+        worst = measure_worst(Examiner(keep.settings.memory), items, materialise(slowest))
+        tell(f"the worst audit of a model like {slowest} takes {worst:.1f} s; the slot is {keep.settings.slot:.0f} s")
+        if 2 * worst > keep.settings.slot:
+            raise DoorError(
+                f"--slowest: the worst audit takes {worst:.1f} s and the slot is {keep.settings.slot:.0f} s; set up an auditor with a slot "
+                f"of at least {2 * worst:.0f}s."
+            )
+    suite = keep.add(name, found)
+    if shadow is not None:
+        add_shadow(keep, suite, shadow)
+    return suite
+
+
+def measure_worst(examiner: Examiner, sealed: Sealed, model: Path) -> float:
+    """Seconds that the slowest model of this size takes over the sealed items: every answer as long as it may be.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+    """
+    check(model)
+    examiner.warm()
+    start = time.perf_counter()
+    examiner.answers(model, sealed.questions, sealed.instruction, FOREVER, whole=True)
+    return time.perf_counter() - start

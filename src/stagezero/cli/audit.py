@@ -1,0 +1,346 @@
+"""``stagezero audit …``: run an auditor of your own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cyclopts import App
+
+from stagezero.cli._show import Teller, output, print_json, table
+
+if TYPE_CHECKING:
+    from stagezero.auditor.keep import Keep
+
+KEEP = Path("auditor")
+app = App(name="audit", help="Be the independent party: hold sealed items, take in models, answer pass or fail, and count every bit.")
+
+
+def _open(keep: Path) -> Keep:
+    from stagezero.auditor.keep import Keep
+
+    return Keep(keep)
+
+
+def seconds(text: str) -> float:
+    """``90``, ``90s``, ``15m``, ``12h`` or ``7d`` in seconds.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    from stagezero.errors import InputError
+
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if found is None:
+        raise InputError(f"--slot: expected a time such as 90s, 15m, 12h or 7d, got {text!r}; correct it.")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+@app.command
+def init(keep: Path = KEEP, /, *, name: str | None = None, slot: str = "7d", memory: float = 8.0, largest: float = 16.0) -> int:
+    """Set up an auditor: its folder, its lifetime key, its ledger.
+
+    Parameters
+    ----------
+    keep
+        The auditor's folder; must not exist or be empty. Keep it where no lab can read.
+    name
+        What the auditor signs as.
+    slot
+        Time from a submission to its answer: 90s, 15m, 12h, 7d. Every suite's worst audit must fit well inside it.
+    memory
+        GiB that an audit may take.
+    largest
+        GiB that a submitted model may have.
+    """
+    from stagezero.auditor.keep import Keep
+
+    with Keep.create(keep, name, seconds(slot), memory=memory, largest=largest) as made:
+        out = output()
+        out.print(f"auditor {made.settings.name} in {made.folder}", soft_wrap=True)
+        out.print(f"public key, to give to everybody: {made.public_key.text()}", soft_wrap=True)
+        out.print("next: stagezero audit add SEALED.jsonl --name NAME --bar claim=0.8", soft_wrap=True)
+    return 0
+
+
+@app.command
+def add(
+    sealed: str,
+    /,
+    *,
+    name: str,
+    bar: list[str],
+    keep: Path = KEEP,
+    submissions: int = 12,
+    passes: int = 3,
+    delta: float = 0.05,
+    meter: Literal["counted", "flat", "kraft", "randomised"] = "counted",
+    bits: float | None = None,
+    flip: float = 0.0,
+    step: float | None = None,
+    items: int = 1000,
+    shadow: str | None = None,
+    slowest: str | None = None,
+) -> int:
+    """Add a suite of sealed items, with the terms on which it answers. Both are fixed for ever.
+
+    Parameters
+    ----------
+    sealed
+        A JSONL file of items (split open), or atlas for independent draws from the built-in generator.
+    name
+        What labs call the suite.
+    bar
+        claim=0.8, once for each claim that a model must be shown to exceed.
+    keep
+        The auditor's folder.
+    submissions
+        Submissions that may ever be answered.
+    passes
+        Of these, how many may ever pass (the counted meter).
+    delta
+        Chance that any certificate of this suite is wrong.
+    meter
+        How disclosure is counted: counted, flat, kraft or randomised.
+    bits
+        The budget of the flat, kraft and randomised meters.
+    flip
+        Chance that a randomised verdict is turned round.
+    step
+        Makes it a ladder: a pass says "better than the best so far by so much".
+    items
+        Draws for each claim, from the built-in generator.
+    shadow
+        A second file of the same kind (or atlas), never asked until it is burned once.
+    slowest
+        A model of the largest size expected: its worst audit is measured, and must fit inside the slot.
+    """
+    from stagezero.auditor.setup import add_suite
+
+    with _open(keep) as held, Teller() as tell:
+        suite = add_suite(held, sealed, name, bar, shadow, slowest, tell.say, submissions=submissions, passes=passes, delta=delta,
+                          meter=meter, bits=bits, flip=flip, step=step, items=items)  # fmt: skip
+        out = output()
+        out.print(f"suite {suite.name}: {suite.facts['generator']}, {held.meter.bits_allowed(suite):.1f} bits may ever be disclosed")
+        for claim, n in suite.facts["clusters"].items():
+            out.print(f"  {claim}: {n} independent clusters, bar {suite.terms.bars[claim]:g}")
+    return 0
+
+
+@app.command
+def token(account: str, /, *, keep: Path = KEEP) -> int:
+    """Let a lab in: prints a new token for it, once. The one it had before is void.
+
+    Parameters
+    ----------
+    account
+        The lab's name.
+    keep
+        The auditor's folder. The auditor must not be serving.
+    """
+    from stagezero.auditor.service import new_token, token_hash
+
+    with _open(keep) as held:
+        given = new_token()
+        held.meter.set_token(account, token_hash(given))
+    print(given)
+    return 0
+
+
+@app.command
+def serve(
+    keep: Path = KEEP,
+    /,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8443,
+    certfile: Path | None = None,
+    keyfile: Path | None = None,
+    folders: bool = False,
+    separation: Literal["colocated", "separate user", "separate host"] = "colocated",
+) -> int:
+    """Serve until stopped. What was charged and not answered is audited when it is next started.
+
+    Parameters
+    ----------
+    keep
+        The auditor's folder.
+    host
+        Address to listen on.
+    port
+        Port to listen on; 0 takes a free one.
+    certfile
+        TLS certificate (PEM); needed on any address but this machine's own.
+    keyfile
+        Its private key.
+    folders
+        Take models from folders on this machine instead of uploads.
+    separation
+        How far the labs are from here; certificates print it. It is checked as far as it can be from here.
+    """
+    from stagezero.auditor.serving import serve as run
+
+    run(keep, host, port, certfile, keyfile, folders, separation, output().print)
+    return 0
+
+
+@app.command
+def status(keep: Path = KEEP, /, *, json: bool = False) -> int:
+    """What the auditor serves, and what has been asked.
+
+    Parameters
+    ----------
+    keep
+        The auditor's folder. The auditor must not be serving; a lab asks it over HTTP.
+    json
+        Print one JSON object instead.
+    """
+    import time
+
+    with _open(keep) as held:
+        rows = []
+        for name in held.meter.suites():
+            suite = held.suite(name)
+            pools = held.meter.pools_of(suite, time.time())
+            rows.append(
+                {
+                    "suite": name,
+                    "submissions": len(held.meter.charges(name)),
+                    "allowed": sum(p.allowance.submissions for p in pools),
+                    "bits": sum(p.allowance.spent(p.replies, p.passes) for p in pools),
+                    "bits_allowed": held.meter.bits_allowed(suite),
+                }
+            )
+        told = {"auditor": held.public_key.text(), "closed": held.meter.closed, "entries": held.ledger.size, "suites": rows}
+    if json:
+        print_json(told)
+        return 0
+    out = output()
+    out.print(
+        f"auditor {told['auditor']}, {told['entries']} entries" + (f", closed: {told['closed']}" if told["closed"] else ""), soft_wrap=True
+    )
+    shown = table("suite", "submissions", "bits disclosed", "bits allowed")
+    for row in rows:
+        shown.add_row(str(row["suite"]), f"{row['submissions']} of {row['allowed']}", f"{row['bits']:.1f}", f"{row['bits_allowed']:.1f}")
+    out.print(shown)
+    return 0
+
+
+@app.command
+def budget(suite: str, /, *, keep: Path = KEEP, bar: float | None = None, mean: float | None = None, json: bool = False) -> int:
+    """How much a suite has disclosed, and how many more submissions it could carry.
+
+    Parameters
+    ----------
+    suite
+        The suite's name.
+    keep
+        The auditor's folder.
+    bar
+        Ask about this bar instead of the suite's own.
+    mean
+        True mean of the models one has in mind; halfway between bar and 1 when left out.
+    json
+        Print one JSON object instead.
+    """
+    import time
+
+    from stagezero.auditor.certificate import budget as found
+
+    with _open(keep) as held:
+        told = found(held, held.suite(suite), bar, mean, time.time())
+    if json:
+        print_json(told)
+        return 0
+    out = output()
+    out.print(f"{told['submissions_used']} of {told['submissions']} submissions, {told['passes_used']} passes; "
+              f"{told['bits_used']:.1f} of {told['bits_allowed']:.1f} bits disclosed")  # fmt: skip
+    rows = table("claim", "bar", "clusters", "must get right", "a fresh suite of this size could carry")
+    for claim, row in told["claims"].items():
+        need = f"{row['share_needed']:.3f}" if row["share_needed"] is not None else "more than there are"
+        rows.add_row(
+            claim, f"{row['bar']:g}", str(row["clusters"]), need, f"{row['could_carry']:,} submissions at a true mean of {row['mean']:.3f}"
+        )
+    out.print(rows)
+    return 0
+
+
+@app.command
+def certificate(suite: str, /, *, keep: Path = KEEP, json: bool = False) -> int:
+    """What a pass on a suite means: the sentence, its population, what it does not cover.
+
+    Parameters
+    ----------
+    suite
+        The suite's name.
+    keep
+        The auditor's folder.
+    json
+        Print one JSON object instead.
+    """
+    import time
+
+    from stagezero.auditor.certificate import certificate as made
+
+    with _open(keep) as held:
+        told = made(held, held.suite(suite), held.separation(), time.time())
+    if json:
+        print_json(told)
+        return 0
+    out = output()
+    out.print(told["sentence"])
+    out.print(f"\npopulation: {told['population']}")
+    for claim, row in told["claims"].items():
+        need = (
+            f"{row['share_needed']:.3f} of {row['clusters']}"
+            if row["share_needed"] is not None
+            else f"more than its {row['clusters']} clusters"
+        )
+        out.print(f"  {claim}: bar {row['bar']:g}; a model must get {need} right")
+    out.print(f"bits: {told['bits']['used']:.1f} disclosed of {told['bits']['allowed']:.1f} allowed ({told['bits']['meter']})")
+    out.print(f"how tight: {told['floor']['what']}: {told['floor']['gain']:+.3f} over {told['floor']['submissions']} submissions")
+    out.print(f"separation: {told['separation']['level']}: {told['separation']['what_it_stops']}")
+    out.print("not covered: " + "; ".join(told["not_covered"]))
+    if told["closed"]:
+        out.print(f"CLOSED: {told['closed']}")
+    return 0
+
+
+@app.command
+def burn_shadow(
+    suite: str, /, *, door: list[Path], control: list[Path], keep: Path = KEEP, effect: float = 0.05, yes: bool = False, json: bool = False
+) -> int:
+    """Burn a suite's shadow, once: has the lab overfitted the sealed items, or has the distribution shifted?
+
+    Without --yes it shows only how likely it is to find an overfit of the given size, and burns nothing.
+
+    Parameters
+    ----------
+    suite
+        The suite's name.
+    door
+        Models that went through the door.
+    control
+        Models that never met it, three or more, of varied quality.
+    keep
+        The auditor's folder.
+    effect
+        Overfit, in score, that the power is shown for.
+    yes
+        Burn it. It is charged as a disclosure, and the shadow is never fresh again.
+    json
+        Print one JSON object instead.
+    """
+    from stagezero.auditor.shadow import burn, power
+
+    with _open(keep) as held, Teller(quiet=json) as tell:
+        found = held.suite(suite)
+        told = burn(held, found, door, control, effect, tell.say) if yes else power(held, found, len(door), len(control), effect)
+    if json:
+        print_json(told)
+        return 0
+    out = output()
+    out.print(f"power: an overfit of {effect:g} would be found with probability {told['power']:.2f}")
+    out.print(told["sentence"] if yes else "nothing was burned; add --yes to burn the shadow, once")
+    return 0

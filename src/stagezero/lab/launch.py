@@ -1,0 +1,86 @@
+"""Starts a campaign's two wings apart: the auditor outside, the lab in a box where the auditor's folder and processes do not exist."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from stagezero.door import EmbeddedAuditor, box
+from stagezero.door.embedded import ENVIRONMENT, default_keep
+from stagezero.lab.bench import Tell
+from stagezero.models import home
+from stagezero.project import Audit, Project, load_project
+
+
+def keep_of(project: Project, folder: Path) -> Path:
+    """Where a project's embedded auditor lives: beside the project where it says so, else in the user's own place.
+
+    Sealed files share one auditor, so that the budget of an item is one whatever the project; items that are drawn for a project have
+    an auditor for each, so that projects can run side by side.
+    """
+    audit = project.audit
+    assert isinstance(audit, Audit)
+    if audit.keep is not None:
+        return (folder / audit.keep).resolve()
+    return default_keep() / ("files" if audit.sealed is not None else f"project-{project.name}")
+
+
+def boxed(project: Path, runs: Path, command: Sequence[str], tell: Tell) -> int | None:
+    """Run a lab's command in a box beside its auditor.
+
+    Args:
+        project: the project file.
+        runs: the folder that the run is kept under.
+        command: what to run; it finds its auditor through ``handed_over``.
+
+    Returns:
+        Its exit code; None where there is nothing to keep apart, or no box can be made: run in this process then.
+    """
+    if ENVIRONMENT in os.environ:
+        return None
+    loaded = load_project(project)
+    if not isinstance(loaded.audit, Audit):
+        return None
+    why = box.why_not()
+    if why is not None:
+        tell.say(f"the lab is not boxed off from its auditor (colocated): {why}")
+        return None
+    keep = keep_of(loaded, project.resolve().parent)
+    writable = [runs, home(), project.resolve().parent, *_caches()]
+    for folder in (runs, home()):
+        folder.mkdir(parents=True, exist_ok=True)
+    with EmbeddedAuditor(keep, "boxed") as auditor:
+        handed = auditor.opened().handed_on()
+        try:
+            line = box.Box([w for w in writable if w.exists()], [keep]).command(command, Path.cwd())
+            running = subprocess.Popen(line, pass_fds=[handed], env={**os.environ, ENVIRONMENT: str(handed)})
+        finally:
+            os.close(handed)
+        return _follow(running)
+
+
+def _caches() -> list[Path]:
+    """Where libraries keep what they have downloaded."""
+    given = os.environ.get("HF_HOME")
+    return [Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "huggingface"]
+
+
+def _follow(running: subprocess.Popen[bytes]) -> int:
+    """Wait for the box; Ctrl-C reaches it by itself, and it says what was kept."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        code = running.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if running.poll() is None:
+            running.kill()
+    return code if code >= 0 else 128 - code
+
+
+def again(arguments: Sequence[str]) -> list[str]:
+    """The command line that runs this program once more."""
+    return [sys.executable, "-m", "stagezero.cli", *arguments]

@@ -1,0 +1,3 @@
+from conftest_auditor import desk
+
+__all__ = ["desk"]
