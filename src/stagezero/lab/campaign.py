@@ -17,24 +17,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from stagezero.door import Door, EmbeddedAuditor, Exchange, Opened, Setup, Status, Terms
-from stagezero.errors import BudgetSpentError, ProjectError, explain
+from stagezero.door import Opened, Status
+from stagezero.errors import BuildError, ProjectError, RecipeError
 from stagezero.evidence import Estimate, t_interval
 from stagezero.lab import airlock, tried
+from stagezero.lab.audited import NOT_AUDITED, Audited, check_audit, door_entry
 from stagezero.lab.bench import Bench, Silent, Tell
 from stagezero.lab.composition import compose
 from stagezero.lab.ideas import Idea
-from stagezero.lab.launch import keep_of
 from stagezero.lab.researchers import Brief, Outcome, Researcher, make
-from stagezero.lab.run_folder import check_unchanged, remember_door, secret_of
+from stagezero.lab.run_folder import check_unchanged, secret_of
 from stagezero.lab.trial import Batch, Decision, draw_of, replicate_seed
 from stagezero.ledger import Ledger, digest, refuse_if_in_use
 from stagezero.measure import ALIGNMENT
 from stagezero.models import checkpoint_digest, home
-from stagezero.private import read_text
-from stagezero.project import Audit, AuditElsewhere, Project, load_project
+from stagezero.project import Project, load_project
 from stagezero.tasks import claims, load_suite
 from stagezero.training import Recipe, load_recipe
 from stagezero.training.data import portable
@@ -124,7 +121,7 @@ class Campaign:
         self.researchers: list[Researcher] = [make(r, here) for r in self.project.researchers]
         beside = self.project.resolve(self.project.base, here)
         self.base_name = str(beside) if beside.is_dir() else self.project.base
-        self._check_bars()
+        check_audit(self.project, self.path, self.suite_name, self.suite)
         self.folder = Path(runs) / self.project.name
         if workers is not None and workers < 1:
             raise ProjectError(f"workers: expected at least 1, got {workers}; correct it.")
@@ -132,31 +129,6 @@ class Campaign:
             refuse_if_in_use(self.folder / "ledger.jsonl")
             stamp = time.strftime("%Y%m%d-%H%M%S")
             self.folder.rename(self.folder.with_name(f"{self.folder.name}.before-{stamp}"))
-
-    def _check_bars(self) -> None:
-        audit = self.project.audit
-        if not isinstance(audit, Audit):
-            return
-        known = claims(self.suite)
-        for claim in audit.bars:
-            if claim not in known:
-                raise ProjectError(f"{self.path}: audit.bars: unknown property or capability {claim!r}; the suite has: {', '.join(known)}.")
-        if audit.sealed is not None and not self.project.resolve(audit.sealed, self.path.parent).is_file():
-            raise ProjectError(f"{self.path}: audit.sealed: expected a JSONL file, found none at {audit.sealed!r}; check the path.")
-        if audit.sealed is None and self.suite.finite:
-            raise ProjectError(
-                f"{self.path}: audit.sealed is missing; a suite from a file needs the auditor's own sealed file: "
-                "name it, or leave out 'audit'."
-            )
-        self._terms(audit)
-
-    def _terms(self, audit: Audit) -> Terms:
-        sealed = str(self.project.resolve(audit.sealed, self.path.parent)) if audit.sealed else None
-        said = audit.model_dump(exclude={"sealed", "keep"})
-        try:
-            return Terms(suite=self.suite_name, sealed=sealed, **said)
-        except ValidationError as error:
-            raise ProjectError(explain(error, f"{self.path}: audit")) from None
 
     def run(self) -> Finished:
         """Run, or continue, to the end.
@@ -167,18 +139,17 @@ class Campaign:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         ledger = Ledger(self.folder / "ledger.jsonl")
-        auditor: EmbeddedAuditor | None = None
-        self.door: Door | None = None
         try:
             # The auditor takes the terms it is given for good, so a changed project must be refused before it starts.
             check_unchanged(ledger, self._written())
-            if isinstance(self.project.audit, Audit) and self._opened is None:
-                auditor = EmbeddedAuditor(keep_of(self.project, self.path.resolve().parent))
-            with LocalPool(self.workers) as pool:
+            with (
+                Audited(self.project, self.path, self.suite_name, self.folder, self._opened, self.tell) as self.audited,
+                LocalPool(self.workers) as pool,
+            ):
                 base = self._base(pool)
                 described = {**self._written(), "base": checkpoint_digest(base), "environment": pool.environment()}
                 check_unchanged(ledger, described)
-                self.door, status = self._knock(auditor, base)
+                status = self.audited.open(base)
                 self.bench = Bench(
                     pool, base, self.suite_name, self.project.trial.items, home() / "store", self.folder / "costs.json", self.tell
                 )
@@ -187,32 +158,7 @@ class Campaign:
                 finally:
                     self.bench.save_costs()
         finally:
-            if self.door is not None:
-                self.door.close()
-            if auditor is not None:
-                auditor.close()
             ledger.close()
-
-    def _knock(self, auditor: EmbeddedAuditor | None, base: Path) -> tuple[Door | None, Status | None]:
-        """The door that the project names, and what its auditor says of itself."""
-        audit = self.project.audit
-        if audit is None:
-            return None, None
-        if isinstance(audit, AuditElsewhere):
-            here = self.path.parent
-            token = self.project.resolve(audit.token_file, here)
-            if not token.is_file():
-                raise ProjectError(
-                    f"{self.path}: audit.token_file: expected the file with this lab's token, found none at {str(token)!r}; check the path."
-                )
-            ca_file = self.project.resolve(audit.ca_file, here) if audit.ca_file is not None else None
-            door = Door(audit.address, read_text(token, ProjectError).strip(), audit.suite, ca_file)
-            return door, door.status()
-        opened = self._opened or (auditor.opened() if auditor is not None else None)
-        assert opened is not None
-        door = opened.door()
-        self.tell.doing("the auditor measures its slowest audit", 0, 1, None)
-        return door, door.set_up(Setup(project=self.project.name, terms=self._terms(audit), base=str(base)))
 
     def _base(self, pool: LocalPool) -> Path:
         """The base's folder; a pocket base is trained in a worker, with its progress shown."""
@@ -225,10 +171,8 @@ class Campaign:
         self.ledger, self.secret = ledger, secret_of(self.folder, self.project.seed)
         ledger.record("campaign", described)
         if status is not None:
-            ledger.record("door", {"bits_allowed": float(f"{status.bits_allowed:.6g}"), **status.model_dump(
-                mode="json", include={"generator", "claims", "bars", "delta", "clusters", "meter"})})  # fmt: skip
-        self._exchange()
-
+            ledger.record("door", door_entry(status))
+        self.audited.exchange(ledger)
         stage = self._found(0, self.stage0, NO_RECIPE, ())
         assert stage is not None
         stages: list[Stage] = [stage]
@@ -280,24 +224,8 @@ class Campaign:
             },
         )
         self._mark(number, [a.hypothesis.digest() for a in admitted])
-        self._witnessed()
+        self.audited.witnessed(self.ledger)
         return admitted
-
-    def _exchange(self) -> str | None:
-        """Show the auditor this ledger as it is, and look at its own; this ledger's checkpoint with the auditor's signature."""
-        return Exchange(self.door, self.ledger, self.folder).run() if self.door is not None else None
-
-    def _witnessed(self) -> None:
-        """Have the auditor sign what was registered before any seed is drawn from it: seeds follow from the ledger's head, so nobody can
-        foresee them, not even whoever holds the campaign's secret. A project with a seed of its own is to be repeatable, and is only shown.
-        """
-        coming = self.ledger.upcoming
-        if self.project.seed is None and coming is not None and coming.kind == "witnessed":
-            self.ledger.record("witnessed", coming.body)
-            return
-        signed = self._exchange()
-        if self.project.seed is None and signed is not None:
-            self.ledger.record("witnessed", {"checkpoint": signed})
 
     def _mark(self, number: int, hypotheses: Sequence[str]) -> None:
         """Say it when other runs on this machine had registered the same hypotheses: this is then not their first chance."""
@@ -331,7 +259,13 @@ class Campaign:
         composite = compose(promoted)
         if len(composite.parts) == 1:
             return alone
-        hypothesis = airlock.hypothesis(control, composite.recipe, ALIGNMENT, self.project.trial.margin, self.suite)
+        try:
+            hypothesis = airlock.hypothesis(control, composite.recipe, ALIGNMENT, self.project.trial.margin, self.suite)
+        except RecipeError as error:  # each fits the control alone, and together they do not fit each other
+            self.tell.say(f"the promoted ideas do not go together ({error}); the best is adopted alone")
+            return alone
+        if hypothesis.candidate_does == lead.hypothesis.candidate_does:
+            return alone
         entrant = airlock.Entrant(" + ".join(p.idea.title for p in composite.parts), "together", hypothesis)
         self.ledger.record(
             "composition",
@@ -353,9 +287,16 @@ class Campaign:
 
         Stage 0 stands whatever the verdict, since people wrote it; a later stage needs a pass.
         """
-        confirmed = self._confirm(number, recipe, before)
-        verdict = self._verdict(number, confirmed)
-        stands = number == 0 or verdict in ("pass", "not audited")
+        try:
+            confirmed = self._confirm(number, recipe, before)
+        except BuildError as error:
+            if number == 0:
+                raise
+            self.ledger.record("not rebuilt", {"stage": number, "ideas": [idea.digest() for idea in ideas], "why": str(error)})
+            self.tell.say(f"stage {number}: it could not be rebuilt on fresh seeds and is not adopted: {error}")
+            return None
+        verdict = self.audited.verdict(number, confirmed.model, confirmed.folder, self.ledger)
+        stands = number == 0 or verdict in ("pass", NOT_AUDITED)
         stage = Stage(number, recipe, confirmed, verdict, ideas)
         self.ledger.record("stage", self._stage_entry(stage, stands))
         score = stage.score(ALIGNMENT)
@@ -370,21 +311,6 @@ class Campaign:
         scores = [r.scores[0] for r in results]
         return Confirmed(tuple(seeds), tuple(scores[0::2]), tuple(scores[1::2]), results[1].digest, results[1].folder)
 
-    def _verdict(self, number: int, confirmed: Confirmed) -> str:
-        if self.door is None:
-            return "not audited"
-        self._exchange()
-        try:
-            verdict = self.door.submit(confirmed.folder, confirmed.model, lambda left: self._waiting(number, left)).verdict
-            remember_door(self.folder, self.door.status(), self.door.certificate())
-            return verdict
-        except BudgetSpentError as error:
-            self.tell.say(str(error))
-            return "refused: budget spent"
-
-    def _waiting(self, number: int, left: float) -> None:
-        self.tell.doing(f"stage {number} is with the auditor; its answer leaves at a time fixed beforehand", 0, 1, left)
-
     # --- small parts ---------------------------------------------------------------------------------------------
 
     def _written(self) -> dict[str, Any]:
@@ -396,9 +322,17 @@ class Campaign:
             "capabilities": list(self.suite.capabilities),
             "finite_suite": self.suite.finite,
             "stage0": portable(self.stage0.canonical()),
-            "ideas": {f"{r.name}: {idea.title}": idea.digest() for r in self.researchers for idea in r.ideas_on_file},
+            "ideas": self._on_file(),
             "stagezero": importlib.metadata.version("stagezero"),
         }
+
+    def _on_file(self) -> dict[str, str]:
+        """Researcher and title → digest of the idea file; of several with one title, all of them."""
+        found: dict[str, list[str]] = {}
+        for researcher in self.researchers:
+            for idea in researcher.ideas_on_file:
+                found.setdefault(f"{researcher.name}: {idea.title}", []).append(idea.digest())
+        return {title: " ".join(sorted(digests)) for title, digests in found.items()}
 
     def _brief(self, number: int, stage: Stage, history: Sequence[Outcome]) -> Brief:
         scores = {claim: stage.score(claim).mean for claim in (ALIGNMENT, *claims(self.suite))}

@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,9 @@ from stagezero.ledger.keys import SigningKey, VerifyKey
 from stagezero.ledger.lines import GENESIS, Entries, Entry, end_of_lines, is_whole, parsed, walk, written
 from stagezero.ledger.stored import StoredTree, sync_folder
 from stagezero.ledger.tree import leaf_hash
+
+GOING = 2.0
+"""Seconds that a writer which was just killed may take to be gone."""
 
 
 def _open(path: Path) -> BinaryIO:
@@ -83,10 +87,14 @@ def refuse_if_in_use(path: Path) -> None:
 
 
 def _lock(handle: BinaryIO, path: Path) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise LedgerError(f"{path}: another process is writing to this ledger; wait for it or stop it.") from None
+    end = time.monotonic() + GOING
+    while True:
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() > end:
+                raise LedgerError(f"{path}: another process is writing to this ledger; wait for it or stop it.") from None
+            time.sleep(0.05)
 
 
 class Ledger:
@@ -177,10 +185,10 @@ class Ledger:
                 )
             self._confirmed += 1
             return found
-        time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        stored = written(content, time, self._stamp)
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        stored = written(content, now, self._stamp)
         self._append(stored.line + b"\n")
-        entry = Entry(self._confirmed, kind, json.loads(canonical(body)), self.head, hash_, time)
+        entry = Entry(self._confirmed, kind, json.loads(canonical(body)), self.head, hash_, now)
         self._stamp = stored.stamp
         self.entries.note(stored)
         self._proofs.append(leaf_hash(stored.line))

@@ -11,11 +11,22 @@ from typing import Any
 
 from stagezero.errors import LedgerError
 from stagezero.evidence import Estimate, t_interval
+from stagezero.lab.run_folder import recall_door
 from stagezero.lab.tried import recall
 from stagezero.ledger import read
 from stagezero.measure import ALIGNMENT
 
-FATES = ("adopted", "promoted, failed audit", "promoted", "stopped by a guard", "collapsed", "undecided", "given up", "failed to build")
+FATES = (
+    "adopted",
+    "promoted, failed audit",
+    "promoted, not rebuilt",
+    "promoted",
+    "stopped by a guard",
+    "collapsed",
+    "undecided",
+    "given up",
+    "failed to build",
+)
 
 
 @dataclass(frozen=True)
@@ -105,6 +116,8 @@ class View:
     stages_declared: int = 0
     audit: Mapping[str, Any] | None = None
     door: Mapping[str, Any] | None = None
+    said: Mapping[str, Any] | None = None
+    """What the auditor said of itself last, and the weakest separation that held."""
     stages: list[StageView] = field(default_factory=list)
     ideas: list[IdeaView] = field(default_factory=list)
     refused: list[Mapping[str, Any]] = field(default_factory=list)
@@ -153,7 +166,7 @@ class View:
         rows = []
         for name in names:
             own = [i for i in self.ideas if i.researcher == name]
-            promoted = [i for i in own if i.fate in ("promoted", "adopted", "promoted, failed audit")]
+            promoted = [i for i in own if i.fate in FATES[:4]]
             best = max((i.effect for i in promoted if i.effect is not None), key=lambda e: e.mean, default=None)
             rows.append(
                 ResearcherView(
@@ -208,6 +221,8 @@ def gather(folder: Path) -> View:
                 view.stages.append(_stage(body))
                 for idea in body["ideas"]:
                     adopted[body["stage"], idea] = "adopted" if body["adopted"] else "promoted, failed audit"
+            case "not rebuilt":
+                adopted |= {(body["stage"], idea): "promoted, not rebuilt" for idea in body["ideas"]}
             case "end":
                 view.finished = True
     if not view.name:
@@ -218,6 +233,7 @@ def gather(folder: Path) -> View:
         view.ideas.append(_idea(number, found, body, fate, pairs.get(body["hypothesis"], [])))
     view.ideas.sort(key=lambda i: (i.stage, FATES.index(i.fate) if i.fate in FATES else len(FATES)))
     view.tried_before = recall(folder)
+    view.said = recall_door(folder)
     try:
         view.costs = json.loads((folder / "costs.json").read_text())
     except (OSError, ValueError):

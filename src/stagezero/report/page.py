@@ -8,14 +8,11 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
+from stagezero.door.messages import WHAT_IT_STOPS, Separation
 from stagezero.evidence import Estimate, collapse_rate_bound
 from stagezero.measure import write_whole
 from stagezero.report.gather import View, gather
 from stagezero.report.plots import evidence_picture, stages_picture
-
-SEPARATION = {
-    "colocated": "The auditor ran as a process and folder of its own beside the lab (colocated). That stops accidents, not an attacker.",
-}
 
 
 def interval(estimate: Estimate | None, signed: bool = False) -> str:
@@ -64,15 +61,22 @@ def lead(view: View) -> str:
 
 
 def certificate(view: View) -> str | None:
-    """What a pass means, in one sentence."""
-    if view.audit is None or view.door is None or view.final.verdict != "pass":
+    """What a pass means, in the auditor's own sentence."""
+    if view.said is None or view.final.verdict != "pass":
         return None
-    bars = ", ".join(f"{claim} {bar:.2f}" for claim, bar in view.audit["bars"].items())
-    return (
-        f"With probability at least {1 - view.audit['delta']:.0%} over the draw of the sealed items, whatever the lab did through this "
-        f"door, every model that ever passed has a true mean of at least its bar on every claim ({bars}), over the auditor's own item "
-        f"distribution ({view.door['generator']})."
-    )
+    said = view.said["certificate"]
+    bits = said["bits"]
+    return f"{said['sentence']} Population: {said['population']}. {bits['used']:.1f} of {bits['allowed']:.1f} bits were disclosed."
+
+
+def separation(view: View) -> str:
+    """How far the auditor was from the lab, and what that stops."""
+    if view.audit is None:
+        return "There was no auditor."
+    if view.said is None:
+        return "The auditor has not answered yet."
+    level: Separation = view.said["separation"]
+    return f"Separation: {level}; {WHAT_IT_STOPS[level]}."
 
 
 def limits(view: View) -> list[str]:
@@ -102,8 +106,8 @@ def limits(view: View) -> list[str]:
             f"{max(view.tried_before.values())} times. The error stated is this run's alone: who starts anew often enough is "
             "promoted by luck."
         )
-    if view.audit is not None:
-        found.append("The certificate does not cover a shifted distribution, nor anything the suite does not ask.")
+    if view.said is not None:
+        found.append("The certificate does not cover: " + "; ".join(view.said["certificate"]["not_covered"]) + ".")
     return found
 
 
@@ -117,7 +121,6 @@ def write_page(folder: Path) -> Path:
     template = files("stagezero.report").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["interval"] = interval
-    separation = view.door["separation"] if view.door is not None else None
     page = environment.from_string(template).render(
         view=view,
         lead=lead(view) if view.stages else "This run has not finished its first stage.",
@@ -125,7 +128,7 @@ def write_page(folder: Path) -> Path:
         limits=limits(view),
         stages_svg=stages_picture(view) if view.stages else "",
         evidence_svg=evidence_picture(view) if view.ideas else "",
-        separation=SEPARATION.get(separation, separation) if separation else "There was no auditor.",
+        separation=separation(view),
         claims=(*view.properties, *view.capabilities),
     )
     path = folder / "report.html"
