@@ -6,7 +6,7 @@ from typing import Any
 
 from stagezero.auditor.keep import Keep
 from stagezero.auditor.meter import Suite
-from stagezero.door.messages import Separation
+from stagezero.door.messages import WHAT_IT_STOPS, Separation
 from stagezero.errors import InputError
 from stagezero.evidence import capacity, claim_level, matching_gain, needed
 
@@ -17,12 +17,6 @@ NOT_COVERED = (
     "a paraphrase of a sealed item that was never registered as one, in another suite",
     "what is learned of the items other than by these answers; see the separation",
 )
-HELD_BY = {
-    "colocated": "the lab and the auditor are processes of one user: this stops accidents, not an attacker",
-    "boxed": "the lab ran in a box where the auditor's folder and processes do not exist; it stops a lab that is not root outside it",
-    "separate user": "the auditor's user is another than the lab's: it stops a lab that is not root on this machine",
-    "separate host": "the auditor is on another machine: it stops also a lab that is root on its own",
-}
 
 
 def certificate(keep: Keep, suite: Suite, separation: Separation, now: float) -> dict[str, Any]:
@@ -66,7 +60,7 @@ def certificate(keep: Keep, suite: Suite, separation: Separation, now: float) ->
             *NOT_COVERED,
             *([f"{', '.join(few)}: fewer than {ENOUGH_CLUSTERS:,} independent clusters, so that a bar needs a wide margin"] if few else []),
         ],
-        "separation": {"level": separation, "what_it_stops": HELD_BY[separation]},
+        "separation": {"level": separation, "what_it_stops": WHAT_IT_STOPS[separation]},
         "closed": keep.meter.closed,
     }
 

@@ -17,7 +17,7 @@ from stagezero.auditor.distance import level_of
 from stagezero.auditor.examiner import Examiner
 from stagezero.auditor.intake import Intake, beside_the_weights
 from stagezero.auditor.keep import Keep, charge_entry, name_of_suite
-from stagezero.auditor.meter import Charge, Suite
+from stagezero.auditor.meter import SHADOW, Charge, Suite
 from stagezero.auditor.sealed import sealed_suite
 from stagezero.auditor.setup import measure_worst
 from stagezero.door.messages import Receipt, Reply, Separation, Setup, Shown, Sighting, Status, Submission, Word
@@ -143,7 +143,7 @@ class Auditor:
             BudgetSpentError, WaitError, ClosedError, DoorError: refused. Nothing was charged in any of these cases.
         """
         suite = self.keep.suite(submission.suite)
-        if suite.name.endswith(".shadow"):
+        if suite.name.endswith(SHADOW):
             raise DoorError(f"suite {suite.name!r}: expected one that answers, and this is a shadow; correct the name.")
         self.meter.refuse_if_closed()
         known = self.meter.find(suite.name, submission.digest)
@@ -199,7 +199,8 @@ class Auditor:
     def _answer_all(self) -> None:
         while True:
             with self._work:
-                waiting = self.meter.unanswered()
+                # A shadow's burn is its operator's to finish.
+                waiting = [c for c in self.meter.unanswered() if not c.suite.endswith(SHADOW)]
                 if not waiting and not self._ending:
                     self._work.wait()
                     continue

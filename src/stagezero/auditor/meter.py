@@ -46,6 +46,8 @@ _MIGRATIONS = (
     CREATE TABLE heard (number INTEGER NOT NULL REFERENCES submissions, account TEXT NOT NULL, PRIMARY KEY (number, account)) WITHOUT ROWID;
     """,
 )
+SHADOW = ".shadow"
+"""How the name of a suite ends that no lab can ask: the shadow of another."""
 BACKWARDS = 5.0  # seconds that a clock may be set back without the meter closing
 
 

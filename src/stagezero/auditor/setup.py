@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from stagezero.auditor.examiner import Examiner
 from stagezero.auditor.keep import Keep
-from stagezero.auditor.meter import Suite
+from stagezero.auditor.meter import SHADOW, Suite
 from stagezero.auditor.sealed import Sealed, sealed_suite
 from stagezero.auditor.shadow import add_shadow
 from stagezero.door.messages import Terms
@@ -70,8 +70,8 @@ def add_suite(
         found = Terms.model_validate({**kind, "bars": bars_of(bars), "shadow": shadow is not None, **terms})
     except ValidationError as error:
         raise InputError(explain(error, "audit add")) from None
-    if name.endswith(".shadow"):
-        raise InputError(f"--name: expected a name that does not end in .shadow, got {name!r}; rename the suite.")
+    if name.endswith(SHADOW):
+        raise InputError(f"--name: expected a name that does not end in {SHADOW}, got {name!r}; rename the suite.")
     if slowest is not None:
         items = sealed_suite(name, found, keep.secret)
         worst = measure_worst(Examiner(keep.settings.memory), items, materialise(slowest))

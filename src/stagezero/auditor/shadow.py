@@ -7,7 +7,6 @@ which the suite's budget has set aside from the beginning, and all of the shadow
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from stagezero.auditor import verdict
 from stagezero.auditor.examiner import Examiner
 from stagezero.auditor.keep import Keep, charge_entry
-from stagezero.auditor.meter import Suite
+from stagezero.auditor.meter import SHADOW, Suite
 from stagezero.auditor.sealed import Sealed
 from stagezero.door.messages import Terms
 from stagezero.errors import DoorError, InputError
@@ -32,7 +31,7 @@ TYPICAL = {"accuracy": 0.75, "correlation": 0.3}
 
 def name_of(suite: Suite) -> str:
     """What a suite's shadow is called."""
-    return f"{suite.name}.shadow"
+    return f"{suite.name}{SHADOW}"
 
 
 def add_shadow(keep: Keep, suite: Suite, source: str) -> Suite:
@@ -81,7 +80,7 @@ def power(keep: Keep, suite: Suite, door: int, controls: int, effect: float) -> 
 
 
 def burn(
-    keep: Keep, suite: Suite, door: Sequence[Path], controls: Sequence[Path], effect: float, tell: Callable[[str], None]
+    keep: Keep, suite: Suite, door: Sequence[Path], controls: Sequence[Path], effect: float, tell: Callable[[str], None], now: float
 ) -> dict[str, Any]:
     """Burn the shadow: charged first, then asked. The same models again are answered the same; others never.
 
@@ -102,7 +101,7 @@ def burn(
         if names[folder] in met:
             raise InputError(f"--control: {folder}: expected a model that never met the door, and this one did; name another.")
     what = digest({"door": sorted(names[f] for f in door), "controls": sorted(names[f] for f in controls)})
-    charge, new = keep.meter.charge(shadow, what, OPERATOR, time.time())
+    charge, new = keep.meter.charge(shadow, what, OPERATOR, now)
     if new:
         keep.ledger.record("charged", charge_entry(charge.number, shadow.name, what))
     examiner = Examiner(keep.settings.memory)

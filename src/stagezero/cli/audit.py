@@ -332,11 +332,15 @@ def burn_shadow(
     json
         Print one JSON object instead.
     """
+    import time
+
     from stagezero.auditor.shadow import burn, power
 
     with _open(keep) as held, Teller(quiet=json) as tell:
         found = held.suite(suite)
-        told = burn(held, found, door, control, effect, tell.say) if yes else power(held, found, len(door), len(control), effect)
+        told = (
+            burn(held, found, door, control, effect, tell.say, time.time()) if yes else power(held, found, len(door), len(control), effect)
+        )
     if json:
         print_json(told)
         return 0

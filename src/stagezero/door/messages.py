@@ -12,6 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Separation = Literal["colocated", "boxed", "separate user", "separate host"]
 SEPARATIONS: tuple[Separation, ...] = ("colocated", "boxed", "separate user", "separate host")
+WHAT_IT_STOPS: dict[Separation, str] = {
+    "colocated": "the lab and the auditor are processes of one user: this stops accidents, not an attacker",
+    "boxed": "the lab ran in a box where the auditor's folder and processes do not exist; it stops a lab that is not root outside it",
+    "separate user": "the auditor's user is another than the lab's: it stops a lab that is not root on this machine",
+    "separate host": "the auditor is on another machine: it stops also a lab that is root on its own",
+}
 Word = Literal["pass", "fail"]
 MeterKind = Literal["counted", "flat", "kraft", "randomised"]
 
@@ -33,7 +39,7 @@ class Terms(_Message):
 
     suite: str
     sealed: str | None = None
-    items: int = Field(ge=1, le=1_000_000)
+    items: int = Field(default=1000, ge=1, le=1_000_000)
     bars: dict[str, Share] = Field(min_length=1)
     submissions: int = Field(ge=1, le=100_000)
     passes: int = Field(ge=1, le=100_000)
