@@ -38,6 +38,7 @@ def test_a_shadow_is_burned_once(desk: Desk, base: Path, tmp_path: Path) -> None
     found = burn(keep, suite, [base], controls, 0.05, print, desk.clock.now)
     assert found["overfitted"] is False and found["sentence"]
     assert burn(keep, suite, [base], controls, 0.05, print, desk.clock.now)["sentence"] == found["sentence"], "the same models are free"
+    desk.clock.now += 2.0
     with pytest.raises(BudgetSpentError):
         burn(keep, suite, [base], [*controls, variant(base, tmp_path, 9)], 0.05, print, desk.clock.now)
     charged = [e.body["suite"] for e in read(desk.folder / "ledger.jsonl") if e.kind == "charged"]

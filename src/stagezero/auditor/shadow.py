@@ -13,7 +13,7 @@ from typing import Any
 
 from stagezero.auditor import verdict
 from stagezero.auditor.examiner import Examiner
-from stagezero.auditor.keep import Keep, charge_entry
+from stagezero.auditor.keep import LEAST_SLOT, Keep, charge_entry
 from stagezero.auditor.meter import SHADOW, Suite
 from stagezero.auditor.sealed import Sealed
 from stagezero.door.messages import Terms
@@ -55,7 +55,7 @@ def add_shadow(keep: Keep, suite: Suite, source: str) -> Suite:
         raise InputError(
             f"--shadow: expected {'another file' if suite.terms.sealed is not None else suite.terms.suite!r}, got {source!r}; correct it."
         )
-    return keep.add(name_of(suite), terms, fresh=True)
+    return keep.add(name_of(suite), terms, slot=LEAST_SLOT, fresh=True)
 
 
 def _parts(keep: Keep, suite: Suite) -> tuple[Suite, Sealed, Sealed]:
