@@ -13,6 +13,8 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.requests import ClientDisconnect
 
 from stagezero.auditor.certificate import certificate
 from stagezero.auditor.desk import Auditor
@@ -22,6 +24,7 @@ from stagezero.errors import BudgetSpentError, ClosedError, DoorError, LedgerErr
 
 log = logging.getLogger("stagezero.auditor")
 MOST_BODY = 64 * 1024  # bytes of any request that is not an upload
+MOST_REASON = 500
 TOKEN_BYTES = 32
 _DIGEST = r"^[0-9a-f]{64}$"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
@@ -47,12 +50,18 @@ def _refusals(*codes: int) -> dict[int | str, dict[str, Any]]:
         409: "Refused: the budget is spent, answers are still out, or two views of a ledger do not agree. Nothing was charged.",
         413: "Too large.",
         422: "Not the form that was expected.",
-        503: "The auditor is closed. Nothing was charged.",
+        503: "The auditor is closed or could not answer. Ask the same again: what was charged is answered, and never charged twice.",
     }
-    return {code: {"model": Refusal, "description": meanings[code]} for code in codes}
+    return {code: {"model": Refusal, "description": meanings[code]} for code in (*codes, 503)}
 
 
-def _refused(error: StagezeroError) -> JSONResponse:
+def _plain(reason: str, keep: str) -> str:
+    """One line that can be sent, without the auditor's own paths."""
+    told = reason.replace(f"{keep}/", "").replace(keep, "the auditor's folder")
+    return "".join(c if c.isprintable() else "?" for c in told)[:MOST_REASON]
+
+
+def _refused(error: StagezeroError, keep: str) -> JSONResponse:
     wait = None
     match error:
         case ClosedError():
@@ -67,7 +76,7 @@ def _refused(error: StagezeroError) -> JSONResponse:
             code = 404
         case _:
             code = 400
-    return JSONResponse(Refusal(reason=str(error), wait=wait).model_dump(exclude_none=True), code)
+    return JSONResponse(Refusal(reason=_plain(str(error), keep), wait=wait).model_dump(exclude_none=True), code)
 
 
 _bearer = HTTPBearer(auto_error=False, description="An account's token, as the auditor's operator gave it out.")
@@ -92,33 +101,36 @@ Number = Annotated[int, Path(ge=1, le=_MOST_NUMBER, description="A receipt's num
 
 def application(auditor: Auditor, embedded: bool = False) -> FastAPI:
     """The HTTP surface of an auditor; an ``embedded`` one may also be set up through it, by whoever started it."""
-    app = FastAPI(title="stagezero auditor", version="1", docs_url=None, redoc_url=None)
+    app = FastAPI(title="stagezero auditor", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.auditor = auditor
+    keep = str(auditor.keep.folder)
 
     @app.exception_handler(StagezeroError)
     def told(_: Request, error: StagezeroError) -> JSONResponse:
-        return _refused(error)
+        return _refused(error, keep)
 
-    @app.exception_handler(HTTPException)
-    def known(_: Request, error: HTTPException) -> JSONResponse:
-        return JSONResponse({"reason": str(error.detail)}, error.status_code, error.headers)
+    @app.exception_handler(AnyHTTPException)
+    def known(_: Request, error: AnyHTTPException) -> JSONResponse:
+        return JSONResponse({"reason": _plain(str(error.detail), keep)}, error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
     def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        return JSONResponse({"reason": f"{where}: {first['msg']}"[:500]}, 422)
+        return JSONResponse({"reason": _plain(f"{where}: {first['msg']}", keep)}, 422)
 
     @app.middleware("http")
     async def bounded(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        if not request.url.path.startswith("/v1/models/"):
+        if not request.scope["path"].startswith("/v1/models/"):
             length = request.headers.get("content-length", "0")
-            if not length.isascii() or not length.isdigit() or int(length[:20]) > MOST_BODY:
+            if not (length.isascii() and length.isdigit() and len(length) <= 20) or int(length) > MOST_BODY:
                 return JSONResponse({"reason": f"expected at most {MOST_BODY:,} bytes"}, 413)
             if "chunked" in request.headers.get("transfer-encoding", "").lower():
                 return JSONResponse({"reason": "expected a request with a content-length"}, 413)
         try:
             return await call_next(request)
+        except ClientDisconnect:
+            return JSONResponse({"reason": "the request was cut off"}, 400)  # nobody is there to read it
         except Exception:
             # Nothing of what went wrong may cross; it is in the auditor's own log.
             log.exception("a request failed")
@@ -156,7 +168,7 @@ def application(auditor: Auditor, embedded: bool = False) -> FastAPI:
     @app.post(
         "/v1/submissions",
         status_code=202,
-        responses=_refusals(400, 401, 404, 409, 413, 422, 503),
+        responses=_refusals(400, 401, 404, 409, 413, 422),
         summary="Submit a model. Charged when this is answered with a receipt; the same model again is free.",
     )
     def submit(submission: Submission, who: Account) -> Receipt:
@@ -170,7 +182,7 @@ def application(auditor: Auditor, embedded: bool = False) -> FastAPI:
 
     @app.get(
         "/v1/submissions/{number}",
-        responses={**_refusals(401, 404, 413, 422, 503), 202: {"model": Receipt, "description": "Not due yet."}},
+        responses={**_refusals(401, 404, 413, 422), 202: {"model": Receipt, "description": "Not due yet."}},
         summary="The answer, once it is due.",
         response_model=Reply,
     )
@@ -180,21 +192,21 @@ def application(auditor: Auditor, embedded: bool = False) -> FastAPI:
 
     @app.get(
         "/v1/submissions/{number}/attestation",
-        responses=_refusals(401, 404, 413, 422, 503),
+        responses=_refusals(401, 404, 413, 422),
         summary="A signed statement of what a model passed: in-toto in DSSE.",
     )
     def attested(number: Number, who: Account) -> dict[str, Any]:
         return attestation(auditor, number, who)
 
     @app.post(
-        "/v1/witness", responses=_refusals(400, 401, 409, 413, 422, 503), summary="Show the lab's checkpoint; it comes back countersigned."
+        "/v1/witness", responses=_refusals(400, 401, 409, 413, 422), summary="Show the lab's checkpoint; it comes back countersigned."
     )
     async def witness(sighting: Sighting, _: Account) -> Cosigned:
         return Cosigned(checkpoint=await run_in_threadpool(auditor.see, sighting))
 
     @app.post(
         "/v1/checkpoint",
-        responses=_refusals(400, 401, 409, 413, 422, 503),
+        responses=_refusals(400, 401, 409, 413, 422),
         summary="The auditor's checkpoint, and that it continues the one seen.",
     )
     async def checkpoint(seen: Seen, _: Account) -> Shown:
@@ -204,7 +216,7 @@ def application(auditor: Auditor, embedded: bool = False) -> FastAPI:
 
         @app.post(
             "/v1/setup",
-            responses=_refusals(400, 401, 404, 413, 422, 503),
+            responses=_refusals(400, 401, 404, 413, 422),
             summary="Set up the suite of the project that started this auditor.",
         )
         def set_up(setup: Setup, _: Account) -> Status:

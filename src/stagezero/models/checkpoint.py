@@ -1,12 +1,14 @@
 """What a checkpoint folder is: safetensors weights, configuration and tokenizer, and one digest over them all.
 
-Nothing else in the folder is ever loaded: no pickles, no remote code.
+Nothing else in the folder is ever loaded: no pickles, no remote code; and no file of a checkpoint may send a loader elsewhere, or
+the digest would not be the model's.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -25,6 +27,7 @@ CONTENT = (
     "added_tokens.json",
     "chat_template.jinja",
 )
+MOST_HEADER = 32 * 2**20  # bytes of one file's list of tensors, which is parsed whole
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -54,6 +57,12 @@ def tensors(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     if not files:
         raise ModelError(f"{folder}: expected a checkpoint with .safetensors weights, found none; check the path or convert the model.")
     for path in files:
+        with path.open("rb") as handle:
+            header = int.from_bytes(handle.read(8), "little")
+        if header > MOST_HEADER:
+            raise ModelError(
+                f"{path}: expected a list of tensors of at most {MOST_HEADER:,} bytes, got {header:,}; copy the checkpoint again."
+            )
         try:
             with safe_open(path, framework="pt") as handle:
                 for name in handle.keys():  # noqa: SIM118  (not a dict)
@@ -75,10 +84,36 @@ def check(folder: Path) -> None:
     config = folder / "config.json"
     if not config.is_file():
         raise ModelError(f"{folder}: config.json is missing; expected a Transformers checkpoint folder.")
-    try:
-        json.loads(config.read_text())
-    except ValueError:
-        raise ModelError(f"{config}: not valid JSON; copy the checkpoint again.") from None
+    _object(config)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise ModelError(f"{folder}: no tokenizer; expected tokenizer.json beside the weights.")
+    _no_way_out(folder)
     tensors(folder)
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """A file that holds one JSON object."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise ModelError(f"{path}: not valid JSON; copy the checkpoint again.") from None
+    if not isinstance(found, dict):
+        raise ModelError(f"{path}: expected a JSON object; copy the checkpoint again.")
+    return found
+
+
+def _no_way_out(folder: Path) -> None:
+    """Refuse an index or a tokenizer that names files outside the folder: loaders would follow it, past the digest.
+
+    Raises:
+        ModelError: naming the file that does.
+    """
+    weights = {path.name for path in weight_files(folder)}
+    for path in sorted(folder.glob("*.safetensors.index.json")):
+        shards = _object(path).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) and name in weights for name in shards.values()):
+            raise ModelError(f"{path}: expected a weight_map that names weight files of this folder alone; copy the checkpoint again.")
+    path = folder / "tokenizer_config.json"
+    others = _object(path).get("fast_tokenizer_files") if path.is_file() else None
+    if others is not None and not (isinstance(others, list) and all(isinstance(name, str) and name in CONTENT for name in others)):
+        raise ModelError(f"{path}: expected fast_tokenizer_files that name files of this folder alone; remove the entry.")
