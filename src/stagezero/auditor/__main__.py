@@ -15,6 +15,7 @@ from pathlib import Path
 
 import uvicorn
 
+from stagezero.auditor.shut import shut
 from stagezero.door.messages import SEPARATIONS
 from stagezero.errors import StagezeroError
 
@@ -25,8 +26,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="stagezero.auditor")
     parser.add_argument("--keep", type=Path, required=True)
     parser.add_argument("--separation", choices=SEPARATIONS, default="colocated")
+    parser.add_argument("--sealed", help="the one sealed file that a boxed lab may name")
     given = parser.parse_args()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    shut()
 
     from stagezero.auditor.desk import Auditor
     from stagezero.auditor.keep import LEAST_SLOT, SETTINGS, Keep
@@ -35,7 +38,7 @@ def main() -> int:
     try:
         there = (given.keep / SETTINGS).is_file()
         keep = Keep(given.keep) if there else Keep.create(given.keep, f"embedded-{secrets.token_hex(4)}", LEAST_SLOT)
-        auditor = Auditor(keep, given.separation)
+        auditor = Auditor(keep, given.separation, may_name=None if given.separation == "colocated" else [given.sealed])
     except (StagezeroError, OSError) as error:
         print(json.dumps({"error": str(error)}), flush=True)
         return 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from stagezero.auditor import verdict
@@ -39,13 +39,16 @@ class Auditor:
         separation: Separation = "colocated",
         takes_folders: bool = True,
         clock: Callable[[], float] = time.time,
+        may_name: Sequence[str | None] | None = None,
     ) -> None:
         """
         Args:
             separation: how far the lab is from here, as whoever started both of them knows.
             takes_folders: copy models from folders that the lab names; otherwise they are uploaded.
             clock: seconds since 1970.
+            may_name: sealed files that a set-up may name, which are read as the auditor, and whose checkers are run as it; None for any.
         """
+        self.may_name = may_name
         self.keep, self.meter, self.ledger = keep, keep.meter, keep.ledger
         self._claimed: Separation = separation
         keep.note_separation(separation)
@@ -95,6 +98,8 @@ class Auditor:
             SuiteError, DoorError: the terms cannot be served.
             ModelError: the base is no checkpoint.
         """
+        if self.may_name is not None and setup.terms.sealed not in (None, *self.may_name):
+            raise DoorError("audit.sealed: expected the file that this auditor was started with; run the project that names the file.")
         name = name_of_suite(setup.project, setup.terms)
         with self._turn:
             if self.meter.suite(name) is None:

@@ -4,7 +4,9 @@ import torch
 import transformers
 from transformers.models.llama import modeling_llama
 
+from stagezero.auditor.shut import shut
 from stagezero.models import Model, generation
 
+shut()
 torch.set_num_threads(1)
 _WARM = (transformers.AutoModelForCausalLM, transformers.AutoTokenizer, modeling_llama.LlamaForCausalLM, Model, generation.greedy)

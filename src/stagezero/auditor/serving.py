@@ -13,6 +13,7 @@ import uvicorn
 from stagezero.auditor.desk import Auditor
 from stagezero.auditor.keep import Keep
 from stagezero.auditor.service import application
+from stagezero.auditor.shut import shut
 from stagezero.door.client import LOOPBACK
 from stagezero.door.messages import Separation
 from stagezero.errors import DoorError, InputError
@@ -44,6 +45,7 @@ def serve(
         except (OSError, ssl.SSLError) as error:
             raise InputError(f"--certfile: {certfile}: expected a certificate and its key in PEM ({error}); check the paths.") from None
     logging.basicConfig(level=logging.WARNING)
+    shut()
     held = Keep(keep)
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -53,7 +55,7 @@ def serve(
     with listener, Auditor(held, separation, takes_folders=folders) as auditor:
         scheme = "https" if certfile is not None else "http"
         tell(
-            f"auditor {held.public_key.text()} serves {', '.join(held.meter.suites()) or 'no suite yet'} at {scheme}://{host}:{listener.getsockname()[1]}"
+            f"auditor {held.public_key.text()} serves {', '.join(held.served()) or 'no suite yet'} at {scheme}://{host}:{listener.getsockname()[1]}"
         )
         config = uvicorn.Config(
             application(auditor), log_level="warning", access_log=False, ssl_certfile=certfile, ssl_keyfile=keyfile, server_header=False

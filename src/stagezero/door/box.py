@@ -1,25 +1,50 @@
 """A box for the lab: a process tree in which the auditor's folder and processes do not exist. Made with bubblewrap.
 
-The lab gets the file system read-only but for its own folders, its own /tmp, /dev and /proc in a process namespace of its own, and no
-capabilities. What is to be hidden is covered by an empty folder. The network is shared: the door is on it.
+The lab gets the file system read-only but for its own folders, its own /tmp, /run, /dev and /proc in a process namespace of its own,
+and no capabilities. What is to be hidden is covered by an empty folder, or an empty file, wherever it is mounted. The network is
+shared: the door is on it.
 
 Started by root, the mounts are made without a user namespace and every capability is dropped for good: a mere uid mapping would leave
 the covers removable. Started by a user, a user namespace is needed, and further ones are switched off inside.
+
+A box is no box while something outside it does what it is told from inside. So these are closed too:
+
+- sockets in the file system, to which a read-only mount is no barrier: /run (systemd, D-Bus, containers), temporary folders (Python's
+  fork servers), and whatever else listens when the box is made;
+- abstract sockets, by Landlock where the kernel has it (6.12 and later);
+- the terminal, into which an ``ioctl`` could type commands for the shell outside, by seccomp; Ctrl-C still reaches the lab;
+- keys with which the user's own account can be entered again over the shared network (``~/.ssh``, Jupyter's);
+- the program itself, where it lies in a folder that the lab may write: what is written there would run outside the next time.
+
+This file imports nothing of the package: run as a program, it narrows its own process and becomes the command it is given.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+import platform
 import shutil
+import stat
+import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 DEVICES = ("nvidia*", "dri", "kfd")
 TRY_SECONDS = 20
+NOTHING = Path(__file__).resolve().with_name("nothing")
+"""An empty file, to cover others with."""
+EMPTY = ("/tmp", "/var/tmp", "/dev/shm", "/run")
+"""Folders that the box has of its own, empty."""
+PUT_BACK = ("/etc/resolv.conf", "/run/current-system", "/run/opengl-driver")
+"""What of them every program needs, where it is there: names of hosts, and where NixOS keeps its programs."""
+KEYS = (".ssh", ".local/share/jupyter/runtime")
+"""Folders of the home folder from which the account can be entered again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,29 +54,94 @@ class Box:
     writable: Sequence[Path]
     """Folders and files that the lab may write; they must exist."""
     hidden: Sequence[Path]
-    """Folders that do not exist in it, made empty and read-only."""
+    """Folders and files that are empty and read-only in it; they must exist."""
+    readable: Sequence[Path] = ()
+    """What the lab reads and would be covered with /tmp, or written through a folder that it may write."""
 
     def command(self, run: Sequence[str], folder: Path) -> list[str]:
         """The command line that runs another in the box, in ``folder``."""
         root = os.geteuid() == 0
         found = ["bwrap", "--die-with-parent", "--unshare-pid", "--unshare-ipc", "--unshare-uts"]
         found += ["--cap-drop", "ALL"] if root else ["--unshare-user", "--disable-userns"]
-        found += ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--tmpfs", "/dev/shm"]
+        found += ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
         for pattern in DEVICES:
             for device in sorted(Path("/dev").glob(pattern)):
                 found += ["--dev-bind", str(device), str(device)]
-        # /tmp is the box's own, so what lies in the real one and is needed is put back.
-        needed = [Path(sys.prefix), Path(sys.base_prefix), Path(__file__).resolve().parents[2], folder]
-        for path in dict.fromkeys(p.resolve() for p in needed if p.resolve().is_relative_to("/tmp")):
-            found += ["--ro-bind", str(path), str(path)]
-        for path in dict.fromkeys(p.resolve() for p in self.writable):
-            found += ["--bind", str(path), str(path)]
-        for path in dict.fromkeys(p.resolve() for p in self.hidden):
-            found += ["--tmpfs", str(path), "--remount-ro", str(path)]
+        empty = _empty()
+        for path in empty:
+            found += ["--tmpfs", str(path)]
+        # What lies in those folders and is needed is put back, and the program stays read-only inside what may be written;
+        # shallow first, so that the nearest says how a path is mounted.
+        program = [Path(sys.prefix), Path(sys.base_prefix), Path(__file__).resolve().parents[2]]
+        needed = [p.resolve() for p in (*program, folder, *self.readable, *map(Path, PUT_BACK))]
+        binds = {p: "--ro-bind" for p in needed if p.exists() and _inside(p, empty)}
+        binds |= {p.resolve(): "--bind" for p in self.writable}
+        binds |= {
+            p: "--ro-bind" for p in needed[: len(program)] if binds.get(p) != "--bind" and _inside(p, [w.resolve() for w in self.writable])
+        }
+        for path in sorted(binds, key=lambda p: len(p.parts)):
+            found += [binds[path], str(path), str(path)]
+        hidden = [p.resolve() for p in self.hidden]
+        keys = [Path.home() / name for name in KEYS]
+        sockets = [p for p in _sockets() if not _inside(p, empty) or _inside(p, list(binds))]
+        for path in dict.fromkeys([*_everywhere(hidden), *(p.resolve() for p in keys if p.is_dir()), *sockets]):
+            if path not in hidden and any(path != h and path.is_relative_to(h) for h in hidden):
+                continue
+            found += ["--tmpfs", str(path), "--remount-ro", str(path)] if path.is_dir() else ["--ro-bind", str(NOTHING), str(path)]
         found += ["--chdir", str(folder), "--"]
         if root:
             found += ["setpriv", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "--"]
-        return [*found, *run]
+        return [*found, sys.executable, "-I", "-S", str(Path(__file__).resolve()), *run]
+
+
+def _inside(path: Path, folders: Iterable[Path]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
+
+
+def _empty() -> list[Path]:
+    """Folders that the box has of its own, each once and none inside another."""
+    given = [*EMPTY, tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", "/run")]
+    found = {Path(p).resolve() for p in given if Path(p).is_dir()} - {Path("/")}
+    return sorted(p for p in found if not _inside(p, found - {p}))
+
+
+def _mounts() -> Iterator[tuple[str, Path, Path]]:
+    """Every mount: its device, which folder of that is mounted, and where."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        device, root, point = (field.encode().decode("unicode_escape") for field in line.split()[2:5])
+        yield device, Path(root), Path(point)
+
+
+def _everywhere(paths: Sequence[Path]) -> Iterator[Path]:
+    """Paths, and the other names that further mounts of the same file system give to them."""
+    mounts = list(_mounts())
+    for path in paths:
+        yield path
+        held = max((m for m in mounts if path.is_relative_to(m[2])), key=lambda m: len(m[2].parts), default=None)
+        if held is None:
+            continue
+        stored = held[1] / path.relative_to(held[2])
+        for device, root, point in mounts:
+            if device == held[0] and stored.is_relative_to(root):
+                other = point / stored.relative_to(root)
+                with contextlib.suppress(OSError):
+                    if other != path and other.samefile(path):
+                        yield other
+
+
+def _sockets() -> Iterator[Path]:
+    """Sockets in the file system on which somebody listens, and that this user may connect to."""
+    try:
+        lines = Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:]
+    except OSError:
+        return
+    for line in lines:
+        fields = line.split(maxsplit=7)
+        if len(fields) == 8 and fields[7].startswith("/"):
+            path = Path(fields[7])
+            with contextlib.suppress(OSError):
+                if stat.S_ISSOCK(path.stat().st_mode) and os.access(path, os.W_OK):
+                    yield path.resolve()
 
 
 def why_not() -> str | None:
@@ -60,14 +150,15 @@ def why_not() -> str | None:
         if shutil.which(tool) is None:
             return f"{tool} is not installed; install it with: apt install {'bubblewrap' if tool == 'bwrap' else 'util-linux'}"
     with tempfile.TemporaryDirectory(dir=Path.home() if os.access(Path.home(), os.W_OK) else None) as place:
-        hidden = Path(place) / "hidden"
+        hidden, told = Path(place) / "hidden", Path(place) / "file"
         hidden.mkdir()
-        (hidden / "secret").write_text("told")
-        peek = f"cat {hidden}/secret /proc/{os.getpid()}/root{hidden}/secret; umount {hidden}; cat {hidden}/secret; echo tried"
+        for path in (hidden / "secret", told):
+            path.write_text("told")
+        both = f"{told} {hidden}/secret"
+        peek = f"cat {both} /proc/{os.getpid()}/root{hidden}/secret; umount {hidden} {told}; cat {both}; echo tried"
         try:
-            done = subprocess.run(
-                Box((), (hidden,)).command(["sh", "-c", peek], Path("/")), capture_output=True, text=True, timeout=TRY_SECONDS, check=False
-            )
+            line = Box((), (hidden, told)).command(["sh", "-c", peek], Path("/"))
+            done = subprocess.run(line, capture_output=True, text=True, timeout=TRY_SECONDS, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
             return f"a box could not be made ({type(error).__name__})"
     if done.stdout.strip() == "tried":
@@ -79,3 +170,69 @@ def why_not() -> str | None:
         f"a box could not be made ({reason}); on Ubuntu 24.04 and later "
         "allow user namespaces to bwrap with an AppArmor profile, in a container start it with --security-opt seccomp=unconfined"
     )
+
+
+# --- inside: the process narrows itself and becomes the lab -----------------------------------------------------------
+
+_NO_NEW_PRIVS, _SET_SECCOMP, _FILTER = 38, 22, 2
+_MACHINES = {"x86_64": (0xC000003E, 16), "aarch64": (0xC00000B7, 29)}
+"""Machine → how seccomp calls it, and the number of ``ioctl``."""
+_TYPING = (0x5412, 0x541C)
+"""TIOCSTI and TIOCLINUX: what they are given is read by the shell as if it had been typed."""
+_LANDLOCK_CREATE, _LANDLOCK_RESTRICT, _VERSION = 444, 446, 1
+_SCOPED_SINCE, _ABSTRACT_SOCKETS, _SIGNALS = 6, 1, 2
+
+
+def _no_typing(libc: ctypes.CDLL) -> bool:
+    """Forbid to type into the terminal, by a seccomp filter; False where that cannot be done."""
+    known = _MACHINES.get(platform.machine())
+    if known is None:
+        return False
+    load, equal, at_least, leave = 0x20, 0x15, 0x35, 0x06
+    machine, ioctl = known
+    refuse, allow = 0x00050000 | 1, 0x7FFF0000  # EPERM; let it pass
+    program = [
+        (load, 0, 0, 4),  # the machine that the call is made for
+        (equal, 0, 6, machine),
+        (load, 0, 0, 0),  # the call's number
+        (at_least, 4, 0, 0x40000000),  # x86-64 with 32-bit pointers numbers them otherwise
+        (equal, 0, 4, ioctl),
+        (load, 0, 0, 24),  # what is asked: the low half of the second argument, which is all the kernel looks at
+        (equal, 1, 0, _TYPING[0]),
+        (equal, 0, 1, _TYPING[1]),
+        (leave, 0, 0, refuse),
+        (leave, 0, 0, allow),
+    ]
+    code = b"".join(struct.pack("=HBBI", *line) for line in program)
+    held = ctypes.create_string_buffer(code, len(code))
+    told = ctypes.create_string_buffer(struct.pack("@HP", len(program), ctypes.addressof(held)))
+    done: int = libc.prctl(_SET_SECCOMP, _FILTER, ctypes.cast(told, ctypes.c_void_p), 0, 0)
+    return done == 0
+
+
+def _no_abstract_sockets(libc: ctypes.CDLL) -> bool:
+    """Forbid abstract sockets and signals from inside out, by Landlock; False where the kernel cannot."""
+    if libc.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), _VERSION) < _SCOPED_SINCE:
+        return False
+    wanted = ctypes.create_string_buffer(struct.pack("=QQQ", 0, 0, _ABSTRACT_SOCKETS | _SIGNALS), 24)
+    rules = libc.syscall(_LANDLOCK_CREATE, wanted, ctypes.c_size_t(24), 0)
+    if rules < 0:
+        return False
+    done: int = libc.syscall(_LANDLOCK_RESTRICT, rules, 0)
+    os.close(rules)
+    return done == 0
+
+
+def narrow() -> None:
+    """Give up what mounts and namespaces do not take away."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0)
+    _no_abstract_sockets(libc)
+    if not _no_typing(libc):
+        with contextlib.suppress(OSError):
+            os.setsid()  # leaves the terminal; Ctrl-C then ends the box instead of reaching into it
+
+
+if __name__ == "__main__":
+    narrow()
+    os.execvp(sys.argv[1], sys.argv[1:])

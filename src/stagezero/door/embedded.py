@@ -62,11 +62,12 @@ def handed_over() -> Opened | None:
 class EmbeddedAuditor:
     """An auditor process with its own folder. Use as a context manager."""
 
-    def __init__(self, keep: Path, separation: Separation = "colocated") -> None:
+    def __init__(self, keep: Path, separation: Separation = "colocated", sealed: Path | None = None) -> None:
         """
         Args:
             keep: the auditor's folder; set up on first use.
             separation: what is told of the lab in every status and certificate.
+            sealed: the one sealed file that a boxed lab may name; another could bring a checker, which is code, or be anybody's.
         """
         try:
             keep.parent.mkdir(parents=True, exist_ok=True)
@@ -76,8 +77,12 @@ class EmbeddedAuditor:
             raise DoorError(f"audit.keep: {keep}: {error.strerror}; name a folder you may write to in audit.keep.") from None
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         self.keep = keep
+        # -P: nothing is imported from the folder it is started in, which a lab may write to.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "stagezero.auditor", "--keep", str(keep), "--separation", separation],
+            [
+                *(sys.executable, "-P", "-m", "stagezero.auditor", "--keep", str(keep), "--separation", separation),
+                *(["--sealed", str(sealed)] if sealed is not None else []),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log if self._log is not None else subprocess.DEVNULL,

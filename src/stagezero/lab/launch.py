@@ -49,14 +49,18 @@ def boxed(project: Path, runs: Path, command: Sequence[str], tell: Tell) -> int 
     if why is not None:
         tell.say(f"the lab is not boxed off from its auditor (colocated): {why}")
         return None
-    keep = keep_of(loaded, project.resolve().parent)
-    writable = [runs, home(), project.resolve().parent, *_caches()]
+    where = project.resolve().parent
+    keep = keep_of(loaded, where)
+    # The project's folder is read-only: what the lab left there would be run outside the box some day.
+    writable = [runs, home(), *_caches()]
+    sealed = loaded.resolve(loaded.audit.sealed, where) if loaded.audit.sealed is not None else None
+    hidden = [keep, *([sealed] if sealed is not None and sealed.exists() else [])]
     for folder in (runs, home()):
         folder.mkdir(parents=True, exist_ok=True)
-    with EmbeddedAuditor(keep, "boxed") as auditor:
+    with EmbeddedAuditor(keep, "boxed", sealed) as auditor:
         handed = auditor.opened().handed_on()
         try:
-            line = box.Box([w for w in writable if w.exists()], [keep]).command(command, Path.cwd())
+            line = box.Box([w for w in writable if w.exists()], hidden, [where]).command(command, Path.cwd())
             running = subprocess.Popen(line, pass_fds=[handed], env={**os.environ, ENVIRONMENT: str(handed)})
         finally:
             os.close(handed)
