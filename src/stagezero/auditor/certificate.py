@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stagezero.auditor.keep import Keep
+from stagezero.auditor.keep import Records
 from stagezero.auditor.meter import Suite
 from stagezero.door.messages import WHAT_IT_STOPS, Separation
 from stagezero.errors import InputError
@@ -19,7 +19,7 @@ NOT_COVERED = (
 )
 
 
-def certificate(keep: Keep, suite: Suite, separation: Separation, now: float) -> dict[str, Any]:
+def certificate(keep: Records, suite: Suite, separation: Separation, now: float) -> dict[str, Any]:
     """The certificate of a suite: a function of its published terms and of the answers that have left."""
     terms = suite.terms
     pools = keep.meter.pools_of(suite, now)
@@ -65,7 +65,7 @@ def certificate(keep: Keep, suite: Suite, separation: Separation, now: float) ->
     }
 
 
-def budget(keep: Keep, suite: Suite, bar: float | None, mean: float | None, now: float) -> dict[str, Any]:
+def budget(keep: Records, suite: Suite, bar: float | None, mean: float | None, now: float) -> dict[str, Any]:
     """What a suite has disclosed, and how many submissions it could carry at a bar.
 
     Args:

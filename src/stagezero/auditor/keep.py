@@ -10,21 +10,21 @@ import json
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from stagezero.auditor.meter import Meter, Suite
+from stagezero.auditor.meter import SHADOW, Meter, Suite
 from stagezero.auditor.sealed import Sealed, keep_copy, sealed_suite
 from stagezero.door.messages import SEPARATIONS, Separation, Terms
 from stagezero.errors import ClosedError, DoorError, InputError, explain
-from stagezero.ledger import Ledger, VerifyKey
+from stagezero.ledger import Ledger, VerifyKey, read
 from stagezero.ledger.keys import SigningKey
 from stagezero.private import lasting_secret
 
 WEEK = 7 * 86400.0
 LEAST_SLOT = 1.0
-SETTINGS = "auditor.json"
+SETTINGS, LEDGER, METER = "auditor.json", "ledger.jsonl", "meter.sqlite"
 
 
 class Settings(BaseModel):
@@ -40,30 +40,80 @@ class Settings(BaseModel):
     created: float
 
 
-class Keep:
-    """An auditor's folder, held by one process at a time."""
+class Records:
+    """What an auditor's operator may look at while it serves: settings, counts, suites. Nothing sealed, and no ledger to write."""
 
     def __init__(self, folder: Path) -> None:
-        """Open a folder that ``create`` made.
+        """Open a folder that ``Keep.create`` made.
 
         Raises:
             DoorError: there is no auditor there.
-            LedgerError: its ledger does not verify, or another process holds it.
+            LedgerError: its ledger does not verify.
         """
         self.folder = folder.resolve()
         path = self.folder / SETTINGS
         if not path.is_file():
-            raise DoorError(f"there is no auditor in {folder}; set one up with: stagezero audit init --keep {folder}")
+            raise DoorError(f"there is no auditor in {folder}; set one up with: stagezero audit init {folder}")
         try:
             self.settings = Settings.model_validate_json(path.read_text())
         except ValidationError as error:
             raise DoorError(explain(error, str(path))) from None
         self.key = SigningKey.lasting(self.folder / "key", self.settings.name)
-        self.secret = lasting_secret(self.folder / "secret")
-        self.ledger = Ledger(self.folder / "ledger.jsonl")
-        self.ledger.catch_up()
-        self.meter = Meter(self.folder / "meter.sqlite")
         self._levels = set[Separation]()
+        self._open()
+
+    def _open(self) -> None:
+        for entry in read(self.folder / LEDGER):
+            if entry.kind == "opened":
+                self._levels.add(entry.body["separation"])
+        self.meter = Meter(self.folder / METER)
+
+    @property
+    def public_key(self) -> VerifyKey:
+        return self.key.verify_key
+
+    def separation(self) -> Separation:
+        """The weakest separation that ever held: what was read once is read."""
+        return min(self._levels, key=SEPARATIONS.index, default="colocated")
+
+    def suite(self, name: str) -> Suite:
+        """A suite by its name.
+
+        Raises:
+            DoorError: there is none.
+        """
+        found = self.meter.suite(name)
+        if found is None:
+            known = ", ".join(self.served()) or "none yet"
+            raise DoorError(f"suite {name!r}: expected one that this auditor serves ({known}); correct the name.")
+        return found
+
+    def served(self) -> list[str]:
+        """Names of the suites that answer; shadows do not."""
+        return [name for name in self.meter.suites() if not name.endswith(SHADOW)]
+
+    def close(self) -> None:
+        self.meter.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Keep(Records):
+    """An auditor's folder, held by one process at a time."""
+
+    def _open(self) -> None:
+        """
+        Raises:
+            LedgerError: the ledger does not verify, or another process holds it.
+        """
+        self.secret = lasting_secret(self.folder / "secret")
+        self.ledger = Ledger(self.folder / LEDGER)
+        self.ledger.catch_up()
+        self.meter = Meter(self.folder / METER)
         self._agree()
 
     @classmethod
@@ -86,19 +136,9 @@ class Keep:
         keep.ledger.record("auditor", {"name": settings.name, "key": keep.key.verify_key.text(), "slot": settings.slot, "worst": worst})
         return keep
 
-    @property
-    def public_key(self) -> VerifyKey:
-        return self.key.verify_key
-
     def close(self) -> None:
-        self.meter.close()
+        super().close()
         self.ledger.close()
-
-    def __enter__(self) -> Keep:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # --- the meter and the ledger must tell one story -------------------------------------------------------------
 
@@ -138,10 +178,6 @@ class Keep:
             self.ledger.record("opened", {"separation": level})
             self._levels.add(level)
 
-    def separation(self) -> Separation:
-        """The weakest separation that ever held: what was read once is read."""
-        return min(self._levels, key=SEPARATIONS.index, default="colocated")
-
     # --- suites ---------------------------------------------------------------------------------------------------
 
     def add(self, name: str, terms: Terms, slot: float | None = None, fresh: bool = False) -> Suite:
@@ -179,18 +215,6 @@ class Keep:
     def _suite(self, name: str) -> Suite:
         found = self.meter.suite(name)
         assert found is not None
-        return found
-
-    def suite(self, name: str) -> Suite:
-        """A suite by its name.
-
-        Raises:
-            DoorError: there is none.
-        """
-        found = self.meter.suite(name)
-        if found is None:
-            known = ", ".join(self.meter.suites()) or "none yet"
-            raise DoorError(f"suite {name!r}: expected one that this auditor serves ({known}); correct the name.")
         return found
 
     def sealed(self, suite: Suite) -> Sealed:

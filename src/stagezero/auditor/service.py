@@ -138,7 +138,7 @@ def application(auditor: Auditor, embedded: bool = False) -> FastAPI:
 
     @app.get("/v1/suites", responses=_refusals(401, 413), summary="Names of the suites.")
     def suites(_: Account) -> list[str]:
-        return auditor.meter.suites()
+        return auditor.keep.served()
 
     @app.get("/v1/suites/{suite}", responses=_refusals(401, 404, 413, 422), summary="A suite's terms and what is left of its budget.")
     def status(suite: Suite, _: Account) -> Status:

@@ -11,7 +11,7 @@ from cyclopts import App
 from stagezero.cli._show import Teller, output, print_json, table
 
 if TYPE_CHECKING:
-    from stagezero.auditor.keep import Keep
+    from stagezero.auditor.keep import Keep, Records
 
 KEEP = Path("auditor")
 app = App(name="audit", help="Be the independent party: hold sealed items, take in models, answer pass or fail, and count every bit.")
@@ -21,6 +21,12 @@ def _open(keep: Path) -> Keep:
     from stagezero.auditor.keep import Keep
 
     return Keep(keep)
+
+
+def _look(keep: Path) -> Records:
+    from stagezero.auditor.keep import Records
+
+    return Records(keep)
 
 
 def seconds(text: str) -> float:
@@ -137,11 +143,11 @@ def token(account: str, /, *, keep: Path = KEEP) -> int:
     account
         The lab's name.
     keep
-        The auditor's folder. The auditor must not be serving.
+        The auditor's folder.
     """
     from stagezero.auditor.service import new_token, token_hash
 
-    with _open(keep) as held:
+    with _look(keep) as held:
         given = new_token()
         held.meter.set_token(account, token_hash(given))
     print(given)
@@ -192,15 +198,15 @@ def status(keep: Path = KEEP, /, *, json: bool = False) -> int:
     Parameters
     ----------
     keep
-        The auditor's folder. The auditor must not be serving; a lab asks it over HTTP.
+        The auditor's folder.
     json
         Print one JSON object instead.
     """
     import time
 
-    with _open(keep) as held:
+    with _look(keep) as held:
         rows = []
-        for name in held.meter.suites():
+        for name in held.served():
             suite = held.suite(name)
             pools = held.meter.pools_of(suite, time.time())
             rows.append(
@@ -212,14 +218,12 @@ def status(keep: Path = KEEP, /, *, json: bool = False) -> int:
                     "bits_allowed": held.meter.bits_allowed(suite),
                 }
             )
-        told = {"auditor": held.public_key.text(), "closed": held.meter.closed, "entries": held.ledger.size, "suites": rows}
+        told = {"auditor": held.public_key.text(), "closed": held.meter.closed, "suites": rows}
     if json:
         print_json(told)
         return 0
     out = output()
-    out.print(
-        f"auditor {told['auditor']}, {told['entries']} entries" + (f", closed: {told['closed']}" if told["closed"] else ""), soft_wrap=True
-    )
+    out.print(f"auditor {told['auditor']}" + (f", closed: {told['closed']}" if told["closed"] else ""), soft_wrap=True)
     shown = table("suite", "submissions", "bits disclosed", "bits allowed")
     for row in rows:
         shown.add_row(str(row["suite"]), f"{row['submissions']} of {row['allowed']}", f"{row['bits']:.1f}", f"{row['bits_allowed']:.1f}")
@@ -248,7 +252,7 @@ def budget(suite: str, /, *, keep: Path = KEEP, bar: float | None = None, mean: 
 
     from stagezero.auditor.certificate import budget as found
 
-    with _open(keep) as held:
+    with _look(keep) as held:
         told = found(held, held.suite(suite), bar, mean, time.time())
     if json:
         print_json(told)
@@ -283,7 +287,7 @@ def certificate(suite: str, /, *, keep: Path = KEEP, json: bool = False) -> int:
 
     from stagezero.auditor.certificate import certificate as made
 
-    with _open(keep) as held:
+    with _look(keep) as held:
         told = made(held, held.suite(suite), held.separation(), time.time())
     if json:
         print_json(told)
