@@ -147,4 +147,6 @@ def load_project(path: Path) -> Project:
     try:
         return Project.model_validate(value)
     except ValidationError as error:
-        raise ProjectError(explain(error, str(path))) from None
+        # Which kind of audit it was read as is no part of what a person wrote.
+        told = explain(error, str(path))
+        raise ProjectError(told.replace("audit.own.", "audit.").replace("audit.elsewhere.", "audit.")) from None

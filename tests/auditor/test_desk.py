@@ -45,7 +45,7 @@ def test_what_is_known_and_not_told_does_not_show_in_a_refusal(desk: Desk, base:
     """One pass is allowed. Whether the model that is being audited passed must not show in what is said to the next one."""
     desk.add("easy", bars=ALWAYS, passes=1)
     desk.add("hard", bars=NEVER, passes=1)
-    told = []
+    told: list[tuple[str, float]] = []
     for suite in ("easy", "hard"):
         desk.hand_in(base, suite)
         for waited in (False, True):

@@ -1,3 +1,0 @@
-from conftest_auditor import desk
-
-__all__ = ["desk"]
