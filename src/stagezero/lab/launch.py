@@ -60,11 +60,23 @@ def boxed(project: Path, runs: Path, command: Sequence[str], tell: Tell) -> int 
     with EmbeddedAuditor(keep, "boxed", sealed) as auditor:
         handed = auditor.opened().handed_on()
         try:
-            line = box.Box([w for w in writable if w.exists()], hidden, [where]).command(command, Path.cwd())
+            line = box.Box([w for w in writable if w.exists()], hidden, named_by(loaded, where)).command(command, Path.cwd())
             running = subprocess.Popen(line, pass_fds=[handed], env={**os.environ, ENVIRONMENT: str(handed)})
         finally:
             os.close(handed)
         return _follow(running)
+
+
+def named_by(project: Project, where: Path) -> list[Path]:
+    """Folders that a project, which lies in ``where``, names: its own, and those of its base, suite, recipe and ideas."""
+    files = [project.suite, project.stage0] if project.suite.endswith(".jsonl") else [project.stage0]
+    ideas = [r.ideas for r in project.researchers if r.kind == "people"]
+    found = [
+        where,
+        *(project.resolve(name, where).parent for name in files),
+        *(project.resolve(name, where) for name in (project.base, *ideas)),
+    ]
+    return [folder for folder in dict.fromkeys(found) if folder.is_dir()]
 
 
 def _caches() -> list[Path]:
