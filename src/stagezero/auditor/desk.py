@@ -16,7 +16,7 @@ from stagezero.auditor import verdict
 from stagezero.auditor.distance import level_of
 from stagezero.auditor.examiner import Examiner
 from stagezero.auditor.intake import Intake, beside_the_weights
-from stagezero.auditor.keep import Keep, charge_entry, name_of_suite
+from stagezero.auditor.keep import Keep, name_of_suite
 from stagezero.auditor.meter import SHADOW, Charge, Suite
 from stagezero.auditor.sealed import sealed_suite
 from stagezero.auditor.setup import measure_worst
@@ -117,7 +117,7 @@ class Auditor:
         """
         suite, now = self.keep.suite(name), self.clock()
         pools = self.meter.pools_of(suite, now)
-        charges = self.meter.charges(name)
+        submissions, passes = self.meter.counts(name, now)
         return Status(
             auditor=self.keep.public_key.text(),
             suite=name,
@@ -130,9 +130,9 @@ class Auditor:
             meter=suite.terms.meter,
             bits_allowed=self.meter.bits_allowed(suite),
             bits_used=sum(p.allowance.spent(p.replies, p.passes) for p in pools),
-            submissions_used=len(charges),
+            submissions_used=submissions,
             submissions_left=min(p.allowance.submissions - p.replies - p.pending for p in pools),
-            passes_given=sum(c.word == "pass" for c in charges if c.due <= now),
+            passes_given=passes,
             passes_left=min((p.allowance.passes if p.allowance.kind == "counted" else p.allowance.submissions) - p.passes for p in pools),
             pending=max(p.pending for p in pools),
             slot=suite.slot,
@@ -160,9 +160,11 @@ class Auditor:
         self.intake.take(submission.digest, Path(submission.folder) if submission.folder is not None else None, account)
         try:
             with self._turn:
-                charge, new = self.meter.charge(suite, submission.digest, account, self.clock())
+                now = self.clock()
+                charge, new = self.meter.charge(suite, submission.digest, account, now)
                 if new:
-                    self.ledger.record("charged", charge_entry(charge.number, suite.name, submission.digest))
+                    self.keep.owe(charge)
+                self.keep.write_down(now)
         finally:
             self._drop_unless_wanted(submission.digest)
         with self._work:
@@ -171,7 +173,7 @@ class Auditor:
 
     def _drop_unless_wanted(self, digest: str) -> None:
         with self._turn:
-            if all(charge.model != digest for charge in self.meter.unanswered()):
+            if not self.meter.wanted(digest):
                 self.intake.drop(digest)
 
     def receipt(self, suite: str, digest: str, account: str) -> Receipt:
@@ -190,13 +192,17 @@ class Auditor:
 
         Raises:
             DoorError: the account has made no such submission.
-            ClosedError: the clock went back.
+            ClosedError: the auditor is in doubt, or its clock went back.
         """
         charge = self.meter.heard_by(number, account)
         if charge is None:
             raise DoorError(f"submission {number}: expected one that this account has made; check the number.")
-        if charge.word is None or self.meter.now(self.clock()) < charge.due:
+        self.meter.refuse_if_closed()
+        now = self.meter.now(self.clock())  # always: how long this takes must not tell whether the audit is over
+        if charge.word is None or now < charge.due:
             return Receipt(submission=charge.number, due=charge.due)
+        with self._turn:
+            self.keep.write_down(now)
         return Reply(verdict=charge.word)
 
     # --- answering ------------------------------------------------------------------------------------------------
@@ -226,7 +232,7 @@ class Auditor:
             return  # killed half-way by ``close``: it is audited again when the auditor is next opened
         with self._turn:
             word = self.meter.settle(charge, word, reached)
-            self.ledger.record("answered", {"number": charge.number, "word": word})
+            self.keep.owe_answer(charge, word)
         self._drop_unless_wanted(charge.model)
 
     def _examine(self, suite: Suite, charge: Charge) -> tuple[Word, float | None]:
@@ -275,6 +281,7 @@ class Auditor:
             WitnessError: ``seen`` is not a checkpoint of this auditor.
         """
         with self._turn:
+            self.keep.write_down(self.clock())
             proof: list[str] = []
             if seen is not None:
                 before = read_checkpoint(seen, self.keep.public_key)

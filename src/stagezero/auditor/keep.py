@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from stagezero.auditor.meter import SHADOW, Meter, Suite
+from stagezero.auditor.meter import SHADOW, Charge, Meter, Suite, allowance_of
 from stagezero.auditor.sealed import Sealed, keep_copy, sealed_suite
-from stagezero.door.messages import SEPARATIONS, Separation, Terms
+from stagezero.door.messages import SEPARATIONS, Separation, Terms, Word
 from stagezero.errors import ClosedError, DoorError, InputError, explain
 from stagezero.ledger import Ledger, VerifyKey, read
 from stagezero.ledger.keys import SigningKey
@@ -25,6 +26,8 @@ from stagezero.private import lasting_secret
 WEEK = 7 * 86400.0
 LEAST_SLOT = 1.0
 SETTINGS, LEDGER, METER = "auditor.json", "ledger.jsonl", "meter.sqlite"
+_LEFT_OVER = {"auditor.writing", "auditor.log"}
+"""What a kill during the first start may leave in the folder."""
 
 
 class Settings(BaseModel):
@@ -114,6 +117,10 @@ class Keep(Records):
         self.ledger = Ledger(self.folder / LEDGER)
         self.ledger.catch_up()
         self.meter = Meter(self.folder / METER)
+        self._owed = dict[tuple[int, str], tuple[float, dict[str, Any]]]()
+        if not self.ledger.size:
+            s = self.settings
+            self.ledger.record("auditor", {"name": s.name, "key": self.public_key.text(), "slot": s.slot, "worst": s.worst})
         self._agree()
 
     @classmethod
@@ -123,7 +130,7 @@ class Keep(Records):
         Raises:
             DoorError: the folder is in use, or a setting is out of range.
         """
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and {path.name for path in folder.iterdir()} - _LEFT_OVER:
             raise DoorError(f"{folder}: expected an empty folder or none, found files; name another, or use the auditor that is there.")
         try:
             settings = Settings(name=name or f"auditor-{socket.gethostname()}"[:100], slot=slot, worst=worst, created=time.time(), **more)
@@ -132,9 +139,7 @@ class Keep(Records):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.chmod(0o700)
         write_settings(folder, settings)
-        keep = cls(folder)
-        keep.ledger.record("auditor", {"name": settings.name, "key": keep.key.verify_key.text(), "slot": settings.slot, "worst": worst})
-        return keep
+        return cls(folder)
 
     def close(self) -> None:
         super().close()
@@ -143,32 +148,55 @@ class Keep(Records):
     # --- the meter and the ledger must tell one story -------------------------------------------------------------
 
     def _agree(self) -> None:
-        """Charges and answers are committed to the meter first and to the ledger right after. Write down what a crash left out;
-        a ledger that knows more than the meter means that the database was restored, and then the auditor stays closed."""
-        charged, answered, suites = set[int](), dict[int, str](), set[str]()
+        """Charges and answers are committed to the meter first and to the ledger later. Write down what a crash left out; a ledger that
+        says anything that the meter does not means that the database was restored or changed, and then the auditor stays closed."""
+        charged, answered, suites = dict[int, Any](), dict[int, Any](), dict[str, Any]()
         for entry in self.ledger.entries:
             if entry.kind == "charged":
-                charged.add(entry.body["number"])
+                charged[entry.body["number"]] = entry.body
             elif entry.kind == "answered":
-                answered[entry.body["number"]] = entry.body["word"]
+                answered[entry.body["number"]] = entry.body
             elif entry.kind == "suite":
-                suites.add(entry.body["suite"])
+                suites[entry.body["suite"]] = entry.body
             elif entry.kind == "opened":
                 self._levels.add(entry.body["separation"])
         rows = {charge.number: charge for charge in self.meter.charges()}
-        told = {n: c.word for n, c in rows.items() if c.word is not None}
-        if not charged <= rows.keys() or not suites <= set(self.meter.suites()) or any(told.get(n) != w for n, w in answered.items()):
+        there = {name: self._suite_entry(self._suite(name)) for name in self.meter.suites()}
+        sound = (
+            all(number in rows and _says(said, _charged(rows[number])) for number, said in charged.items())
+            and all(number in rows and _says(said, _answered(rows[number])) for number, said in answered.items())
+            and all(name in there and _says({**said, "items": None}, {**there[name], "items": None}) for name, said in suites.items())
+            and all(self.meter.pool(p).allowance == allowance_of(s.terms) for s in map(self._suite, there) for p in s.pools)
+            # The newest suite that was written down says which items had been met by then.
+            and (not suites or suites.keys() != there.keys() or next(reversed(suites.values())).get("items") == self.meter.inventory())
+        )
+        if not sound:
             self.meter.close_for_good("the meter knows less than the ledger: its database was restored from an earlier time, or changed")
             return
-        for name in self.meter.suites():
-            if name not in suites:
-                self._record_suite(self._suite(name))
+        for name in there.keys() - suites.keys():
+            self._record_suite(self._suite(name))
         for number, charge in rows.items():
             if number not in charged:
-                self.ledger.record("charged", charge_entry(number, charge.suite, charge.model))
-        for number, word in told.items():
-            if number not in answered:
-                self.ledger.record("answered", {"number": number, "word": word})
+                self.owe(charge)
+            if charge.word is not None and number not in answered:
+                self.owe_answer(charge, charge.word)
+        self.write_down(0.0)
+
+    def owe(self, charge: Charge) -> None:
+        """Have a charge written down with whatever is written down next."""
+        self._owed[charge.number, "charged"] = (0.0, _charged(charge))
+
+    def owe_answer(self, charge: Charge, word: Word) -> None:
+        """Have an answer written down once it may leave, and not before: the ledger's length and its times are there for all to see, and
+        how long an audit took may depend on what was asked in it."""
+        self._owed[charge.number, "answered"] = (charge.due, _answered(replace(charge, word=word)))
+
+    def write_down(self, now: float) -> None:
+        """Write into the ledger what the meter has committed and what may be known by now. Nothing leaves before this is done; what the
+        disk refuses is tried again by whoever asks next."""
+        for key in sorted((key for key, (when, _) in self._owed.items() if when <= now), key=lambda k: (k[1] == "answered", k[0])):
+            self.ledger.record(key[1], self._owed[key][1])
+            del self._owed[key]
 
     # --- how far the labs are -------------------------------------------------------------------------------------
 
@@ -204,13 +232,14 @@ class Keep(Records):
         return suite
 
     def _record_suite(self, suite: Suite) -> None:
-        self.ledger.record(
-            "suite",
-            {
-                "suite": suite.name, "terms": plain(suite.terms.model_dump(mode="json")), "commitment": suite.commitment,
-                "facts": plain(dict(suite.facts)), "pools": list(suite.pools),
-            },
-        )  # fmt: skip
+        self.ledger.record("suite", {**self._suite_entry(suite), "items": self.meter.inventory()})
+
+    @staticmethod
+    def _suite_entry(suite: Suite) -> dict[str, Any]:
+        return {
+            "suite": suite.name, "terms": plain(suite.terms.model_dump(mode="json")), "commitment": suite.commitment,
+            "facts": plain(dict(suite.facts)), "pools": list(suite.pools),
+        }  # fmt: skip
 
     def _suite(self, name: str) -> Suite:
         found = self.meter.suite(name)
@@ -241,6 +270,21 @@ def write_settings(folder: Path, settings: Settings) -> None:
     staging = path.with_suffix(".writing")
     staging.write_text(json.dumps(settings.model_dump(mode="json"), indent=1, sort_keys=True) + "\n")
     staging.rename(path)
+
+
+def _charged(charge: Charge) -> dict[str, Any]:
+    return charge_entry(charge.number, charge.suite, charge.model)
+
+
+def _answered(charge: Charge) -> dict[str, Any]:
+    return {"number": charge.number, "word": charge.word}
+
+
+def _says(written: Any, now: Any) -> bool:
+    """Whether what was written down once is still said; what has been added to it since is no contradiction."""
+    if isinstance(written, dict):
+        return isinstance(now, dict) and all(key in now and _says(value, now[key]) for key, value in written.items())
+    return bool(written == now)
 
 
 def charge_entry(number: int, suite: str, model: str) -> dict[str, Any]:

@@ -7,10 +7,14 @@ order, beside any others, is charged to that pool. A suite's allowance is the su
 A submission is known by its suite and its model's digest: the same twice is charged once and answered the same. Counts are
 kept beside the rows and must agree with them, the rows with the ledger, and the clock may not run backwards: in doubt the meter
 stays closed.
+
+An answer is known here before it may leave. What the lab is told of the counts goes by the answers that are due, which are counted
+apart (``left``) as time passes them, so that nothing here takes longer the more has been asked.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 import threading
@@ -31,24 +35,32 @@ _MIGRATIONS = (
     INSERT INTO seen VALUES (1, 0, NULL);
     CREATE TABLE pools (
         pool INTEGER PRIMARY KEY, allowance TEXT NOT NULL,
-        replies INTEGER NOT NULL DEFAULT 0, passes INTEGER NOT NULL DEFAULT 0, pending INTEGER NOT NULL DEFAULT 0
+        replies INTEGER NOT NULL DEFAULT 0, passes INTEGER NOT NULL DEFAULT 0, pending INTEGER NOT NULL DEFAULT 0,
+        left_replies INTEGER NOT NULL DEFAULT 0, left_passes INTEGER NOT NULL DEFAULT 0
     );
     CREATE TABLE items (commitment TEXT PRIMARY KEY, pool INTEGER NOT NULL REFERENCES pools) WITHOUT ROWID;
-    CREATE TABLE suites (suite TEXT PRIMARY KEY, terms TEXT NOT NULL, commitment TEXT NOT NULL, facts TEXT NOT NULL);
+    CREATE TABLE suites (
+        suite TEXT PRIMARY KEY, terms TEXT NOT NULL, commitment TEXT NOT NULL, facts TEXT NOT NULL,
+        charged INTEGER NOT NULL DEFAULT 0, left_passes INTEGER NOT NULL DEFAULT 0
+    );
     CREATE TABLE suite_pools (suite TEXT NOT NULL REFERENCES suites, pool INTEGER NOT NULL REFERENCES pools, PRIMARY KEY (suite, pool));
     CREATE TABLE accounts (account TEXT PRIMARY KEY, token TEXT NOT NULL UNIQUE);
     CREATE TABLE submissions (
         number INTEGER PRIMARY KEY, suite TEXT NOT NULL REFERENCES suites, model TEXT NOT NULL, due REAL NOT NULL,
-        word TEXT CHECK (word IN ('pass', 'fail')), reached REAL, UNIQUE (suite, model)
+        word TEXT CHECK (word IN ('pass', 'fail')), reached REAL, left INTEGER NOT NULL DEFAULT 0, UNIQUE (suite, model)
     );
     CREATE INDEX unanswered ON submissions (number) WHERE word IS NULL;
+    CREATE INDEX wanted ON submissions (model) WHERE word IS NULL;
     CREATE INDEX due ON submissions (due);
+    CREATE INDEX leaving ON submissions (due, suite, word) WHERE word IS NOT NULL AND left = 0;
+    CREATE INDEX best ON submissions (suite, reached) WHERE reached IS NOT NULL;
     CREATE TABLE heard (number INTEGER NOT NULL REFERENCES submissions, account TEXT NOT NULL, PRIMARY KEY (number, account)) WITHOUT ROWID;
     """,
 )
 SHADOW = ".shadow"
 """How the name of a suite ends that no lab can ask: the shadow of another."""
 BACKWARDS = 5.0  # seconds that a clock may be set back without the meter closing
+_NOTED = 1.0  # seconds that the clock runs on before it is noted anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +154,22 @@ class Meter:
             "SELECT pool, replies, passes, pending, "
             "(SELECT COUNT(word) FROM suite_pools JOIN submissions USING (suite) WHERE pool = p.pool), "
             "(SELECT COUNT(*) FROM suite_pools JOIN submissions USING (suite) WHERE pool = p.pool AND word = 'pass'), "
-            "(SELECT COUNT(*) FROM suite_pools JOIN submissions USING (suite) WHERE pool = p.pool AND word IS NULL) FROM pools p"
-        )
+            "(SELECT COUNT(*) FROM suite_pools JOIN submissions USING (suite) WHERE pool = p.pool AND word IS NULL), "
+            "left_replies, left_passes, "
+            "(SELECT COUNT(*) FROM suite_pools JOIN submissions USING (suite) WHERE pool = p.pool AND left), "
+            "(SELECT COUNT(*) FROM suite_pools JOIN submissions USING (suite) WHERE pool = p.pool AND left AND word = 'pass') FROM pools p"
+        ).fetchall()
         for pool, *counts in rows:
-            if counts[:3] != counts[3:]:
-                self.close_for_good(f"pool {pool} of the meter counts {counts[:3]} where its rows say {counts[3:]}")
-                return
+            kept, found = [*counts[:3], *counts[6:8]], [*counts[3:6], *counts[8:]]
+            if kept != found:
+                return self.close_for_good(f"pool {pool} of the meter counts {kept} where its rows say {found}")
+        for suite, *counts in self._db.execute(
+            "SELECT suite, charged, left_passes, (SELECT COUNT(*) FROM submissions WHERE suite = s.suite), "
+            "(SELECT COUNT(*) FROM submissions WHERE suite = s.suite AND left AND word = 'pass') FROM suites s"
+        ).fetchall():
+            if counts[:2] != counts[2:]:
+                return self.close_for_good(f"suite {suite} of the meter counts {counts[:2]} where its rows say {counts[2:]}")
+        return None
 
     # --- in doubt -------------------------------------------------------------------------------------------------
 
@@ -172,11 +194,35 @@ class Meter:
             raise ClosedError(f"the auditor is closed: {self.closed}; its operator must look into it.")
 
     def _tick(self, now: float) -> None:
-        """Remember the latest time seen; inside a transaction."""
-        seen = self._db.execute("SELECT clock FROM seen").fetchone()[0]
+        """Remember the latest time seen, and count the answers that may have left by then; inside a transaction."""
+        self._db.execute("UPDATE seen SET clock = ?", (max(now, self._seen(now)),))
+        for suite, words, passes in self._leaving(now):
+            self._db.execute("UPDATE suites SET left_passes = left_passes + ? WHERE suite = ?", (passes, suite))
+            self._db.execute(
+                "UPDATE pools SET left_replies = left_replies + ?, left_passes = left_passes + ? "
+                "WHERE pool IN (SELECT pool FROM suite_pools WHERE suite = ?)",
+                (words, passes, suite),
+            )
+        self._db.execute("UPDATE submissions SET left = 1 WHERE word IS NOT NULL AND left = 0 AND due <= ?", (now,))
+
+    def _seen(self, now: float) -> float:
+        """The latest time seen.
+
+        Raises:
+            ClosedError: it is later than now.
+        """
+        seen: float = self._db.execute("SELECT clock FROM seen").fetchone()[0]
         if now < seen - BACKWARDS:
             raise ClosedError(f"the auditor's clock went back by {seen - now:.0f} s; it answers again when the time is made good.")
-        self._db.execute("UPDATE seen SET clock = ?", (max(now, seen),))
+        return seen
+
+    def _leaving(self, now: float) -> list[tuple[str, int, int]]:
+        """Suite, answers and passes that have become due since answers were last counted."""
+        return self._db.execute(
+            "SELECT suite, COUNT(*), SUM(word = 'pass') FROM submissions INDEXED BY leaving "
+            "WHERE word IS NOT NULL AND left = 0 AND due <= ? GROUP BY suite",
+            (now,),
+        ).fetchall()
 
     # --- setting up -----------------------------------------------------------------------------------------------
 
@@ -223,7 +269,10 @@ class Meter:
                 "INSERT OR IGNORE INTO items VALUES (?, ?)", [(item, pool if pool is not None else new) for item, pool in fresh]
             )
             kept = _kept(terms)
-            self._db.execute("INSERT INTO suites VALUES (?, ?, ?, ?)", (name, kept.model_dump_json(), commitment, json.dumps(dict(facts))))
+            self._db.execute(
+                "INSERT INTO suites (suite, terms, commitment, facts) VALUES (?, ?, ?, ?)",
+                (name, kept.model_dump_json(), commitment, json.dumps(dict(facts))),
+            )
             self._db.executemany("INSERT INTO suite_pools VALUES (?, ?)", [(name, pool) for pool in sorted(pools)])
             return Suite(name, kept, commitment, dict(facts), tuple(sorted(pools))), True
 
@@ -234,6 +283,14 @@ class Meter:
     def known(self, commitments: Sequence[str]) -> int:
         """How many of some items the meter has met before."""
         return sum(self._pool_of(c) is not None for c in commitments)
+
+    def inventory(self) -> str:
+        """One digest of every item that was ever met and of the pool it belongs to: forgetting one would be a fresh budget."""
+        found = hashlib.sha256()
+        with self._turn:
+            for commitment, pool in self._db.execute("SELECT commitment, pool FROM items ORDER BY commitment"):
+                found.update(f"{commitment} {pool}\n".encode())
+        return found.hexdigest()
 
     def suite(self, name: str) -> Suite | None:
         """A suite by its name."""
@@ -260,11 +317,17 @@ class Meter:
         """
         with self._turn:
             pool = self.pool(number)
-            out = self._db.execute(
-                "SELECT word FROM submissions JOIN suite_pools USING (suite) WHERE pool = ? AND (due > ? OR word IS NULL)", (number, now)
-            ).fetchall()
-        early = [word for (word,) in out if word is not None]
-        return Pool(number, pool.allowance, pool.replies - len(early), pool.passes - early.count("pass"), len(out))
+            replies, passes = self._db.execute("SELECT left_replies, left_passes FROM pools WHERE pool = ?", (number,)).fetchone()
+            for suite, words, more in self._leaving(now):
+                if self._db.execute("SELECT 1 FROM suite_pools WHERE suite = ? AND pool = ?", (suite, number)).fetchone() is not None:
+                    replies, passes = replies + words, passes + more
+        return Pool(number, pool.allowance, replies, passes, pool.replies + pool.pending - replies)
+
+    def counts(self, suite: str, now: float) -> tuple[int, int]:
+        """A suite's own submissions, and how many of them the lab knows to have passed."""
+        with self._turn:
+            row = self._db.execute("SELECT charged, left_passes FROM suites WHERE suite = ?", (suite,)).fetchone()
+            return row[0], row[1] + sum(passes for name, _, passes in self._leaving(now) if name == suite)
 
     def pools_of(self, suite: Suite, now: float) -> list[Pool]:
         """The pools that a suite is charged to, as the lab knows them."""
@@ -314,12 +377,15 @@ class Meter:
                 for pool in self.pools_of(suite, now):
                     if not pool.may_ask():
                         raise self._refusal(pool)
-                row = self._db.execute("SELECT COALESCE(MAX(number), 0), COALESCE(MAX(due), 0) FROM submissions").fetchone()
+                row = self._db.execute(
+                    "SELECT COALESCE((SELECT MAX(number) FROM submissions), 0), COALESCE((SELECT MAX(due) FROM submissions), 0)"
+                ).fetchone()
                 charge = Charge(row[0] + 1, suite.name, model, due_time(now, suite.slot, row[1]), None)
                 self._db.execute(
                     "INSERT INTO submissions (number, suite, model, due) VALUES (?, ?, ?, ?)",
                     (charge.number, charge.suite, charge.model, charge.due),
                 )
+                self._db.execute("UPDATE suites SET charged = charged + 1 WHERE suite = ?", (suite.name,))
                 self._db.executemany("UPDATE pools SET pending = pending + 1 WHERE pool = ?", [(p,) for p in suite.pools])
             self._db.execute("INSERT OR IGNORE INTO heard VALUES (?, ?)", (charge.number, account))
             return charge, new
@@ -376,6 +442,11 @@ class Meter:
             rows = self._db.execute("SELECT number, suite, model, due, word FROM submissions WHERE word IS NULL ORDER BY number").fetchall()
         return [Charge(*row) for row in rows]
 
+    def wanted(self, model: str) -> bool:
+        """Whether a model is still to be audited."""
+        with self._turn:
+            return self._db.execute("SELECT 1 FROM submissions WHERE model = ? AND word IS NULL", (model,)).fetchone() is not None
+
     def charges(self, suite: str | None = None) -> list[Charge]:
         """Every submission, or those of a suite."""
         where, given = ("WHERE suite = ?", (suite,)) if suite is not None else ("", ())
@@ -398,8 +469,10 @@ class Meter:
         Raises:
             ClosedError: it was.
         """
-        with self._writing():
-            self._tick(now)
+        with self._turn:
+            if now > self._seen(now) + _NOTED:
+                with self._writing():
+                    self._tick(now)
         return now
 
 
