@@ -12,7 +12,9 @@ A box is no box while something outside it does what it is told from inside. So 
 - sockets in the file system, to which a read-only mount is no barrier: /run (systemd, D-Bus, containers), temporary folders (Python's
   fork servers), and whatever else listens when the box is made;
 - abstract sockets, by Landlock where the kernel has it (6.12 and later);
+- the kernel's settings under /proc, which root may write without any capability: one of them names a program that the kernel runs;
 - the terminal, into which an ``ioctl`` could type commands for the shell outside, by seccomp; Ctrl-C still reaches the lab;
+- user namespaces inside, by seccomp too: what opens in them is not worth guarding;
 - keys with which the user's own account can be entered again over the shared network (``~/.ssh``, Jupyter's);
 - the program itself, where it lies in a folder that the lab may write: what is written there would run outside the next time.
 
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import platform
 import shutil
@@ -64,6 +67,8 @@ class Box:
         found = ["bwrap", "--die-with-parent", "--unshare-pid", "--unshare-ipc", "--unshare-uts"]
         found += ["--cap-drop", "ALL"] if root else ["--unshare-user", "--disable-userns"]
         found += ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
+        for name in _settings():
+            found += ["--ro-bind-try", name, name]
         for pattern in DEVICES:
             for device in sorted(Path("/dev").glob(pattern)):
                 found += ["--dev-bind", str(device), str(device)]
@@ -103,6 +108,11 @@ def _empty() -> list[Path]:
     given = [*EMPTY, tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", "/run")]
     found = {Path(p).resolve() for p in given if Path(p).is_dir()} - {Path("/")}
     return sorted(p for p in found if not _inside(p, found - {p}))
+
+
+def _settings() -> list[str]:
+    """All of /proc that is not of a process; it is the kernel's, and the same outside."""
+    return sorted(entry.path for entry in os.scandir("/proc") if not entry.name.isdigit() and not entry.is_symlink())
 
 
 def _mounts() -> Iterator[tuple[str, Path, Path]]:
@@ -175,8 +185,9 @@ def why_not() -> str | None:
 # --- inside: the process narrows itself and becomes the lab -----------------------------------------------------------
 
 _NO_NEW_PRIVS, _SET_SECCOMP, _FILTER = 38, 22, 2
-_MACHINES = {"x86_64": (0xC000003E, 16), "aarch64": (0xC00000B7, 29)}
-"""Machine → how seccomp calls it, and the number of ``ioctl``."""
+_MACHINES = {"x86_64": (0xC000003E, 16, 56, 272), "aarch64": (0xC00000B7, 29, 220, 97)}
+"""Machine → how seccomp calls it, and the numbers of ``ioctl``, ``clone`` and ``unshare``."""
+_CLONE3, _NEW_USER = 435, 0x10000000
 _TYPING = (0x5412, 0x541C)
 """TIOCSTI and TIOCLINUX: what they are given is read by the shell as if it had been typed."""
 _LANDLOCK_CREATE, _LANDLOCK_RESTRICT, _VERSION = 444, 446, 1
@@ -184,24 +195,32 @@ _SCOPED_SINCE, _ABSTRACT_SOCKETS, _SIGNALS = 6, 1, 2
 
 
 def _no_typing(libc: ctypes.CDLL) -> bool:
-    """Forbid to type into the terminal, by a seccomp filter; False where that cannot be done."""
+    """Forbid to type into the terminal and to make user namespaces, by a seccomp filter; False where that cannot be done."""
     known = _MACHINES.get(platform.machine())
     if known is None:
         return False
-    load, equal, at_least, leave = 0x20, 0x15, 0x35, 0x06
-    machine, ioctl = known
-    refuse, allow = 0x00050000 | 1, 0x7FFF0000  # EPERM; let it pass
+    load, equal, at_least, any_of, leave = 0x20, 0x15, 0x35, 0x45, 0x06
+    machine, ioctl, clone, unshare = known
+    refuse, unknown, allow = 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS, 0x7FFF0000
+    # What to load, or what to compare with and how many lines to skip if it is so and if it is not. Only the low half of an argument is
+    # looked at, as by the kernel.
     program = [
         (load, 0, 0, 4),  # the machine that the call is made for
-        (equal, 0, 6, machine),
+        (equal, 0, 11, machine),
         (load, 0, 0, 0),  # the call's number
-        (at_least, 4, 0, 0x40000000),  # x86-64 with 32-bit pointers numbers them otherwise
-        (equal, 0, 4, ioctl),
-        (load, 0, 0, 24),  # what is asked: the low half of the second argument, which is all the kernel looks at
-        (equal, 1, 0, _TYPING[0]),
-        (equal, 0, 1, _TYPING[1]),
+        (at_least, 9, 0, 0x40000000),  # x86-64 with 32-bit pointers numbers them otherwise
+        (equal, 10, 0, _CLONE3),  # its flags cannot be seen from here; without it libraries use clone
+        (equal, 5, 0, clone),
+        (equal, 4, 0, unshare),
+        (equal, 0, 6, ioctl),
+        (load, 0, 0, 24),  # the second argument: what is asked of a device
+        (equal, 3, 0, _TYPING[0]),
+        (equal, 2, 3, _TYPING[1]),
+        (load, 0, 0, 16),  # the first argument: flags
+        (any_of, 0, 1, _NEW_USER),
         (leave, 0, 0, refuse),
         (leave, 0, 0, allow),
+        (leave, 0, 0, unknown),
     ]
     code = b"".join(struct.pack("=HBBI", *line) for line in program)
     held = ctypes.create_string_buffer(code, len(code))
