@@ -159,12 +159,11 @@ class Intake:
             handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
         except OSError:
             raise refused from None
+        there = os.fstat(handle)
+        if not stat.S_ISREG(there.st_mode) or there.st_size > most:
+            os.close(handle)
+            raise large if stat.S_ISREG(there.st_mode) else refused
         with os.fdopen(handle, "rb", buffering=0) as given, target.open("xb") as out:
-            there = os.fstat(given.fileno())
-            if not stat.S_ISREG(there.st_mode):
-                raise refused
-            if there.st_size > most:
-                raise large
             size = 0
             while chunk := _read(given, refused):
                 size += len(chunk)

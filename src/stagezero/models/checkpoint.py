@@ -27,7 +27,7 @@ CONTENT = (
     "added_tokens.json",
     "chat_template.jinja",
 )
-MOST_HEADER = 32 * 2**20  # bytes of one file's list of tensors, which is parsed whole
+MOST_HEADER = 16 * 2**20  # bytes of one file's list of tensors, which is parsed whole
 
 
 def weight_files(folder: Path) -> list[Path]:
