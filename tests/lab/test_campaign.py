@@ -17,7 +17,7 @@ from conftest import IDEAS, write_project
 
 from stagezero.errors import LedgerError, ProjectError, RunChangedError, SuiteError
 from stagezero.lab.campaign import Campaign
-from stagezero.ledger import read
+from stagezero.ledger import VerifyKey, read, read_checkpoint
 from stagezero.report import write_page
 
 
@@ -57,6 +57,21 @@ def test_killed_and_continued_it_ends_where_an_undisturbed_run_ends(
     continued = list(read(tmp_path / "runs" / "small" / "ledger.jsonl"))
     assert json.loads(out)["final"] == undisturbed[-1].body["final"]
     assert [e.hash for e in continued] == [e.hash for e in undisturbed]
+
+
+def test_without_a_seed_the_auditor_signs_before_seeds_are_drawn(base: Path, home: Path, tmp_path: Path) -> None:
+    path = write_project(tmp_path, base, name="unforeseen", seed="")
+    first = Campaign(path, runs=tmp_path / "runs").run()
+    ledger = first.folder / "ledger.jsonl"
+    kinds = [e.kind for e in read(ledger)]
+    assert kinds[kinds.index("registration") + 1] == "witnessed" and kinds.index("witnessed") < kinds.index("pair")
+    signed = next(e.body["checkpoint"] for e in read(ledger) if e.kind == "witnessed")
+    auditor = VerifyKey.parse((first.folder / "witness" / "auditor.key").read_text())
+    checkpoint = read_checkpoint(signed, auditor)
+    assert checkpoint.size == kinds.index("witnessed"), "all that was registered, and nothing after it"
+    before = ledger.read_bytes()
+    Campaign(path, runs=tmp_path / "runs").run()
+    assert ledger.read_bytes() == before, "a run that is continued finds what was signed"
 
 
 def two_property_suite(path: Path) -> Path:

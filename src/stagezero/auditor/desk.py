@@ -15,7 +15,7 @@ from pathlib import Path
 from stagezero.auditor import verdict
 from stagezero.auditor.distance import level_of
 from stagezero.auditor.examiner import Examiner
-from stagezero.auditor.intake import Intake, beside_the_weights
+from stagezero.auditor.intake import Intake
 from stagezero.auditor.keep import Keep, name_of_suite
 from stagezero.auditor.meter import SHADOW, Charge, Suite
 from stagezero.auditor.sealed import sealed_suite
@@ -252,10 +252,6 @@ class Auditor:
         if suite.terms.meter == "randomised":
             word = verdict.turned(word, suite.terms.flip, self.keep.secret, suite.name, charge.model)
         return word, reached
-
-    def beside_the_weights(self, digest: str) -> dict[str, str]:
-        """What else than weights a model that is being audited consists of."""
-        return beside_the_weights(self.intake.copy_of(digest))
 
     # --- each wing keeps the other's checkpoints ------------------------------------------------------------------
 
