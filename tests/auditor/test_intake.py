@@ -1,0 +1,190 @@
+"""What is taken in: hostile models are refused before any charge, or charged and answered; the surface withstands its own description.
+
+The long version, with every attack and thousands of requests, is benchmarks/fuzz.py.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+from _auditing import TOKEN, Audited, alarms, attempt, honest
+from _hostile import ANSWERED, REFUSED, Attack, attacks
+from _schema import fuzz
+
+from stagezero.auditor.examiner import Examiner
+from stagezero.auditor.intake import Intake, permitted
+from stagezero.errors import ModelError
+from stagezero.models import checkpoint_digest
+from stagezero.models.checkpoint import check
+
+SLOT = 4.0
+ALSO_ANSWERED = {
+    "NaN weights",
+    "a billion wide",
+    "remote code beside it",
+    "tokens far away",
+    "template: globals",
+    "template: loops in loops",
+    "template: 'a'*10**12",
+    "pickles beside the weights",
+    "hard link",
+}
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Audited]:
+    found = Audited(tmp_path_factory.mktemp("audited"), SLOT)
+    yield found
+    found.close()
+
+
+def test_there_are_many_attacks() -> None:
+    names = [attack.name for attack in attacks()]
+    assert len(names) == len(set(names)) >= 100
+    assert names and set(names) >= ALSO_ANSWERED
+
+
+@pytest.mark.parametrize(
+    "attack", [a for a in attacks() if (a.expected == REFUSED and not a.slow) or a.name in ALSO_ANSWERED], ids=lambda a: a.name
+)
+def test_a_hostile_model_is_refused_uncharged_or_charged_and_answered(audited: Audited, base: Path, attack: Attack) -> None:
+    number = [a.name for a in attacks()].index(attack.name)
+    outcome, wrong = attempt(audited, attack, base, number)
+    assert wrong is None, f"{outcome}: {wrong}"
+    assert outcome in (("refused",) if attack.expected != ANSWERED else ("pass", "fail"))
+
+
+def test_afterwards_an_honest_model_is_audited(audited: Audited, base: Path, tmp_path: Path) -> None:
+    folder = honest(base, tmp_path / "honest", 10_000)
+    receipt = audited.submit(str(folder), checkpoint_digest(folder))
+    assert receipt.status_code == 202 and audited.settled(SLOT) and audited.hear(receipt.json()) == "pass"
+
+
+def test_the_surface_withstands_its_own_description(audited: Audited, base: Path) -> None:
+    before = audited.counts()
+    with alarms() as told:
+        found = fuzz(audited.app, TOKEN, 2, phases="fuzzing")
+        known = {"suite": "suite", "digest": checkpoint_digest(base), "number": "1", "name": "config.json"}
+        again = fuzz(audited.app, TOKEN, 2, known, phases="fuzzing")
+    assert (found.failures, again.failures, told) == ((), (), [])
+    assert found.server_errors + again.server_errors == 0 and found.requests + again.requests >= 20
+    assert audited.counts() == before
+
+
+# --- paths that change while they are followed ------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_swapped_meanwhile_leads_nowhere_into_the_auditors_own(base: Path, tmp_path: Path) -> None:
+    """The path of a submission is turned to and fro between the lab's folder and the copy of somebody else's model."""
+    keep = tmp_path / "keep"
+    keep.mkdir()
+    intake = Intake(keep, 2**27)
+    other = honest(base, keep / "intake" / "others", 1)
+    mine = honest(base, tmp_path / "mine", 2)
+    digest, link, done = checkpoint_digest(other), tmp_path / "link", threading.Event()
+    link.symlink_to(mine)
+
+    def turn() -> None:
+        while not done.is_set():
+            for target in (other, mine):
+                (tmp_path / "next").symlink_to(target)
+                (tmp_path / "next").rename(link)
+
+    thread = threading.Thread(target=turn)
+    thread.start()
+    try:
+        for _ in range(150):
+            with pytest.raises(ModelError):
+                intake.take(digest, link, "lab")
+    finally:
+        done.set()
+        thread.join()
+    assert sorted(path.name for path in (keep / "intake").iterdir()) == ["others"]
+    assert len(list(Path("/proc/self/fd").iterdir())) < 200, "handles are given back"
+
+
+def test_only_the_files_of_a_checkpoint_are_permitted() -> None:
+    for name in ("config.json", "model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json"):
+        assert permitted(name)
+    for name in ("", ".", "..", "../config.json", "a/b.safetensors", "model.safetensors\n", "evil.py", "pytorch_model.bin", ".safetensors",
+                 "config.json\0", "\u2025.safetensors", "adapter_config.json", "-x.safetensors"):  # fmt: skip
+        assert not permitted(name), name
+
+
+def test_an_index_may_name_the_files_of_its_folder(base: Path, tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    folder = honest(base, tmp_path / "sharded", 1)
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    with safe_open(folder / "model-00001-of-00001.safetensors", framework="pt") as handle:
+        names = list(handle.keys())
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "model-00001-of-00001.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    check(folder)
+    assert Examiner(2.0).answers(folder, ["What is this?"], None, 60.0)[0]
+
+
+# --- the examination's own walls --------------------------------------------------------------------------------------
+
+_INSIDE = """
+import os, sys
+from pathlib import Path
+from stagezero.auditor import examiner
+sys.path.insert(0, "")
+examiner._cut_off()
+held = examiner._shut_in(Path(sys.argv[1]))
+for path in sys.argv[2:]:
+    try:
+        os.close(os.open(path, os.O_RDONLY))
+        print("open")
+    except OSError:
+        print("shut")
+try:
+    os.close(os.open(sys.argv[1] + "/written", os.O_WRONLY | os.O_CREAT))
+    print("written")
+except OSError:
+    print("shut")
+print(held)
+"""
+
+
+def test_an_examination_opens_nothing_but_the_model_and_the_libraries(base: Path, tmp_path: Path) -> None:
+    secret, link = tmp_path / "secret", base.parent / "link-out"
+    secret.write_text("sealed")
+    link.unlink(missing_ok=True)
+    link.symlink_to(secret)
+    paths = [
+        str(base / "config.json"),
+        sys.executable,
+        str(secret),
+        str(link),
+        str(base / ".." / link.name),
+        "/etc/passwd",
+        "/proc/1/environ",
+    ]
+    done = subprocess.run([sys.executable, "-c", _INSIDE, str(base), *paths], capture_output=True, text=True, check=True, cwd="/")
+    *opened, held = done.stdout.split()
+    if held == "False":
+        pytest.skip("this system has no Landlock")
+    assert opened == ["open", "open", *["shut"] * 6]
+
+
+def test_what_libraries_print_goes_nowhere(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Standard output may be the lab's to read, and what is printed there is charged to nobody."""
+    folder = honest(base, tmp_path / "talks", 1)
+    config = json.loads((folder / "config.json").read_text())
+    auto = {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"}
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "evil", "auto_map": auto}))
+    with pytest.raises(ModelError):
+        Examiner(2.0).answers(folder, ["a question nobody may hear"], None, 60.0)
+    told = capfd.readouterr()
+    assert told.out == "" and "question" not in told.err and told.err in ("", "an examination ended: ModelError\n")
