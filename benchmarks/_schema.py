@@ -86,7 +86,7 @@ def fuzz(app: Any, token: str | None, examples: int, known: Mapping[str, str] | 
         (Path(place) / "schemathesis.toml").write_text(settings)
         line = [
             str(Path(sys.executable).with_name("schemathesis")), "run", f"{address}/openapi.json", "--phases", phases,
-            "--max-examples", str(examples), "--seed", "1", "--workers", "2",
+            "--max-examples", str(examples), "--seed", "1", "--workers", "1",
             "--exclude-checks", left_out, "--continue-on-failure", "--no-color",
             "--no-shrink", "--suppress-health-check", "all", "--generation-database", "none",
         ]  # fmt: skip
