@@ -167,8 +167,8 @@ class Auditor:
                 self.keep.write_down(now)
         finally:
             self._drop_unless_wanted(submission.digest)
-        with self._work:
-            self._work.notify_all()
+            with self._work:  # also where the ledger could not be written to: what is charged is audited
+                self._work.notify_all()
         return Receipt(submission=charge.number, due=charge.due)
 
     def _drop_unless_wanted(self, digest: str) -> None:
