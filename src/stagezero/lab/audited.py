@@ -137,7 +137,8 @@ class Audited:
         try:
             reply = self.door.submit(folder, model, lambda left: self._waiting(number, left))
         except BudgetSpentError as error:
-            self.tell.say(str(error))
+            drawn = isinstance(self.project.audit, Audit) and self.project.audit.sealed is None
+            self.tell.say(str(error) + (" A project of another name draws its own." if drawn else ""))
             return BUDGET_SPENT
         remember_door(self.folder, self.door.status(), self.door.certificate())
         return reply.verdict
