@@ -21,6 +21,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,12 @@ class Suite:
     def slot(self) -> float:
         """Seconds from charge to answer, at least as long as the worst audit."""
         return float(self.facts["slot"])
+
+
+@lru_cache(maxsize=256)
+def _total(allowance: Allowance) -> float:
+    """Of a large allowance it takes a while to count, and everybody who looks at the status has it counted."""
+    return allowance.total()
 
 
 def allowance_of(terms: Terms) -> Allowance:
@@ -335,7 +342,7 @@ class Meter:
 
     def bits_allowed(self, suite: Suite) -> float:
         """B: the most that may ever be disclosed about any item of a suite, over all its pools."""
-        return sum(self.pool(number).allowance.total() for number in suite.pools)
+        return sum(_total(self.pool(number).allowance) for number in suite.pools)
 
     # --- accounts -------------------------------------------------------------------------------------------------
 
