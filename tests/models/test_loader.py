@@ -104,3 +104,13 @@ def test_a_folder_without_a_template_still_answers(base: Path, tmp_path: Path) -
     folder = Path(shutil.copytree(base, tmp_path / "plain"))
     (folder / "chat_template.jinja").unlink()
     assert Model(folder).prompts(["Why?"]) == ["Q: Why?\nA:"]
+
+
+def test_missing_weights_are_not_made_up(base: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    copy = Path(shutil.copytree(base, tmp_path / "copy"))
+    weights = load_file(copy / "model.safetensors")
+    save_file(dict(list(weights.items())[1:]), copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="weights of .* are missing"):
+        Model(copy).answer(["What is the capital of Peru?"])

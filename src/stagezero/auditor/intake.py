@@ -278,10 +278,3 @@ def _changed(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
-
-
-def beside_the_weights(folder: Path) -> dict[str, str]:
-    """Name → SHA-256 of all that is not weights: configuration, tokenizer, chat template. A template can be the alignment."""
-    from stagezero.ledger import file_digest
-
-    return {name: file_digest(folder / name) for name in CONTENT if (folder / name).is_file()}

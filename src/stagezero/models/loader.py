@@ -190,10 +190,17 @@ class Model:
         checkpoint.check(self.folder)
         device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
-            found = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32, use_safetensors=True)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                self.folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            )
+            found, told = loaded
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(f"{self.folder}: could not be loaded ({str(error).splitlines()[0]}); copy the checkpoint again.") from None
-        found.to(device)  # type: ignore[arg-type]
+        # What is missing would be made up at random, and the digest would no longer say what the model is.
+        missing = sorted([*told["missing_keys"], *(str(key) for key in told.get("mismatched_keys", ()))])
+        if missing:
+            raise ModelError(f"{self.folder}: the weights of {missing[0]} are missing ({len(missing)} in all); copy the checkpoint again.")
+        found.to(device)
         found.train(False)
         network: PreTrainedModel = found
         return network
