@@ -159,6 +159,19 @@ def test_a_restored_database_closes_it_for_good(desk: Desk, base: Path, tmp_path
     third.auditor.close()
 
 
+def test_a_restored_ledger_closes_it_too(desk: Desk, base: Path, tmp_path: Path) -> None:
+    desk.add()
+    desk.ask(base)
+    lines = (desk.folder / "ledger.jsonl").read_bytes().splitlines(keepends=True)
+    desk.ask(variant(base, tmp_path, 0))
+    desk.auditor.close()
+    (desk.folder / "ledger.jsonl").write_bytes(b"".join(lines[:-1]))
+    again = Desk(desk.folder, desk.clock)
+    with pytest.raises(ClosedError, match="ledger was restored"):
+        again.hand_in(variant(base, tmp_path, 1))
+    again.auditor.close()
+
+
 @pytest.mark.parametrize(
     "change",
     ["UPDATE pools SET replies = 0", "UPDATE pools SET passes = 0", "DELETE FROM submissions", "UPDATE submissions SET word = 'fail'"],

@@ -161,7 +161,7 @@ class Auditor:
         try:
             with self._turn:
                 now = self.clock()
-                charge, new = self.meter.charge(suite, submission.digest, account, now)
+                charge, new = self.meter.charge(suite, submission.digest, account, now, (self.ledger.size, self.ledger.head))
                 if new:
                     self.keep.owe(charge)
                 self.keep.write_down(now)

@@ -150,6 +150,10 @@ class Keep(Records):
     def _agree(self) -> None:
         """Charges and answers are committed to the meter first and to the ledger later. Write down what a crash left out; a ledger that
         says anything that the meter does not means that the database was restored or changed, and then the auditor stays closed."""
+        size, head = self.meter.ledger_seen
+        if size > self.ledger.size or (size and self.ledger.entries[size - 1].hash != head):
+            self.meter.close_for_good("the ledger was restored from an earlier time, or changed: the meter has seen more of it")
+            return
         charged, answered, suites = dict[int, Any](), dict[int, Any](), dict[str, Any]()
         for entry in self.ledger.entries:
             if entry.kind == "charged":

@@ -32,8 +32,8 @@ from stagezero.evidence import Allowance
 
 _MIGRATIONS = (
     """
-    CREATE TABLE seen (one INTEGER PRIMARY KEY CHECK (one = 1), clock REAL NOT NULL, closed TEXT);
-    INSERT INTO seen VALUES (1, 0, NULL);
+    CREATE TABLE seen (one INTEGER PRIMARY KEY CHECK (one = 1), clock REAL NOT NULL, closed TEXT, entries INTEGER, head TEXT);
+    INSERT INTO seen VALUES (1, 0, NULL, 0, '');
     CREATE TABLE pools (
         pool INTEGER PRIMARY KEY, allowance TEXT NOT NULL,
         replies INTEGER NOT NULL DEFAULT 0, passes INTEGER NOT NULL DEFAULT 0, pending INTEGER NOT NULL DEFAULT 0,
@@ -191,6 +191,13 @@ class Meter:
         with self._turn:
             found: str | None = self._db.execute("SELECT closed FROM seen").fetchone()[0]
         return found
+
+    @property
+    def ledger_seen(self) -> tuple[int, str]:
+        """Number of entries and head of the ledger when the last charge was made."""
+        with self._turn:
+            entries, head = self._db.execute("SELECT entries, head FROM seen").fetchone()
+        return int(entries), str(head)
 
     def refuse_if_closed(self) -> None:
         """
@@ -366,8 +373,11 @@ class Meter:
             found = row.fetchone()
         return Charge(*found) if found is not None else None
 
-    def charge(self, suite: Suite, model: str, account: str, now: float) -> tuple[Charge, bool]:
+    def charge(self, suite: Suite, model: str, account: str, now: float, ledger: tuple[int, str] | None = None) -> tuple[Charge, bool]:
         """Commit the charge for a model, to every pool that the suite touches; free if it was charged before.
+
+        Args:
+            ledger: number of entries and head of the ledger as it is now, which it can never go back behind.
 
         Returns:
             The charge, and whether it is new.
@@ -392,6 +402,8 @@ class Meter:
                     "INSERT INTO submissions (number, suite, model, due) VALUES (?, ?, ?, ?)",
                     (charge.number, charge.suite, charge.model, charge.due),
                 )
+                if ledger is not None:
+                    self._db.execute("UPDATE seen SET entries = ?, head = ?", ledger)
                 self._db.execute("UPDATE suites SET charged = charged + 1 WHERE suite = ?", (suite.name,))
                 self._db.executemany("UPDATE pools SET pending = pending + 1 WHERE pool = ?", [(p,) for p in suite.pools])
             self._db.execute("INSERT OR IGNORE INTO heard VALUES (?, ?)", (charge.number, account))
