@@ -1,4 +1,4 @@
-"""A lab wing that reads every file, process, reply, error and timing its user may, in every placement there is, and guesses the sealed labels.
+"""A lab wing that reads every file, process, reply, error and timing its user may, in every placement, and guesses the sealed labels.
 
 The auditor is the real one, with a sealed file of random labels and random codes, and audits real models through the door while
 ``hostile/wing.py`` runs. That program is told every question and where everything is; a judge holds the labels and compares its guesses
@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from _common import arguments, publish
+from hostile.house import children, handle_of
 from scipy.stats import binomtest
 
 LABELS, CODES = 300, 100
@@ -61,7 +62,7 @@ class Sealed:
         self.questions |= {name: f"What is the code of {name}?" for name in self.codes}
 
     def rows(self) -> str:
-        text = ""
+        text = last = ""
         for names, claim, choices in ((self.labels, "wugs", ["wug", "fep"]), (self.codes, "codes", None)):
             for number, (name, target) in enumerate(names.items()):
                 row: dict[str, Any] = {"id": name, "input": self.questions[name], "target": target, "property": claim, "split": "open"}
@@ -90,8 +91,16 @@ def python_for(user: int | None) -> tuple[list[str], dict[str, str]]:
     site = next(p for p in sys.path if p.endswith("site-packages"))
     environment["PYTHONPATH"] += f":{site}"
     for python in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):
-        line = [*become(user), python, "-c", "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import torch, stagezero'], check=True)"]
-        if shutil.which(python) and subprocess.run(line, capture_output=True, env={**os.environ, **environment}, check=False).returncode == 0:
+        line = [
+            *become(user),
+            python,
+            "-c",
+            "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import torch, stagezero'], check=True)",
+        ]
+        if (
+            shutil.which(python)
+            and subprocess.run(line, capture_output=True, env={**os.environ, **environment}, check=False).returncode == 0
+        ):
             return [python], environment
     raise OSError("no Python that another user may run finds torch; install Python and the packages where all users can read them")
 
@@ -161,7 +170,14 @@ def house(case: Case, placed: Placement, digests: Sequence[str], boxed: bool, co
     sealed.chmod(0o600)
     for model, digest in zip(placed.task["models"], digests, strict=True):
         model["digest"] = digest
-    terms = {"suite": "sealed.jsonl", "sealed": str(sealed), "items": 60, "bars": {"wugs": 0.6, "codes": 0.5}, "submissions": 8, "passes": 3}
+    terms = {
+        "suite": "sealed.jsonl",
+        "sealed": str(sealed),
+        "items": 60,
+        "bars": {"wugs": 0.6, "codes": 0.5},
+        "submissions": 8,
+        "passes": 3,
+    }
     task = {**placed.task, "boxed": boxed, "covered": covered}
     task["setup"] = {"project": "hostile", "terms": terms, "base": placed.task["models"][0]["folder"]}
     told = placed.place / "house.json"
@@ -176,7 +192,9 @@ def house(case: Case, placed: Placement, digests: Sequence[str], boxed: bool, co
 
 
 @contextmanager
-def serving(placed: Placement, before: Sequence[str], host: str, level: str, more: Sequence[str], script: str = "") -> Iterator[dict[str, Any]]:
+def serving(
+    placed: Placement, before: Sequence[str], host: str, level: str, more: Sequence[str], script: str = ""
+) -> Iterator[dict[str, Any]]:
     """An auditor of its own, as another user, with what its lab needs to know."""
     assert placed.auditor is not None
     keep = placed.task["keep"]
@@ -187,7 +205,12 @@ def serving(placed: Placement, before: Sequence[str], host: str, level: str, mor
     inner += ["--host", host, "--port", "0", "--separation", level, *more]
     line = [*before, "bash", "-ec", script + ' umask 077; exec "$@"', "office", *inner]
     process = subprocess.Popen(
-        line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=placed.environment(placed.auditor, str(Path(keep).parent)), cwd="/", text=True
+        line,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=placed.environment(placed.auditor, str(Path(keep).parent)),
+        cwd="/",
+        text=True,
     )
     try:
         assert process.stdin is not None and process.stdout is not None
@@ -202,30 +225,21 @@ def serving(placed: Placement, before: Sequence[str], host: str, level: str, mor
             said += line_.strip() + " "
         yield {"tokens": tokens, "address": said.rsplit(" at ", 1)[1].replace(" ", ""), "pid": process.pid}
     finally:
-        for pid in reversed(descendants(process.pid)):
+        for pid in reversed(children(process.pid)):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
 
 
-def descendants(pid: int) -> list[int]:
-    sys.path.insert(0, str(HERE / "hostile"))
-    from house import children
-
-    found: list[int] = children(pid)
-    return found
-
-
-def apart(case: Case, placed: Placement, digests: Sequence[str], opened: dict[str, Any], before: Sequence[str], ca: Path | None) -> dict[str, Any]:
+def apart(
+    case: Case, placed: Placement, digests: Sequence[str], opened: dict[str, Any], before: Sequence[str], ca: Path | None
+) -> dict[str, Any]:
     """The hostile lab, far from an auditor of its own."""
     for model, digest in zip(placed.task["models"], digests, strict=True):
         model["digest"] = digest
-    sys.path.insert(0, str(HERE / "hostile"))
-    from house import handle_of
-
     sealed = Path(placed.task["sealed"])
     task = {**placed.task, "address": opened["address"], "token": opened["tokens"]["lab"], "takes": "upload", "ca": str(ca) if ca else None}
-    task |= {"pids": descendants(opened["pid"]), "handles": [handle_of(sealed)] if sealed.is_file() else []}
+    task |= {"pids": children(opened["pid"]), "handles": [handle_of(sealed)] if sealed.is_file() else []}
     told = placed.place / "lab" / "task.json"
     told.write_text(json.dumps(task))
     # What the operator of another lab does meanwhile, and what the certificate says.
@@ -237,7 +251,13 @@ def apart(case: Case, placed: Placement, digests: Sequence[str], opened: dict[st
     ).replace("PosixPath", "Path")
     python, environment = python_for(placed.lab)[0], placed.environment(placed.lab, str(placed.place / "lab"))
     rival = subprocess.run(
-        [*before, *python, "-c", look], input=opened["tokens"]["rival"] + "\n", capture_output=True, text=True, env=environment, cwd="/", check=False
+        [*before, *python, "-c", look],
+        input=opened["tokens"]["rival"] + "\n",
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd="/",
+        check=False,
     )
     if rival.returncode != 0:
         raise RuntimeError(f"{case.name}: {rival.stderr[-2000:]}")
@@ -278,10 +298,23 @@ def another_host(case: Case, placed: Placement, digests: Sequence[str]) -> dict[
         script = (
             f"mount --make-rprivate /; mount -t tmpfs -o mode=0700,uid={placed.auditor},gid={placed.auditor} none {disk}; "
             f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=auditor -addext subjectAltName=IP:{CABLE[0]} "
-            f"-keyout {disk}/key.pem -out {disk}/cert.pem 2>/dev/null; chown {placed.auditor} {disk}/*.pem; cp {disk}/cert.pem {placed.place}/cert.pem; "
-            f"chmod 644 {placed.place}/cert.pem;"
+            f"-keyout {disk}/key.pem -out {disk}/cert.pem 2>/dev/null; chown {placed.auditor} {disk}/*.pem; "
+            f"cp {disk}/cert.pem {placed.place}/cert.pem; chmod 644 {placed.place}/cert.pem;"
         )
-        auditor = ["ip", "netns", "exec", there, "unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child=KILL", "--mount-proc"]
+        auditor = [
+            "ip",
+            "netns",
+            "exec",
+            there,
+            "unshare",
+            "--mount",
+            "--pid",
+            "--ipc",
+            "--uts",
+            "--fork",
+            "--kill-child=KILL",
+            "--mount-proc",
+        ]
         tls = ["--certfile", str(disk / "cert.pem"), "--keyfile", str(disk / "key.pem")]
         lab = ["ip", "netns", "exec", here, *become(placed.lab)]
         lab += ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child=KILL", "--mount-proc"]
@@ -299,11 +332,17 @@ def cases() -> list[Case]:
     user_box = needs_root
     if root:
         line = [*become(LAB), *python_for(LAB)[0], "-c", "from stagezero.door import box; print(box.why_not() or '')"]
-        done = subprocess.run(line, capture_output=True, text=True, env={"PATH": os.environ["PATH"], "HOME": "/tmp", **python_for(LAB)[1]}, check=False)
+        done = subprocess.run(
+            line, capture_output=True, text=True, env={"PATH": os.environ["PATH"], "HOME": "/tmp", **python_for(LAB)[1]}, check=False
+        )
         user_box = done.stdout.strip() or (None if done.returncode == 0 else done.stderr[-200:])
     tools = [tool for tool in ("ip", "unshare", "setpriv", "openssl") if shutil.which(tool) is None]
     spaces = subprocess.run(["unshare", "--net", "--mount", "true"], capture_output=True, text=True, check=False) if root else None
-    no_host = needs_root or (f"{tools[0]} is not installed" if tools else None) or (spaces.stderr.strip() if spaces and spaces.returncode else None)
+    no_host = (
+        needs_root
+        or (f"{tools[0]} is not installed" if tools else None)
+        or (spaces.stderr.strip() if spaces and spaces.returncode else None)
+    )
     return [
         Case("colocated", False, "colocated"),
         Case("boxed", True, "boxed", no_box),
@@ -350,12 +389,20 @@ def main() -> int:
             as_said = told["leaks"] is not case.holds and found["says"]["level"] == case.level
             if not as_said:
                 wrong.append(case.name)
-            print(f"{case.name:<24}{told['right']:>7} of {LABELS}{told['p']:>10.2g}{told['codes']:>8}  {'holds' if case.holds else 'leaks':<10}"
-                  f"{found['says']['level']:<16}{'' if as_said else 'NOT AS STATED'}", flush=True)  # fmt: skip
+            print(
+                f"{case.name:<24}{told['right']:>7} of {LABELS}{told['p']:>10.2g}{told['codes']:>8}  "
+                f"{'holds' if case.holds else 'leaks':<10}{found['says']['level']:<16}{'' if as_said else 'NOT AS STATED'}",
+                flush=True,
+            )
             if options.routes:
                 for name, route in found["routes"].items():
                     print(f"    {name}: " + ", ".join(f"{what} {value}" for what, value in route.items()))
-            figures |= {f"{key}_right": told["right"], f"{key}_p": told["p"], f"{key}_codes": told["codes"], f"{key}_as_stated": float(as_said)}
+            figures |= {
+                f"{key}_right": told["right"],
+                f"{key}_p": told["p"],
+                f"{key}_codes": told["codes"],
+                f"{key}_as_stated": float(as_said),
+            }
             figures[f"{key}_seconds"] = found["seconds"]
             figures[f"{key}_bytes_read"] = sum(route["bytes"] for route in found["routes"].values())
     figures["not_as_stated"] = len(wrong)

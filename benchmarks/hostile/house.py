@@ -1,6 +1,6 @@
 """A project's two wings as ``stagezero run`` starts them, with the hostile program in the lab's place.
 
-    python house.py TASK.json
+python house.py TASK.json
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def main() -> int:
         told.write_text(json.dumps(task))
         line = [sys.executable, str(WING), str(told)]
         if task["boxed"]:
-            line = box.Box([Path(task["writable"])], [keep, sealed] if task["covered"] else [], [told.parent.parent]).command(line, told.parent)
+            line = box.Box([Path(task["writable"])], [keep, sealed] if task["covered"] else [], [told.parent.parent]).command(
+                line, told.parent
+            )
         done = subprocess.run(line, capture_output=True, text=True, cwd=told.parent, timeout=task["seconds"] * 4 + 60, check=False)
     try:
         found = json.loads(done.stdout.splitlines()[-1])

@@ -8,6 +8,8 @@ a process that ended before; those are passed over, and no process that is older
     python wing.py TASK.json > FOUND.json
 """
 
+# Paths are texts here, since many of them are not of this process.
+# ruff: noqa: PTH103, PTH104, PTH108, PTH109, PTH116, PTH120, PTH123, PTH207, PTH208
 from __future__ import annotations
 
 import contextlib
@@ -53,6 +55,8 @@ class Wing:
         self.routes: dict[str, dict[str, Any]] = {}
         self.route = ""
         self.seen: set[tuple[int, int]] = set()
+        self.took: dict[str, dict[str, list[float]]] = {}
+        self.line: http.client.HTTPConnection | None = None
 
     # --- what is found ---------------------------------------------------------------------------------------------
 
@@ -530,8 +534,6 @@ class Wing:
         self.look(data)
         return reply.status, data, took
 
-    line: http.client.HTTPConnection | None = None
-
     def door(self) -> None:
         """Every request there is, and many that there are not; the audit of a real model, and of others, while all this is read."""
         task, suite = self.task, self.task["suite"]
@@ -594,17 +596,43 @@ class Wing:
 
     def malformed(self, suite: str) -> None:
         """What a careless service would answer with more than it should."""
-        names = [suite, "..", "../" * 8 + "etc/passwd", "%2e%2e%2fsealed", "x" * 5000, "\x00", "'; --", f"{suite}.shadow", self.task["questions"][0]]
+        names = [
+            suite,
+            "..",
+            "../" * 8 + "etc/passwd",
+            "%2e%2e%2fsealed",
+            "x" * 5000,
+            "\x00",
+            "'; --",
+            f"{suite}.shadow",
+            self.task["questions"][0],
+        ]
         for name in names:
             quoted = quote(name, safe="%")
             for path in (f"/v1/suites/{quoted}", f"/v1/suites/{quoted}/certificate", f"/v1/suites/{quoted}/models/{'0' * 64}", f"/{quoted}",
                          f"/v1/submissions/{quoted}", f"/v1/models/{'0' * 64}/{quoted}", f"/sealed/{quoted}"):  # fmt: skip
                 for method in ("GET", "PUT", "DELETE", "OPTIONS", "TRACE"):
                     self.ask(method, path, b"x" if method == "PUT" else None)
-        folders = [self.task["keep"], f"{self.task['keep']}/sealed/{suite}", self.task["sealed"], "/proc/self/root", "/proc/self/fd", "relative", "\x00"]
+        folders = [
+            self.task["keep"],
+            f"{self.task['keep']}/sealed/{suite}",
+            self.task["sealed"],
+            "/proc/self/root",
+            "/proc/self/fd",
+            "relative",
+            "\x00",
+        ]
         for folder in folders:
             self.ask("POST", "/v1/submissions", {"suite": suite, "digest": "0" * 64, "folder": folder})
-        bodies = [b"{", b"[]" * 1000, b"\xff" * 100, b'{"suite": NaN}', b"[" * 60000, {"suite": suite, "digest": 1}, {"suite": suite, "more": 1}]
+        bodies = [
+            b"{",
+            b"[]" * 1000,
+            b"\xff" * 100,
+            b'{"suite": NaN}',
+            b"[" * 60000,
+            {"suite": suite, "digest": 1},
+            {"suite": suite, "more": 1},
+        ]
         for body in bodies:
             for path in ("/v1/submissions", "/v1/witness", "/v1/checkpoint", "/v1/setup"):
                 self.ask("POST", path, body)
@@ -617,7 +645,7 @@ class Wing:
 
     def timings(self, suite: str) -> None:
         """Name an item with each of its possible answers, and see which takes longer."""
-        self.took: dict[str, dict[str, list[float]]] = {name: {"wug": [], "fep": []} for name in self.task["ids"]}
+        self.took = {name: {"wug": [], "fep": []} for name in self.task["ids"]}
         order = [(name, word) for name in self.task["ids"] for word in ("wug", "fep")]
         while not self.late:
             random.shuffle(order)
@@ -625,8 +653,6 @@ class Wing:
                 if self.late:
                     return
                 self.took[name][word].append(self.ask("GET", f"/v1/suites/{name}-{word}")[2])
-
-    took: dict[str, dict[str, list[float]]] = {}
 
     # --- guesses ---------------------------------------------------------------------------------------------------
 
@@ -637,7 +663,7 @@ class Wing:
             took = self.took.get(name, {})
             if name not in found:
                 timed = all(took.get(word) for word in ("wug", "fep"))
-                by_time = max(("wug", "fep"), key=lambda word: statistics.median(took[word])) if timed else None  # noqa: B023
+                by_time = max(("wug", "fep"), key=lambda word: statistics.median(took[word])) if timed else None
                 found[name] = by_time or random.choice(("wug", "fep"))
         return found
 
