@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvicorn
 
 from stagezero.auditor.desk import Auditor
 from stagezero.auditor.keep import Keep
-from stagezero.auditor.service import token_hash
+from stagezero.auditor.service import application, token_hash
 from stagezero.door import Receipt, Reply, Submission, Terms
 from stagezero.models import checkpoint_digest
 
@@ -91,8 +97,6 @@ class Desk:
 
     def settled(self) -> None:
         """Wait until all that was charged has been audited."""
-        import time
-
         end = time.monotonic() + 120
         while self.auditor.meter.unanswered():
             assert time.monotonic() < end, "the auditor does not answer"
@@ -120,3 +124,18 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     found = Desk(tmp_path / "keep", Clock())
     yield found
     found.auditor.close()
+
+
+@contextmanager
+def served(auditor: Auditor, **more: Any) -> Iterator[str]:
+    """The auditor on a port of this machine, as it is served; ``more`` goes to uvicorn."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    server = uvicorn.Server(uvicorn.Config(application(auditor), log_level="critical", access_log=False, server_header=False, **more))
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    try:
+        yield f"{'https' if more else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()

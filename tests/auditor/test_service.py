@@ -11,14 +11,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
-from conftest_auditor import NEVER, Clock, Desk, sealed_file, terms, variant
+from conftest_auditor import NEVER, Clock, Desk, sealed_file, served, terms, variant
 from fastapi.testclient import TestClient
 
 from stagezero.auditor.desk import Auditor
@@ -49,21 +47,6 @@ def client(desk: Desk, **headers: str) -> TestClient:
 
 def body(folder: Path, suite: str = "suite") -> dict[str, Any]:
     return {"suite": suite, "digest": checkpoint_digest(folder), "folder": str(folder)}
-
-
-@contextmanager
-def served(auditor: Auditor) -> Iterator[str]:
-    """The auditor on a port of this machine, as it is served."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-    server = uvicorn.Server(uvicorn.Config(application(auditor), log_level="critical", access_log=False, server_header=False))
-    thread = threading.Thread(target=server.run, args=([listener],))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
-        listener.close()
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------------

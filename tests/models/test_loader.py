@@ -112,5 +112,5 @@ def test_missing_weights_are_not_made_up(base: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(base, tmp_path / "copy"))
     weights = load_file(copy / "model.safetensors")
     save_file(dict(list(weights.items())[1:]), copy / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelError, match="weights of .* are missing"):
+    with pytest.raises(ModelError, match=r"weights of .* are missing"):
         Model(copy).answer(["What is the capital of Peru?"])
