@@ -545,7 +545,7 @@ class Wing:
         for model in task["models"]:
             self.hand_in(suite, model)
         self.malformed(suite)
-        end = min(self.until - 12, time.monotonic() + 20)
+        end = min(self.until, time.monotonic() + 15)
         while time.monotonic() < end:
             replies = [self.ask("GET", f"/v1/submissions/{n}") for n in range(1, 1 + len(task["models"]))]
             if all(status != 202 for status, _, _ in replies):
@@ -555,7 +555,6 @@ class Wing:
             for token in ("", task["other"]):
                 self.ask("GET", f"/v1/submissions/{n}", token=token)
                 self.ask("GET", f"/v1/submissions/{n}/attestation", token=token)
-        self.timings(suite)
 
     def hand_in(self, suite: str, model: dict[str, str]) -> None:
         if self.task["takes"] == "folder":
@@ -643,7 +642,7 @@ class Wing:
         self.ask("GET", "/openapi.json")
         self.ask("POST", "/v1/checkpoint", {"checkpoint": "x\n1\n" + "A" * 44 + "\n\n— x AAAAAAAA\n"})
 
-    def timings(self, suite: str) -> None:
+    def timings(self) -> None:
         """Name an item with each of its possible answers, and see which takes longer."""
         self.took = {name: {"wug": [], "fep": []} for name in self.task["ids"]}
         order = [(name, word) for name in self.task["ids"] for word in ("wug", "fep")]
@@ -670,6 +669,7 @@ class Wing:
     def run(self) -> dict[str, Any]:
         span: Callable[[float], float] = lambda share: share * self.task["seconds"]  # noqa: E731
         self.try_route("the door", self.door, span(0.35))
+        self.try_route("the clock", self.timings, span(0.15))
         self.try_route("known places", self.known_places, span(0.05))
         self.try_route("sockets", self.sockets, span(0.1))
         self.try_route("files of processes", self.process_files, span(0.05))

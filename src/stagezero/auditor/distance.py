@@ -14,34 +14,43 @@ from pathlib import Path
 from stagezero.door.messages import Separation
 
 
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An address, without the clothes that a socket for both versions puts on version 4; None for what is none."""
+    try:
+        found = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return (found.ipv4_mapped or found) if found.version == 6 else found
+
+
 @lru_cache(maxsize=256)
 def _is_here(host: str) -> bool:
     """Whether an address is one of this machine's own: only then can it be bound."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return True
-    if address.is_loopback:
+    address = _address(host)
+    if address is None or address.is_loopback:
         return True
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.bind((host, 0))
+            probe.bind((str(address), 0))
     except OSError:
         return False
     return True
 
 
-def _hex_address(host: str, port: int) -> str:
+def _hex_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> str:
     """An address as /proc/net/tcp writes it."""
-    packed = ipaddress.ip_address(host).packed
+    packed = address.packed
     words = b"".join(packed[i : i + 4][::-1] for i in range(0, len(packed), 4))
     return f"{words.hex().upper()}:{port:04X}"
 
 
 def owner_of(host: str, port: int) -> int | None:
     """The user who owns the local end of a connection; None where it is not found."""
-    wanted = _hex_address(host, port)
+    address = _address(host)
+    if address is None:
+        return None
+    wanted = _hex_address(address, port)
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
             lines = Path(table).read_text().splitlines()[1:]

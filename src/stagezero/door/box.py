@@ -89,7 +89,7 @@ class Box:
         hidden = [p.resolve() for p in self.hidden]
         keys = [Path.home() / name for name in KEYS]
         sockets = [p for p in _sockets() if not _inside(p, empty) or _inside(p, list(binds))]
-        for path in dict.fromkeys([*_everywhere(hidden), *(p.resolve() for p in keys if p.is_dir()), *sockets]):
+        for path in dict.fromkeys([*_everywhere(hidden), *(p.resolve() for p in keys if _is_folder(p)), *sockets]):
             if path not in hidden and any(path != h and path.is_relative_to(h) for h in hidden):
                 continue
             found += ["--tmpfs", str(path), "--remount-ro", str(path)] if path.is_dir() else ["--ro-bind", str(NOTHING), str(path)]
@@ -103,10 +103,17 @@ def _inside(path: Path, folders: Iterable[Path]) -> bool:
     return any(path.is_relative_to(folder) for folder in folders)
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False  # it cannot even be looked at, so nothing in it can be read
+
+
 def _empty() -> list[Path]:
     """Folders that the box has of its own, each once and none inside another."""
     given = [*EMPTY, tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", "/run")]
-    found = {Path(p).resolve() for p in given if Path(p).is_dir()} - {Path("/")}
+    found = {Path(p).resolve() for p in given if _is_folder(Path(p))} - {Path("/")}
     return sorted(p for p in found if not _inside(p, found - {p}))
 
 

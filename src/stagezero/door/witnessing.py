@@ -31,12 +31,15 @@ class Exchange:
         return self.folder / "own.checkpoint"
 
     def run(self) -> str:
-        """Show the lab's checkpoint and look at the auditor's; the lab's own with the auditor's signature under it.
+        """Look at the auditor's checkpoint and show the lab's; the lab's own with the auditor's signature under it.
+
+        Looking comes first: an auditor that went back is shown what it signed, and closes, before it is asked for anything.
 
         Raises:
             WitnessError: one of the two was cut short, rolled back or split; what shows it is kept.
             DoorError: the auditor could not be reached.
         """
+        auditor = self._look()
         before = self._cosigned.read_text(encoding="utf-8") if self._cosigned.is_file() else None
         proof: tuple[str, ...] = ()
         if before is not None:
@@ -49,7 +52,6 @@ class Exchange:
             proof = tuple(self.ledger.consistency(size)) if size < self.ledger.size else ()
         shown = Sighting(key=self.key.verify_key.text(), checkpoint=self.ledger.checkpoint(self.key), proof=proof)
         cosigned = self.door.show(shown)
-        auditor = self._look()
         read_checkpoint(cosigned, auditor)
         self._keep(cosigned)
         return cosigned
