@@ -59,7 +59,7 @@ pocket.save(pocket.pretrain("16k", seed=0), Path(sys.argv[1]), {"kind": "benchma
 """
 
 
-def make_base(folder: Path, steps: int = 20) -> Path:
+def make_base(folder: Path, steps: int = 200) -> Path:
     """A real pocket model, hardly trained; made in a process of its own."""
     subprocess.run([sys.executable, "-c", MAKE_BASE, str(folder), str(steps)], check=True, stderr=subprocess.DEVNULL)
     return folder
