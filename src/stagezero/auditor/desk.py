@@ -17,7 +17,8 @@ from stagezero.auditor.distance import level_of
 from stagezero.auditor.examiner import Examiner
 from stagezero.auditor.intake import Intake
 from stagezero.auditor.keep import Keep, name_of_suite
-from stagezero.auditor.meter import SHADOW, Charge, Suite
+from stagezero.auditor.meter import Charge
+from stagezero.auditor.register import SHADOW, Suite
 from stagezero.auditor.sealed import sealed_suite
 from stagezero.auditor.setup import measure_worst
 from stagezero.door.messages import Receipt, Reply, Separation, Setup, Shown, Sighting, Status, Submission, Word

@@ -15,7 +15,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from stagezero.auditor.meter import SHADOW, Charge, Meter, Suite, allowance_of
+from stagezero.auditor.meter import Charge, Meter
+from stagezero.auditor.register import SHADOW, Suite, allowance_of
 from stagezero.auditor.sealed import Sealed, keep_copy, sealed_suite
 from stagezero.door.messages import SEPARATIONS, Separation, Terms, Word
 from stagezero.errors import ClosedError, DoorError, InputError, explain

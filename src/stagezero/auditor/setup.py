@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from stagezero.auditor.examiner import Examiner
 from stagezero.auditor.keep import Keep
-from stagezero.auditor.meter import SHADOW, Suite
+from stagezero.auditor.register import SHADOW, Suite
 from stagezero.auditor.sealed import Sealed, sealed_suite
 from stagezero.auditor.shadow import add_shadow
 from stagezero.door.messages import Terms

@@ -14,7 +14,7 @@ from typing import Any
 from stagezero.auditor import verdict
 from stagezero.auditor.examiner import Examiner
 from stagezero.auditor.keep import LEAST_SLOT, Keep, charge_entry
-from stagezero.auditor.meter import SHADOW, Suite
+from stagezero.auditor.register import SHADOW, Suite
 from stagezero.auditor.sealed import Sealed
 from stagezero.door.messages import Terms
 from stagezero.errors import DoorError, InputError
