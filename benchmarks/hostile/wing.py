@@ -54,6 +54,7 @@ class Wing:
         self.codes: set[str] = set()
         self.routes: dict[str, dict[str, Any]] = {}
         self.route = ""
+        self.by_route: set[str] = set()
         self.seen: set[tuple[int, int]] = set()
         self.took: dict[str, dict[str, list[float]]] = {}
         self.line: http.client.HTTPConnection | None = None
@@ -62,13 +63,15 @@ class Wing:
 
     def look(self, data: bytes) -> None:
         """Search what was read."""
-        before = len(self.labels) + len(self.codes)
         for name, label in ROW.findall(data):
             self.labels.setdefault(name.decode(), label.decode())
-        self.codes.update(code.decode() for code in CODE.findall(data))
+            self.by_route.add(name.decode())
+        for code in CODE.findall(data):
+            self.codes.add(code.decode())
+            self.by_route.add(code.decode())
         entry = self.routes[self.route]
         entry["bytes"] += len(data)
-        entry["found"] += len(self.labels) + len(self.codes) - before
+        entry["found"] = len(self.by_route)
 
     def note(self, what: str, count: int = 1) -> None:
         entry = self.routes[self.route]
@@ -97,6 +100,7 @@ class Wing:
         """Run one attack for so long, in this process; whatever it raises ends it."""
         self.route = name
         self.routes[name] = {"bytes": 0, "found": 0}
+        self.by_route, self.seen = set(), set()
         self.until = time.monotonic() + seconds
         start = time.monotonic()
         try:
@@ -402,8 +406,7 @@ class Wing:
         reads, writes = os.pipe()
         _, spare = os.pipe()
         given = [reads, spare, spare, spare, to_us]
-        line.sendmsg([bytes([len(given)])], [])
-        line.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(given)}i", *given))])
+        line.sendmsg([bytes([len(given)])], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(given)}i", *given))])
         os.write(writes, pickle.dumps({}) + pickle.dumps(Sent()))
         for fd in (writes, to_us, reads):
             os.close(fd)

@@ -29,6 +29,7 @@ import errno
 import os
 import platform
 import shutil
+import signal
 import stat
 import struct
 import subprocess
@@ -64,7 +65,9 @@ class Box:
     def command(self, run: Sequence[str], folder: Path) -> list[str]:
         """The command line that runs another in the box, in ``folder``."""
         root = os.geteuid() == 0
-        found = ["bwrap", "--die-with-parent", "--unshare-pid", "--unshare-ipc", "--unshare-uts"]
+        # Ctrl-C is for the lab, which narrow() lets hear it again: were bwrap to end by it, the lab would be killed in mid-sentence.
+        found = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+        found += ["bwrap", "--die-with-parent", "--unshare-pid", "--unshare-ipc", "--unshare-uts"]
         found += ["--cap-drop", "ALL"] if root else ["--unshare-user", "--disable-userns"]
         found += ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
         for name in _settings():
@@ -251,6 +254,7 @@ def _no_abstract_sockets(libc: ctypes.CDLL) -> bool:
 
 def narrow() -> None:
     """Give up what mounts and namespaces do not take away."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0)
     _no_abstract_sockets(libc)
