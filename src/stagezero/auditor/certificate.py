@@ -14,6 +14,7 @@ ENOUGH_CLUSTERS = 1000
 NOT_COVERED = (
     "any other distribution of items than the one named",
     "detectors: an adaptive attacker's chance against one is at best min(1, 2^B times its miss rate)",
+    "other suites: of N suites, or draws, of one auditor, some certificate is wrong with probability up to N times delta",
     "a paraphrase of a sealed item that was never registered as one, in another suite",
     "what is learned of the items other than by these answers; see the separation",
 )

@@ -15,7 +15,7 @@ from stagezero.auditor.register import SHADOW, Suite
 from stagezero.auditor.sealed import Sealed, sealed_suite
 from stagezero.auditor.shadow import add_shadow
 from stagezero.door.messages import Terms
-from stagezero.errors import DoorError, InputError, explain
+from stagezero.errors import DoorError, InputError, ModelError, explain
 from stagezero.models import materialise
 from stagezero.models.checkpoint import check
 
@@ -93,7 +93,10 @@ def measure_worst(examiner: Examiner, sealed: Sealed, model: Path) -> float:
     Raises:
         ModelError: the model cannot be loaded.
     """
-    check(model)
+    try:
+        check(model)
+    except OSError:
+        raise ModelError(f"base: {model}: expected a checkpoint that the auditor can read; check its rights.") from None
     examiner.warm()
     start = time.perf_counter()
     examiner.answers(model, sealed.questions, sealed.instruction, FOREVER, whole=True)

@@ -61,7 +61,8 @@ def boxed(project: Path, runs: Path, command: Sequence[str], tell: Tell) -> int 
         handed = auditor.opened().handed_on()
         try:
             line = box.Box([w for w in writable if w.exists()], hidden, named_by(loaded, where)).command(command, Path.cwd())
-            running = subprocess.Popen(line, pass_fds=[handed], env={**os.environ, ENVIRONMENT: str(handed)})
+            environment = {"MPLCONFIGDIR": "/tmp/matplotlib", **os.environ, ENVIRONMENT: str(handed)}
+            running = subprocess.Popen(line, pass_fds=[handed], env=environment)
         finally:
             os.close(handed)
         return _follow(running)
