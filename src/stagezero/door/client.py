@@ -155,12 +155,26 @@ class Door:
             ClosedError: the auditor is in doubt.
             DoorError: refused without charge, or not reached.
         """
+        return self.hear(self.hand_in_when_free(folder, digest, waiting), waiting)
+
+    def hand_in_when_free(self, folder: Path, digest: str, waiting: Waiting = quiet) -> Receipt:
+        """Submit a checkpoint, after waiting for answers that are still out where there is no room beside them.
+
+        Raises:
+            BudgetSpentError, ClosedError, DoorError: as ``submit``.
+        """
         while True:
             try:
-                receipt = self.hand_in(folder, digest)
-                break
+                return self.hand_in(folder, digest)
             except WaitError as error:
                 _wait_until(error.until, waiting)
+
+    def hear(self, receipt: Receipt, waiting: Waiting = quiet) -> Reply:
+        """The answer to a submission; blocks until it is due.
+
+        Raises:
+            ClosedError, DoorError: as ``submit``.
+        """
         lost: float | None = None
         while True:
             _wait_until(receipt.due, waiting)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from stagezero.door import Door, EmbeddedAuditor, Exchange, Opened, Setup, Status, Terms
+from stagezero.door import Door, EmbeddedAuditor, Exchange, Opened, Receipt, Setup, Status, Terms
 from stagezero.errors import BudgetSpentError, ProjectError, explain
 from stagezero.lab.bench import Tell
 from stagezero.lab.launch import keep_of
@@ -125,21 +125,32 @@ class Audited:
         if self.project.seed is None and signed is not None:
             ledger.record("witnessed", {"checkpoint": signed})
 
-    def verdict(self, number: int, model: str, folder: Path, ledger: Ledger) -> str:
-        """What the auditor says of a stage's model; waits until its answer leaves.
+    def hand_in(self, number: int, model: str, folder: Path, ledger: Ledger) -> Receipt | str:
+        """Submit a stage's model; the answer is out while the lab goes on measuring. Without one to wait for, why.
 
         Raises:
-            DoorError: it could not be asked.
+            DoorError: it could not be submitted.
         """
         if self.door is None:
             return NOT_AUDITED
         self.exchange(ledger)
         try:
-            reply = self.door.submit(folder, model, lambda left: self._waiting(number, left))
+            return self.door.hand_in_when_free(folder, model, lambda left: self._waiting(number, left))
         except BudgetSpentError as error:
             drawn = isinstance(self.project.audit, Audit) and self.project.audit.sealed is None
             self.tell.say(str(error) + (" A project of another name draws its own." if drawn else ""))
             return BUDGET_SPENT
+
+    def verdict(self, number: int, handed_in: Receipt | str) -> str:
+        """What the auditor says of a model that was handed in; waits until its answer leaves.
+
+        Raises:
+            DoorError: it could not be asked.
+        """
+        if isinstance(handed_in, str):
+            return handed_in
+        assert self.door is not None
+        reply = self.door.hear(handed_in, lambda left: self._waiting(number, left))
         remember_door(self.folder, self.door.status(), self.door.certificate())
         return reply.verdict
 

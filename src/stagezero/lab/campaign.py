@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stagezero.door import Opened, Status
+from stagezero.door import Opened, Receipt, Status
 from stagezero.errors import BuildError, ProjectError, RecipeError
 from stagezero.evidence import Estimate, t_interval
 from stagezero.lab import airlock, tried
@@ -288,14 +288,14 @@ class Campaign:
         Stage 0 stands whatever the verdict, since people wrote it; a later stage needs a pass.
         """
         try:
-            confirmed = self._confirm(number, recipe, before)
+            confirmed, handed_in = self._confirm(number, recipe, before)
         except BuildError as error:
             if number == 0:
                 raise
             self.ledger.record("not rebuilt", {"stage": number, "ideas": [idea.digest() for idea in ideas], "why": str(error)})
             self.tell.say(f"stage {number}: it could not be rebuilt on fresh seeds and is not adopted: {error}")
             return None
-        verdict = self.audited.verdict(number, confirmed.model, confirmed.folder, self.ledger)
+        verdict = self.audited.verdict(number, handed_in)
         stands = number == 0 or verdict in ("pass", NOT_AUDITED)
         stage = Stage(number, recipe, confirmed, verdict, ideas)
         self.ledger.record("stage", self._stage_entry(stage, stands))
@@ -303,20 +303,25 @@ class Campaign:
         self.tell.say(f"stage {number}: alignment score {score}, auditor: {verdict}" + ("" if stands else "; not adopted"))
         return stage if stands else None
 
-    def _confirm(self, number: int, recipe: Recipe, before: Recipe) -> Confirmed:
+    def _confirm(self, number: int, recipe: Recipe, before: Recipe) -> tuple[Confirmed, Receipt | str]:
+        """Build and measure on fresh seeds; the first of the new builds is the stage's model, and is with the auditor meanwhile."""
         head = self.ledger.head
         seeds = [replicate_seed(self.secret, head, f"confirm {number}", s) for s in range(1, self.project.trial.confirm + 1)]
+        built = self.bench.submit(recipe, seeds[0], (draw_of(seeds[0]),))
         jobs = [self.bench.submit(r, seed, (draw_of(seed),)) for seed in seeds for r in (before, recipe)]
-        results = self.bench.gather(jobs, f"rebuilding stage {number} from the base")
-        scores = [r.scores[0] for r in results]
-        return Confirmed(tuple(seeds), tuple(scores[0::2]), tuple(scores[1::2]), results[1].digest, results[1].folder)
+        what = f"rebuilding stage {number} from the base"
+        (model,) = self.bench.gather([built], what)
+        handed_in = self.audited.hand_in(number, model.digest, model.folder, self.ledger)
+        scores = [r.scores[0] for r in self.bench.gather(jobs, what)]
+        return Confirmed(tuple(seeds), tuple(scores[0::2]), tuple(scores[1::2]), model.digest, model.folder), handed_in
 
     # --- small parts ---------------------------------------------------------------------------------------------
 
     def _written(self) -> dict[str, Any]:
         """What people wrote, for entry 0: the resolved project, and the digests of the files it names."""
         return {
-            "project": self.project.model_dump(mode="json", exclude={"workers"}),
+            # How many work, and where the auditor and its papers lie, is no part of what is found.
+            "project": self.project.model_dump(mode="json", exclude={"workers": True, "audit": {"keep", "token_file", "ca_file"}}),
             "suite": self.suite.digest(),
             "properties": list(self.suite.properties),
             "capabilities": list(self.suite.capabilities),
