@@ -61,7 +61,8 @@ def tensors(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
             header = int.from_bytes(handle.read(8), "little")
         if header > MOST_HEADER:
             raise ModelError(
-                f"{path}: expected a list of tensors of at most {MOST_HEADER:,} bytes, got {header:,}; copy the checkpoint again."
+                f"{path}: the weights are damaged or cut short (a list of tensors of {header:,} bytes, at most {MOST_HEADER:,} are taken); "
+                "copy the checkpoint again."
             )
         try:
             with safe_open(path, framework="pt") as handle:
