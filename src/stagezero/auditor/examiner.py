@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import resource
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
@@ -64,6 +65,9 @@ class Examiner:
         process.start()
         self._process = process
         theirs.close()
+        # Also where half an answer has come and the rest never does.
+        end = threading.Timer(seconds, process.kill)
+        end.start()
         try:
             return self._ask(
                 ours, seconds, {"folder": str(folder), "questions": list(questions), "instruction": instruction, "whole": whole}
@@ -71,6 +75,7 @@ class Examiner:
         except (EOFError, OSError, ValueError, RecursionError) as error:
             raise ModelError(f"the examination ended without answers ({type(error).__name__})") from None
         finally:
+            end.cancel()
             ours.close()
             process.kill()
             process.join()
@@ -101,9 +106,11 @@ def _nothing() -> None:
 
 def _limit(memory: float, seconds: float) -> None:
     """Bounds that this process cannot lift again."""
+    # The drivers of accelerators reserve more addresses than there is memory; there the data is bounded instead.
+    space = resource.RLIMIT_DATA if Path("/dev/nvidiactl").exists() else resource.RLIMIT_AS
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     for what, most in (
-        (resource.RLIMIT_AS, mapped + int(memory * 2**30)),
+        (space, mapped + int(memory * 2**30)),
         (resource.RLIMIT_CPU, int(seconds) + 1),
         (resource.RLIMIT_FSIZE, 2**20),
         (resource.RLIMIT_CORE, 0),
