@@ -59,9 +59,9 @@ def main() -> int:
         told.write_text(json.dumps(task))
         line = [sys.executable, str(WING), str(told)]
         if task["boxed"]:
-            line = box.Box([Path(task["writable"])], [keep, sealed] if task["covered"] else [], [told.parent.parent]).command(
-                line, told.parent
-            )
+            # The attack itself must be there, wherever this checkout lies.
+            seen = [told.parent.parent, WING.parent]
+            line = box.Box([Path(task["writable"])], [keep, sealed] if task["covered"] else [], seen).command(line, told.parent)
         done = subprocess.run(line, capture_output=True, text=True, cwd=told.parent, timeout=task["seconds"] * 4 + 60, check=False)
     try:
         found = json.loads(done.stdout.splitlines()[-1])
