@@ -424,7 +424,7 @@ def attacks() -> list[Attack]:
         ("template: a word of 10^8 in an error", _template("{{ raise_exception('a'*10**8) }}"), a, "fail"),
         ("template: wide format", _template("{{ '%2000000000d' | format(1) }}"), a, "fail"),
         ("template: indent of 10^9", _template("{{ messages | tojson(indent=10**9) }}"), a, "fail"),
-        ("template: ** of **", _template("{{ 9**9**9 }}"), a, "fail", True),
+        ("template: ** of **", _template("{{ 9**(9**9) }}"), a, "fail", True),
         ("template: macro without end", _template("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"), a, "fail"),
         ("template: tells all it is given", _template("{{ messages }}{{ self }}{{ tools }}{{ documents }}"), a),
         ("template: says nothing", _template(""), a),
