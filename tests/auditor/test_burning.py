@@ -16,7 +16,7 @@ from stagezero.ledger import read
 
 def set_up(keep: Keep, folder: Path, shadow: Path) -> None:
     path = sealed_file(folder / "sealed.jsonl", 60, "sealed")
-    add_suite(keep, str(path), "s", ["candour=0.1"], str(shadow), None, print, submissions=3, passes=2, delta=0.05)
+    add_suite(keep, str(path), "s", ["candour=0.02"], str(shadow), None, print, submissions=3, passes=2, delta=0.05)
 
 
 def test_a_shadow_is_burned_once(desk: Desk, base: Path, tmp_path: Path) -> None:
