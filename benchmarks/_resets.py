@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from _auditing import Clock
 from kills import variant
 
 from stagezero.auditor.desk import Auditor
@@ -61,16 +62,6 @@ class Tried:
     def as_expected(self) -> bool:
         """Held; a control must not be."""
         return self.held != self.control
-
-
-class Clock:
-    """Stands until it is turned."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Models:

@@ -6,6 +6,7 @@ neither can check what another lab was tested on, how often that auditor had ans
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from stagezero.auditor.certificate import certificate
@@ -16,6 +17,8 @@ from stagezero.errors import DoorError
 from stagezero.ledger import seal, statement
 
 ALPHABET = ("pass", "fail")
+ONE_ANSWER = math.log2(len(ALPHABET))
+"""The most that one answer discloses, in bits."""
 
 
 def attestation(auditor: Auditor, number: int, account: str) -> dict[str, Any]:
@@ -41,7 +44,9 @@ def attestation(auditor: Auditor, number: int, account: str) -> dict[str, Any]:
         "passed": {claim: {"true_mean_at_least": bar} for claim, bar in suite.terms.bars.items()},
         "disclosure": {
             "alphabet": list(ALPHABET),
-            "bits": {"this_time": 1.0, "in_all": shown["bits"]["used"], "budget": shown["bits"]["allowed"], "meter": suite.terms.meter},
+            "bits": {
+                "this_time": ONE_ANSWER, "in_all": shown["bits"]["used"], "budget": shown["bits"]["allowed"], "meter": suite.terms.meter,
+            },
             "submissions": {"answered": sum(p.replies for p in pools), "allowed": sum(p.allowance.submissions for p in pools)},
             "ledger": auditor.ledger.checkpoint(auditor.keep.key),
             "certificate": {k: shown[k] for k in ("sentence", "population", "delta", "not_covered")},

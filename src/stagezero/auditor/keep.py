@@ -38,7 +38,6 @@ class Settings(BaseModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     slot: float = Field(ge=LEAST_SLOT, description="seconds from charge to answer")
-    worst: float | None = Field(default=None, description="seconds that the worst audit took when it was measured")
     memory: float = Field(default=8.0, gt=0.25, description="GiB an audit may use beyond what the libraries take")
     largest: float = Field(default=16.0, gt=0, description="GiB a submitted model may have")
     created: float
@@ -121,11 +120,11 @@ class Keep(Records):
         self._owed = dict[tuple[int, str], tuple[float, dict[str, Any]]]()
         if not self.ledger.size:
             s = self.settings
-            self.ledger.record("auditor", {"name": s.name, "key": self.public_key.text(), "slot": s.slot, "worst": s.worst})
+            self.ledger.record("auditor", {"name": s.name, "key": self.public_key.text(), "slot": s.slot})
         self._agree()
 
     @classmethod
-    def create(cls, folder: Path, name: str | None = None, slot: float = WEEK, worst: float | None = None, **more: float) -> Keep:
+    def create(cls, folder: Path, name: str | None = None, slot: float = WEEK, **more: float) -> Keep:
         """Set up an auditor in an empty folder.
 
         Raises:
@@ -134,7 +133,7 @@ class Keep(Records):
         if folder.exists() and {path.name for path in folder.iterdir()} - _LEFT_OVER:
             raise DoorError(f"{folder}: expected an empty folder or none, found files; name another, or use the auditor that is there.")
         try:
-            settings = Settings(name=name or f"auditor-{socket.gethostname()}"[:100], slot=slot, worst=worst, created=time.time(), **more)
+            settings = Settings(name=name or f"auditor-{socket.gethostname()}"[:100], slot=slot, created=time.time(), **more)
         except ValidationError as error:
             raise DoorError(explain(error, "audit init")) from None
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
