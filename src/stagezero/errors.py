@@ -13,6 +13,7 @@ StagezeroError                 shown without a traceback, exit code 2
 │   └── WitnessError           two views of one ledger do not agree
 ├── AttestationError           a signed statement that does not verify
 ├── BuildError                 a training step failed: the recipe's doing
+├── SandboxError               a program cannot be confined here, and is not run
 ├── WorkerError                a worker died, or ran out of memory or disk: the machine's doing
 └── DoorError                  the auditor refused or could not be reached
     ├── BudgetSpentError       the sealed items have no disclosures left
@@ -80,6 +81,10 @@ class AttestationError(StagezeroError):
 
 class BuildError(StagezeroError):
     """A training step failed, and would fail again: the recipe's doing."""
+
+
+class SandboxError(StagezeroError):
+    """A program cannot be confined as it must be, and is therefore not run: no verdict on any idea."""
 
 
 class WorkerError(StagezeroError):

@@ -35,7 +35,87 @@ class Optuna(_Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
 
-Researcher = Annotated[People | Optuna, Field(discriminator="kind")]
+class Uniform(_Frozen):
+    """Draws ideas uniformly from the recipe language: what every other researcher is to be held against."""
+
+    kind: Literal["uniform"]
+    ideas: Positive = 2
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+
+class SelfProposing(_Frozen):
+    """The stage's own model proposes, held to the recipe language. Ideas of a stage that has not passed audit wait for review."""
+
+    kind: Literal["self"]
+    ideas: Positive = 2
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+
+
+class LLM(_Frozen):
+    """Any language model that Inspect's ``get_model`` reaches: ``openai/…``, ``anthropic/…``, ``hf/…``, ``mockllm/model``; and the models
+    that are known here by name (``package/smollm2-135m-q4``, ``pocket/262k``, a folder).
+
+    ``attempts`` is how often an invalid reply is returned with the reason, for each idea; ``tokens`` (in and out, over the whole run),
+    ``dollars`` and ``seconds`` (a stage) end its turn, and what it has proposed by then counts. ``dollars`` needs the prices, in dollars a million
+    tokens, of what goes in and comes out.
+    """
+
+    kind: Literal["llm"]
+    model: str
+    name: str = Field(default="llm", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)
+    ideas: Positive = 2
+    attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    seconds: Annotated[float, Field(gt=0)] = 600
+    tokens: Positive = 200_000
+    dollars: Annotated[float, Field(gt=0)] | None = None
+    prices: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] | None = None
+    answer_tokens: Annotated[int, Field(gt=0, le=100_000)] = 2000
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    arguments: dict[str, str | int | float | bool] = {}
+
+    @model_validator(mode="after")
+    def _priced(self) -> LLM:
+        if (self.dollars is None) != (self.prices is None):
+            raise ValueError("'dollars' and 'prices' (a million tokens in, and out) go together; give both or neither")
+        return self
+
+
+class Outside(_Frozen):
+    """A person or agent elsewhere, who submits through a folder, ``stagezero idea submit`` or ``stagezero mcp``.
+
+    A stage's proposals close when ``ideas`` are there, when the researcher says it is done, or after ``seconds``.
+    """
+
+    kind: Literal["outside"]
+    name: str = Field(default="outside", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)
+    ideas: Positive = 4
+    seconds: Annotated[float, Field(gt=0)] = 86_400
+
+
+Researcher = Annotated[People | Optuna | Uniform | SelfProposing | LLM | Outside, Field(discriminator="kind")]
+
+
+class Review(_Frozen):
+    """Who may let ideas in by hand. ``keys`` are public keys of reviewers; with ``every`` each idea waits for one of them, without it only
+    those that must: the ideas of a model that has not passed audit. ``seconds`` is how long a stage waits for them.
+    """
+
+    keys: tuple[str, ...] = Field(min_length=1, max_length=64)
+    every: bool = True
+    seconds: Annotated[float, Field(gt=0)] = 604_800
+
+
+class Sandbox(_Frozen):
+    """How code ideas and commands are confined. ``landlock`` lets Landlock and seccomp stand in where bubblewrap cannot make a box; ``none``
+    runs people's own commands with the user's rights, and no code idea at all. Limits are of one build: GiB of memory, of files, and
+    processes and threads at a time.
+    """
+
+    kind: Literal["box", "landlock", "none"] = "box"
+    memory: Annotated[float, Field(gt=0, le=4096)] = 8.0
+    disk: Annotated[float, Field(gt=0, le=4096)] = 4.0
+    processes: Annotated[int, Field(ge=4, le=4096)] = 64
 
 
 class Trial(_Frozen):
@@ -120,10 +200,27 @@ class Project(_Frozen):
     researchers: tuple[Researcher, ...] = Field(min_length=1)
     trial: Trial = Trial()
     audit: AnyAudit | None = None
+    review: Review | None = None
+    channels: tuple[str, ...] = Field(
+        default=(),
+        max_length=64,
+        description="sources of labels or weights that an idea's distil and merge steps may name; none when left out",
+    )
+    sandbox: Sandbox = Sandbox()
     workers: Annotated[int, Field(ge=1, le=256)] = 2
     seed: Annotated[int, Field(ge=0, lt=2**53)] | None = Field(
         default=None, description="makes the campaign's secret; left out, the secret is drawn at random and seeds cannot be foreseen"
     )
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> Project:
+        names = [r.name if isinstance(r, LLM | Outside) else r.kind for r in self.researchers]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"'researchers': expected one of each name, got {', '.join(twice)} twice; give them a 'name' each, or drop one"
+            )
+        return self
 
     def resolve(self, path: str, folder: Path) -> Path:
         """A path of this file, seen from the file's folder."""

@@ -18,6 +18,7 @@ from stagezero.models import checkpoint_digest
 from stagezero.tasks import load_suite
 from stagezero.training import Recipe, Store, build, load_recipe, parse_recipe
 from stagezero.training.data import datasets_before
+from stagezero.training.sandbox import Confinement, why_not
 
 MIX: dict[str, Any] = {"step": "mix", "parts": [{"kinds": ["trap"], "each": 20}]}
 SFT: dict[str, Any] = {"step": "sft", "steps": 3, "batch_size": 4, "learning_rate": 1e-3}
@@ -28,8 +29,13 @@ def recipe(*steps: dict[str, Any]) -> Recipe:
     return parse_recipe(list(steps), "test")
 
 
-def make(base: Path, root: Path, chosen: Recipe, seed: int = 1) -> Any:
-    return build(base, chosen, load_suite("atlas"), seed, Store(root))
+CONFINED = Confinement("box" if why_not() is None else "none")
+UNCONFINED = Confinement("none")
+"""For programs that leave marks outside, to be counted."""
+
+
+def make(base: Path, root: Path, chosen: Recipe, seed: int = 1, confinement: Confinement = CONFINED) -> Any:
+    return build(base, chosen, load_suite("atlas"), seed, Store(root), confinement)
 
 
 def test_the_empty_recipe_is_the_base(base: Path, tmp_path: Path) -> None:
@@ -190,7 +196,7 @@ def test_a_trainer_that_cannot_start(base: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stagezero.training.steps.command.PAUSE", 0.0)
+    monkeypatch.setattr("stagezero.training.steps.confined.PAUSE", 0.0)
 
 
 def counted(marks: Path, rest: str) -> str:
@@ -203,7 +209,8 @@ KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 
 def test_a_trainer_that_is_killed_once_is_tried_again(base: Path, tmp_path: Path, quickly: None) -> None:
     marks = tmp_path / "marks"
-    found = make(base, tmp_path / "s", command(tmp_path / "p", counted(marks, f"if len(marks.read_text()) == 1: {KILL}")))
+    chosen = command(tmp_path / "p", counted(marks, f"if len(marks.read_text()) == 1: {KILL}"))
+    found = make(base, tmp_path / "s", chosen, confinement=UNCONFINED)
     assert marks.read_text() == "xx" and found.steps_made == 1
     assert not list((tmp_path / "s" / "builds").glob(".making*")) and not (tmp_path / "s" / "failures").exists()
 
@@ -215,10 +222,12 @@ def test_a_trainer_that_is_killed_twice_has_failed_for_good(base: Path, tmp_path
     told = []
     for _ in range(3):  # the third and later tries would succeed: a run that continues must not find that out
         with pytest.raises(BuildError, match="twice killed by SIG") as failed:
-            make(base, tmp_path / "s", chosen)
+            make(base, tmp_path / "s", chosen, confinement=UNCONFINED)
         told.append(str(failed.value))
     assert marks.read_text() == "xx" and len(set(told)) == 1
-    assert make(base, tmp_path / "s", command(tmp_path / "p", "pass")).steps_made == 1, "another program is another build"
+    assert make(base, tmp_path / "s", command(tmp_path / "p", "pass"), confinement=UNCONFINED).steps_made == 1, (
+        "another program is another build"
+    )
 
 
 def test_a_trainer_that_is_too_slow(base: Path, tmp_path: Path, quickly: None) -> None:
@@ -230,10 +239,12 @@ def test_a_trainer_that_is_too_slow(base: Path, tmp_path: Path, quickly: None) -
     start = time.perf_counter()
     for _ in range(2):
         with pytest.raises(BuildError, match="twice still running after 6 s; raise 'timeout'"):
-            make(base, tmp_path / "s", load_recipe(folder / "r.yaml"))
+            make(base, tmp_path / "s", load_recipe(folder / "r.yaml"), confinement=UNCONFINED)
     assert marks.read_text() == "xx" and time.perf_counter() - start < 60, "what it started ends with it"
     (folder / "r.yaml").write_text(text)
-    assert make(base, tmp_path / "s", load_recipe(folder / "r.yaml")).steps_made == 1, "more time is another question"
+    assert make(base, tmp_path / "s", load_recipe(folder / "r.yaml"), confinement=UNCONFINED).steps_made == 1, (
+        "more time is another question"
+    )
 
 
 def test_a_failure_is_the_same_when_a_run_continues(base: Path, tmp_path: Path) -> None:
@@ -257,7 +268,7 @@ def test_a_trainer_ends_with_its_worker(base: Path, tmp_path: Path) -> None:
     program = (
         "import sys\nfrom pathlib import Path\nfrom stagezero.tasks import load_suite\n"
         "from stagezero.training import Store, build, load_recipe\n"
-        "build(Path(sys.argv[1]), load_recipe(Path(sys.argv[2])), load_suite('atlas'), 1, Store(Path(sys.argv[3])))\n"
+        "from stagezero.training.sandbox import Confinement\nbuild(Path(sys.argv[1]), load_recipe(Path(sys.argv[2])), load_suite('atlas'), 1, Store(Path(sys.argv[3])), Confinement('none'))\n"
     )
     worker = subprocess.Popen([sys.executable, "-c", program, str(base), str(tmp_path / "p" / "r.yaml"), str(tmp_path / "s")])
     try:

@@ -4,7 +4,24 @@ from __future__ import annotations
 
 from cyclopts import App
 
-from stagezero.cli import attest, audit, compare, doctor, init, ledger, measure, models, report, run, verify
+from stagezero.cli import (
+    attest,
+    audit,
+    compare,
+    doctor,
+    idea,
+    init,
+    ledger,
+    lineage,
+    mcp,
+    measure,
+    models,
+    rebuild,
+    report,
+    review,
+    run,
+    verify,
+)
 
 
 def register(app: App) -> None:
@@ -12,8 +29,13 @@ def register(app: App) -> None:
     app.command(compare.compare)
     app.command(run.run)
     app.command(init.init)
+    app.command(idea.app)
+    app.command(mcp.mcp)
     app.command(measure.measure)
     app.command(models.models)
+    app.command(review.review)
+    app.command(lineage.lineage)
+    app.command(rebuild.rebuild)
     app.command(ledger.app)
     app.command(audit.app)
     app.command(attest.attest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from rich.markup import escape
 
@@ -25,6 +26,7 @@ def compare(
     workers: int = 2,
     seed: int | None = None,
     runs: Path = Path("runs"),
+    sandbox: Literal["box", "landlock", "none"] = "box",
     json: bool = False,
 ) -> int:
     """Is one recipe better than another on one property, with no side effects?
@@ -60,6 +62,8 @@ def compare(
         Makes the seeds repeatable; left out, nobody can foresee them.
     runs
         Folder for the ledger.
+    sandbox
+        How the programs of command and code steps are confined: box (bubblewrap), or weaker: landlock, none (your own commands alone).
     json
         Print one JSON object instead.
     """
@@ -74,7 +78,7 @@ def compare(
     except ValidationError as error:
         raise InputError(explain(error, "compare")) from None
     with Teller(quiet=json) as tell:
-        found = lab.compare(control, candidate, property, model, suite, plan, workers, seed, runs, tell)
+        found = lab.compare(control, candidate, property, model, suite, plan, workers, seed, runs, tell, sandbox)
     if json:
         print_json(found.as_json())
         return 0

@@ -54,6 +54,7 @@ def doctor(*, json: bool = False) -> int:
 
     rows.append(("device", True, torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {os.cpu_count()} cores"))
     rows += separations()
+    rows += sandboxes()
     if json:
         print_json({name: {"ok": ok, "found": text} for name, ok, text in rows})
         return 0
@@ -62,6 +63,20 @@ def doctor(*, json: bool = False) -> int:
         shown.add_row("ok" if ok else "--", name, text)
     output().print(shown)
     return 0
+
+
+def sandboxes() -> list[Row]:
+    """Whether code ideas and commands can be confined here, each way tried."""
+    from stagezero.training.sandbox import why_not
+
+    said = {
+        "sandbox": "one was made, without network, files or other processes; code ideas and commands run in it",
+        "sandbox: landlock": "weaker, for sandbox.kind: landlock; files and network were out of reach",
+    }
+    found: list[Row] = []
+    for (name, text), why in zip(said.items(), (why_not("box"), why_not("landlock")), strict=True):
+        found.append((name, why is None, text if why is None else why))
+    return found
 
 
 def separations() -> list[Row]:

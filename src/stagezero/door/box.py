@@ -18,26 +18,23 @@ A box is no box while something outside it does what it is told from inside. So 
 - keys with which the user's own account can be entered again over the shared network (``~/.ssh``, Jupyter's);
 - the program itself, where it lies in a folder that the lab may write: what is written there would run outside the next time.
 
-This file imports nothing of the package: run as a program, it narrows its own process and becomes the command it is given.
+Inside, ``narrow.py`` closes the last of these and becomes the lab.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import os
-import platform
 import shutil
-import signal
 import stat
-import struct
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from stagezero import narrow
 
 DEVICES = ("nvidia*", "dri", "kfd")
 TRY_SECONDS = 20
@@ -65,7 +62,7 @@ class Box:
     def command(self, run: Sequence[str], folder: Path) -> list[str]:
         """The command line that runs another in the box, in ``folder``."""
         root = os.geteuid() == 0
-        # Ctrl-C is for the lab, which narrow() lets hear it again: were bwrap to end by it, the lab would be killed in mid-sentence.
+        # Ctrl-C is for the lab, which narrow.py lets hear it again: were bwrap to end by it, the lab would be killed in mid-sentence.
         found = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
         found += ["bwrap", "--die-with-parent", "--unshare-pid", "--unshare-ipc", "--unshare-uts"]
         found += ["--cap-drop", "ALL"] if root else ["--unshare-user", "--disable-userns"]
@@ -99,7 +96,7 @@ class Box:
         found += ["--chdir", str(folder), "--"]
         if root:
             found += ["setpriv", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "--"]
-        return [*found, sys.executable, "-I", "-S", str(Path(__file__).resolve()), *run]
+        return [*found, sys.executable, "-I", "-S", str(Path(narrow.__file__).resolve()), "--", *run]
 
 
 def _inside(path: Path, folders: Iterable[Path]) -> bool:
@@ -190,79 +187,3 @@ def why_not() -> str | None:
         f"a box could not be made ({reason}); on Ubuntu 24.04 and later "
         "allow user namespaces to bwrap with an AppArmor profile, in a container start it with --security-opt seccomp=unconfined"
     )
-
-
-# --- inside: the process narrows itself and becomes the lab -----------------------------------------------------------
-
-_NO_NEW_PRIVS, _SET_SECCOMP, _FILTER = 38, 22, 2
-_MACHINES = {"x86_64": (0xC000003E, 16, 56, 272), "aarch64": (0xC00000B7, 29, 220, 97)}
-"""Machine → how seccomp calls it, and the numbers of ``ioctl``, ``clone`` and ``unshare``."""
-_CLONE3, _NEW_USER = 435, 0x10000000
-_TYPING = (0x5412, 0x541C)
-"""TIOCSTI and TIOCLINUX: what they are given is read by the shell as if it had been typed."""
-_LANDLOCK_CREATE, _LANDLOCK_RESTRICT, _VERSION = 444, 446, 1
-_SCOPED_SINCE, _ABSTRACT_SOCKETS, _SIGNALS = 6, 1, 2
-
-
-def _no_typing(libc: ctypes.CDLL) -> bool:
-    """Forbid to type into the terminal and to make user namespaces, by a seccomp filter; False where that cannot be done."""
-    known = _MACHINES.get(platform.machine())
-    if known is None:
-        return False
-    load, equal, at_least, any_of, leave = 0x20, 0x15, 0x35, 0x45, 0x06
-    machine, ioctl, clone, unshare = known
-    refuse, unknown, allow = 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS, 0x7FFF0000
-    # What to load, or what to compare with and how many lines to skip if it is so and if it is not. Only the low half of an argument is
-    # looked at, as by the kernel.
-    program = [
-        (load, 0, 0, 4),  # the machine that the call is made for
-        (equal, 0, 11, machine),
-        (load, 0, 0, 0),  # the call's number
-        (at_least, 9, 0, 0x40000000),  # x86-64 with 32-bit pointers numbers them otherwise
-        (equal, 10, 0, _CLONE3),  # its flags cannot be seen from here; without it libraries use clone
-        (equal, 5, 0, clone),
-        (equal, 4, 0, unshare),
-        (equal, 0, 6, ioctl),
-        (load, 0, 0, 24),  # the second argument: what is asked of a device
-        (equal, 3, 0, _TYPING[0]),
-        (equal, 2, 3, _TYPING[1]),
-        (load, 0, 0, 16),  # the first argument: flags
-        (any_of, 0, 1, _NEW_USER),
-        (leave, 0, 0, refuse),
-        (leave, 0, 0, allow),
-        (leave, 0, 0, unknown),
-    ]
-    code = b"".join(struct.pack("=HBBI", *line) for line in program)
-    held = ctypes.create_string_buffer(code, len(code))
-    told = ctypes.create_string_buffer(struct.pack("@HP", len(program), ctypes.addressof(held)))
-    done: int = libc.prctl(_SET_SECCOMP, _FILTER, ctypes.cast(told, ctypes.c_void_p), 0, 0)
-    return done == 0
-
-
-def _no_abstract_sockets(libc: ctypes.CDLL) -> bool:
-    """Forbid abstract sockets and signals from inside out, by Landlock; False where the kernel cannot."""
-    if libc.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), _VERSION) < _SCOPED_SINCE:
-        return False
-    wanted = ctypes.create_string_buffer(struct.pack("=QQQ", 0, 0, _ABSTRACT_SOCKETS | _SIGNALS), 24)
-    rules = libc.syscall(_LANDLOCK_CREATE, wanted, ctypes.c_size_t(24), 0)
-    if rules < 0:
-        return False
-    done: int = libc.syscall(_LANDLOCK_RESTRICT, rules, 0)
-    os.close(rules)
-    return done == 0
-
-
-def narrow() -> None:
-    """Give up what mounts and namespaces do not take away."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0)
-    _no_abstract_sockets(libc)
-    if not _no_typing(libc):
-        with contextlib.suppress(OSError):
-            os.setsid()  # leaves the terminal; Ctrl-C then ends the box instead of reaching into it
-
-
-if __name__ == "__main__":
-    narrow()
-    os.execvp(sys.argv[1], sys.argv[1:])

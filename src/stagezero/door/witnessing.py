@@ -10,6 +10,13 @@ from stagezero.errors import WitnessError
 from stagezero.ledger import Ledger, SigningKey, VerifyKey, Witness, read_checkpoint
 
 
+def key_of(run: Path) -> SigningKey:
+    """The key of a run: it signs the ledger's checkpoints, and what is said of its stages. Made on first use."""
+    seed = run / "key"
+    # The name holds part of the key, so that two runs of one name are two ledgers.
+    return SigningKey.lasting(seed, f"lab-{SigningKey.lasting(seed, 'lab').verify_key.keyid[:16]}")
+
+
 class Exchange:
     """A lab's ledger, and the auditor that witnesses it."""
 
@@ -19,10 +26,7 @@ class Exchange:
             folder: the run's; the lab's key and what it has seen of the auditor are kept there.
         """
         self.door, self.ledger = door, ledger
-        seed = folder / "key"
-        # The name holds part of the key, so that two runs of one name are two ledgers.
-        name = f"lab-{SigningKey.lasting(seed, 'lab').verify_key.keyid[:16]}"
-        self.key = SigningKey.lasting(seed, name)
+        self.key = key_of(folder)
         self.folder = folder / "witness"
         self._auditors = Witness(self.folder)
 

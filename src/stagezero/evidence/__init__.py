@@ -2,6 +2,7 @@
 
 from stagezero.evidence.betting import betting_interval, log_betting_e_value
 from stagezero.evidence.eprocess import critical_t, e_value, log_e_value, noise_floor, t_statistic
+from stagezero.evidence.equivalence import Equivalence, equivalence
 from stagezero.evidence.intervals import (
     Estimate,
     Guard,
@@ -11,6 +12,7 @@ from stagezero.evidence.intervals import (
     gain_shown,
     non_inferiority,
     pooled_sd,
+    proportion,
     t_interval,
 )
 from stagezero.evidence.leakage import (
@@ -31,6 +33,7 @@ from stagezero.evidence.spending import any_time_level, e_lond_level, idea_level
 
 __all__ = [
     "Allowance",
+    "Equivalence",
     "Estimate",
     "Guard",
     "Look",
@@ -48,6 +51,7 @@ __all__ = [
     "critical_t",
     "e_lond_level",
     "e_value",
+    "equivalence",
     "gain_shown",
     "idea_level",
     "kraft_bits",
@@ -61,6 +65,7 @@ __all__ = [
     "non_inferiority",
     "pass_probability",
     "pooled_sd",
+    "proportion",
     "shadow_finding",
     "shadow_power",
     "stage_level",

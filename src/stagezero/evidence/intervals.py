@@ -72,6 +72,15 @@ def clopper_pearson_lower(right: int, n: int, level: float) -> float:
     return 0.0 if right == 0 else float(stats.beta.ppf(level, right, n - right + 1))
 
 
+def proportion(right: int, n: int, level: float = 0.95) -> Estimate:
+    """A proportion with its exact two-sided interval (Clopper & Pearson 1934); nothing is known of one out of none."""
+    if n == 0:
+        return Estimate(math.nan, 0.0, 1.0, 0)
+    tail = (1 - level) / 2
+    high = 1.0 if right == n else float(stats.beta.ppf(1 - tail, right + 1, n - right))
+    return Estimate(right / n, clopper_pearson_lower(right, n, tail), high, n)
+
+
 def collapse_rate_bound(n: int, level: float = 0.05) -> float:
     """Exact upper bound on the rate of an event not seen in n seeds (0 of 12: 22 %)."""
     return float(1.0 - level ** (1.0 / n))

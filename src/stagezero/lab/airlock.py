@@ -1,4 +1,4 @@
-"""Lets ideas in, and nothing else: typed, canonical, capped and measured in bits, each with a reason when refused.
+"""Lets ideas in, and nothing else: typed, canonical, capped and measured in bits, each with a reason when refused (``crossing.py``).
 
 An idea that canonicalises to a hypothesis that was decided before is the same hypothesis for ever: a new name or
 another formatting buys no second chance.
@@ -6,18 +6,20 @@ another formatting buys no second chance.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rfc8785 import CanonicalizationError
 
-from stagezero.errors import RecipeError
+from stagezero.errors import IdeaError, RecipeError
+from stagezero.lab import crossing
 from stagezero.lab.ideas import MAX_BYTES, Idea
 from stagezero.ledger import digest
 from stagezero.tasks import Suite
 from stagezero.training import Recipe, apply_patch
 from stagezero.training.data import meaning_of, portable
+from stagezero.training.recipes import Code, Command
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,8 @@ class Admitted:
     hypothesis: Hypothesis
     near: tuple[str, ...] = ()
     """What it hardly differs from: the control, or other ideas on the same control, by title."""
+    let_in: Mapping[str, Any] | None = None
+    """Who let it in, where a person did: the reviewer and what they signed."""
 
     @property
     def entrant(self) -> Entrant:
@@ -103,6 +107,8 @@ class Admitted:
             "property": self.idea.property,
             "claimed_effect": self.idea.claimed_effect,
             "bits": self.idea.bits(),
+            "author": self.idea.author or self.idea.researcher,
+            "let_in": dict(self.let_in) if self.let_in is not None else None,
             "patch": self.idea.technique()["patch"],
             "candidate": portable(self.hypothesis.candidate.canonical()),
             "near": list(self.near),
@@ -121,12 +127,20 @@ class Refused:
 
 
 def admit(
-    ideas: Sequence[Idea], control: Recipe, suite: Suite, margin: float, decided: Sequence[tuple[str, Hypothesis]] = ()
+    ideas: Sequence[Idea],
+    control: Recipe,
+    suite: Suite,
+    margin: float,
+    decided: Sequence[tuple[str, Hypothesis]] = (),
+    channels: Mapping[str, str] | None = None,
+    no_code: str | None = None,
 ) -> tuple[list[Admitted], list[Refused]]:
     """Sort ideas into those that may be tried on a control and those that may not.
 
     Args:
         decided: titles and hypotheses that were decided before.
+        channels: sources of labels or weights that the project declares: name in ideas → where it is.
+        no_code: why code cannot be run here, where it cannot.
 
     Returns:
         Admitted ideas in the order of their hypotheses' digests, whatever order they came in, and the refused ones.
@@ -140,12 +154,21 @@ def admit(
             refused.append(Refused(idea, f"property {idea.property!r} is not one of {', '.join(suite.properties)}"))
             continue
         try:
-            if (bits := idea.bits()) > 8 * MAX_BYTES:
-                refused.append(Refused(idea, f"{bits:,} bits, its files included; at most {8 * MAX_BYTES:,} may cross"))
+            if (size := idea.size()) > MAX_BYTES:
+                refused.append(Refused(idea, f"{8 * size:,} bits, its files included; at most {8 * MAX_BYTES:,} may cross"))
                 continue
+            crossing.check(idea)
+            crossing.check_items(idea, suite)
             candidate = apply_patch(control, idea.operations(), f"idea {idea.title!r}")
+            candidate = crossing.check_channels(candidate, control, channels or {})
+            if no_code is not None and _runs_programs(candidate, control):
+                refused.append(Refused(idea, f"brings a program along, and there is no sandbox to run it in: {no_code}"))
+                continue
             found = Admitted(idea, hypothesis(control, candidate, idea.property, margin, suite, ours))
             key = found.hypothesis.digest()
+        except IdeaError as error:
+            refused.append(Refused(idea, str(error)))
+            continue
         except (RecipeError, CanonicalizationError, OSError, TypeError, ValueError) as error:
             refused.append(Refused(idea, f"does not fit this stage's recipe: {error}"))
             continue
@@ -162,6 +185,11 @@ def admit(
     others = [(a.idea.title, a.hypothesis) for a in ordered] + [(f"{t!r}, decided before", h) for t, h in decided if h.control_does == ours]
     near = [replace(a, near=_near(a.hypothesis, others)) for a in ordered]
     return near, sorted(refused, key=lambda r: (r.idea.title, r.why))
+
+
+def _runs_programs(candidate: Recipe, control: Recipe) -> bool:
+    """Whether a candidate has a program that the control has not."""
+    return any(isinstance(step, Code | Command) and step not in control.steps for step in candidate.steps)
 
 
 TRIVIAL = 0.1

@@ -7,12 +7,13 @@ import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from stagezero.measure import write_whole
 from stagezero.tasks import load_suite
 from stagezero.training import Recipe
 from stagezero.training.executors import Draw, Job, Result, outcome
+from stagezero.training.sandbox import Confinement
 
 
 class Pool(Protocol):
@@ -65,13 +66,18 @@ class Silent:
 class Bench:
     """Builds and measures recipes on one base and one suite."""
 
-    def __init__(self, pool: Pool, base: Path, suite: str, items: int, store: Path, costs_file: Path | None, tell: Tell) -> None:
+    def __init__(
+        self, pool: Pool, base: Path, suite: str, items: int, store: Path, costs_file: Path | None, tell: Tell,
+        confinement: Confinement | None = None, trainer: Literal["first", "second"] = "first",
+    ) -> None:  # fmt: skip
         self.pool = pool
         self.base = base
         self.suite_name = suite
         self.suite = load_suite(suite)
         self.items = items
         self.store = store
+        self.confinement = confinement or Confinement()
+        self.trainer = trainer
         self.tell = tell
         self.costs = Costs.load(costs_file) if costs_file is not None else Costs()
         self._costs_file = costs_file
@@ -86,7 +92,10 @@ class Bench:
         key = (recipe.digest(), seed, draws)
         if key not in self._jobs:
             inputs = self._inputs.setdefault(recipe.digest(), recipe.inputs_digest())
-            job = Job(self.base, recipe, self.suite_name, self.suite.digest(), inputs, seed, draws, self.items, self.store)
+            job = Job(
+                self.base, recipe, self.suite_name, self.suite.digest(), inputs, seed, draws, self.items, self.store, self.confinement,
+                self.trainer,
+            )  # fmt: skip
             self._jobs[key] = self.pool.submit(job)
         return self._jobs[key]
 

@@ -20,22 +20,26 @@ from typing import Any
 from stagezero.door import Opened, Receipt, Status
 from stagezero.errors import BuildError, ProjectError, RecipeError
 from stagezero.evidence import Estimate, t_interval
-from stagezero.lab import airlock, tried
+from stagezero.lab import airlock, outside, tried
 from stagezero.lab.audited import NOT_AUDITED, Audited, check_audit, door_entry
 from stagezero.lab.bench import Bench, Silent, Tell
 from stagezero.lab.composition import compose
 from stagezero.lab.ideas import Idea
-from stagezero.lab.researchers import Brief, Outcome, Researcher, make
+from stagezero.lab.proposals import proposed
+from stagezero.lab.researchers import Brief, Outcome, Own, Researcher, make
+from stagezero.lab.review import Gate
 from stagezero.lab.run_folder import check_unchanged, secret_of
 from stagezero.lab.trial import Batch, Decision, draw_of, replicate_seed
 from stagezero.ledger import Ledger, digest, refuse_if_in_use
 from stagezero.measure import ALIGNMENT
 from stagezero.models import checkpoint_digest, home
-from stagezero.project import Project, load_project
+from stagezero.project import Outside, Project, load_project
 from stagezero.tasks import claims, load_suite
+from stagezero.lab.written import channel_entry, texts_of, training_bits, weights_bits
 from stagezero.training import Recipe, load_recipe
 from stagezero.training.data import portable
 from stagezero.training.executors import LocalPool, outcome
+from stagezero.training.sandbox import Confinement, Limits, why_not
 
 NO_RECIPE = Recipe()
 
@@ -118,11 +122,14 @@ class Campaign:
         self.suite_name = str(self.project.resolve(suite_name, here)) if suite_name.endswith(".jsonl") else suite_name
         self.suite = load_suite(self.suite_name)
         self.stage0 = load_recipe(self.project.resolve(self.project.stage0, here))
-        self.researchers: list[Researcher] = [make(r, here) for r in self.project.researchers]
+        self.folder = Path(runs) / self.project.name
+        self.researchers: list[Researcher] = [make(r, here, self.folder) for r in self.project.researchers]
+        self.gate = Gate(self.project.review, self.folder, self.tell.doing)
+        self.confinement = confinement_of(self.project)
+        self.channels = {name: str(path) if (path := self.project.resolve(name, here)).is_dir() else name for name in self.project.channels}
         beside = self.project.resolve(self.project.base, here)
         self.base_name = str(beside) if beside.is_dir() else self.project.base
         check_audit(self.project, self.path, self.suite_name, self.suite)
-        self.folder = Path(runs) / self.project.name
         if workers is not None and workers < 1:
             raise ProjectError(f"workers: expected at least 1, got {workers}; correct it.")
         if fresh and self.folder.exists():
@@ -147,12 +154,18 @@ class Campaign:
                 LocalPool(self.workers) as pool,
             ):
                 base = self._base(pool)
-                described = {**self._written(), "base": checkpoint_digest(base), "environment": pool.environment()}
+                described = {
+                    **self._written(),
+                    "base": checkpoint_digest(base),
+                    "base_bits": weights_bits(base),
+                    "environment": pool.environment(),
+                }
                 check_unchanged(ledger, described)
                 status = self.audited.open(base)
                 self.bench = Bench(
-                    pool, base, self.suite_name, self.project.trial.items, home() / "store", self.folder / "costs.json", self.tell
-                )
+                    pool, base, self.suite_name, self.project.trial.items, home() / "store", self.folder / "costs.json", self.tell,
+                    self.confinement,
+                )  # fmt: skip
                 try:
                     return self._stages(ledger, described, status)
                 finally:
@@ -194,6 +207,7 @@ class Campaign:
                 recipe, ideas = self._together(stage.recipe, promoted, level, decisions)
                 adopted = self._found(number, recipe, stage.recipe, ideas)
             history += [self._outcome(number, a.idea, d, adopted) for a, d in zip(admitted, found, strict=True)]
+            outside.publish(self.folder, self._outsiders(), history)
             if adopted is not None:
                 stage = adopted
                 stages.append(adopted)
@@ -204,9 +218,13 @@ class Campaign:
 
     def _register(self, number: int, brief: Brief, decisions: Sequence[Decision]) -> list[airlock.Admitted]:
         """Collect proposals, pass them through the airlock, and write down what will be tried before anything is built."""
-        proposed = [idea for researcher in self.researchers for idea in researcher.propose(brief)]
+        ideas = [idea for researcher in self.researchers for idea in proposed(researcher, brief, self.folder)]
         decided = [(d.title, d.hypothesis) for d in decisions]
-        admitted, refused = airlock.admit(proposed, brief.control, self.suite, self.project.trial.margin, decided)
+        admitted, refused = airlock.admit(
+            ideas, brief.control, self.suite, self.project.trial.margin, decided, self.channels, self._no_code()
+        )  # fmt: skip
+        admitted, held = self.gate.pass_through(admitted, _unaudited(brief.own), number, self.ledger.entries[0].hash)
+        refused += held
         self.tell.say(f"stage {number}: {len(admitted)} ideas registered" + (f", {len(refused)} refused" if refused else ""))
         for a in admitted:
             if a.near:
@@ -226,6 +244,15 @@ class Campaign:
         self._mark(number, [a.hypothesis.digest() for a in admitted])
         self.audited.witnessed(self.ledger)
         return admitted
+
+    def _outsiders(self) -> list[str]:
+        return [r.name for r in self.project.researchers if isinstance(r, Outside)]
+
+    def _no_code(self) -> str | None:
+        """Why programs that ideas bring along are not run here, where they are not."""
+        if self.confinement.kind == "none":
+            return "the project's sandbox.kind is none"
+        return why_not(self.confinement.kind)
 
     def _mark(self, number: int, hypotheses: Sequence[str]) -> None:
         """Say it when other runs on this machine had registered the same hypotheses: this is then not their first chance."""
@@ -328,6 +355,7 @@ class Campaign:
             "finite_suite": self.suite.finite,
             "stage0": portable(self.stage0.canonical()),
             "ideas": self._on_file(),
+            "training_bits": training_bits(self.suite),
             "stagezero": importlib.metadata.version("stagezero"),
         }
 
@@ -342,7 +370,12 @@ class Campaign:
     def _brief(self, number: int, stage: Stage, history: Sequence[Outcome]) -> Brief:
         scores = {claim: stage.score(claim).mean for claim in (ALIGNMENT, *claims(self.suite))}
         trainable = tuple(sorted({item.property for item in self.suite.train_items()}))
-        return Brief(number, stage.recipe, self.suite.properties, self.suite.capabilities, trainable, scores, tuple(history))
+        c = stage.confirmed
+        own = Own(stage.number, c.folder, c.model, stage.verdict == "pass")
+        channels = tuple(self.project.channels)
+        return Brief(
+            number, stage.recipe, self.suite.properties, self.suite.capabilities, trainable, scores, tuple(history), channels, own
+        )  # fmt: skip
 
     def _outcome(self, number: int, idea: Idea, decision: Decision, adopted: Stage | None) -> Outcome:
         own = [p.difference(idea.property) for p in decision.pairs]
@@ -358,12 +391,25 @@ class Campaign:
             "ideas": [idea.digest() for idea in stage.ideas],
             "title": stage.title,
             "recipe": portable(stage.recipe.canonical()),
+            "files": texts_of(stage.recipe),
+            "channels": [channel_entry(step, self.bench.base, self.suite) for step in stage.recipe.channels()],
             "model": c.model,
             "seeds": list(c.seeds),
             "before": list(c.before),
             "after": list(c.after),
             "verdict": stage.verdict,
         }
+
+
+def _unaudited(own: Own | None) -> str | None:
+    """Why the ideas of a stage's own model wait for review, where they do."""
+    return None if own is None or own.passed else f"the model of stage {own.stage} proposed it, and has not passed audit"
+
+
+def confinement_of(project: Project) -> Confinement:
+    """How a project confines the programs it builds with."""
+    s = project.sandbox
+    return Confinement(s.kind, Limits(int(s.memory * 2**30), int(s.disk * 2**30), s.processes))
 
 
 def follow(future: Any, progress_file: Path, name: str, tell: Tell) -> Path:

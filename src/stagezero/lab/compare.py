@@ -24,6 +24,7 @@ from stagezero.tasks import Suite, claims, load_suite
 from stagezero.training import Recipe, load_recipe
 from stagezero.training.data import meaning_of
 from stagezero.training.executors import LocalPool
+from stagezero.training.sandbox import Confinement, Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,7 @@ def compare(
     seed: int | None = None,
     runs: Path | str = "runs",
     tell: Tell | None = None,
+    sandbox: Kind = "box",
 ) -> Comparison:
     """Is the candidate recipe better than the control on one property, with no side effects? Replicates until decided.
 
@@ -140,6 +142,7 @@ def compare(
         seed: makes the seeds repeatable; at random, and unforeseeable, when None.
         runs: folder for the ledger.
         tell: who is told how it goes.
+        sandbox: how the programs of command and code steps are confined; ``landlock`` and ``none`` are weaker.
 
     Returns:
         The decision, effects with intervals, and where the ledger is. The same call continues where it was cut off.
@@ -174,7 +177,7 @@ def compare(
     try:
         with LocalPool(workers) as pool:
             base = follow(pool.materialise(model, folder / "base-progress"), folder / "base-progress", model, tell)
-            bench = Bench(pool, base, suite_name, plan.items, home() / "store", folder / "costs.json", tell)
+            bench = Bench(pool, base, suite_name, plan.items, home() / "store", folder / "costs.json", tell, Confinement(sandbox))
             described = {
                 "base": checkpoint_digest(base),
                 "suite": loaded.digest(),

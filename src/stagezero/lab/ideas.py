@@ -1,12 +1,13 @@
-"""An idea: a claim, a reason and a recipe patch in one short Markdown file. It is all that crosses between stages."""
+"""An idea: a claim, a reason, and a recipe patch or one function of code, in a short Markdown file. It is all that crosses between stages."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from rfc8785 import CanonicalizationError
 
 from stagezero.errors import IdeaError, RecipeError, explain
@@ -15,9 +16,11 @@ from stagezero.private import read_text
 from stagezero.training.data import is_there, portable
 from stagezero.training.patches import Patch, parse_patch
 from stagezero.training.recipes import Frozen
+from stagezero.training.technique import canonical_source
 
 MAX_BYTES = 8192
-"""What an idea may carry at the most, the files that its command steps name included."""
+"""What an idea may carry at the most: its patch with the files that command steps name, or its code in canonical form."""
+_CODE = re.compile(r"^```python[ \t]*\n(.*?)^```[ \t]*$", re.M | re.S)
 
 
 class _Plain(yaml.SafeLoader):
@@ -32,23 +35,39 @@ class _Plain(yaml.SafeLoader):
 class Idea(Frozen):
     """What a researcher proposes.
 
-    ``property`` is the one property it claims to improve; ``claimed_effect`` is by how much; ``researcher`` is who.
+    ``property`` is the one property it claims to improve; ``claimed_effect`` is by how much. It has either a ``patch`` of the recipe or
+    ``code``, one function ``technique(ctx) -> model`` that is run after the recipe's steps. ``researcher`` is the kind of researcher
+    that proposed it, ``author`` who exactly (a model by name or digest, an agent by name); neither is an idea's own to say.
     """
 
     title: str = Field(min_length=3, max_length=120)
     property: str
     claimed_effect: float = Field(gt=0, le=1)
     reason: str = Field(min_length=3, max_length=1000)
-    patch: tuple[Any, ...] = Field(min_length=1)
+    patch: tuple[Any, ...] = ()
+    code: str | None = None
     researcher: str = ""
+    author: str = ""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if bool(self.patch) == (self.code is not None):
+            raise ValueError(
+                "expected either 'patch' or one ```python block with technique(ctx), got "
+                + ("both; keep one" if self.patch else "neither; add one")
+            )
+        return self
 
     def operations(self) -> Patch:
-        """The patch, checked.
+        """The patch, checked; code is a step of its own behind all others.
 
         Raises:
             RecipeError: naming the operation and field.
         """
-        return parse_patch(self.patch, f"idea {self.title!r}")
+        where = f"idea {self.title!r}"
+        if self.code is not None:
+            return parse_patch([{"op": "append", "step": {"step": "code", "source": canonical_source(self.code, where)}}], where)
+        return parse_patch(self.patch, where)
 
     def technique(self) -> dict[str, Any]:
         """What actually crosses: the claim and the canonical patch, without names or prose."""
@@ -60,16 +79,23 @@ class Idea(Frozen):
     def bits(self) -> int:
         """The most this idea could carry: the length of its canonical text and of every file that it brings along, in bits."""
         text = canonical({"title": self.title, "reason": self.reason, **self.technique()})
-        return 8 * (len(text) + sum(Path(name).stat().st_size for name in self._files() if is_there(name)))
+        return 8 * (len(text) + sum(Path(name).stat().st_size for name in self.files() if is_there(name)))
 
-    def _files(self) -> set[str]:
+    def size(self) -> int:
+        """Bytes that count against ``MAX_BYTES``: of code alone, the title and reason being capped in themselves; else of everything."""
+        return len(canonical_source(self.code, f"idea {self.title!r}").encode()) if self.code is not None else self.bits() // 8
+
+    def files(self) -> set[str]:
         """The inputs of its command steps."""
         steps = (getattr(op, "step", None) or getattr(op, "values", None) or {} for op in self.operations())
         return {name for step in steps for name in step.get("inputs", ())}
 
 
-def parse_idea(text: str, where: str, researcher: str) -> Idea:
-    """Read an idea from Markdown with YAML front matter; what follows the front matter is for people and does not cross.
+def parse_idea(text: str, where: str, researcher: str, author: str = "") -> Idea:
+    """Read an idea from Markdown with YAML front matter.
+
+    Where the front matter has no ``patch``, the one block of Python that follows it is the idea's code. All else that follows is for
+    people and does not cross.
 
     Raises:
         IdeaError: naming the field, what was expected and the fix.
@@ -83,9 +109,17 @@ def parse_idea(text: str, where: str, researcher: str) -> Idea:
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that does not exist is a ValueError
         raise IdeaError(f"{where}: the front matter is not valid YAML ({' '.join(str(error).split())}); correct it.") from None
     if not isinstance(value, dict):
-        raise IdeaError(f"{where}: expected keys title, property, claimed_effect, reason and patch.")
+        raise IdeaError(f"{where}: expected keys title, property, claimed_effect, reason and patch (or a block of Python below).")
+    for ours in ("researcher", "author", "code"):
+        if ours in value:
+            raise IdeaError(
+                f"{where}: unknown key {ours!r}; remove it" + (", code goes below the front matter." if ours == "code" else ".")
+            )
+    blocks = _CODE.findall(rest[len(front) :]) if "patch" not in value else []
+    if len(blocks) > 1:
+        raise IdeaError(f"{where}: expected one block of Python, got {len(blocks)}; put everything into one technique(ctx).")
     try:
-        idea = Idea.model_validate({**value, "researcher": researcher})
+        idea = Idea.model_validate({**value, "code": blocks[0] if blocks else None, "researcher": researcher, "author": author})
         idea.digest()
     except ValidationError as error:
         raise IdeaError(explain(error, where)) from None

@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from stagezero.door import EmbeddedAuditor, box
@@ -14,6 +15,8 @@ from stagezero.door.embedded import ENVIRONMENT, default_keep
 from stagezero.lab.bench import Tell
 from stagezero.models import home
 from stagezero.project import Audit, Project, load_project
+from stagezero.training.sandbox import why_not
+from stagezero.training.sandbox.broker import Broker
 
 
 def keep_of(project: Project, folder: Path) -> Path:
@@ -57,15 +60,26 @@ def boxed(project: Path, runs: Path, command: Sequence[str], tell: Tell) -> int 
     hidden = [keep, *([sealed] if sealed is not None and sealed.exists() else [])]
     for folder in (runs, home()):
         folder.mkdir(parents=True, exist_ok=True)
-    with EmbeddedAuditor(keep, "boxed", sealed) as auditor:
+    with EmbeddedAuditor(keep, "boxed", sealed) as auditor, _sandboxes(loaded, where) as sandboxes:
         handed = auditor.opened().handed_on()
         try:
             line = box.Box([w for w in writable if w.exists()], hidden, named_by(loaded, where)).command(command, Path.cwd())
-            environment = {"MPLCONFIGDIR": "/tmp/matplotlib", **os.environ, ENVIRONMENT: str(handed)}
+            environment = {"MPLCONFIGDIR": "/tmp/matplotlib", **os.environ, **sandboxes, ENVIRONMENT: str(handed)}
             running = subprocess.Popen(line, pass_fds=[handed], env=environment)
         finally:
             os.close(handed)
         return _follow(running)
+
+
+@contextmanager
+def _sandboxes(project: Project, where: Path) -> Iterator[dict[str, str]]:
+    """Sandboxes for the lab's builds are made out here, since none can be made in a box; what the lab is to be told of it."""
+    if project.sandbox.kind != "box" or why_not() is not None:
+        yield {}
+        return
+    beside = project.resolve(project.base, where)
+    with Broker([home(), *([beside] if beside.is_dir() else [])]) as broker:
+        yield broker.environment
 
 
 def named_by(project: Project, where: Path) -> list[Path]:

@@ -163,6 +163,8 @@ def materialise(name: str, progress: Progress | None = None) -> Path:
             staging.mkdir()
             try:
                 _make(name, staging, progress)
+                for path in checkpoint.weight_files(staging):
+                    path.chmod(0o644)
                 staging.rename(folder)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from stagezero.errors import LedgerError
-from stagezero.evidence import Estimate, t_interval
+from stagezero.evidence import Estimate, proportion, t_interval
 from stagezero.lab.run_folder import recall_door
 from stagezero.lab.tried import recall
 from stagezero.ledger import read
+from stagezero.ledger.lineage import Lineage, lineage, record
 from stagezero.measure import ALIGNMENT
 
 FATES = (
@@ -69,6 +70,9 @@ class IdeaView:
     effect: Estimate | None
     guards: tuple[Mapping[str, Any], ...]
     near: tuple[str, ...] = ()
+    author: str = ""
+    let_in: str = ""
+    code: str | None = None
 
     @builtins.property
     def best_e(self) -> float:
@@ -98,6 +102,15 @@ class ResearcherView:
     adopted: int
     pairs: int
     best_effect: Estimate | None
+    rate: Estimate
+    """Share of its registered ideas that were promoted, with the exact (Clopper-Pearson) 95 % interval."""
+    mean_effect: Estimate | None
+    """Mean effect of its ideas on the property that each claimed, over ideas; those that never had a pair are left out."""
+
+    @builtins.property
+    def pairs_each(self) -> float | None:
+        """Pairs spent for each idea that was promoted."""
+        return self.pairs / self.promoted if self.promoted else None
 
 
 @dataclass
@@ -130,6 +143,7 @@ class View:
     began: str = ""
     ended: str = ""
     environment: Mapping[str, Any] = field(default_factory=dict)
+    lineage: Lineage | None = None
 
     @builtins.property
     def adopted(self) -> list[StageView]:
@@ -177,6 +191,8 @@ class View:
                     sum(i.fate == "adopted" for i in own),
                     sum(i.pairs for i in own),
                     best,
+                    proportion(len(promoted), len(own)),
+                    t_interval([i.effect.mean for i in own if i.effect is not None]) if any(i.effect for i in own) else None,
                 )
             )
         return rows
@@ -232,6 +248,8 @@ def gather(folder: Path) -> View:
         fate = adopted.get((number, found["idea"]), body["fate"])
         view.ideas.append(_idea(number, found, body, fate, pairs.get(body["hypothesis"], [])))
     view.ideas.sort(key=lambda i: (i.stage, FATES.index(i.fate) if i.fate in FATES else len(FATES)))
+    if any(stage.adopted for stage in view.stages):
+        view.lineage = lineage([record(folder / "ledger.jsonl")])
     view.tried_before = recall(folder)
     view.said = recall_door(folder)
     try:
@@ -264,8 +282,16 @@ def _idea(stage: int, idea: Mapping[str, Any], body: Mapping[str, Any], fate: st
     return IdeaView(
         stage, idea["title"], idea["researcher"], own, idea["claimed_effect"], idea["reason"], idea["bits"], fate, body["why"],
         body["pairs"], 1 / body["level"], tuple(p["e"] for p in found), t_interval(differences) if differences else None,
-        tuple(body["guards"]), tuple(idea["near"]),
+        tuple(body["guards"]), tuple(idea["near"]), idea["author"], (idea["let_in"] or {}).get("reviewer", ""), _code_of(idea),
     )  # fmt: skip
+
+
+def _code_of(idea: Mapping[str, Any]) -> str | None:
+    """The code that an idea consists of, where it is one."""
+    for op in idea["patch"]:
+        if op["op"] == "append" and op["step"].get("step") == "code":
+            return str(op["step"]["source"])
+    return None
 
 
 def _together(stage: int, composed: Mapping[str, Any], body: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> TogetherView:

@@ -12,7 +12,7 @@ from stagezero.door.messages import WHAT_IT_STOPS, Separation
 from stagezero.evidence import Estimate, collapse_rate_bound
 from stagezero.measure import write_whole
 from stagezero.report.gather import View, gather
-from stagezero.report.plots import evidence_picture, stages_picture
+from stagezero.report.plots import evidence_picture, lineage_picture, stages_picture
 
 
 def interval(estimate: Estimate | None, signed: bool = False) -> str:
@@ -20,6 +20,8 @@ def interval(estimate: Estimate | None, signed: bool = False) -> str:
     if estimate is None:
         return "–"
     form = "+.3f" if signed else ".2f"
+    if math.isnan(estimate.mean):
+        return "–"
     if not math.isfinite(estimate.low):
         return f"{estimate.mean:{form}} [one seed]"
     return f"{estimate.mean:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
@@ -128,6 +130,7 @@ def write_page(folder: Path) -> Path:
         limits=limits(view),
         stages_svg=stages_picture(view) if view.stages else "",
         evidence_svg=evidence_picture(view) if view.ideas else "",
+        lineage_svg=lineage_picture(view.lineage) if view.lineage is not None else "",
         separation=separation(view),
         claims=(*view.properties, *view.capabilities),
     )

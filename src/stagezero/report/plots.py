@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeVar
 
+from stagezero.ledger.lineage import Influence, Lineage
 from stagezero.report.gather import View
 
 INK, SOFT, ACCENT, SECOND = "#1f2933", "#9aa5b1", "#0b6e4f", "#b25d00"
@@ -127,3 +129,54 @@ def evidence_picture(view: View) -> str:
         axes.set_ylabel("e-value")
 
     return _draw(8.4, 3.6, paint)
+
+
+def _box(axes: Any, x: float, y: float, text: str, colour: str) -> None:
+    axes.annotate(
+        text, (x, y), ha="center", va="center", fontsize=7, color=INK, zorder=4,
+        bbox={"boxstyle": "round,pad=0.45", "fc": "#ffffff", "ec": colour, "lw": 1.2}, annotation_clip=False,
+    )  # fmt: skip
+
+
+def _wrapped(text: str, width: int = 24, lines: int = 3) -> str:
+    found = textwrap.wrap(text, width)
+    return "\n".join(found[:lines]) + ("…" if len(found) > lines else "")
+
+
+def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], colour: str, dashed: bool = False, lw: float = 1.2) -> None:
+    style = {"arrowstyle": "-|>", "color": colour, "lw": lw, "ls": "--" if dashed else "-", "shrinkA": 13, "shrinkB": 13}
+    axes.annotate("", end, xytext=start, arrowprops=style, zorder=2)
+
+
+def lineage_picture(found: Lineage) -> str:
+    """What reached each stage: weights and data from below (solid), ideas from above (dashed), declared channels in orange."""
+    ideas = [i for i in found.influences if i.kind == "idea" and i.digest]
+    channels = [i for i in found.influences if i.let_in == "a declared channel"]
+    stages = sorted({0, found.stage, *(i.stage for i in ideas)})
+    place = {stage: n for n, stage in enumerate(stages)}
+    above: dict[int, list[Influence]] = {stage: [i for i in ideas if i.stage == stage] for stage in stages}
+    highest = max((len(rows) for rows in above.values()), default=0)
+
+    def paint(axes: Any) -> None:
+        middle = (len(stages) - 1) / 2
+        _box(axes, middle - 0.35, 0, _wrapped(found.influences[0].what), INK)
+        _box(axes, middle + 0.35, 0, "human training data", INK)
+        for stage, x in place.items():
+            _box(axes, x, 1.2, f"stage {stage}'s model" + ("\nmade by people's recipe" if stage == 0 else ""), ACCENT)
+            _arrow(axes, (middle - 0.35, 0.0), (x, 1.2), INK)
+            _arrow(axes, (middle + 0.35, 0.0), (x, 1.2), SOFT)
+            for n, idea in enumerate(above[stage]):
+                y = 2.4 + n * 0.95
+                _box(axes, x, y, f"{_wrapped(idea.what)}\n{_wrapped(idea.by, 28, 1)}, {idea.bits or 0:,} bits", SOFT)
+                _arrow(axes, (x, y), (x, 1.2), ACCENT, dashed=True)
+                if idea.behind is not None and idea.behind.run == found.run and idea.behind.stage in place:
+                    _arrow(axes, (place[idea.behind.stage], 1.2), (x, y), ACCENT, dashed=True)
+        for n, channel in enumerate(channels):
+            right, height = place[found.stage] + 0.55, 0.35 + 0.5 * n
+            _box(axes, right, height, _wrapped(f"{channel.kind}: {channel.what}"), SECOND)
+            _arrow(axes, (right, height), (place[found.stage], 1.2), SECOND, lw=2)
+        axes.set_xlim(-0.6, len(stages) - 0.4 + 0.4 * bool(channels))
+        axes.set_ylim(-0.5, 2.2 + 0.95 * highest)
+        axes.axis("off")
+
+    return _draw(8.4, 2.0 + 0.75 * highest, paint)

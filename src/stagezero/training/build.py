@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,11 +17,27 @@ from typing import Any
 from stagezero.errors import BuildError, StagezeroError, WorkerError
 from stagezero.ledger import digest, file_digest
 from stagezero.models import checkpoint_digest
-from stagezero.models.loader import load_tokenizer, render_completion, render_prompt
+from stagezero.models.loader import load_tokenizer, materialise, render_completion, render_prompt
 from stagezero.tasks import Item, Suite
-from stagezero.training.data import Example, datasets_before, definition_of, derive_seed, nameless, used_rewards
-from stagezero.training.recipes import DPO, GRPO, RLHF, SFT, Command, Filter, Mix, Recipe, Reward, TrainStep
-from stagezero.training.steps.command import NotStartedError
+from stagezero.training.data import Example, datasets_before, definition_of, derive_seed, everything, nameless, used_rewards
+from stagezero.training.recipes import (
+    DPO,
+    GRPO,
+    RLHF,
+    SELF,
+    SFT,
+    Code,
+    Command,
+    Distil,
+    Filter,
+    Merge,
+    Mix,
+    Recipe,
+    Reward,
+    TrainStep,
+)  # fmt: skip
+from stagezero.training.sandbox import Confinement
+from stagezero.training.steps.confined import NotStartedError
 from stagezero.training.store import Store, Stored
 
 BUILD_FORMAT = "build/2"
@@ -53,7 +70,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _examples(items: list[Item], tokenizer: Any, instruction: str | None) -> list[Example]:
+def examples_of(items: list[Item], tokenizer: Any, instruction: str | None) -> list[Example]:
     rows = []
     for item in items:
         rejected = render_completion(tokenizer, item.input, item.rejected, instruction) if item.rejected else None
@@ -67,13 +84,32 @@ def _examples(items: list[Item], tokenizer: Any, instruction: str | None) -> lis
     return rows
 
 
-def _train(
-    step: TrainStep, source: Path, out: Path, items: list[Item], instruction: str | None, reward_model: Path | None, seed: int
-) -> None:
-    from stagezero.training.steps import command, dpo, grpo, reward, sft
+@dataclass(frozen=True, slots=True)
+class Making:
+    """What a step is made from."""
 
+    source: Path
+    items: list[Item]
+    instruction: str | None
+    other: Path | None
+    """The reward model, or the model of a declared channel."""
+    base: Path
+    seed: int
+    build_seed: int
+    confinement: Confinement
+
+
+Trainer = Callable[[TrainStep, Making, Path], None]
+"""Makes one training step's checkpoint in a folder."""
+
+
+def first_trainer(step: TrainStep, making: Making, out: Path) -> None:
+    """Make one step with TRL, or in the sandbox."""
+    from stagezero.training.steps import code, command, distil, dpo, grpo, merge, reward, sft
+
+    source, items, instruction, seed = making.source, making.items, making.instruction, making.seed
     tokenizer = load_tokenizer(source)
-    examples = _examples(items, tokenizer, instruction)
+    examples = examples_of(items, tokenizer, instruction)
     match step:
         case SFT():
             sft.train(source, out, step, examples, seed)
@@ -84,23 +120,37 @@ def _train(
         case Reward():
             reward.train(source, out, step, examples, items, seed)
         case RLHF():
-            assert reward_model is not None
-            grpo.train(source, out, step, examples, grpo.modelled(reward_model, str(tokenizer.eos_token)), seed)
+            assert making.other is not None
+            grpo.train(source, out, step, examples, grpo.modelled(making.other, str(tokenizer.eos_token)), seed)
         case Command():
-            command.train(source, out, step, examples, seed)
+            command.train(source, making.base, out, step, examples, seed, making.confinement)
+        case Code():
+            code.train(source, making.base, out, step, items, examples, seed, making.build_seed, making.confinement)
+        case Distil():
+            assert making.other is not None
+            distil.train(source, making.other, out, step, items, examples, instruction, seed)
+        case Merge():
+            assert making.other is not None
+            merge.train(source, making.other, out, step)
 
 
 def _key_of(
-    step: TrainStep, position: int, recipe: Recipe, before: str, suite: Suite, seed: int, step_seed: int, reward_model: str | None
+    step: TrainStep, position: int, recipe: Recipe, before: str, suite: Suite, seed: int, step_seed: int, other: str | None, base: str
 ) -> dict[str, Any]:
     """Everything that determines one training step's result."""
-    data = nameless(definition_of(step.data, recipe.steps[:position])) if step.data is not None else []
+    data: Any = nameless(definition_of(step.data, recipe.steps[:position])) if step.data is not None else []
     content: dict[str, Any] = step.model_dump(mode="json", exclude={"name", "data", "timeout", "reward"})
     if isinstance(step, Command):
         # The bytes of the files count, not where they lie; they are known to the program by their bare names.
         content["inputs"] = {Path(name).name: file_digest(Path(name)) for name in step.inputs}
-    if reward_model is not None:
-        content["reward_model"] = reward_model
+    if isinstance(step, Command | Code):
+        content["base"] = base  # its program is shown the base too
+    if isinstance(step, Code) and step.data is None:
+        data = "all"
+    if isinstance(step, RLHF):
+        content["reward_model"] = other
+    if isinstance(step, Distil | Merge):
+        content["source"] = other  # which model that is, not what it is called
     return {
         "format": BUILD_FORMAT,
         "before": before,
@@ -113,7 +163,24 @@ def _key_of(
     }
 
 
-def build(base: Path, recipe: Recipe, suite: Suite, seed: int, store: Store) -> Built:
+def source_of(step: Distil | Merge, base: Path, so_far: Path) -> Path:
+    """The folder of the model that a declared channel names.
+
+    Raises:
+        ModelError: there is none.
+    """
+    return so_far if step.source == SELF else base if step.source == "base" else materialise(step.source)
+
+
+def build(
+    base: Path,
+    recipe: Recipe,
+    suite: Suite,
+    seed: int,
+    store: Store,
+    confinement: Confinement | None = None,
+    trainer: Trainer = first_trainer,
+) -> Built:
     """Build a recipe from a base, reusing every step that was built before.
 
     Args:
@@ -121,10 +188,13 @@ def build(base: Path, recipe: Recipe, suite: Suite, seed: int, store: Store) -> 
         recipe: what to do to it; the empty recipe gives back the base.
         suite: whose training items the data steps draw on.
         seed: determines the draw, the data order and every step's generator.
-        store: where finished steps are kept.
+        store: where finished steps are kept; one for each trainer, since a step is known by what determines it and not by who made it.
+        confinement: how programs are confined; in a box when None.
+        trainer: makes the steps.
 
     Raises:
         BuildError, RecipeError: a step failed or fits no data.
+        SandboxError: a program could not be confined, and was not run.
     """
     import torch
 
@@ -138,23 +208,32 @@ def build(base: Path, recipe: Recipe, suite: Suite, seed: int, store: Store) -> 
             continue
         occurrence = used[step.step] = used.get(step.step, 0) + 1
         step_seed = derive_seed(seed, step.step, occurrence)
-        judge = rewards[step.reward] if isinstance(step, RLHF) else None
-        determined_by = _key_of(step, position, recipe, key, suite, seed, step_seed, judge.key if judge is not None else None)
+        other: Path | None = None
+        other_key: str | None = None
+        if isinstance(step, RLHF):
+            other, other_key = rewards[step.reward].folder, rewards[step.reward].key
+        elif isinstance(step, Distil | Merge):
+            other = source_of(step, base, folder)
+            other_key = checkpoint_digest(other)
+        determined_by = _key_of(step, position, recipe, key, suite, seed, step_seed, other_key, checkpoint_digest(base))
         source = folder
         name = digest(determined_by)
         # With more time the program may succeed, which makes it another question, if the same build.
-        attempt = digest({"build": name, "timeout": step.timeout}) if isinstance(step, Command) else None
+        attempt = digest({"build": name, "timeout": step.timeout}) if isinstance(step, Command | Code) else None
 
         def make(
             out: Path, step: TrainStep = step, position: int = position, source: Path = source, step_seed: int = step_seed,
-            judge: Stored | None = judge, attempt: str | None = attempt,
+            other: Path | None = other, attempt: str | None = attempt,
         ) -> float:  # fmt: skip
             if attempt is not None and (known := store.failure(attempt)) is not None:
                 raise BuildError(known)
             start = time.perf_counter()
             items = datasets_before(recipe, position, suite, seed)[step.data] if step.data is not None else []
+            if isinstance(step, Code) and step.data is None:
+                items = everything(suite, seed)
+            making = Making(source, items, suite.instruction, other, base, step_seed, seed, confinement or Confinement())
             try:
-                _train(step, source, out, items, suite.instruction, judge.folder if judge is not None else None, step_seed)
+                trainer(step, making, out)
             except StagezeroError as error:
                 if attempt is not None and isinstance(error, BuildError) and not isinstance(error, NotStartedError):
                     store.keep_failure(attempt, str(error))

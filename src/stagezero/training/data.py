@@ -16,9 +16,10 @@ from typing import Any, TypedDict
 
 from stagezero.errors import RecipeError
 from stagezero.ledger import digest, file_digest
+from stagezero.models import checkpoint_digest
 from stagezero.tasks import Item, Suite
 from stagezero.training.patterns import MOST_IN_ALL, steps_at_most
-from stagezero.training.recipes import RLHF, Command, Filter, Mix, Part, Recipe, Reward, Step
+from stagezero.training.recipes import RLHF, Command, Distil, Filter, Merge, Mix, Part, Recipe, Reward, Step
 
 
 class Example(TypedDict):
@@ -97,6 +98,13 @@ def _filter(step: Filter, items: Sequence[Item]) -> list[Item]:
     return kept
 
 
+def everything(suite: Suite, seed: int) -> list[Item]:
+    """All training items in an order drawn from the seed: what code is shown that names no dataset."""
+    found = list(suite.train_items())
+    random.Random(derive_seed(seed, "everything")).shuffle(found)
+    return found
+
+
 class Datasets:
     """The datasets that a recipe's data steps make under one seed, each made once."""
 
@@ -158,6 +166,8 @@ def meaning_of(recipe: Recipe, suite: Suite | None = None) -> list[dict[str, obj
         does: dict[str, object] = step.model_dump(mode="json", exclude={"name", "timeout"})
         if isinstance(step, Command):
             does["inputs"] = sorted([Path(name).name, file_digest(Path(name))] for name in step.inputs)
+        if isinstance(step, Distil | Merge):
+            does["source"] = named_model(step.source)
         if step.data is not None and suite is not None:
             does["data"] = [_contents(draw.made[step.data]) for draw in draws]
         elif step.data is not None:
@@ -204,9 +214,21 @@ def is_there(name: str) -> bool:
         return False
 
 
+def named_model(source: str) -> Any:
+    """A channel's source for records: its name, or what is in it where it is a folder."""
+    try:
+        folder = Path(source)
+        return {"folder": folder.name, "digest": checkpoint_digest(folder)} if folder.is_absolute() and folder.is_dir() else source
+    except (OSError, ValueError):
+        return source
+
+
 def portable(value: Any) -> Any:
-    """A written recipe or patch with the inputs of command steps by name and digest, not by where they lie: for records."""
+    """A written recipe or patch with the inputs of command steps by name and digest, not by where they lie: for records. So with folders
+    that a channel names."""
     if isinstance(value, dict):
+        if value.get("step") in ("distil", "merge") and isinstance(value.get("source"), str):
+            value = {**value, "source": named_model(value["source"])}
         return {
             key: {Path(name).name: file_digest(Path(name)) if is_there(name) else "missing" for name in inner}
             if key == "inputs" and isinstance(inner, list | tuple) and all(isinstance(name, str) for name in inner)

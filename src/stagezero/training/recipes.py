@@ -1,7 +1,8 @@
 """A recipe is an ordered list of typed steps applied to the base.
 
 Steps that make data (``mix``, ``filter``) name a dataset; steps that train (``sft``, ``dpo``, ``grpo``, ``reward``, ``rlhf``,
-``command``) use one. Unknown keys are refused. Two recipes that differ only in how they were written have the same canonical
+``command``, ``code``) use one. ``distil`` and ``merge`` are declared channels: they name the model whose labels or weights cross.
+Unknown keys are refused. Two recipes that differ only in how they were written have the same canonical
 form and the same digest.
 """
 
@@ -18,6 +19,7 @@ from stagezero.ledger import digest, file_digest
 from stagezero.private import read_text
 from stagezero.tasks.items import Kind
 from stagezero.training.patterns import check_pattern
+from stagezero.training.technique import canonical_source
 
 
 def at_most(limit: int, what: str = "") -> AfterValidator:
@@ -205,8 +207,56 @@ class Command(Frozen):
         return value
 
 
-Step = Annotated[Mix | Filter | SFT | DPO | GRPO | Reward | RLHF | Command, Field(discriminator="step")]
-TrainStep = SFT | DPO | GRPO | Reward | RLHF | Command
+def _canonical(value: str) -> str:
+    try:
+        return canonical_source(value, "source")
+    except RecipeError as error:
+        raise ValueError(str(error)) from None
+
+
+class Code(Frozen):
+    """A technique that no typed step expresses: one Python function ``technique(ctx) -> model``, in its canonical form.
+
+    It runs in the sandbox and is given the model so far, the base, the human training data (all of it, or the dataset ``data``) and a
+    seed; see ``training/steps/inside.py`` for what ``ctx`` offers. What it returns must have the tensors it was given.
+    """
+
+    step: Literal["code"]
+    name: str = "code"
+    source: Annotated[str, AfterValidator(_canonical)]
+    data: str | None = None
+    timeout: Annotated[Positive, at_most(604_800, "seconds, which is a week")] = 3600
+
+
+SELF = "self"
+"""As a channel's source: the model that the recipe has made so far."""
+Source = Annotated[str, Field(min_length=1, max_length=400)]
+
+
+class Distil(Trained):
+    """A declared channel for labels: supervised fine-tuning on the answers that another model gives to the questions of ``data``.
+
+    ``source`` is that model's name: ``self`` (the model so far, which is self-labelling), ``base``, ``package/…``, ``hf/…`` or a folder.
+    """
+
+    step: Literal["distil"]
+    name: str = "distil"
+    source: Source
+
+
+class Merge(Frozen):
+    """A declared channel for weights: the model so far, moved by the share ``weight`` towards another of the same shape."""
+
+    step: Literal["merge"]
+    name: str = "merge"
+    source: Source
+    weight: Annotated[float, Field(gt=0, le=1)]
+    data: None = None
+
+
+Step = Annotated[Mix | Filter | SFT | DPO | GRPO | Reward | RLHF | Command | Code | Distil | Merge, Field(discriminator="step")]
+TrainStep = SFT | DPO | GRPO | Reward | RLHF | Command | Code | Distil | Merge
+Channel = Distil | Merge
 
 
 class Recipe(Frozen):
@@ -233,6 +283,10 @@ class Recipe(Frozen):
             if isinstance(step, Reward):
                 rewards.add(step.name)
         return self
+
+    def channels(self) -> tuple[Channel, ...]:
+        """The declared channels: steps by which something of another model crosses that is no idea."""
+        return tuple(step for step in self.steps if isinstance(step, Distil | Merge))
 
     def canonical(self) -> dict[str, Any]:
         """The one form of this recipe: all defaults written out, numbers normalised."""
@@ -290,13 +344,16 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def resolve_inputs(recipe: Recipe, folder: Path) -> Recipe:
-    """Make the inputs of command steps absolute and check that they exist."""
-    steps = [
-        step.model_copy(update={"inputs": tuple(str((folder / name).absolute()) for name in step.inputs)})
-        if isinstance(step, Command)
-        else step
-        for step in recipe.steps
-    ]
+    """Make the inputs of command steps, and the folders that channels name, absolute, and check that the inputs exist."""
+
+    def placed(step: Step) -> Step:
+        if isinstance(step, Command):
+            return step.model_copy(update={"inputs": tuple(str((folder / name).absolute()) for name in step.inputs)})
+        if isinstance(step, Distil | Merge) and (folder / step.source).is_dir():
+            return step.model_copy(update={"source": str((folder / step.source).absolute())})
+        return step
+
+    steps = [placed(step) for step in recipe.steps]
     found = Recipe(steps=tuple(steps))
     found.inputs_digest()
     return found

@@ -102,6 +102,8 @@ class Store:
                 content = checkpoint_digest(out)
                 record = {"key": key, "digest": content, "seconds": seconds, "determined_by": determined_by}
                 write_whole(out / RECORD, json.dumps(record, indent=1, sort_keys=True))
+                for path in checkpoint.weight_files(out):
+                    path.chmod(0o644)  # a sandbox's user reads it, who owns nothing; the store itself is as private as the user keeps it
                 out.rename(self.builds / key)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)

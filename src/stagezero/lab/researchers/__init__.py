@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stagezero.lab.researchers.base import Brief, Outcome, Researcher
-from stagezero.project import Optuna, People
+from stagezero.lab.researchers.base import Brief, Outcome, Own, Researcher
+from stagezero.project import LLM, Optuna, Outside, People, SelfProposing, Uniform
 from stagezero.project import Researcher as Configured
 
-__all__ = ["Brief", "Outcome", "Researcher", "make"]
+__all__ = ["Brief", "Outcome", "Own", "Researcher", "make"]
 
 
-def make(configured: Configured, folder: Path) -> Researcher:
-    """The researcher a project file asks for; paths are seen from ``folder``."""
+def make(configured: Configured, folder: Path, run: Path) -> Researcher:
+    """The researcher a project file asks for.
+
+    Args:
+        folder: the project's; paths in the file are seen from it.
+        run: the run's folder, where those who are not repeatable keep what was said.
+    """
     match configured:
         case People():
             from stagezero.lab.researchers.people import PeopleResearcher
@@ -22,3 +27,19 @@ def make(configured: Configured, folder: Path) -> Researcher:
             from stagezero.lab.researchers.optuna import OptunaResearcher
 
             return OptunaResearcher(configured.ideas, configured.seed)
+        case Uniform():
+            from stagezero.lab.researchers.uniform import UniformResearcher
+
+            return UniformResearcher(configured.ideas, configured.seed)
+        case SelfProposing():
+            from stagezero.lab.researchers.own import OwnResearcher
+
+            return OwnResearcher(configured.ideas, configured.seed, configured.temperature)
+        case LLM():
+            from stagezero.lab.researchers.llm import LLMResearcher
+
+            return LLMResearcher(configured, folder, run / "said")
+        case Outside():
+            from stagezero.lab.researchers.outside import OutsideResearcher
+
+            return OutsideResearcher(configured, run)

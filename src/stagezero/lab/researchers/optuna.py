@@ -20,6 +20,7 @@ class OptunaResearcher:
     """Proposes ``ideas`` patches a stage."""
 
     name = "optuna"
+    repeatable = True
     ideas_on_file: Sequence[Idea] = ()
 
     def __init__(self, ideas: int, seed: int) -> None:

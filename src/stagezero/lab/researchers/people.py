@@ -14,6 +14,7 @@ class PeopleResearcher:
     """Reads a folder of idea files."""
 
     name = "people"
+    repeatable = True
 
     def __init__(self, folder: Path) -> None:
         """Check every file now, so that a mistake shows before anything is built.

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from stagezero.training.recipes import Recipe
+from stagezero.training.sandbox import Confinement
+
+BOXED = Confinement()
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,7 @@ class Draw:
 class Job:
     """Build one recipe with one seed, then measure it on some draws of fresh items.
 
+    ``trainer`` chooses who makes its steps: TRL, or the plain implementation that a rebuild is compared with.
     ``suite_digest`` and ``inputs`` (file → digest) are what was registered; a worker that finds other bytes refuses.
     """
 
@@ -33,6 +38,8 @@ class Job:
     draws: tuple[Draw, ...]
     items: int
     store: Path
+    confinement: Confinement = BOXED
+    trainer: Literal["first", "second"] = "first"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,9 @@ from stagezero.errors import RunChangedError
 from stagezero.measure import measure, write_whole
 from stagezero.models import Model, loader
 from stagezero.tasks import load_suite
-from stagezero.training.build import build
+from stagezero.training.build import build, first_trainer
 from stagezero.training.executors.jobs import Job, Result
+from stagezero.training.second.building import second_trainer
 from stagezero.training.steps import common, dpo, grpo, reward, sft  # noqa: F401
 from stagezero.training.store import Store
 
@@ -36,7 +37,8 @@ def run(job: Job) -> Result:
     if suite.digest() != job.suite_digest or job.recipe.inputs_digest() != dict(job.inputs):
         raise RunChangedError("the suite or a command step's input changed under the run; undo the change, or start anew with --fresh.")
     store = Store(job.store)
-    built = build(job.base, job.recipe, suite, job.seed, store)
+    trainer = first_trainer if job.trainer == "first" else second_trainer
+    built = build(job.base, job.recipe, suite, job.seed, store, job.confinement, trainer)
     model = Model(built.folder)
     found = [measure(model, suite, draw.seed, job.items, store.answers, reworded=draw.reworded) for draw in job.draws]
     return Result(

@@ -1,0 +1,94 @@
+"""``stagezero lineage``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from rich.markup import escape
+
+from stagezero.cli._show import output, print_json, table
+
+if TYPE_CHECKING:
+    from stagezero.ledger.lineage import Lineage
+
+
+def lineage(
+    run: Path, /, *, stage: int | None = None, others: Annotated[tuple[Path, ...], Parameter(name="--with")] = (), attest: Path | None = None, json: bool = False
+) -> int:  # fmt: skip
+    """Aligned by whom? Every influence on a stage's model, by kind and in bits, to the roots of trust.
+
+    Parameters
+    ----------
+    run
+        The folder of a run, or its ledger.
+    stage
+        Which stage; the last one that was adopted when left out.
+    others
+        Ledgers of other runs, where models that this one used were made.
+    attest
+        Also write the stage's provenance here: SLSA v1 in an in-toto statement, signed in DSSE with the run's key.
+    json
+        Print one JSON object instead.
+    """
+    from stagezero.ledger.lineage import lineage as trace
+    from stagezero.ledger.lineage import record
+
+    records = [record(_file(path)) for path in (run, *others)]
+    found = trace(records, stage)
+    if attest is not None:
+        _attest(run, records[0], found, attest)
+    if json:
+        print_json(found.as_json())
+        return 0
+    out = output()
+    out.print(escape(found.line()), soft_wrap=True)
+    out.print()
+    rows = table("stage", "kind", "what", "by", "bits", "let in by")
+    _rows(rows, found, 0)
+    out.print(rows)
+    out.print()
+    roots = table("root of trust", "because of")
+    for name, why in found.roots().items():
+        roots.add_row(escape(name), escape(why))
+    out.print(roots)
+    out.print(escape(f"\nmodel {found.model}; auditor: {found.audited}; {found.confined}"), soft_wrap=True)
+    if attest is not None:
+        from stagezero.door.witnessing import key_of
+
+        out.print(f"wrote {attest}, signed by {key_of(run).verify_key.text()}", soft_wrap=True)
+    return 0
+
+
+def _file(path: Path) -> Path:
+    return path / "ledger.jsonl" if path.is_dir() else path
+
+
+def _rows(rows: object, found: Lineage, depth: int) -> None:
+    for i in found.influences:
+        bits = f"{i.bits:,}" if i.bits is not None else ""
+        rows.add_row(f"{'  ' * depth}{i.stage}", i.kind, escape(i.what), escape(i.by), bits, escape(i.let_in))  # type: ignore[attr-defined]
+        if i.behind is not None and i.behind.run != found.run:
+            _rows(rows, i.behind, depth + 1)
+
+
+def _attest(run: Path, record: object, found: Lineage, path: Path) -> None:
+    import json
+
+    from stagezero.door.witnessing import key_of
+    from stagezero.errors import InputError
+    from stagezero.ledger import read, seal
+    from stagezero.ledger.lineage import Record
+    from stagezero.ledger.provenance import provenance
+    from stagezero.measure import write_whole
+
+    if not run.is_dir():
+        raise InputError("--attest: expected the folder of a run, which holds its key; give the folder and not the ledger.")
+    assert isinstance(record, Record)
+    last = None
+    for last in read(_file(run)):
+        pass
+    assert last is not None
+    envelope = seal(provenance(record, found, last.hash, last.seq + 1), key_of(run))
+    write_whole(path, json.dumps(envelope, indent=1) + "\n")

@@ -1,0 +1,27 @@
+"""``stagezero mcp``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def mcp(*, run: Path, name: Annotated[str, Parameter(name="--as")]) -> int:
+    """Let an agent take part in a campaign: an MCP server on standard input and output, for one outside researcher.
+
+    Name this command in the agent's settings. It offers the brief, checks and takes ideas, and waits for results; of the run it
+    reaches that researcher's folder alone.
+
+    Parameters
+    ----------
+    run
+        The folder of a run, for example runs/first-bootstrap.
+    name
+        The outside researcher's name in the project file.
+    """
+    from stagezero.lab.mcp_server import serve
+
+    serve(run, name)
+    return 0

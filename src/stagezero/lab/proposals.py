@@ -1,0 +1,36 @@
+"""What researchers proposed, kept before it is used: a run that continues must find the same proposals, and a language model asked twice,
+or an agent that has left, does not give them again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from stagezero.errors import RunChangedError
+from stagezero.lab.ideas import Idea
+from stagezero.lab.researchers import Brief, Researcher
+from stagezero.measure import write_whole
+
+
+def proposed(researcher: Researcher, brief: Brief, run: Path) -> list[Idea]:
+    """A researcher's ideas for a stage, asked for once.
+
+    Args:
+        run: the run's folder.
+
+    Raises:
+        RunChangedError: what was kept is damaged.
+    """
+    if researcher.repeatable:
+        return list(researcher.propose(brief))
+    path = run / "proposals" / f"stage-{brief.stage}-{researcher.name}.json"
+    if not path.is_file():
+        ideas: Sequence[Idea] = researcher.propose(brief)
+        write_whole(path, json.dumps([idea.model_dump(mode="json") for idea in ideas], indent=1))
+    try:
+        return [Idea.model_validate(value) for value in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError, ValidationError):
+        raise RunChangedError(f"{path}: the proposals kept here are damaged; restore the file, or start anew with --fresh.") from None

@@ -1,0 +1,167 @@
+"""The program inside a sandbox: runs an idea's code or a team's command, and sends the weights that it left.
+
+It lies in the sandbox as the program it runs could read it, and imports nothing of the package. Nothing it checks is relied on outside: it
+is there for good sentences. Weights are sent through one pipe as (length of name, name, size, bytes), file by file.
+
+What an idea's ``technique(ctx)`` is given is ``Context``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+PLACE = Path(os.environ.get("STAGEZERO_PLACE", "/in"))
+OUT = Path(os.environ["STAGEZERO_OUT"]) if "STAGEZERO_OUT" in os.environ else Path("/tmp/out")
+WEIGHTS = re.compile(r"[A-Za-z0-9._-]{1,100}\.safetensors")
+CHUNK = 1 << 20
+
+
+class Context:
+    """What a technique has to work with.
+
+    ``seed``: a number; Python's, NumPy's and torch's generators start from it. ``data``: the human training examples, each with
+    ``prompt``, ``completion`` (stop token included), ``rejected`` (or None), ``claim`` and ``kind``, in an order drawn from the
+    build's seed. ``tokenizer``, ``device``.
+    """
+
+    def __init__(self, seed: int) -> None:
+        import torch
+        from transformers import AutoTokenizer
+
+        self.seed = seed
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(PLACE / "model", padding_side="left")
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        rows = PLACE / "data.jsonl"
+        self.data: list[dict[str, Any]] = [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
+
+    def _load(self, name: str) -> Any:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        found: Any = AutoModelForCausalLM.from_pretrained(PLACE / name, dtype=torch.float32, use_safetensors=True)
+        return found.to(self.device)
+
+    def model(self) -> Any:
+        """The model that the recipe has made so far, fresh: a ``PreTrainedModel`` in float32."""
+        return self._load("model")
+
+    def base(self) -> Any:
+        """The base that every stage is built from, fresh."""
+        return self._load("base")
+
+    def batch(self, examples: list[dict[str, Any]], answer: str = "completion") -> dict[str, Any]:
+        """Tokens of prompts with their answers, padded on the right, for training: ``input_ids``, ``attention_mask`` and ``labels``, which
+        are −100 on prompts and padding. ``answer`` may be ``rejected``.
+        """
+        import torch
+
+        heads = self.tokenizer([e["prompt"] for e in examples], add_special_tokens=False).input_ids
+        tails = self.tokenizer([e[answer] for e in examples], add_special_tokens=False).input_ids
+        width = max(len(h) + len(t) for h, t in zip(heads, tails, strict=True))
+        pad = self.tokenizer.pad_token_id
+        ids = [h + t + [pad] * (width - len(h) - len(t)) for h, t in zip(heads, tails, strict=True)]
+        labels = [[-100] * len(h) + t + [-100] * (width - len(h) - len(t)) for h, t in zip(heads, tails, strict=True)]
+        mask = [[1] * (len(h) + len(t)) + [0] * (width - len(h) - len(t)) for h, t in zip(heads, tails, strict=True)]
+        made = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        return {name: torch.tensor(rows, device=self.device) for name, rows in made.items()}
+
+    def answers(self, model: Any, prompts: list[str], tokens: int = 24, rows: int = 64) -> list[str]:
+        """Greedy answers of a model, without their stop token."""
+        import torch
+
+        found = []
+        for start in range(0, len(prompts), rows):
+            asked = self.tokenizer(prompts[start : start + rows], add_special_tokens=False, padding=True, return_tensors="pt").to(
+                self.device
+            )
+            with torch.inference_mode():
+                made = model.generate(
+                    input_ids=asked.input_ids, attention_mask=asked.attention_mask, max_new_tokens=tokens, do_sample=False,
+                    pad_token_id=self.tokenizer.pad_token_id,
+                )  # fmt: skip
+            found += self.tokenizer.batch_decode(made[:, asked.input_ids.shape[1] :], skip_special_tokens=True)
+        return [text.strip() for text in found]
+
+
+def technique(seed: int) -> None:
+    """Run an idea's code and save what it returns under the names, shapes and types that the model came with."""
+    import random
+
+    import numpy
+    import torch
+    import transformers
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    torch.set_num_threads(1)
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+    for path in sorted((PLACE / "model").glob("*.safetensors")):
+        with safe_open(path, framework="pt") as handle:
+            shapes |= {name: (tuple(handle.get_slice(name).get_shape()), handle.get_tensor(name).dtype) for name in handle.keys()}  # noqa: SIM118
+    names: dict[str, Any] = {}
+    exec(compile(Path("technique.py").read_text(), "technique.py", "exec"), names)
+    model = names["technique"](Context(seed))
+    if not isinstance(model, torch.nn.Module):
+        sys.exit(f"technique: expected a model to be returned, got {type(model).__name__}; return ctx.model() after training it")
+    state = model.state_dict()
+    missing = [name for name in shapes if name not in state]
+    if missing:
+        sys.exit(f"technique: the model returned has no tensor {missing[0]!r}; return the model with the tensors that it came with")
+    OUT.mkdir(exist_ok=True)
+    kept = {name: state[name].detach().to("cpu", kind).contiguous().clone() for name, (_, kind) in shapes.items()}
+    save_file(kept, OUT / "model.safetensors")
+
+
+def send(pipe: int) -> None:
+    """Send every weight file that was left, in order of their names; links are followed here, where they lead nowhere."""
+    with os.fdopen(pipe, "wb") as out:
+        for path in sorted(OUT.iterdir()) if OUT.is_dir() else []:
+            if WEIGHTS.fullmatch(path.name) and path.is_file():
+                name, size = path.name.encode(), path.stat().st_size
+                out.write(struct.pack("<I", len(name)) + name + struct.pack("<Q", size))
+                with path.open("rb") as handle:
+                    while size > 0 and (chunk := handle.read(min(CHUNK, size))):
+                        out.write(chunk)
+                        size -= len(chunk)
+
+
+def main() -> None:
+    pipe = int(sys.argv[1])
+    os.set_inheritable(pipe, False)
+    if len(sys.argv) == 2:
+        try:
+            technique(int(os.environ["STAGEZERO_SEED"]))
+        except Exception as error:
+            last = (str(error).strip() or "no message").splitlines()[0]
+            sys.exit(f"technique: {type(error).__name__}: {last:.300}")
+    else:
+        OUT.mkdir(exist_ok=True)
+        try:
+            code = subprocess.run(sys.argv[2:], stdin=subprocess.DEVNULL, check=False).returncode
+        except OSError as error:
+            print(f"could not start {sys.argv[2]!r} ({error.strerror})", file=sys.stderr)
+            sys.exit(NOT_STARTED)
+        if code != 0:
+            sys.exit(code if code > 0 else 128 - code)
+    send(pipe)
+
+
+NOT_STARTED = 250
+"""The exit code that says so."""
+
+if __name__ == "__main__":
+    main()
