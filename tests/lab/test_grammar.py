@@ -10,6 +10,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -181,8 +182,9 @@ def test_nothing_to_train_on_and_nothing_to_train_gives_no_idea(controls: dict[s
 # --- the baseline ----------------------------------------------------------------------------------------------------------
 
 
-def test_three_hundred_ideas_are_read_applied_and_admitted(controls: dict[str, Recipe]) -> None:
+def test_three_hundred_ideas_are_read_applied_and_admitted(controls: dict[str, Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
     suite = load_suite("atlas")
+    monkeypatch.setattr(suite, "fresh_items", lru_cache(suite.fresh_items))
     for control in controls.values():
         ideas = UniformResearcher(60, 7).propose(brief_of(control))
         assert len(ideas) == 60 == len({i.digest() for i in ideas}) == len({i.title for i in ideas})
@@ -192,8 +194,9 @@ def test_three_hundred_ideas_are_read_applied_and_admitted(controls: dict[str, R
             assert idea.researcher == "uniform" and idea.title.startswith("uniform: ") and idea.claimed_effect == 0.05
         for start in range(0, 60, 12):  # a stage's worth at a time: each idea is compared with all others
             admitted, refused = admit(ideas[start : start + 12], control, suite, 0.0)
-            assert not [r for r in refused if "does not fit" in r.why]
-            assert len(admitted) >= 9, [r.why for r in refused]
+            # Only the suite tells that a filter finds nothing to take away.
+            assert all(r.why.startswith(("changes nothing", "the same hypothesis")) for r in refused)
+            assert len(admitted) >= 9
 
 
 def odd_choices(spoken: Sequence[Said[Written]]) -> list[str]:

@@ -20,7 +20,7 @@ from stagezero.errors import ProjectError, RunChangedError
 from stagezero.lab.airlock import admit
 from stagezero.lab.ideas import Idea
 from stagezero.lab.researchers import Brief, Outcome
-from stagezero.lab.researchers.inspecting import RESERVED
+from stagezero.lab.researchers.inspecting import RESERVED, reach
 from stagezero.lab.researchers.llm import LOOKED_AT, LLMResearcher, extract
 from stagezero.project import LLM
 from stagezero.tasks import load_suite
@@ -227,6 +227,10 @@ def test_what_a_provider_does_not_report_is_estimated_and_said_so(tmp_path: Path
     assert reply["usage"]["tokens_out"] == -(-len(written()) // 4)
 
 
+def test_the_names_that_inspect_knows_are_reached(tmp_path: Path) -> None:
+    assert str(reach(settings(), tmp_path)) == "mockllm/model"
+
+
 def test_no_secret_is_written_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_API_KEY", "sk-very-secret-indeed")
     monkeypatch.setenv("OTHER_TOKEN", "short")
@@ -343,12 +347,16 @@ def test_inspect_is_imported_late_and_writes_nothing(tmp_path: Path) -> None:
         "import sys\nfrom pathlib import Path\nfrom stagezero.lab.researchers.llm import LLMResearcher\n"
         "assert not any(m.split('.')[0] == 'inspect_ai' for m in sys.modules)\n"
         "from stagezero.project import LLM\nfrom stagezero.lab.researchers import Brief\nfrom stagezero.training import parse_recipe\n"
-        "r = LLMResearcher(LLM(kind='llm', model='mockllm/model', attempts=1), Path('.'), Path('said'))\n"
+        "from inspect_ai.model import ModelOutput, ModelUsage, get_model\n"
+        "said = ModelOutput(model='mockllm/model', completion='no', usage=ModelUsage(input_tokens=9, output_tokens=1, total_tokens=10))\n"
+        "model = get_model('mockllm/model', custom_outputs=[said] * 2)\n"
+        "r = LLMResearcher(LLM(kind='llm', model='mockllm/model', attempts=1), Path('.'), Path('said'), model=model)\n"
         "assert r.propose(Brief(1, parse_recipe([], 'x'), ('privacy',), (), (), {}, ())) == []\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and not done.stdout and not done.stderr, done.stderr
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["llm-spent.json", "stage-1-llm.jsonl"]
+    assert [line["text"] for line in transcript(tmp_path / "said", "reply")] == ["no", "no"]
 
 
 def test_a_tiny_model_on_this_machine_is_asked_like_any_other(base: Path, tmp_path: Path) -> None:
@@ -363,6 +371,18 @@ def test_a_tiny_model_on_this_machine_is_asked_like_any_other(base: Path, tmp_pa
     assert spent(tmp_path) == sum(r["usage"]["tokens_in"] + r["usage"]["tokens_out"] for r in replies)
     # The template of a pocket model leaves the system message out: exact counts agree with what the provider reports.
     assert replies[0]["usage"]["tokens_in"] == first["tokens_at_most"]
+
+
+def test_a_local_model_stops_computing_when_its_time_is_over(base: Path, tmp_path: Path) -> None:
+    configured = settings(model=str(base), attempts=1, answer_tokens=90_000, seconds=4)
+    model = reach(configured, tmp_path)
+    model.api.model.generation_config.min_new_tokens = 90_000  # minutes of work
+    researcher = LLMResearcher(configured, tmp_path, tmp_path, model=model)
+    assert researcher.propose(BRIEF) == []
+    assert transcript(tmp_path, "end")[0]["why"].startswith("seconds: the 4 of this stage are over")
+    # Inspect has one thread for all local models: another one is served only when this one has given up.
+    second = LLMResearcher(settings(model=str(base), attempts=1, answer_tokens=10, seconds=20), tmp_path, tmp_path / "second")
+    assert second.propose(BRIEF) == [] and transcript(tmp_path / "second", "reply")
 
 
 @pytest.mark.slow

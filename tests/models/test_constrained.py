@@ -214,6 +214,14 @@ def test_options_that_a_tokenizer_cannot_tell_apart_are_refused(model: Model) ->
         Decoder(deaf, PROMPT, 0).choose(Choice("case", (" Yes", " yes")))
 
 
+def test_a_model_that_has_come_apart_still_says_nothing_else(model: Model) -> None:
+    broken = Model(model.folder)
+    with torch.no_grad():
+        for weight in broken.network.parameters():
+            weight.fill_(math.nan)
+    assert {LANGUAGE[speak(sentences(), Decoder(broken, PROMPT, seed)).text] for seed in range(5)} == {("tea",)}
+
+
 # --- a small context -------------------------------------------------------------------------------------------------------
 
 

@@ -106,7 +106,7 @@ def check(
     run
         Hold them against the brief that this run's outside researchers have now.
     name
-        Which of the run's outside researchers is meant, where it has several.
+        Whose brief, of the run's outside researchers; left out, whoever was asked last.
     json
         Print one JSON object instead.
     """
@@ -128,11 +128,10 @@ def _in_run(files: tuple[Path, ...], run: Path, name: str | None) -> list[dict[s
     from stagezero.lab import outside
     from stagezero.private import read_text
 
-    known = outside.researchers(run)
-    if name is None and len(known) != 1:
-        told = f"several ({', '.join(known)}); say which with --as" if known else "none yet; wait until it asks for ideas"
-        raise IdeaError(f"run {str(run)!r}: expected one outside researcher, got {told}.")
-    asked = outside.Asked.read(outside.brief_of(run, name or known[0]))
+    last = max(outside.researchers(run), key=lambda known: outside.waiting(run, known).stage, default="")
+    if not (name or last):
+        raise IdeaError(f"run {str(run)!r}: expected a run that asks outside researchers, found none asked yet; wait, or check the path.")
+    asked = outside.Asked.read(outside.brief_of(run, name or last))
     rows = []
     for path in files:
         try:

@@ -11,6 +11,7 @@ import ast
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -340,6 +341,12 @@ def check_channels(candidate: Recipe, control: Recipe, declared: Mapping[str, st
     return Recipe(steps=tuple(steps))
 
 
+@lru_cache(maxsize=4)
+def _asked(suite: Suite) -> frozenset[str]:
+    """Questions of a suite: all that are trained on, and a draw of those that are asked."""
+    return frozenset(item.input for item in (*suite.train_items(), *suite.fresh_items(0, 400)) if len(item.input) > 12)
+
+
 SAME = 3
 """Questions of a suite that an idea may hold by chance."""
 
@@ -355,7 +362,7 @@ def check_items(idea: Idea, suite: Suite) -> None:
         text += Path(path).read_text(encoding="utf-8", errors="replace")
     if len(text) < 40:
         return
-    held = {item.input for item in (*suite.train_items(), *suite.fresh_items(0, 400)) if len(item.input) > 12 and item.input in text}
+    held = {question for question in _asked(suite) if question in text}
     if len(held) >= SAME:
         raise IdeaError(f"holds {len(held)} questions of the suite {suite.name!r}; human data reaches a build by its mix steps alone.")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,16 +19,58 @@ from stagezero.training.technique import canonical_source
 
 MAX_BYTES = 8192
 """What an idea may carry at the most: its patch with the files that command steps name, or its code in canonical form."""
-_CODE = re.compile(r"^```python[ \t]*\n(.*?)^```[ \t]*$", re.M | re.S)
+LONGEST = 1 << 16
+"""Characters of an idea file; what is for people and does not cross is counted too."""
+DEEPEST = 40
 
 
 class _Plain(yaml.SafeLoader):
-    """YAML without aliases: a few lines of them can stand for more text than fits into memory."""
+    """YAML without aliases (a few lines of them can stand for more text than fits into memory), and of bounded depth."""
+
+    depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("an alias (*name) stands where a value should; write it out")
-        return super().compose_node(parent, index)
+        if self.depth > DEEPEST:
+            raise yaml.YAMLError(f"it is nested deeper than {DEEPEST} levels; write it out plainly")
+        self.depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+
+def _plain(value: Any, where: str) -> None:
+    """Refuse what YAML knows and JSON does not: dates, bytes, sets.
+
+    Raises:
+        IdeaError: naming it.
+    """
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _plain(key, where)
+            _plain(inner, where)
+    elif isinstance(value, list):
+        for inner in value:
+            _plain(inner, where)
+    elif not isinstance(value, str | int | float | bool | None):
+        raise IdeaError(f"{where}: {str(value)[:40]!r} is a {type(value).__name__}; write it in quotes, as text.")
+
+
+def _blocks(text: str) -> list[str]:
+    """The blocks of Python in Markdown, in one pass; one that is not closed is none."""
+    found, inside = [], None
+    for line in text.splitlines(keepends=True):
+        mark = line.rstrip()
+        if inside is None and mark == "```python":
+            inside = []
+        elif inside is not None and mark == "```":
+            found.append("".join(inside))
+            inside = None
+        elif inside is not None:
+            inside.append(line)
+    return found
 
 
 class Idea(Frozen):
@@ -91,15 +132,20 @@ class Idea(Frozen):
         return {name for step in steps for name in step.get("inputs", ())}
 
 
-def parse_idea(text: str, where: str, researcher: str, author: str = "") -> Idea:
+def parse_idea(text: str, where: str, researcher: str, author: str = "", files: bool = False) -> Idea:
     """Read an idea from Markdown with YAML front matter.
 
     Where the front matter has no ``patch``, the one block of Python that follows it is the idea's code. All else that follows is for
     people and does not cross.
 
+    Args:
+        files: whether command steps may name files that lie beside it; what comes as text alone brings none.
+
     Raises:
         IdeaError: naming the field, what was expected and the fix.
     """
+    if len(text) > LONGEST:
+        raise IdeaError(f"{where}: {len(text):,} characters; at most {LONGEST:,} are read, so write less.")
     head, mark, rest = text.partition("---\n")
     front, end, _ = rest.partition("\n---")
     if head.strip() or not mark or not end:
@@ -110,17 +156,20 @@ def parse_idea(text: str, where: str, researcher: str, author: str = "") -> Idea
         raise IdeaError(f"{where}: the front matter is not valid YAML ({' '.join(str(error).split())}); correct it.") from None
     if not isinstance(value, dict):
         raise IdeaError(f"{where}: expected keys title, property, claimed_effect, reason and patch (or a block of Python below).")
+    _plain(value, where)
     for ours in ("researcher", "author", "code"):
         if ours in value:
             raise IdeaError(
                 f"{where}: unknown key {ours!r}; remove it" + (", code goes below the front matter." if ours == "code" else ".")
             )
-    blocks = _CODE.findall(rest[len(front) :]) if "patch" not in value else []
+    blocks = _blocks(rest[len(front) :]) if "patch" not in value else []
     if len(blocks) > 1:
         raise IdeaError(f"{where}: expected one block of Python, got {len(blocks)}; put everything into one technique(ctx).")
     try:
         idea = Idea.model_validate({**value, "code": blocks[0] if blocks else None, "researcher": researcher, "author": author})
-        idea.digest()
+        if idea.files() and not files:
+            raise IdeaError(f"{where}: command steps name files, and an idea that comes as text brings none; write technique(ctx) instead.")
+        canonical([op.model_dump(mode="json") for op in idea.operations()])
     except ValidationError as error:
         raise IdeaError(explain(error, where)) from None
     except (RecipeError, CanonicalizationError) as error:
@@ -139,7 +188,7 @@ def load_ideas(folder: Path, researcher: str) -> list[Idea]:
     files = sorted(folder.glob("*.md")) if folder.is_dir() else []
     if not files:
         raise IdeaError(f"ideas folder {str(folder)!r}: expected Markdown files with ideas, found none; check the path.")
-    return [_beside(parse_idea(read_text(path, IdeaError), str(path), researcher), folder) for path in files]
+    return [_beside(parse_idea(read_text(path, IdeaError), str(path), researcher, files=True), folder) for path in files]
 
 
 def _beside(idea: Idea, folder: Path) -> Idea:

@@ -48,6 +48,8 @@ LONGEST = 64 * 1024
 """Bytes of a submitted file; an idea has at most an eighth of that."""
 FRONT, DEEPEST = 2 * MAX_BYTES, 40
 """Characters of front matter that are read as YAML, and levels that it may nest."""
+MOST_BLOCKS = 16
+"""Blocks of Python in one file: looking for the ends of thousands that have none takes long."""
 MOST_NAMES, MOST_FILES, MOST_TOLD = 10_000, 256, 50
 """Names of an inbox that are listed, files that are looked at, and refusals that are told."""
 LONGEST_ANSWER = 16 << 20
@@ -121,6 +123,8 @@ def check(text: str, where: str, researcher: str, asked: Asked | None = None) ->
         size = len(text.encode("utf-8"))
         if size > LONGEST:
             raise IdeaError(f"{where}: {size:,} bytes; at most {LONGEST:,} are read, and {MAX_BYTES:,} may cross, so write less.")
+        if text.count("```python") > MOST_BLOCKS:
+            raise IdeaError(f"{where}: more than {MOST_BLOCKS} blocks of Python; an idea has at most one, so put everything into it.")
         text = text.replace("\r\n", "\n")
         _look_over(text, where)
         idea = parse_idea(text, where, researcher, researcher)
@@ -201,6 +205,8 @@ def submissions(run: Path, name: str, stage: int, asked: Asked, looked: Looked |
     try:
         with _opened(run, name, "inbox", f"stage-{stage}") as folder:
             names = _listed(folder)
+            for gone in looked.keys() - set(names[:MOST_FILES]):
+                del looked[gone]
             for file in names[:MOST_FILES]:
                 verdict = _look(folder, file, name, asked, looked)
                 if isinstance(verdict, str):
@@ -289,7 +295,7 @@ def waiting(run: Path, name: str) -> State:
     try:
         closes = float(told.get("closes", 0))
         return State(int(told.get("stage", 0)), told.get("open") is True, closes, int(told.get("wanted", 0)), told.get("ended") is True)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise IdeaError("state.json: not what the campaign writes; it is written anew when the next stage opens.") from None
 
 

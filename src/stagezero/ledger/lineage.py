@@ -76,16 +76,16 @@ class Lineage:
 
     def line(self) -> str:
         """Aligned by whom?"""
-        ideas = [i for i in self.influences if i.kind == "idea"]
-        authors = dict.fromkeys(f"{i.by} ({i.bits:,} bits, let in by {i.let_in})" for i in ideas)
-        made = "; ".join(authors) or "people's first technique alone"
+        ideas = [i for i in self.influences if i.kind == "idea" and i.digest]
+        authors = "; ".join(f"{i.by} ({i.what}, {i.bits:,} bits, let in by {i.let_in})" for i in ideas)
+        made = f"people (stage 0) and by the ideas of {authors}" if authors else "people alone (stage 0)"
         crossed = (
             "of models, only ideas crossed"
             if self.only_ideas()
             else "labels or weights crossed: "
             + ", ".join(f"{i.kind} of {i.by}" for i in self.influences if i.kind != "idea" and i.let_in != "people")
         )
-        return f"{self.name} was aligned by people (stage 0) and by ideas of: {made}; {crossed}. Roots of trust: {', '.join(self.roots())}."
+        return f"{self.name} was aligned by {made}; {crossed}. Roots of trust: {', '.join(self.roots())}."
 
     def as_json(self) -> dict[str, Any]:
         """Flat enough for a script."""

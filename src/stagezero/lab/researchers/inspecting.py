@@ -12,8 +12,11 @@ import math
 import os
 import re
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from stagezero.errors import InputError, MissingPackageError, ProjectError, StagezeroError
@@ -168,9 +171,6 @@ async def ask(model: Any, turns: list[tuple[str, str]], settings: LLM, seconds: 
     """
     from inspect_ai.model import GenerateConfig
 
-    local = getattr(getattr(model.api, "model", None), "generation_config", None)
-    if local is not None:
-        local.max_time = seconds  # it runs in a thread, which nobody can cancel
     config = GenerateConfig(
         max_tokens=settings.answer_tokens,
         temperature=settings.temperature,
@@ -181,7 +181,8 @@ async def ask(model: Any, turns: list[tuple[str, str]], settings: LLM, seconds: 
     clock = asyncio.timeout(seconds)
     try:
         async with clock:
-            output = await model.generate(chat(turns), config=config)
+            with _stopping(model, seconds):
+                output = await model.generate(chat(turns), config=config)
     except StagezeroError:
         raise
     except Exception as error:  # every provider has errors of its own
@@ -191,6 +192,27 @@ async def ask(model: Any, turns: list[tuple[str, str]], settings: LLM, seconds: 
     if output.error and not output.completion:
         raise Unanswered(scrubbed(plain(str(output.error)))[:300])
     return _answer(output, turns)
+
+
+@contextmanager
+def _stopping(model: Any, seconds: float) -> Iterator[None]:
+    """A local model computes in a thread, which nobody can cancel: it looks at the clock itself, before each layer, and gives up.
+
+    What looks is taken away when the reply is there, and stays where none came in time, until the model is dropped.
+    """
+    network: Any = getattr(model.api, "model", None)
+    until = monotonic() + seconds
+
+    def look(*_: Any) -> None:
+        if monotonic() > until:
+            raise TimeoutError("the time for this reply is over")
+
+    lookers = (
+        [module.register_forward_pre_hook(look) for module in network.modules()] if hasattr(network, "register_forward_pre_hook") else []
+    )
+    yield
+    for looker in lookers:
+        looker.remove()
 
 
 def _unanswered(model: Any, error: Exception) -> Unanswered:

@@ -1,0 +1,98 @@
+"""``stagezero idea``: what a person writes, checks and submits from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import stagezero
+
+from stagezero import embedded
+from stagezero.lab import outside
+from stagezero.lab.ideas import parse_idea
+from stagezero.lab.researchers import Brief
+from stagezero.training import load_recipe
+
+STAGE0 = embedded.folder() / "stage0.yaml"
+PROPERTIES = ("abstention", "injection", "privacy", "sycophancy")
+
+
+def opened(run: Path, name: str = "ada", wanted: int = 1) -> Path:
+    """A run that waits for ideas."""
+    brief = Brief(1, load_recipe(STAGE0), PROPERTIES, ("facts",), PROPERTIES, {"privacy": 0.5}, ())
+    outside.open_stage(run, name, brief, wanted, 600)
+    return run
+
+
+@pytest.mark.parametrize("more", [[], ["--code"]])
+def test_a_new_idea_passes_the_check_of_the_shipped_project(tmp_path: Path, more: list[str]) -> None:
+    made = stagezero("idea", "new", "--title", "Show: the twins, too!", "--property", "privacy", *more, cwd=tmp_path)
+    path = tmp_path / "show-the-twins-too.md"
+    assert made.returncode == 0 and "wrote show-the-twins-too.md" in made.stdout
+    idea = parse_idea(path.read_text(), "here", "")
+    assert idea.title == "Show: the twins, too!" and (idea.code is not None) == bool(more)
+    checked = stagezero("idea", "check", path.name, "--project", embedded.folder() / "project.yaml", "--json", cwd=tmp_path)
+    assert checked.returncode == 0, checked
+    (row,) = json.loads(checked.stdout)["ideas"]
+    assert row["fits"] is True and row["problem"] is None and row["digest"] == idea.digest()
+    assert row["bits"] == idea.bits() and row["crosses"]["patch"] == idea.technique()["patch"]
+
+
+def test_new_overwrites_nothing_and_writes_nothing_that_is_no_idea(tmp_path: Path) -> None:
+    (tmp_path / "mine.md").write_text("precious")
+    again = stagezero("idea", "new", "mine.md", "--title", "an idea", "--property", "privacy", cwd=tmp_path)
+    assert again.returncode == 2 and "mine.md: is there already" in again.stderr
+    assert (tmp_path / "mine.md").read_text() == "precious"
+    short = stagezero("idea", "new", "short.md", "--title", "x", "--property", "privacy", cwd=tmp_path)
+    assert short.returncode == 2 and "'title'" in short.stderr and not (tmp_path / "short.md").exists()
+
+
+def test_check_says_one_sentence_about_each_problem(tmp_path: Path) -> None:
+    ideas = embedded.folder() / "ideas"
+    good = (ideas / "deduplicate.md").read_text()
+    (tmp_path / "good.md").write_text(good)
+    (tmp_path / "bad.md").write_text(good.replace("title: ", "tilte: "))
+    (tmp_path / "unfit.md").write_text(good.split("patch:")[0] + "patch:\n  - {op: set, at: dpo, values: {steps: 3}}\n---\n")
+    files = ["good.md", "bad.md", "missing.md", "unfit.md"]
+    plain = stagezero("idea", "check", *files, cwd=tmp_path)
+    assert plain.returncode == 2 and "Traceback" not in plain.stderr
+    lines = plain.stdout.splitlines()
+    assert lines[0] == "good.md: would cross, not held against a recipe" and "bits:" in lines[1] and '"patch":[' in lines[2]
+    assert [line for line in lines if line.startswith("refused: ")] == [
+        "refused: bad.md: 'title' is missing; add it (1 more after it).",
+        "refused: missing.md: No such file or directory; check the path.",
+    ]
+    told = stagezero("idea", "check", *files, "--project", embedded.folder() / "project.yaml", "--json", cwd=tmp_path)
+    answer = json.loads(told.stdout)
+    assert told.returncode == 2 and answer["refused"] == 3
+    assert [row["fits"] for row in answer["ideas"]] == [True, False, False, False]
+    assert "looks for a step 'dpo'" in answer["ideas"][3]["problem"]
+    none = stagezero("idea", "check", cwd=tmp_path)
+    assert none.returncode == 2 and "expected idea files" in none.stderr
+
+
+def test_check_and_submit_against_a_run(tmp_path: Path) -> None:
+    run, file = tmp_path / "run", tmp_path / "idea.md"
+    file.write_text((embedded.folder() / "ideas" / "show-the-twins.md").read_text())
+    early = stagezero("idea", "check", file, "--run", run)
+    assert early.returncode == 2 and "expected a run that asks outside researchers" in early.stderr
+    opened(run)
+    checked = stagezero("idea", "check", file, "--run", run)
+    assert checked.returncode == 0 and f"would cross, fits the recipe of {run}" in checked.stdout
+    done = stagezero("idea", "submit", file, "--run", run, "--as", "ada")
+    digest = parse_idea(file.read_text(), "here", "").digest()
+    assert done.returncode == 0 and done.stdout == digest + "\n"
+    assert (run / "outside" / "ada" / "inbox" / "stage-1" / f"{digest}.md").is_file()
+    file.write_text(file.read_text().replace("each: ", "each: 9"))
+    full = stagezero("idea", "submit", file, "--run", run, "--as", "ada")
+    assert full.returncode == 2 and "has the 1 ideas that it wants" in full.stderr
+    other = stagezero("idea", "submit", file, "--run", run, "--as", "eve")
+    assert other.returncode == 2 and "expected one of this run's outside researchers (ada)" in other.stderr
+
+
+def test_the_schema_is_one_that_ideas_are_written_by(tmp_path: Path) -> None:
+    done = stagezero("idea", "schema")
+    found = json.loads(done.stdout)
+    assert done.returncode == 0 and set(found["required"]) >= {"title", "property", "reason", "claimed_effect"}
+    assert "code" not in found["properties"] and {"SetOp", "SFT"} <= set(found["$defs"])
