@@ -129,7 +129,9 @@ async def take_part(run: Path, campaign: Playing, mode: str) -> None:
             why = await agent.fails(tool, text=text_of(10).replace("at: data", "at: dpo"))
             assert "looks for a step 'dpo'; the recipe has: data, sft" in why and "\n" not in why
         assert "at most 65,536" in await agent.fails("submit_idea", text="x" * 70_000)
-        assert "brings no files" in await agent.fails("check_idea", text=text_of(1).replace("kinds: [twin]", "inputs: [/etc/passwd]"))
+        step = "{step: command, run: [x], inputs: [/etc/passwd]}"
+        named = text_of(1).replace("{op: extend, at: data, parts: [{kinds: [twin], each: 1}]}", f"{{op: append, step: {step}}}")
+        assert "brings none; write technique(ctx)" in await agent.fails("check_idea", text=named)
         assert "expected 0 to 300" in await agent.fails("wait", seconds=-1)
         assert "text" in await agent.fails("submit_idea")
         assert (await agent.does("wait", seconds=0))["changed"] == []

@@ -152,7 +152,7 @@ def _in_project(files: tuple[Path, ...], project: Path | None) -> list[dict[str,
     problems: dict[Path, str] = {}
     for path in files:
         try:
-            idea = _beside(parse_idea(read_text(path, IdeaError), str(path), ""), path.parent)
+            idea = _beside(parse_idea(read_text(path, IdeaError), str(path), "", files=True), path.parent)
             crossing.check(idea)
             ideas[path] = idea
         except (InputError, OSError) as error:

@@ -8,14 +8,14 @@ from stagezero.cli._show import output, print_json
 
 
 def verify(attestation: Path, /, *, key: str, model: Path | None = None, json: bool = False) -> int:
-    """Check an auditor's signed statement, without seeing the model or the suite.
+    """Check a signed statement: an auditor's, of what a model passed, or a run's, of a stage's provenance. Neither model nor suite is needed.
 
     Parameters
     ----------
     attestation
-        The file that `stagezero attest` wrote.
+        The file that `stagezero attest` or `stagezero lineage --attest` wrote.
     key
-        The auditor's public key, or a file that holds it; from the auditor itself, not from whoever shows the statement.
+        The signer's public key, or a file that holds it; from the signer itself, not from whoever shows the statement.
     model
         A checkpoint folder: is it the model that is spoken of?
     json
@@ -28,6 +28,11 @@ def verify(attestation: Path, /, *, key: str, model: Path | None = None, json: b
         print_json(statement)
         return 0
     said, out = statement["predicate"], output()
+    if "buildDefinition" in said:
+        for subject in statement["subject"]:
+            out.print(f"sound: {subject['name']}, model {subject['digest']['sha256']}", markup=False, soft_wrap=True)
+        out.print(str(said.get("lineage", {}).get("line", "")), markup=False, soft_wrap=True)
+        return 0
     told = said["disclosure"]
     out.print(f"sound, signed by {said['auditor']}", soft_wrap=True)
     for subject in statement["subject"]:

@@ -29,7 +29,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from rfc8785 import CanonicalizationError
 
 from stagezero.errors import IdeaError, RecipeError, RunChangedError
@@ -46,10 +45,8 @@ if TYPE_CHECKING:
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 LONGEST = 64 * 1024
 """Bytes of a submitted file; an idea has at most an eighth of that."""
-FRONT, DEEPEST = 2 * MAX_BYTES, 40
-"""Characters of front matter that are read as YAML, and levels that it may nest."""
-MOST_BLOCKS = 16
-"""Blocks of Python in one file: looking for the ends of thousands that have none takes long."""
+FRONT = 2 * MAX_BYTES
+"""Characters of front matter that are read as YAML, which is slow."""
 MOST_NAMES, MOST_FILES, MOST_TOLD = 10_000, 256, 50
 """Names of an inbox that are listed, files that are looked at, and refusals that are told."""
 LONGEST_ANSWER = 16 << 20
@@ -123,13 +120,12 @@ def check(text: str, where: str, researcher: str, asked: Asked | None = None) ->
         size = len(text.encode("utf-8"))
         if size > LONGEST:
             raise IdeaError(f"{where}: {size:,} bytes; at most {LONGEST:,} are read, and {MAX_BYTES:,} may cross, so write less.")
-        if text.count("```python") > MOST_BLOCKS:
-            raise IdeaError(f"{where}: more than {MOST_BLOCKS} blocks of Python; an idea has at most one, so put everything into it.")
         text = text.replace("\r\n", "\n")
-        _look_over(text, where)
+        if len(front := text.partition("---\n")[2].partition("\n---")[0]) > FRONT:
+            raise IdeaError(f"{where}: {len(front):,} characters of front matter; at most {MAX_BYTES:,} bytes may cross, so write less.")
         idea = parse_idea(text, where, researcher, researcher)
-        if idea.files():
-            raise IdeaError(f"{where}: 'inputs': expected none, since an idea from outside brings no files along; leave it out.")
+        if path := next(_paths(idea.patch), None):
+            raise IdeaError(f"{where}: {path[:40]!r} is a path of some machine, and an idea names none; leave it out.")
         if idea.size() > MAX_BYTES:
             raise IdeaError(f"{where}: {idea.size():,} bytes would cross; at most {MAX_BYTES:,} may, so write less.")
         crossing.check(idea)
@@ -140,23 +136,16 @@ def check(text: str, where: str, researcher: str, asked: Asked | None = None) ->
     return idea
 
 
-def _look_over(text: str, where: str) -> None:
-    """Look at the events of the front matter before anything is made of it: a file that it names would be looked up for the digest."""
-    front = text.partition("---\n")[2].partition("\n---")[0]
-    if len(front) > FRONT:
-        raise IdeaError(f"{where}: {len(front):,} characters of front matter; at most {MAX_BYTES:,} bytes may cross, so write less.")
-    depth = 0
-    try:
-        for event in yaml.parse(front, yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > DEEPEST:
-                raise IdeaError(f"{where}: the front matter is nested deeper than {DEEPEST} levels; write it more plainly.")
-            if isinstance(event, yaml.ScalarEvent) and event.value == "inputs":
-                raise IdeaError(f"{where}: 'inputs': expected none, since an idea from outside brings no files along; leave it out.")
-            if isinstance(event, yaml.ScalarEvent) and event.value.startswith("/"):
-                raise IdeaError(f"{where}: {event.value[:40]!r} is a path of some machine, and an idea names none; leave it out.")
-    except yaml.YAMLError:
-        return  # what is not YAML is refused where it is read
+def _paths(value: Any) -> Iterator[str]:
+    """Texts of a patch that are absolute paths: a channel's source that is one would be read, all of it, for the idea's digest."""
+    if isinstance(value, str) and value.startswith("/"):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _paths(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _paths(inner)
 
 
 def _hold_against(idea: Idea, asked: Asked, where: str) -> None:
