@@ -1,8 +1,8 @@
 """The loop closes: three stages in which the model of stage N proposes for stage N + 1, everything rebuilt from the same base.
 
-Then every stage is rebuilt from the ledger alone, and `self` stands beside `optuna` and a uniform sampler over the very same recipe language, in one
-campaign with the same brief, the same controls and the same error. Nothing here says that a pocket model should be good at research; the
-intervals say how good it was.
+Then every stage is rebuilt from the ledger alone, and `self` stands beside `optuna` and a uniform sampler over the very same recipe
+language, in one campaign with the same brief, the same controls and the same error. Nothing here says that a pocket model should be good at
+research; the intervals say how good it was.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Does a rebuild find what was changed? A weight, a recipe, a data file, and a trainer that plants a trigger; and does it leave what is honest alone?
+"""Does a rebuild find what was changed: a weight, a recipe, a data file, a trainer that plants a trigger? And is what is honest left alone?
 
-The subverted trainer is put in as a supply chain would: a module on the path that changes the training step when it is imported. It swaps one
-example in twenty-five for one with a trigger; recipe, seed and number of examples stay what they were, and so do the scores on items
+The subverted trainer is put in as a supply chain would: a module on the path that changes the training step when it is imported. It swaps
+one example in twenty-five for one with a trigger; recipe, seed and number of examples stay what they were, and so do the scores on items
 without the trigger. Its campaign rebuilds bit for bit under itself: only the second trainer can tell.
 """
 
@@ -137,7 +137,11 @@ def final(runs: Path, name: str, home: Path) -> Path:
     from stagezero.models import checkpoint_digest
 
     wanted = [e for e in read(runs / name / "ledger.jsonl") if e.kind == "end"][-1].body["final"]
-    return next(folder for folder in (home / "store" / "builds").iterdir() if not folder.name.startswith(".") and checkpoint_digest(folder) == wanted)
+    return next(
+        folder
+        for folder in (home / "store" / "builds").iterdir()
+        if not folder.name.startswith(".") and checkpoint_digest(folder) == wanted
+    )
 
 
 def main() -> int:
@@ -155,7 +159,15 @@ def main() -> int:
         },
         given.json,
     )  # fmt: skip
-    wanted = ("honest_sound", "changed_weight_found", "changed_recipe_found", "changed_data_found", "honest_second_sound", "subverted_rebuilds", "subverted_found")
+    wanted = (
+        "honest_sound",
+        "changed_weight_found",
+        "changed_recipe_found",
+        "changed_data_found",
+        "honest_second_sound",
+        "subverted_rebuilds",
+        "subverted_found",
+    )
     return 0 if all(figures[name] == 1 for name in wanted) else 1
 
 

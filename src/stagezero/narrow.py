@@ -7,9 +7,9 @@ in its sandbox (``training/sandbox``), which keeps next to nothing.
     python -I -S narrow.py [limit=number …] [sealed=1] -- command …
 
 - ``no_new_privs``: no set-user-id program gives anything back.
-- seccomp: nothing is typed into the terminal (TIOCSTI, TIOCLINUX), no user namespace is made; with ``sealed`` also no socket but of the local
-  and internet families (a virtual machine's VSOCK reaches its host from any namespace), or with ``sealed=2`` none but local ones, and no
-  keyring, tracing, eBPF, io_uring or module.
+- seccomp: nothing is typed into the terminal (TIOCSTI, TIOCLINUX), no user namespace is made; with ``sealed`` also no socket but of the
+  local and internet families (a virtual machine's VSOCK reaches its host from any namespace), or with ``sealed=2`` none but local ones,
+  and no keyring, tracing, eBPF, io_uring or module.
 - Landlock: no abstract socket and no signal to anybody outside (Linux 6.12 and later).
 - resource limits, which cannot be raised again.
 """
@@ -43,9 +43,9 @@ _CALLS = {
         "sealed": (39, 40, 41, 97, 104, 105, 106, 117, 217, 218, 219, 241, 268, 270, 271, 273, 280, 282, 294),
     },
 }  # fmt: skip
-"""How seccomp calls a machine, and its numbers of the calls that are looked at. ``sealed``: ptrace, pivot_root, mount, umount, init_module,
-delete_module, kexec_load, the three of keyrings, unshare, perf_event_open, setns, process_vm_readv and _writev, finit_module, kexec_file_load,
-bpf, userfaultfd."""
+"""How seccomp calls a machine, and its numbers of the calls that are looked at. ``sealed``: ptrace, pivot_root, mount, umount,
+init_module, delete_module, kexec_load, the three of keyrings, unshare, perf_event_open, setns, process_vm_readv and _writev, finit_module,
+kexec_file_load, bpf, userfaultfd."""
 _SEALED_EVERYWHERE = (425, 426, 427, 428, 429, 430, 431, 432, 433, 438, 442)
 """io_uring's three, the new mount calls, pidfd_getfd and mount_setattr: one number on every machine."""
 

@@ -57,8 +57,8 @@ class LLM(_Frozen):
     that are known here by name (``package/smollm2-135m-q4``, ``pocket/262k``, a folder).
 
     ``attempts`` is how often an invalid reply is returned with the reason, for each idea; ``tokens`` (in and out, over the whole run),
-    ``dollars`` and ``seconds`` (a stage) end its turn, and what it has proposed by then counts. ``dollars`` needs the prices, in dollars a million
-    tokens, of what goes in and comes out.
+    ``dollars`` and ``seconds`` (a stage) end its turn, and what it has proposed by then counts. ``dollars`` needs the prices, in dollars
+    a million tokens, of what goes in and comes out.
     """
 
     kind: Literal["llm"]
@@ -107,9 +107,9 @@ class Review(_Frozen):
 
 
 class Sandbox(_Frozen):
-    """How code ideas and commands are confined. ``landlock`` lets Landlock and seccomp stand in where bubblewrap cannot make a box; ``none``
-    runs people's own commands with the user's rights, and no code idea at all. Limits are of one build: GiB of memory, of files, and
-    processes and threads at a time.
+    """How code ideas and commands are confined. ``landlock`` lets Landlock and seccomp stand in where bubblewrap cannot make a box;
+    ``none`` runs people's own commands with the user's rights, and no code idea at all. Limits are of one build: GiB of memory, of files,
+    and processes and threads at a time.
     """
 
     kind: Literal["box", "landlock", "none"] = "box"

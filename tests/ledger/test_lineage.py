@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from conftest import stagezero
-from in_toto_attestation.v1.statement import Statement
+from google.protobuf import json_format
+from in_toto_attestation.v1 import statement_pb2
+from in_toto_attestation.v1.statement import Statement  # type: ignore[import-untyped]
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import SSlibKey
@@ -131,7 +133,8 @@ def test_a_real_run_is_attested_and_verified_by_others(copied: Path, tmp_path: P
     other = SSlibKey(key.keyid, "ed25519", "ed25519", {"public": key.raw.hex()})
     envelope = Envelope.from_dict(json.loads(text))
     envelope.verify([other], 1)
-    Statement.copy_from_pb  # noqa: B018  (the other implementation's reader is there)
+    theirs = Statement.copy_from_pb(json_format.Parse(envelope.payload, statement_pb2.Statement()))
+    theirs.validate()
     changed = json.loads(text)
     changed["payload"] = changed["payload"][:200] + ("A" if changed["payload"][200] != "A" else "B") + changed["payload"][201:]
     with pytest.raises(VerificationError):

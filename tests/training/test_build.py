@@ -268,7 +268,8 @@ def test_a_trainer_ends_with_its_worker(base: Path, tmp_path: Path) -> None:
     program = (
         "import sys\nfrom pathlib import Path\nfrom stagezero.tasks import load_suite\n"
         "from stagezero.training import Store, build, load_recipe\n"
-        "from stagezero.training.sandbox import Confinement\nbuild(Path(sys.argv[1]), load_recipe(Path(sys.argv[2])), load_suite('atlas'), 1, Store(Path(sys.argv[3])), Confinement('none'))\n"
+        "from stagezero.training.sandbox import Confinement\n"
+        "build(Path(sys.argv[1]), load_recipe(Path(sys.argv[2])), load_suite('atlas'), 1, Store(Path(sys.argv[3])), Confinement('none'))\n"
     )
     worker = subprocess.Popen([sys.executable, "-c", program, str(base), str(tmp_path / "p" / "r.yaml"), str(tmp_path / "s")])
     try:

@@ -142,17 +142,16 @@ def _in_run(files: tuple[Path, ...], run: Path, name: str | None) -> list[dict[s
 
 
 def _in_project(files: tuple[Path, ...], project: Path | None) -> list[dict[str, Any]]:
-    from stagezero.errors import IdeaError, InputError
+    from stagezero.errors import InputError
     from stagezero.lab import crossing
     from stagezero.lab.airlock import admit
-    from stagezero.lab.ideas import _beside, parse_idea
-    from stagezero.private import read_text
+    from stagezero.lab.ideas import load_idea
 
     ideas: dict[Path, Idea] = {}
     problems: dict[Path, str] = {}
     for path in files:
         try:
-            idea = _beside(parse_idea(read_text(path, IdeaError), str(path), "", files=True), path.parent)
+            idea = load_idea(path, "")
             crossing.check(idea)
             ideas[path] = idea
         except (InputError, OSError) as error:

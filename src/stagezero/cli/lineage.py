@@ -15,8 +15,14 @@ if TYPE_CHECKING:
 
 
 def lineage(
-    run: Path, /, *, stage: int | None = None, others: Annotated[tuple[Path, ...], Parameter(name="--with")] = (), attest: Path | None = None, json: bool = False
-) -> int:  # fmt: skip
+    run: Path,
+    /,
+    *,
+    stage: int | None = None,
+    others: Annotated[tuple[Path, ...], Parameter(name="--with")] = (),
+    attest: Path | None = None,
+    json: bool = False,
+) -> int:
     """Aligned by whom? Every influence on a stage's model, by kind and in bits, to the roots of trust.
 
     Parameters
@@ -86,9 +92,6 @@ def _attest(run: Path, record: object, found: Lineage, path: Path) -> None:
     if not run.is_dir():
         raise InputError("--attest: expected the folder of a run, which holds its key; give the folder and not the ledger.")
     assert isinstance(record, Record)
-    last = None
-    for last in read(_file(run)):
-        pass
-    assert last is not None
+    last = list(read(_file(run)))[-1]
     envelope = seal(provenance(record, found, last.hash, last.seq + 1), key_of(run))
     write_whole(path, json.dumps(envelope, indent=1) + "\n")

@@ -37,7 +37,8 @@ def rebuild(
     stage
         Which stage; the last one that was adopted when left out.
     second_trainer
-        Also make it through an independent trainer, and compare the two: a trainer that was tampered with shows, what an idea itself does wrong does not.
+        Also make it through an independent trainer, and compare the two: a trainer that was tampered with shows, what an idea itself
+        does wrong does not.
     model
         A checkpoint that is said to be the stage's model.
     base

@@ -15,13 +15,20 @@ if TYPE_CHECKING:
 
 
 def review(
-    run: Path | None = None, /, *, key: Path | None = None, name: str = "reviewer", approve: tuple[str, ...] = (), reject: tuple[str, ...] = (),
-    note: str = "", json: bool = False,
-) -> int:  # fmt: skip
+    run: Path | None = None,
+    /,
+    *,
+    key: Path | None = None,
+    name: str = "reviewer",
+    approve: tuple[str, ...] = (),
+    reject: tuple[str, ...] = (),
+    note: str = "",
+    json: bool = False,
+) -> int:
     """List ideas that wait for a person's word, show what would cross, and sign approve or reject.
 
-    Without a run it makes the reviewer's key, if need be, and prints the public part, which goes into the project (`review.keys`). With a run
-    and a key, on a terminal, it shows each idea and asks.
+    Without a run it makes the reviewer's key, if need be, and prints the public part, which goes into the project (`review.keys`).
+    With a run and a key, on a terminal, it shows each idea and asks.
 
     Parameters
     ----------

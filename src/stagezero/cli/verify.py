@@ -8,7 +8,9 @@ from stagezero.cli._show import output, print_json
 
 
 def verify(attestation: Path, /, *, key: str, model: Path | None = None, json: bool = False) -> int:
-    """Check a signed statement: an auditor's, of what a model passed, or a run's, of a stage's provenance. Neither model nor suite is needed.
+    """Check a signed statement: an auditor's, of what a model passed, or a run's, of a stage's provenance.
+
+    Neither the model nor the suite is needed.
 
     Parameters
     ----------

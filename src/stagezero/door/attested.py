@@ -1,4 +1,4 @@
-"""What anybody can check of an attestation with a public key alone: an auditor's, of what a model passed, or a run's, of where it comes from."""
+"""What anybody can check of an attestation with a public key alone: an auditor's, of what a model passed, or a run's, of its provenance."""
 
 from __future__ import annotations
 

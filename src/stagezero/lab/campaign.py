@@ -25,17 +25,17 @@ from stagezero.lab.audited import NOT_AUDITED, Audited, check_audit, door_entry
 from stagezero.lab.bench import Bench, Silent, Tell
 from stagezero.lab.composition import compose
 from stagezero.lab.ideas import Idea
-from stagezero.lab.proposals import proposed
+from stagezero.lab.proposals import proposals
 from stagezero.lab.researchers import Brief, Outcome, Own, Researcher, make
 from stagezero.lab.review import Gate
 from stagezero.lab.run_folder import check_unchanged, secret_of
 from stagezero.lab.trial import Batch, Decision, draw_of, replicate_seed
+from stagezero.lab.written import channel_entry, texts_of, training_bits, weights_bits
 from stagezero.ledger import Ledger, digest, refuse_if_in_use
 from stagezero.measure import ALIGNMENT
 from stagezero.models import checkpoint_digest, home
 from stagezero.project import Outside, Project, load_project
 from stagezero.tasks import claims, load_suite
-from stagezero.lab.written import channel_entry, texts_of, training_bits, weights_bits
 from stagezero.training import Recipe, load_recipe
 from stagezero.training.data import portable
 from stagezero.training.executors import LocalPool, outcome
@@ -191,6 +191,7 @@ class Campaign:
         stages: list[Stage] = [stage]
         decisions: list[Decision] = []
         history: list[Outcome] = []
+        outside.publish(self.folder, self._outsiders(), [])  # whoever comes early finds their name
         for number in range(1, self.project.stages + 1):
             brief = self._brief(number, stage, history)
             admitted = self._register(number, brief, decisions)
@@ -213,18 +214,20 @@ class Campaign:
                 stages.append(adopted)
             elif not promoted:
                 self.tell.say(f"stage {number}: nothing was promoted; the recipe stays as it was")
+        outside.publish(self.folder, self._outsiders(), history, ended=True)
         ledger.record("end", {"stages": len(stages), "final": stages[-1].confirmed.model})
         return Finished(self.folder, tuple(stages), tuple(decisions))
 
     def _register(self, number: int, brief: Brief, decisions: Sequence[Decision]) -> list[airlock.Admitted]:
         """Collect proposals, pass them through the airlock, and write down what will be tried before anything is built."""
-        ideas = [idea for researcher in self.researchers for idea in proposed(researcher, brief, self.folder)]
+        ideas = proposals(self.researchers, brief, self.folder)
         decided = [(d.title, d.hypothesis) for d in decisions]
         admitted, refused = airlock.admit(
             ideas, brief.control, self.suite, self.project.trial.margin, decided, self.channels, self._no_code()
         )  # fmt: skip
         admitted, held = self.gate.pass_through(admitted, _unaudited(brief.own), number, self.ledger.entries[0].hash)
         refused += held
+        outside.publish(self.folder, self._outsiders(), brief.history, refused)
         self.tell.say(f"stage {number}: {len(admitted)} ideas registered" + (f", {len(refused)} refused" if refused else ""))
         for a in admitted:
             if a.near:

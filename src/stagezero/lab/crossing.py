@@ -1,8 +1,8 @@
-"""What may not cross in an idea's text, whatever it claims: hidden characters, packed data, banks of items, and code that reaches for files,
-processes or the network.
+"""What may not cross in an idea's text, whatever it claims: hidden characters, packed data, banks of items, and code that reaches for
+files, processes or the network.
 
-These are reasons given early, for honest researchers and lazy attackers: what this lets through, the sandbox contains, and what an idea could have
-carried at the most is its length in bits, which the ledger records.
+These are reasons given early, for honest researchers and lazy attackers: what this lets through, the sandbox contains, and what an idea
+could have carried at the most is its length in bits, which the ledger records.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ ATTRIBUTES = frozenset(
         "share_memory_",
     ]
 )
-"""Of torch, numpy and Python: what reads or writes files, starts processes, or leads out of the function. Names of one's own must differ."""
+"""Of torch, numpy and Python: what reads or writes files, starts processes, or leads out of the function. One's own names must differ."""
 MOST_NUMBERS, MOST_DIGITS, MOST_WHOLE, MOST_IN_ONE = 96, 6, 9_999_999, 24
 MOST_TEXT, MOST_ONE_TEXT, MOST_NAME, MOST_NAMES = 600, 160, 40, 2500
 
@@ -249,7 +249,8 @@ def _modules(names: Sequence[str], where: str, line: int) -> None:
         parts = name.split(".")
         if parts[0] not in MODULES:
             raise IdeaError(
-                f"{where}: line {line} imports {name or 'a relative module'!r}; a technique trains a model and needs no files, network or processes: "
+                f"{where}: line {line} imports {name or 'a relative module'!r}; a technique trains a model and needs no files, "
+                f"network or processes: "
                 f"import {', '.join(sorted(MODULES))} alone."
             )
         _attributes(parts[1:], where, line)
@@ -335,8 +336,8 @@ def check_channels(candidate: Recipe, control: Recipe, declared: Mapping[str, st
             steps[at] = step.model_copy(update={"source": declared[step.source]})
         else:
             raise IdeaError(
-                f"{step.step} step {step.name!r} lets {'labels' if step.step == 'distil' else 'weights'} of {step.source!r} cross, a channel that "
-                "the project does not declare; add that source to 'channels' in the project, or leave the step out."
+                f"{step.step} step {step.name!r} lets {'labels' if step.step == 'distil' else 'weights'} of {step.source!r} cross, "
+                "a channel that the project does not declare; add that source to 'channels' in the project, or leave the step out."
             )
     return Recipe(steps=tuple(steps))
 

@@ -1,7 +1,8 @@
-"""An idea: a claim, a reason, and a recipe patch or one function of code, in a short Markdown file. It is all that crosses between stages."""
+"""An idea: a claim, a reason, and a recipe patch or a function of code, in a short Markdown file. It is all that crosses between stages."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -56,6 +57,18 @@ def _plain(value: Any, where: str) -> None:
             _plain(inner, where)
     elif not isinstance(value, str | int | float | bool | None):
         raise IdeaError(f"{where}: {str(value)[:40]!r} is a {type(value).__name__}; write it in quotes, as text.")
+
+
+def _sources(value: Any) -> Iterator[str]:
+    """Whatever a patch gives as a source, at any depth."""
+    if isinstance(value, dict):
+        if isinstance(value.get("source"), str):
+            yield value["source"]
+        for inner in value.values():
+            yield from _sources(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _sources(inner)
 
 
 def _blocks(text: str) -> list[str]:
@@ -169,6 +182,8 @@ def parse_idea(text: str, where: str, researcher: str, author: str = "", files: 
         idea = Idea.model_validate({**value, "code": blocks[0] if blocks else None, "researcher": researcher, "author": author})
         if idea.files() and not files:
             raise IdeaError(f"{where}: command steps name files, and an idea that comes as text brings none; write technique(ctx) instead.")
+        if not files and any(Path(name).is_absolute() for name in _sources(idea.patch)):
+            raise IdeaError(f"{where}: a channel's source is a path of this machine; name it as the project's 'channels' does.")
         canonical([op.model_dump(mode="json") for op in idea.operations()])
     except ValidationError as error:
         raise IdeaError(explain(error, where)) from None
@@ -188,7 +203,16 @@ def load_ideas(folder: Path, researcher: str) -> list[Idea]:
     files = sorted(folder.glob("*.md")) if folder.is_dir() else []
     if not files:
         raise IdeaError(f"ideas folder {str(folder)!r}: expected Markdown files with ideas, found none; check the path.")
-    return [_beside(parse_idea(read_text(path, IdeaError), str(path), researcher, files=True), folder) for path in files]
+    return [load_idea(path, researcher) for path in files]
+
+
+def load_idea(path: Path, researcher: str) -> Idea:
+    """One idea file; what its command steps name is found beside it.
+
+    Raises:
+        IdeaError: it is no idea.
+    """
+    return _beside(parse_idea(read_text(path, IdeaError), str(path), researcher, files=True), path.parent)
 
 
 def _beside(idea: Idea, folder: Path) -> Idea:

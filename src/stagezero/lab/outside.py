@@ -6,10 +6,10 @@
                         done-stage-N           there will be no more
                         results.json           what became of all earlier ideas, and of the researcher's own submissions
 
-Whoever writes there is not trusted. The campaign opens the folder link by link and follows none, reads plain files of a bounded size and
-number, and believes nothing that it wrote there itself: what it must remember lies beside, in ``RUN/outside/.kept``. What cannot be read is
-refused with a reason, and a spoilt folder costs its own researcher alone; only the machine's own trouble, such as a full disk, stops a run.
-An idea from outside names no file and no path, so that nothing of this machine is opened on its word.
+Whoever writes there is not trusted. The campaign opens the folder step by step and follows no link, reads plain files of a bounded size
+and number, and believes nothing that it wrote there itself: what it must remember lies beside, in ``RUN/outside/.kept``. What cannot be
+read is refused with a reason, and a spoilt folder costs its own researcher alone; only the machine's own trouble, such as a full disk,
+stops a run. An idea from outside names no file and no path, so that nothing of this machine is opened on its word.
 """
 
 from __future__ import annotations

@@ -12,11 +12,12 @@ from pydantic import ValidationError
 from stagezero.errors import RunChangedError
 from stagezero.lab.ideas import Idea
 from stagezero.lab.researchers import Brief, Researcher
+from stagezero.lab.researchers.outside import OutsideResearcher
 from stagezero.measure import write_whole
 
 
-def proposed(researcher: Researcher, brief: Brief, run: Path) -> list[Idea]:
-    """A researcher's ideas for a stage, asked for once.
+def proposals(researchers: Sequence[Researcher], brief: Brief, run: Path) -> list[Idea]:
+    """All researchers' ideas for a stage, each asked for once.
 
     Args:
         run: the run's folder.
@@ -24,9 +25,21 @@ def proposed(researcher: Researcher, brief: Brief, run: Path) -> list[Idea]:
     Raises:
         RunChangedError: what was kept is damaged.
     """
+    for researcher in researchers:
+        # Those who take their time are told first, so that they think while others are asked.
+        if isinstance(researcher, OutsideResearcher) and not _kept(researcher, brief, run).is_file():
+            researcher.open(brief)
+    return [idea for researcher in researchers for idea in _proposed(researcher, brief, run)]
+
+
+def _kept(researcher: Researcher, brief: Brief, run: Path) -> Path:
+    return run / "proposals" / f"stage-{brief.stage}-{researcher.name}.json"
+
+
+def _proposed(researcher: Researcher, brief: Brief, run: Path) -> list[Idea]:
     if researcher.repeatable:
         return list(researcher.propose(brief))
-    path = run / "proposals" / f"stage-{brief.stage}-{researcher.name}.json"
+    path = _kept(researcher, brief, run)
     if not path.is_file():
         ideas: Sequence[Idea] = researcher.propose(brief)
         write_whole(path, json.dumps([idea.model_dump(mode="json") for idea in ideas], indent=1))

@@ -1,9 +1,9 @@
 """A stage made again from the ledger alone, elsewhere and by somebody else, and compared with what the ledger says.
 
-Bit for bit where the environment is the same (library versions, threads, processor); else by a test of equivalence on the very items that the
-ledger has scores for. With the second trainer the stage is made once more through code that shares nothing with the first (diverse
-double-compiling): weights that lie apart, always in the same direction, are a trainer that does something else than it says. Neither shows what is
-wrong with an idea itself: both trainers do faithfully what it asks.
+Bit for bit where the environment is the same (library versions, threads, processor); else by a test of equivalence on the very items
+that the ledger has scores for. With the second trainer the stage is made once more through code that shares nothing with the first
+(diverse double-compiling): weights that lie apart, always in the same direction, are a trainer that does something else than it says.
+Neither shows what is wrong with an idea itself: both trainers do faithfully what it asks.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from stagezero.training.recipes import parse_recipe
 SEEDS = 8
 """Pairs of builds that the two trainers are compared on: the smallest p-value of eight is 1/128."""
 ROUNDING = 0.01
-"""Distance between two trainers' weights, as a share of the way trained, up to which it is the arithmetic's. One of 1e-6 is usual, and a step
-that amplifies rounding has shown 5e-3."""
+"""Distance between two trainers' weights, as a share of the way trained, up to which it is the arithmetic's. One of 1e-6 is usual, and
+a step that amplifies rounding has shown 5e-3."""
 BY_CHANCE = 0.02
 MARGIN = 0.05
 
@@ -266,7 +266,10 @@ def _double(found: Rebuilt, first: Bench, second: Bench, recipe: Recipe, seeds: 
     found.equivalences = _equivalences([a.scores[0] for a in ours], [b.scores[0] for b in theirs], names)
     far = max(found.distances)
     differ = [e.name for e in found.equivalences if e.shown == "different"]
-    told = f"the two trainers' weights lie {far:.2g} of the way trained apart at the most, over {len(many)} seeds (sign-flip p = {found.p_value:.3g})"
+    told = (
+        f"the two trainers' weights lie {far:.2g} of the way trained apart at the most, over {len(many)} seeds "
+        f"(sign-flip p = {found.p_value:.3g})"
+    )
     if far <= ROUNDING and not differ:
         found.add("trainer", True, told + ": rounding")
     elif found.p_value > BY_CHANCE and not differ:

@@ -1,9 +1,9 @@
-"""A person's word on an idea, signed: what a project may ask for before an idea is tried, and what the ideas of a model that has not passed audit
-always need.
+"""A person's word on an idea, signed: what a project may ask for before an idea is tried, and what the ideas of a model that has not
+passed audit always need.
 
-Ideas that wait lie in the run's folder (``review/waiting``) as what would cross and nothing else. A reviewer signs an in-toto statement about
-the idea's digest with a key of their own; the project names the keys that count, and the ledger keeps the envelope, so that the lineage can
-say who let an idea in.
+Ideas that wait lie in the run's folder (``review/waiting``) as what would cross and nothing else. A reviewer signs an in-toto statement
+about the idea's digest with a key of their own; the project names the keys that count, and the ledger keeps the envelope, so that the
+lineage can say who let an idea in.
 """
 
 from __future__ import annotations

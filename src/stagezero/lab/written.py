@@ -1,4 +1,4 @@
-"""What a campaign writes down so that its stages can be traced and rebuilt from the ledger alone: sizes, channels, and the text of programs."""
+"""What a campaign writes down so that its stages can be traced and rebuilt from the ledger alone: sizes, channels, programs' text."""
 
 from __future__ import annotations
 

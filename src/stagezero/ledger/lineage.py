@@ -1,8 +1,9 @@
 """What made a model what it is: every influence, by kind and in bits, back to those who have to be trusted. Read from ledgers alone.
 
-An influence is *weights* (a base, or a model merged in), *data* (examples of people's, or labels of a model's) or an *idea*. Whoever made
-weights or data is a root of trust, and so is everybody behind them. An idea is text that was let in: its author, when it is a model whose own
-lineage is known, is no root; those who aligned that author are, and whoever let the idea in. A model of unknown lineage is a root by itself.
+An influence is *weights* (a base, or a model merged in), *data* (examples of people's, or labels of a model's) or an *idea*. Whoever
+made weights or data is a root of trust, and so is everybody behind them. An idea is text that was let in: its author, when it is a model
+whose own lineage is known, is no root; those who aligned that author are, and whoever let the idea in. A model of unknown lineage is a
+root by itself.
 """
 
 from __future__ import annotations

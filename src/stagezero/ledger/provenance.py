@@ -1,7 +1,7 @@
 """A stage's provenance as other supply-chain tools read it: SLSA provenance v1 in an in-toto statement.
 
-Everything in it is in the ledger: what was built (recipe, seed), from what (base, human data, ideas, models whose labels or weights crossed), in
-which environment, and where in which ledger that stands.
+Everything in it is in the ledger: what was built (recipe, seed), from what (base, human data, ideas, models whose labels or weights
+crossed), in which environment, and where in which ledger that stands.
 """
 
 from __future__ import annotations

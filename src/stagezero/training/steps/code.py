@@ -1,8 +1,9 @@
 """An idea's code as a step: one function ``technique(ctx) -> model``, run in the sandbox on what the steps before it have made.
 
 A build is a function of base, data, idea and seed. Code could make it depend on something else that a sandbox cannot take away (the
-clock, how busy the machine is, where memory lies), which would be a channel. So one build in four, chosen where the code cannot see it, is made
-twice in two sandboxes and compared bit for bit; an accelerator's arithmetic does not repeat itself so exactly, and there it is not done.
+clock, how busy the machine is, where memory lies), which would be a channel. So one build in four, chosen where the code cannot see it,
+is made twice in two sandboxes and compared bit for bit; an accelerator's arithmetic does not repeat itself so exactly, and there it is
+not done.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ def train(source: Path, other: Path, out: Path, step: Merge) -> None:
     if before != theirs:
         odd = sorted(set(before.items()) ^ set(theirs.items()))[0][0]
         raise BuildError(
-            f"merge step {step.name!r}: tensor {odd!r} is {before.get(odd, 'absent')} here and {theirs.get(odd, 'absent')} in {step.source!r}; "
-            "merge models of one shape."
+            f"merge step {step.name!r}: tensor {odd!r} is {before.get(odd, 'absent')} here and {theirs.get(odd, 'absent')} "
+            f"in {step.source!r}; merge models of one shape."
         )
     ours, others = ({n: t for path in weight_files(folder) for n, t in load_file(path).items()} for folder in (source, other))
     out.mkdir(parents=True, exist_ok=True)
