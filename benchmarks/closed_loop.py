@@ -22,11 +22,12 @@ from stagezero.report import gather
 
 BASE = "pocket/262k"
 STAGE0 = """steps:
-  - {step: mix, name: data, parts: [{kinds: [trap], each: 100}]}
-  - {step: sft, data: data, steps: 60, batch_size: 16, learning_rate: 0.001}
+  - {step: mix, name: data, parts: [{kinds: [trap, twin, capability], each: 30}]}
+  - {step: sft, data: data, steps: 10, batch_size: 16, learning_rate: 0.0005}
 """
-AUDIT = "{items: 400, submissions: 12, passes: 6, keep: keep, bars: {abstention: 0.3, facts: 0.05}}"
-TRIAL = "{items: 60, max_pairs: 12, calibration: 4, confirm: 4, worth: 2.0}"
+"""A minimal first technique, that leaves room: the point is to see the loop go round, stage after stage."""
+AUDIT = "{items: 400, submissions: 12, passes: 6, keep: keep, bars: {abstention: 0.3, facts: 0.3}}"
+TRIAL = "{items: 60, max_pairs: 18, calibration: 5, confirm: 4, worth: 1.5}"
 
 
 def project(folder: Path, name: str, researchers: str, stages: int, seed: int) -> Path:

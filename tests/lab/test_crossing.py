@@ -74,15 +74,33 @@ def test_characters_that_cannot_be_seen(c: str) -> None:
             crossing.check(idea)
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "import os", "import socket", "from torch import hub", "import torch.utils.cpp_extension", "import torch.multiprocessing as m", "from . import x",
-        "import ctypes", "import pickle", "import stagezero", "open('/etc/passwd')", "exec('1')", "eval('1')", "__import__('os')", "getattr(ctx, 'x')",
-        "globals()", "ctx.__class__", "().__class__.__bases__", "torch.load('x')", "numpy.memmap('x')", "ctx.model().save_pretrained('/in')",
-        "torch.ops.load_library('x')", "ctx.tokenizer.from_pretrained('/etc')", "'{0.__class__}'.format_map(ctx)", "from torch import *",
-    ],
-)  # fmt: skip
+REACHES = """import os
+import socket
+from torch import hub
+import torch.utils.cpp_extension
+import torch.multiprocessing as m
+from . import x
+import ctypes
+import pickle
+import stagezero
+open('/etc/passwd')
+exec('1')
+eval('1')
+__import__('os')
+getattr(ctx, 'x')
+globals()
+ctx.__class__
+().__class__.__bases__
+torch.load('x')
+numpy.memmap('x')
+ctx.model().save_pretrained('/in')
+torch.ops.load_library('x')
+ctx.tokenizer.from_pretrained('/etc')
+'{0.__class__}'.format_map(ctx)
+from torch import *"""
+
+
+@pytest.mark.parametrize("line", REACHES.splitlines())
 def test_code_that_reaches_out(line: str) -> None:
     with pytest.raises(IdeaError, match=r"imports|uses"):
         crossing.check(body(line))

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from conftest import stagezero
-from google.protobuf import json_format
-from in_toto_attestation.v1 import statement_pb2
+from google.protobuf import json_format  # type: ignore[import-untyped]
+from in_toto_attestation.v1 import statement_pb2  # type: ignore[import-untyped]
 from in_toto_attestation.v1.statement import Statement  # type: ignore[import-untyped]
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
-from securesystemslib.signer import SSlibKey
+from securesystemslib.signer import SSlibKey  # type: ignore[attr-defined]
 
 from stagezero.errors import LedgerError
 from stagezero.ledger import VerifyKey, digest, unseal

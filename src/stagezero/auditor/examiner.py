@@ -20,12 +20,11 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from stagezero import narrow
 from stagezero.errors import ModelError
 
 MOST_ANSWER = 4096  # bytes an answer may have; scorers read no further
 _NEW_USER, _NEW_NET = 0x10000000, 0x40000000
-_MAKE_RULESET, _ADD_RULE, _RESTRICT = 444, 445, 446  # Landlock's system calls, the same on every architecture
-_FILE_RIGHTS, _READ, _WRITE_DEVICE = 0x7FFF, 0x1 | 0x4 | 0x8, 0x2 | 0x4  # of the third version; below: execute, read file and folder
 _LIBRARIES = ("/usr", "/lib", "/lib64", "/opt", "/etc/ld.so.cache", "/etc/localtime", "/sys")
 _MACHINE = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/driver", "/proc/devices", "/proc/modules")
 
@@ -137,26 +136,10 @@ def _shut_in(folder: Path) -> bool:
     """
     import ctypes
 
-    libc = ctypes.CDLL(None, use_errno=True)
-    handled = ctypes.c_uint64(_FILE_RIGHTS)
-    if libc.syscall(_MAKE_RULESET, None, 0, 1) < 3:
-        return False
-    rules = libc.syscall(_MAKE_RULESET, ctypes.byref(handled), ctypes.sizeof(handled), 0)
-    if rules < 0:
-        return False
-    own = Path(__file__).resolve().parents[2]
     packages = [path for path in sys.path if path.endswith("-packages")]
+    own = Path(__file__).resolve().parents[2]
     readable = [sys.prefix, sys.base_prefix, *packages, *_LIBRARIES, *_MACHINE, str(own), str(folder.resolve())]
-    for path, rights in [*((Path(name), _READ) for name in readable), (Path("/dev"), _WRITE_DEVICE)]:
-        with contextlib.suppress(OSError):
-            handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            given = rights if path.is_dir() else rights & 0x7  # a file has no entries to list
-            rule = given.to_bytes(8, sys.byteorder) + handle.to_bytes(4, sys.byteorder)
-            libc.syscall(_ADD_RULE, rules, 1, rule, 0)
-            os.close(handle)
-    held: bool = libc.syscall(_RESTRICT, rules, 0) == 0
-    os.close(rules)
-    return held
+    return narrow.only_these(ctypes.CDLL(None, use_errno=True), readable, (), ("/dev",))
 
 
 def _fall_silent() -> int:

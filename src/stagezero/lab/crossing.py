@@ -11,7 +11,6 @@ import ast
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +115,33 @@ ATTRIBUTES = frozenset(
         "save_pretrained",
         "set_default_device",
         "share_memory_",
+        # Modules that the allowed ones carry along, and what reads an attribute by a name that is not written as one.
+        "os",
+        "_os",
+        "sys",
+        "_sys",
+        "io",
+        "builtins",
+        "ctypes",
+        "importlib",
+        "inspect",
+        "subprocess",
+        "socket",
+        "shutil",
+        "pathlib",
+        "pickle",
+        "platform",
+        "tempfile",
+        "threading",
+        "signal",
+        "warnings",
+        "time",
+        "datetime",
+        "profiler",
+        "urandom",
+        "SystemRandom",
+        "attrgetter",
+        "methodcaller",
     ]
 )
 """Of torch, numpy and Python: what reads or writes files, starts processes, or leads out of the function. One's own names must differ."""
@@ -195,6 +221,15 @@ def check(idea: Idea) -> None:
         return
     for text in _texts(idea.patch):
         check_text(text, f"{where}: patch")
+    for op in idea.patch:
+        # Wherever a patch writes a program, it is held to what a program is held to.
+        written = [op.get(part) for part in ("step", "values")] if isinstance(op, dict) else []
+        for source in (part.get("source") for part in written if isinstance(part, dict) and part.get("step", "code") == "code"):
+            if isinstance(source, str) and re.search(rf"def[\s\\]+{NAME}", source):
+                try:
+                    check_code(source, f"{where}: patch")
+                except RecipeError as error:
+                    raise IdeaError(str(error)) from None
     for path in sorted(idea.files()):
         check_file(Path(path), f"{where}: {Path(path).name}")
 
@@ -239,6 +274,8 @@ def check_code(text: str, where: str) -> None:
                 raise IdeaError(f"{where}: line {line} uses {name!r}, with which code leaves its function; do without it.")
             case ast.Attribute(attr=name):
                 _attributes([name], where, line)
+            case ast.MatchClass(kwd_attrs=names):
+                _attributes(names, where, line)
             case ast.Global() | ast.Nonlocal() | ast.AsyncFunctionDef() | ast.Await() | ast.AsyncFor() | ast.AsyncWith():
                 raise IdeaError(f"{where}: line {line}: {type(node).__name__.lower()} is not for a technique; write it plainly.")
     _check_data(function, where)
@@ -289,8 +326,17 @@ def _check_data(tree: ast.AST, where: str) -> None:
                 | ast.Attribute(attr=name)
                 | ast.keyword(arg=str() as name)
                 | ast.FunctionDef(name=name)
+                | ast.ClassDef(name=name)
+                | ast.ExceptHandler(name=str() as name)
+                | ast.MatchAs(name=str() as name)
+                | ast.MatchStar(name=str() as name)
+                | ast.MatchMapping(rest=str() as name)
             ):
                 names.add(name)
+            case ast.alias(name=name, asname=other):
+                names |= {*name.split("."), other or name.split(".")[0]}
+            case ast.MatchClass(kwd_attrs=given):
+                names |= set(given)
     odd = next((n for n in sorted(names) if len(n) > MOST_NAME or not n.isascii()), None)
     if odd is not None:
         raise IdeaError(f"{where}: the name {odd[:50]!r} is longer than {MOST_NAME} characters or not plain letters; choose another.")
@@ -342,10 +388,18 @@ def check_channels(candidate: Recipe, control: Recipe, declared: Mapping[str, st
     return Recipe(steps=tuple(steps))
 
 
-@lru_cache(maxsize=4)
+_ASKED: dict[str, frozenset[str]] = {}
+"""Suite's digest → questions: drawing them takes longer than all the rest of a look at an idea."""
+
+
 def _asked(suite: Suite) -> frozenset[str]:
     """Questions of a suite: all that are trained on, and a draw of those that are asked."""
-    return frozenset(item.input for item in (*suite.train_items(), *suite.fresh_items(0, 400)) if len(item.input) > 12)
+    key = suite.digest()
+    if key not in _ASKED:
+        _ASKED.clear()
+        items = (*suite.train_items(), *suite.fresh_items(0, 400))
+        _ASKED[key] = frozenset(item.input for item in items if len(item.input) > 12)
+    return _ASKED[key]
 
 
 SAME = 3

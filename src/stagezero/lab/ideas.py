@@ -73,7 +73,8 @@ def _sources(value: Any) -> Iterator[str]:
 
 def _blocks(text: str) -> list[str]:
     """The blocks of Python in Markdown, in one pass; one that is not closed is none."""
-    found, inside = [], None
+    found: list[str] = []
+    inside: list[str] | None = None
     for line in text.splitlines(keepends=True):
         mark = line.rstrip()
         if inside is None and mark == "```python":

@@ -115,8 +115,8 @@ class Record:
 
     path: Path
     described: Mapping[str, Any]
-    stages: dict[int, Mapping[str, Any]] = field(default_factory=dict)
-    ideas: dict[tuple[int, str], Mapping[str, Any]] = field(default_factory=dict)
+    stages: dict[int, dict[str, Any]] = field(default_factory=dict)
+    ideas: dict[tuple[int, str], dict[str, Any]] = field(default_factory=dict)
     """(stage, idea's digest) → what was registered."""
 
     @property

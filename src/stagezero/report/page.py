@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -25,6 +26,11 @@ def interval(estimate: Estimate | None, signed: bool = False) -> str:
     if not math.isfinite(estimate.low):
         return f"{estimate.mean:{form}} [one seed]"
     return f"{estimate.mean:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
+
+
+def short(text: str) -> str:
+    """A text with its digests cut to what tells them apart."""
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1…", text)
 
 
 def lead(view: View) -> str:
@@ -123,6 +129,7 @@ def write_page(folder: Path) -> Path:
     template = files("stagezero.report").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["interval"] = interval
+    environment.filters["short"] = short
     page = environment.from_string(template).render(
         view=view,
         lead=lead(view) if view.stages else "This run has not finished its first stage.",

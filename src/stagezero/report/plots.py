@@ -148,6 +148,10 @@ def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], colo
     axes.annotate("", end, xytext=start, arrowprops=style, zorder=2)
 
 
+def _author(idea: Influence) -> str:
+    return f"stage {idea.behind.stage}'s model" if idea.behind is not None else _wrapped(idea.by, 28, 1)
+
+
 def lineage_picture(found: Lineage) -> str:
     """What reached each stage: weights and data from below (solid), ideas from above (dashed), declared channels in orange."""
     ideas = [i for i in found.influences if i.kind == "idea" and i.digest]
@@ -166,8 +170,8 @@ def lineage_picture(found: Lineage) -> str:
             _arrow(axes, (middle - 0.35, 0.0), (x, 1.2), INK)
             _arrow(axes, (middle + 0.35, 0.0), (x, 1.2), SOFT)
             for n, idea in enumerate(above[stage]):
-                y = 2.4 + n * 0.95
-                _box(axes, x, y, f"{_wrapped(idea.what)}\n{_wrapped(idea.by, 28, 1)}, {idea.bits or 0:,} bits", SOFT)
+                y = 2.5 + n * 1.3
+                _box(axes, x, y, f"{_wrapped(idea.what, 30)}\nby {_author(idea)}, {idea.bits or 0:,} bits", SOFT)
                 _arrow(axes, (x, y), (x, 1.2), ACCENT, dashed=True)
                 if idea.behind is not None and idea.behind.run == found.run and idea.behind.stage in place:
                     _arrow(axes, (place[idea.behind.stage], 1.2), (x, y), ACCENT, dashed=True)
@@ -176,7 +180,7 @@ def lineage_picture(found: Lineage) -> str:
             _box(axes, right, height, _wrapped(f"{channel.kind}: {channel.what}"), SECOND)
             _arrow(axes, (right, height), (place[found.stage], 1.2), SECOND, lw=2)
         axes.set_xlim(-0.6, len(stages) - 0.4 + 0.4 * bool(channels))
-        axes.set_ylim(-0.5, 2.2 + 0.95 * highest)
+        axes.set_ylim(-0.4, 2.0 + 1.3 * highest)
         axes.axis("off")
 
-    return _draw(8.4, 2.0 + 0.75 * highest, paint)
+    return _draw(8.4, 2.0 + 0.85 * highest, paint)

@@ -23,13 +23,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stagezero.errors import SandboxError
+from stagezero.errors import BuildError, SandboxError
 from stagezero.models.checkpoint import CONTENT
 from stagezero.training.sandbox.confined import BROKER, Limits, Ran, Task
 
 MOST_TOLD = 1 << 26
 """Bytes of files and data that a request may bring."""
 AT_ONCE = 16
+TOKEN_BYTES = 32
+SECONDS_FOR_TOKEN = 10
 
 
 def _send(connection: socket.socket, header: dict[str, Any], *parts: bytes) -> None:
@@ -65,15 +67,17 @@ def ask(task: Task, limits: Limits, out: Path) -> Ran:
 
     Raises:
         SandboxError: it is not there, or could not do it.
+        BuildError: there is no such program.
     """
     port, _, token = os.environ[BROKER].partition(":")
     names = sorted(task.files)
     header = {
-        "token": token, "run": task.run, "model": str(task.model), "base": str(task.base), "files": names, "data": task.data is not None,
+        "run": task.run, "model": str(task.model), "base": str(task.base), "files": names, "data": task.data is not None,
         "seed": task.seed, "seconds": task.seconds, "output": task.output, "limits": [limits.memory, limits.disk, limits.processes],
     }  # fmt: skip
     try:
         with socket.create_connection(("127.0.0.1", int(port)), timeout=task.seconds + 60) as connection:
+            connection.sendall(token.encode())
             _send(connection, header, *(task.files[name] for name in names), task.data or b"")
             head, parts = _receive(connection, task.output + (1 << 26))
     except (OSError, ValueError, EOFError, struct.error) as error:
@@ -82,6 +86,8 @@ def ask(task: Task, limits: Limits, out: Path) -> Ran:
         ) from None
     if "error" in head:
         raise SandboxError(str(head["error"]))
+    if "refused" in head:
+        raise BuildError(str(head["refused"]))
     out.mkdir(parents=True, exist_ok=True)
     for name, content in zip(head["names"], parts, strict=True):
         (out / Path(name).name).write_bytes(content)
@@ -97,7 +103,7 @@ class Broker:
             roots: folders under which checkpoints may be named.
         """
         self.roots = [root.resolve() for root in roots]
-        self._token = secrets.token_urlsafe(32)
+        self._token = secrets.token_hex(TOKEN_BYTES // 2)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=AT_ONCE)
         self._room = threading.BoundedSemaphore(AT_ONCE)
         threading.Thread(target=self._serve, daemon=True).start()
@@ -115,16 +121,21 @@ class Broker:
             threading.Thread(target=self._one, args=(connection,), daemon=True).start()
 
     def _one(self, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError, ValueError, EOFError, struct.error, KeyError, TypeError), connection, self._room:
-            connection.settimeout(30)
-            head, parts = _receive(connection, MOST_TOLD)
-            if not hmac.compare_digest(str(head.get("token", "")).encode(), self._token.encode()):
+        """Serve one request. Who does not begin with the token takes up no room and is not listened to."""
+        with contextlib.suppress(OSError, ValueError, EOFError, struct.error, KeyError, TypeError, RecursionError), connection:
+            connection.settimeout(SECONDS_FOR_TOKEN)
+            if not hmac.compare_digest(_exactly(connection, TOKEN_BYTES), self._token.encode()):
                 return
-            connection.settimeout(None)
-            try:
-                self._do(connection, head, parts)
-            except SandboxError as error:
-                _send(connection, {"error": str(error)})
+            with self._room:
+                connection.settimeout(30)
+                head, parts = _receive(connection, MOST_TOLD)
+                connection.settimeout(None)
+                try:
+                    self._do(connection, head, parts)
+                except SandboxError as error:
+                    _send(connection, {"error": str(error)})
+                except ValueError as error:  # a command that is none: with a zero byte, or what is no text
+                    _send(connection, {"refused": f"could not be started ({error})"})
 
     def _do(self, connection: socket.socket, head: dict[str, Any], parts: list[bytes]) -> None:
         from stagezero.training.sandbox import shut, watch

