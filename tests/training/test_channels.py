@@ -1,0 +1,126 @@
+"""Declared channels: labels and weights of another model cross, by name, and are counted."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import write_project
+
+from stagezero.errors import BuildError, ModelError, RecipeError
+from stagezero.lab.campaign import Campaign
+from stagezero.lab.written import channel_entry
+from stagezero.ledger.lineage import lineage, record
+from stagezero.models import Model, checkpoint_digest
+from stagezero.models.loader import load_tokenizer
+from stagezero.tasks import load_suite
+from stagezero.training import Recipe, Store, build, load_recipe, parse_recipe
+from stagezero.training.data import datasets_before, meaning_of, portable
+from stagezero.training.recipes import Distil, Merge
+from stagezero.training.steps.distil import labels
+
+MIX: dict[str, Any] = {"step": "mix", "parts": [{"kinds": ["trap"], "each": 10}]}
+SFT: dict[str, Any] = {"step": "sft", "steps": 4, "batch_size": 4, "learning_rate": 0.01}
+
+
+def recipe(*steps: dict[str, Any]) -> Recipe:
+    return parse_recipe(list(steps), "test")
+
+
+def made(base: Path, root: Path, *steps: dict[str, Any], seed: int = 1) -> Any:
+    return build(base, recipe(*steps), load_suite("atlas"), seed, Store(root))
+
+
+def distil(source: str) -> dict[str, Any]:
+    return {**SFT, "step": "distil", "source": source}
+
+
+@pytest.fixture(scope="module")
+def teacher(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another model of the same shape."""
+    folder: Path = made(base, tmp_path_factory.mktemp("teacher"), MIX, SFT, seed=9).folder
+    return folder
+
+
+def test_labels_are_the_teachers_and_whose_they_are_is_part_of_the_build(base: Path, teacher: Path, tmp_path: Path) -> None:
+    from stagezero.training.build import examples_of
+
+    suite = load_suite("atlas")
+    items = datasets_before(recipe(MIX, SFT), 1, suite, 1)["data"]
+    examples = examples_of(items, load_tokenizer(base), suite.instruction)
+    found = labels(teacher, base, items, examples, suite.instruction)
+    said = Model(teacher).answer([item.input for item in items], suite.instruction)
+    assert [row["completion"] for row in found] == [f" {answer}<eos>" for answer in said if answer]
+    by = {name: made(base, tmp_path, MIX, distil(name)).digest for name in ("base", "self", str(teacher))}
+    assert by["base"] == by["self"] != by[str(teacher)], "before any other step the model so far is the base"
+    moved = Path(shutil.copytree(teacher, tmp_path / "elsewhere"))
+    again = made(base, tmp_path, MIX, distil(str(moved)))
+    assert again.steps_reused == 1 and again.digest == by[str(teacher)], "where the teacher lies is not part of it"
+
+
+def test_weights_move_towards_the_other_model(base: Path, teacher: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    half = made(base, tmp_path, {"step": "merge", "source": str(teacher), "weight": 0.5})
+    mine, theirs, mixed = (load_file(folder / "model.safetensors") for folder in (base, teacher, half.folder))
+    name = sorted(mine)[0]
+    assert mixed[name].allclose((mine[name] + theirs[name]) / 2)
+    whole = made(base, tmp_path, {"step": "merge", "source": str(teacher), "weight": 1.0})
+    assert load_file(whole.folder / "model.safetensors")[name].allclose(theirs[name])
+
+
+def test_another_shape_cannot_be_merged(base: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    other = Path(shutil.copytree(base, tmp_path / "other"))
+    weights = load_file(other / "model.safetensors")
+    name = sorted(weights)[0]
+    save_file({**weights, name: weights[name][:-1].clone()}, other / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BuildError, match="merge models of one shape"):
+        made(base, tmp_path / "s", {"step": "merge", "source": str(other), "weight": 0.5})
+    with pytest.raises(ModelError, match="there is no such folder"):
+        made(base, tmp_path / "s", {"step": "merge", "source": str(tmp_path / "nowhere"), "weight": 0.5})
+    with pytest.raises(RecipeError, match="weight"):
+        recipe({"step": "merge", "source": "base", "weight": 1.5})
+
+
+def test_a_folder_is_named_beside_the_recipe_and_recorded_by_its_digest(base: Path, teacher: Path, tmp_path: Path) -> None:
+    shutil.copytree(teacher, tmp_path / "teacher")
+    (tmp_path / "r.yaml").write_text("steps:\n  - {step: merge, source: teacher, weight: 0.5}\n")
+    loaded = load_recipe(tmp_path / "r.yaml")
+    (step,) = loaded.channels()
+    assert step.source == str(tmp_path / "teacher")
+    written = portable(loaded.canonical())["steps"][0]["source"]
+    assert written == {"folder": "teacher", "digest": checkpoint_digest(teacher)}
+    assert meaning_of(loaded)[0]["source"] == written
+
+
+def test_what_could_cross_is_measured(base: Path, teacher: Path) -> None:
+    suite = load_suite("atlas")
+    merged = channel_entry(Merge(step="merge", source=str(teacher), weight=0.5), base, suite)
+    assert merged["digest"] == checkpoint_digest(teacher) and merged["bits"] == 8 * (teacher / "model.safetensors").stat().st_size
+    labelled = channel_entry(Distil(step="distil", source="base", steps=1, learning_rate=0.1), base, suite)
+    assert labelled["source"] == "base" and 0 < labelled["bits"] < merged["bits"] * 10
+    own = channel_entry(Distil(step="distil", source="self", steps=1, learning_rate=0.1), base, suite)
+    assert own["digest"] == "" and own["bits"] == 0
+
+
+def test_the_lineage_of_a_campaign_counts_them(base: Path, teacher: Path, tmp_path: Path) -> None:
+    path = write_project(tmp_path, base, name="taught", audit="", trial="{items: 5, max_pairs: 10, calibration: 3, confirm: 3}")
+    for old in list((tmp_path / "ideas").glob("*.md"))[1:]:
+        old.unlink()
+    shutil.copytree(teacher, tmp_path / "teacher")
+    (tmp_path / "stage0.yaml").write_text(
+        "steps:\n  - {step: mix, parts: [{kinds: [trap], each: 10}]}\n"
+        "  - {step: distil, source: teacher, steps: 2, batch_size: 4, learning_rate: 0.001}\n"
+    )
+    (tmp_path / "ideas" / next((tmp_path / "ideas").glob("*.md")).name).write_text(
+        "---\ntitle: learn from myself\nproperty: privacy\nclaimed_effect: 0.1\nreason: because\npatch:\n"
+        "  - {op: append, step: {step: distil, name: again, source: self, steps: 2, batch_size: 4, learning_rate: 0.001}}\n---\n"
+    )
+    found = Campaign(path, runs=tmp_path / "runs").run()
+    traced = lineage([record(found.folder / "ledger.jsonl")], 0)
+    assert not traced.only_ideas() and "teacher" in traced.roots() and "labels or weights crossed: data of teacher" in traced.line()
+    assert not found.decisions, "the project declares no channel for ideas, so the one idea was refused"
