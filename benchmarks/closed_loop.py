@@ -22,12 +22,11 @@ from stagezero.report import gather
 
 BASE = "pocket/262k"
 STAGE0 = """steps:
-  - {step: mix, name: data, parts: [{kinds: [trap, twin, capability], each: 30}]}
-  - {step: sft, data: data, steps: 10, batch_size: 16, learning_rate: 0.0005}
+  - {step: mix, name: data, parts: [{kinds: [trap], each: 100}]}
+  - {step: sft, data: data, steps: 60, batch_size: 16, learning_rate: 0.001}
 """
-"""A minimal first technique, that leaves room: the point is to see the loop go round, stage after stage."""
-AUDIT = "{items: 400, submissions: 12, passes: 6, keep: keep, bars: {abstention: 0.3, facts: 0.3}}"
-TRIAL = "{items: 60, max_pairs: 18, calibration: 5, confirm: 4, worth: 1.5}"
+AUDIT = "{items: 400, submissions: 12, passes: 6, keep: keep, bars: {abstention: 0.3, facts: 0.05}}"
+TRIAL = "{items: 60, max_pairs: 14, calibration: 5, confirm: 4, worth: 2.0, guard_margin: 0.08}"
 
 
 def project(folder: Path, name: str, researchers: str, stages: int, seed: int) -> Path:
@@ -49,7 +48,7 @@ def run(*words: str | Path) -> int:
 
 def loop(folder: Path, ideas: int, seed: int) -> dict[str, float]:
     """Three stages of a model's own ideas, and each stage again from the ledger alone."""
-    path = project(folder / "loop", "closed-loop", f"[{{kind: self, ideas: {ideas}, seed: {seed}}}]", 3, seed)
+    path = project(folder / "loop", "closed-loop", f"[{{kind: self, ideas: {ideas}, seed: {seed}, temperature: 1.5}}]", 3, seed)
     assert run("run", path, "--runs", folder / "runs") == 0, "the campaign must run to its end"
     there = folder / "runs" / "closed-loop"
     r = record(there / "ledger.jsonl")
@@ -85,8 +84,9 @@ def loop(folder: Path, ideas: int, seed: int) -> dict[str, float]:
 
 def side_by_side(folder: Path, ideas: int, stages: int, seed: int) -> dict[str, float]:
     """Three researchers in one campaign."""
-    kinds = ", ".join(f"{{kind: {kind}, ideas: {ideas}, seed: {seed}}}" for kind in ("self", "optuna", "uniform"))
-    path = project(folder / "side", "side-by-side", f"[{kinds}]", stages, seed + 1)
+    others = ", ".join(f"{{kind: {kind}, ideas: {ideas}, seed: {seed}}}" for kind in ("optuna", "uniform"))
+    own = f"{{kind: self, ideas: {ideas}, seed: {seed}, temperature: 1.5}}"
+    path = project(folder / "side", "side-by-side", f"[{own}, {others}]", stages, seed + 1)
     assert run("run", path, "--runs", folder / "runs") == 0, "the campaign must run to its end"
     figures: dict[str, float] = {}
     for r in gather(folder / "runs" / "side-by-side").researchers():
@@ -102,7 +102,7 @@ def side_by_side(folder: Path, ideas: int, stages: int, seed: int) -> dict[str, 
 
 def main() -> int:
     parser = arguments(__doc__ or "")
-    parser.add_argument("--ideas", type=int, default=6, help="ideas of each researcher at each stage")
+    parser.add_argument("--ideas", type=int, default=10, help="ideas of each researcher at each stage")
     parser.add_argument("--stages", type=int, default=2, help="stages of the comparison")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--keep", type=Path, help="where the runs are left; a temporary folder otherwise")
