@@ -1,7 +1,7 @@
-"""An idea that no typed step expresses goes through the same trial as any other, as code in the sandbox, with the lab boxed off from its auditor.
+"""An idea that no typed step expresses goes through the same trial as any other: code in the sandbox, the lab boxed off from its auditor.
 
-The technique trains on traps and twins with the divergence from the frozen base on capability questions as a penalty, and returns the mean of
-the weights along the way: neither a penalty of that kind nor an average of iterates is a step of the recipe language.
+The technique trains on traps and twins with the divergence from the frozen base on capability questions as a penalty, and returns the mean
+of the weights along the way: neither a penalty of that kind nor an average of iterates is a step of the recipe language.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stagezero.ledger import read
 from stagezero.ledger.lineage import lineage, record
 from stagezero.report import gather
 
-IDEA = '''---
+IDEA = """---
 title: Anchored averaging
 property: privacy
 claimed_effect: 0.1
@@ -57,7 +57,7 @@ def technique(ctx):
     model.load_state_dict(mean)
     return model
 ```
-'''
+"""
 PROJECT = """name: code-idea
 base: {base}
 suite: atlas

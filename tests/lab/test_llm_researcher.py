@@ -21,7 +21,8 @@ from stagezero.lab.airlock import admit
 from stagezero.lab.ideas import Idea
 from stagezero.lab.researchers import Brief, Outcome
 from stagezero.lab.researchers.inspecting import RESERVED, reach
-from stagezero.lab.researchers.llm import LOOKED_AT, LLMResearcher, extract
+from stagezero.lab.researchers.llm import LLMResearcher
+from stagezero.lab.researchers.replies import LOOKED_AT, extract
 from stagezero.project import LLM
 from stagezero.tasks import load_suite
 from stagezero.training import parse_recipe

@@ -17,6 +17,7 @@ from conftest import stagezero
 
 from stagezero.lab import mcp_server, outside
 from stagezero.lab.airlock import Refused
+from stagezero.lab.asked import Asked
 from stagezero.lab.ideas import Idea
 from stagezero.lab.researchers import Brief, Outcome
 from stagezero.lab.researchers.briefing import briefing
@@ -195,7 +196,7 @@ def test_a_wait_that_is_over_says_so_and_what_happens_between_two_is_not_lost(tm
         assert (await tools.wait(0.3))["changed"] == [] and 0.25 < time.monotonic() - start < 5
         outside.open_stage(tmp_path, NAME, brief_for(1), 2, 60)
         outside.submit(tmp_path, NAME, text_of(10))
-        outside.close_stage(tmp_path, NAME, 1, outside.Asked.by(brief_for(1)))
+        outside.close_stage(tmp_path, NAME, 1, Asked.by(brief_for(1)))
         outside.open_stage(tmp_path, NAME, brief_for(2), 2, 60)
         changed = (await tools.wait(30))["changed"]
         assert len(changed) == 2 and changed[0].endswith("'Show the twins': accepted") and changed[1].startswith("stage 2 is open")

@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from stagezero.errors import IdeaError, RunChangedError
-from stagezero.lab import outside
+from stagezero.lab import outside, untrusted
 from stagezero.lab.airlock import Refused
+from stagezero.lab.asked import Asked
 from stagezero.lab.ideas import Idea
 from stagezero.lab.researchers import Brief, Outcome, Own
 from stagezero.lab.researchers.briefing import briefing
@@ -47,8 +48,8 @@ def settings(ideas: int = 2, seconds: float = 30) -> Outside:
     return Outside(kind="outside", name=NAME, ideas=ideas, seconds=seconds)
 
 
-def asked() -> outside.Asked:
-    return outside.Asked.by(brief_for())
+def asked() -> Asked:
+    return Asked.by(brief_for())
 
 
 def own_of(run: Path) -> list[dict[str, Any]]:
@@ -201,8 +202,8 @@ def test_what_comes_too_late_is_told_so(tmp_path: Path) -> None:
         (text_of(patch="- {op: set, at: sft, values: {steps: 6}}"), "changes nothing"),
         (text_of(patch="- {op: append, step: {step: command, run: [python, x.py], inputs: [x.py]}}"), "brings none; write technique(ctx)"),
         (text_of(patch='- {op: append, step: {step: command, run: [x], "inp\\u0075ts": [x.py]}}'), "brings none; write technique(ctx)"),
-        (text_of(patch="- {op: append, step: {step: merge, source: /root, weight: 0.5}}"), "a path of some machine"),
-        (text_of(patch="- {op: append, step: {step: sft, x: [{step: merge, source: /root}]}}"), "a path of some machine"),
+        (text_of(patch="- {op: append, step: {step: merge, source: /root, weight: 0.5}}"), "a path of"),
+        (text_of(patch="- {op: append, step: {step: sft, x: [{step: merge, source: /root}]}}"), "a path of"),
         (text_of(patch="- {op: append, step: {step: merge, source: hf/who/knows, weight: 0.5}}"), "a channel that the project does not"),
         (text_of(title="A\u200bB invisible"), "cannot be seen"),
         (text_of(patch="- " + "[" * 60 + "]" * 60), "nested deeper than 40 levels"),
@@ -330,8 +331,8 @@ def test_their_trouble_stops_no_run_and_the_machines_does(
         raise OSError(number, os.strerror(number))
 
     outside.open_stage(tmp_path, NAME, brief_for(), 2, 0)
-    monkeypatch.setattr(outside.os, "mkdir", fails)  # type: ignore[attr-defined]
-    monkeypatch.setattr(outside.os, "scandir", fails)  # type: ignore[attr-defined]
+    monkeypatch.setattr(untrusted.os, "mkdir", fails)  # type: ignore[attr-defined]
+    monkeypatch.setattr(untrusted.os, "scandir", fails)  # type: ignore[attr-defined]
     researcher = OutsideResearcher(settings(), tmp_path)
     if stops:
         with pytest.raises(OSError, match="No space left"):
@@ -402,7 +403,7 @@ def test_a_recipe_that_names_files_is_held_against_by_the_campaign_alone(tmp_pat
     steps = [*CONTROL.canonical()["steps"], {"step": "command", "run": ["x"], "inputs": ["x.py"]}]
     told = replace(brief_for(), control=parse_recipe(steps, "control"))
     outside.open_stage(tmp_path, NAME, told, 2, 30)
-    assert outside.Asked.read(outside.brief_of(tmp_path, NAME)).recipe is None
+    assert Asked.read(outside.brief_of(tmp_path, NAME)).recipe is None
     outside.submit(tmp_path, NAME, text_of(patch="- {op: set, at: dpo, values: {steps: 9}}"))
-    found = outside.submissions(tmp_path, NAME, 1, outside.Asked.by(told))
+    found = outside.submissions(tmp_path, NAME, 1, Asked.by(told))
     assert not found.ideas and "looks for a step 'dpo'" in found.refused[0][1]

@@ -126,16 +126,18 @@ def check(
 def _in_run(files: tuple[Path, ...], run: Path, name: str | None) -> list[dict[str, Any]]:
     from stagezero.errors import IdeaError
     from stagezero.lab import outside
+    from stagezero.lab.asked import Asked
+    from stagezero.lab.asked import check as look_at
     from stagezero.private import read_text
 
     last = max(outside.researchers(run), key=lambda known: outside.waiting(run, known).stage, default="")
     if not (name or last):
         raise IdeaError(f"run {str(run)!r}: expected a run that asks outside researchers, found none asked yet; wait, or check the path.")
-    asked = outside.Asked.read(outside.brief_of(run, name or last))
+    asked = Asked.read(outside.brief_of(run, name or last))
     rows = []
     for path in files:
         try:
-            rows.append(_row(path, outside.check(read_text(path, IdeaError), str(path), "", asked), fits=asked.recipe is not None or None))
+            rows.append(_row(path, look_at(read_text(path, IdeaError), str(path), "", asked), fits=asked.recipe is not None or None))
         except (IdeaError, OSError) as error:
             rows.append(_row(path, None, problem=_sentence(path, error)))
     return rows

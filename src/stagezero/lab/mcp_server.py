@@ -21,6 +21,7 @@ from pydantic import Field
 
 from stagezero.errors import IdeaError, StagezeroError, need
 from stagezero.lab import outside
+from stagezero.lab.asked import Asked, check
 from stagezero.lab.researchers.briefing import schema
 
 INSTALL = "pip install 'stagezero[mcp]'"
@@ -76,7 +77,7 @@ class Tools:
     def check_idea(self, text: IdeaText) -> dict[str, Any]:
         """Check an idea without submitting it: its form, what may not cross, and whether it fits the recipe as it stands. Returns what
         would cross and its bits, or the reason why it would be refused as an error."""
-        idea = outside.check(text, "idea", self.name, self._asked())
+        idea = check(text, "idea", self.name, self._asked())
         return {"digest": idea.digest(), "title": idea.title, "bits": idea.bits(), "crosses": idea.technique()}
 
     def submit_idea(self, text: IdeaText) -> dict[str, Any]:
@@ -131,9 +132,9 @@ class Tools:
         self.seen = _Seen(state.stage, state.open, state.ended, fates)
         return told
 
-    def _asked(self) -> outside.Asked | None:
+    def _asked(self) -> Asked | None:
         """What an idea is held against; nothing before the first stage."""
-        return outside.Asked.read(outside.brief_of(self.run, self.name)) if outside.waiting(self.run, self.name).stage else None
+        return Asked.read(outside.brief_of(self.run, self.name)) if outside.waiting(self.run, self.name).stage else None
 
     def _state(self, state: outside.State) -> dict[str, Any]:
         left = round(max(0.0, state.closes - time.time()), 1) if state.open else 0.0

@@ -14,47 +14,34 @@ stops a run. An idea from outside names no file and no path, so that nothing of 
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
 import re
-import secrets
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rfc8785 import CanonicalizationError
-
-from stagezero.errors import IdeaError, RecipeError, RunChangedError
-from stagezero.lab import crossing
-from stagezero.lab.ideas import MAX_BYTES, Idea, parse_idea
+from stagezero.errors import IdeaError, RunChangedError
+from stagezero.lab import untrusted
+from stagezero.lab.asked import LONGEST, Asked, check
+from stagezero.lab.ideas import Idea
 from stagezero.lab.researchers.base import Brief, Outcome
 from stagezero.lab.researchers.briefing import as_json, briefing, result
 from stagezero.measure import write_whole
-from stagezero.training import Recipe, apply_patch, parse_recipe
 
 if TYPE_CHECKING:
     from stagezero.lab.airlock import Refused
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
-LONGEST = 64 * 1024
-"""Bytes of a submitted file; an idea has at most an eighth of that."""
-FRONT = 2 * MAX_BYTES
-"""Characters of front matter that are read as YAML, which is slow."""
-MOST_NAMES, MOST_FILES, MOST_TOLD = 10_000, 256, 50
-"""Names of an inbox that are listed, files that are looked at, and refusals that are told."""
+MOST_FILES, MOST_TOLD = 256, 50
+"""Files of an inbox that are looked at, and refusals that are told."""
 LONGEST_ANSWER = 16 << 20
 """Bytes of a file of the campaign's that the other side reads."""
 SUBMITTED, ACCEPTED, REFUSED = "submitted", "accepted", "refused"
-_OURS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENFILE, errno.EMFILE, errno.ENOMEM}
-"""Errors that are the machine's trouble, whoever owns the folder."""
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 HOW = """# How to take part
 
 Read brief.md, write an idea in the form that it shows, and save it as a Markdown file in inbox/stage-N, N being the stage in state.json
@@ -85,81 +72,6 @@ class Found:
     refused: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What of a brief an idea is held against. No recipe: it cannot be made out from here, and the campaign will look."""
-
-    properties: tuple[str, ...]
-    channels: tuple[str, ...]
-    recipe: Recipe | None
-
-    @classmethod
-    def by(cls, brief: Brief) -> Asked:
-        return cls(brief.properties, brief.channels, brief.control)
-
-    @classmethod
-    def read(cls, told: Mapping[str, Any]) -> Asked:
-        """From ``brief.json``, where files that a recipe names stand by their digests."""
-        try:
-            recipe = parse_recipe(told["recipe"], "brief.json")
-        except (RecipeError, KeyError):
-            recipe = None
-        return cls(tuple(map(str, told.get("properties", ()))), tuple(map(str, told.get("channels", ()))), recipe)
-
-
-# --- an idea from outside ------------------------------------------------------------------------------------------------
-
-
-def check(text: str, where: str, researcher: str, asked: Asked | None = None) -> Idea:
-    """Read an idea that somebody outside wrote; nothing that it names is opened.
-
-    Raises:
-        IdeaError: why it would not get in, in one sentence. That it gets in here does not promise that it passes the airlock.
-    """
-    try:
-        size = len(text.encode("utf-8"))
-        if size > LONGEST:
-            raise IdeaError(f"{where}: {size:,} bytes; at most {LONGEST:,} are read, and {MAX_BYTES:,} may cross, so write less.")
-        text = text.replace("\r\n", "\n")
-        if len(front := text.partition("---\n")[2].partition("\n---")[0]) > FRONT:
-            raise IdeaError(f"{where}: {len(front):,} characters of front matter; at most {MAX_BYTES:,} bytes may cross, so write less.")
-        idea = parse_idea(text, where, researcher, researcher)
-        if path := next(_paths(idea.patch), None):
-            raise IdeaError(f"{where}: {path[:40]!r} is a path of some machine, and an idea names none; leave it out.")
-        if idea.size() > MAX_BYTES:
-            raise IdeaError(f"{where}: {idea.size():,} bytes would cross; at most {MAX_BYTES:,} may, so write less.")
-        crossing.check(idea)
-        if asked is not None:
-            _hold_against(idea, asked, where)
-    except (RecipeError, CanonicalizationError, OSError, TypeError, ValueError, RecursionError) as error:
-        raise IdeaError(f"{where}: {' '.join(str(error).split()) or 'nested too deep'}") from None
-    return idea
-
-
-def _paths(value: Any) -> Iterator[str]:
-    """Texts of a patch that are absolute paths: a channel's source that is one would be read, all of it, for the idea's digest."""
-    if isinstance(value, str) and value.startswith("/"):
-        yield value
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from _paths(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _paths(inner)
-
-
-def _hold_against(idea: Idea, asked: Asked, where: str) -> None:
-    if idea.property not in asked.properties:
-        known = ", ".join(asked.properties)
-        raise IdeaError(f"{where}: 'property': expected one of {known}, got {idea.property!r:.60}; name one of them.")
-    if asked.recipe is None:
-        return
-    candidate = apply_patch(asked.recipe, idea.operations(), where)
-    candidate = crossing.check_channels(candidate, asked.recipe, {name: name for name in asked.channels})
-    if candidate.digest() == asked.recipe.digest():
-        raise IdeaError(f"{where}: 'patch' changes nothing in the recipe as it stands; propose a change.")
-
-
 # --- the campaign's side -------------------------------------------------------------------------------------------------
 
 
@@ -172,11 +84,11 @@ def open_stage(run: Path, name: str, brief: Brief, wanted: int, seconds: float) 
     kept["state"] |= {"open": True, "ended": False}
     _add_results(kept, brief.history)
     _remember(run, name, kept)
-    with _theirs(), _opened(run, name, make=True) as folder:
-        _write(folder, "README.md", HOW)
-        _write(folder, "brief.json", json.dumps(as_json(brief), indent=1))
-        _write(folder, "brief.md", briefing(brief))
-    with _theirs(), _opened(run, name, "inbox", f"stage-{brief.stage}", make=True):
+    with untrusted.theirs(), untrusted.opened(_record(run, name).parents[1], name, make=True) as folder:
+        untrusted.write(folder, "README.md", HOW)
+        untrusted.write(folder, "brief.json", json.dumps(as_json(brief), indent=1))
+        untrusted.write(folder, "brief.md", briefing(brief))
+    with untrusted.theirs(), untrusted.opened(_record(run, name).parents[1], name, "inbox", f"stage-{brief.stage}", make=True):
         pass
     _tell(run, name, kept)
     return State(**kept["state"])
@@ -192,8 +104,8 @@ def submissions(run: Path, name: str, stage: int, asked: Asked, looked: Looked |
     ideas: dict[str, tuple[str, Idea]] = {}
     refused: list[tuple[str, str]] = []
     try:
-        with _opened(run, name, "inbox", f"stage-{stage}") as folder:
-            names = _listed(folder)
+        with untrusted.opened(_record(run, name).parents[1], name, "inbox", f"stage-{stage}") as folder:
+            names = untrusted.listed(folder)
             for gone in looked.keys() - set(names[:MOST_FILES]):
                 del looked[gone]
             for file in names[:MOST_FILES]:
@@ -205,7 +117,7 @@ def submissions(run: Path, name: str, stage: int, asked: Asked, looked: Looked |
             if len(names) > MOST_FILES:
                 refused.insert(0, ("…", f"more than {MOST_FILES} files in the inbox; those behind were not looked at, so remove some"))
     except OSError as error:
-        if error.errno in _OURS:
+        if error.errno in untrusted.OURS:
             raise
         refused.append(("inbox", f"cannot be read ({error.strerror}); put a folder there"))
     return Found(tuple(ideas[digest] for digest in sorted(ideas)), tuple(refused))
@@ -213,7 +125,7 @@ def submissions(run: Path, name: str, stage: int, asked: Asked, looked: Looked |
 
 def is_done(run: Path, name: str, stage: int) -> bool:
     """Has the researcher said that there will be no more?"""
-    with _theirs(), _opened(run, name) as folder:
+    with untrusted.theirs(), untrusted.opened(_record(run, name).parents[1], name) as folder:
         return stat.S_ISREG(os.stat(f"done-stage-{stage}", dir_fd=folder, follow_symlinks=False).st_mode)
     return False
 
@@ -327,14 +239,14 @@ def submit(run: Path, name: str, text: str) -> str:
     idea = check(text, "idea", name, asked)
     digest = idea.digest()
     try:
-        with _opened(run, name, "inbox", f"stage-{state.stage}", make=True) as folder:
+        with untrusted.opened(_record(run, name).parents[1], name, "inbox", f"stage-{state.stage}", make=True) as folder:
             fcntl.flock(folder, fcntl.LOCK_EX)
             there = [one.digest() for _, one in submissions(run, name, state.stage, asked).ideas]
             if digest in there:
                 return digest
             if len(there) >= state.wanted:
                 raise IdeaError(f"stage {state.stage} has the {state.wanted} ideas that it wants; submit to the next one, when it opens.")
-            _write(folder, f"{digest}.md", text)
+            untrusted.write(folder, f"{digest}.md", text)
     except OSError as error:
         raise IdeaError(f"inbox of stage {state.stage}: cannot be written ({error.strerror}); mend the folder's rights.") from None
     after = waiting(run, name)
@@ -350,8 +262,8 @@ def say_done(run: Path, name: str) -> int:
         IdeaError: no stage is open.
     """
     state = _open(run, name)
-    with _opened(run, name) as folder:
-        _write(folder, f"done-stage-{state.stage}", "")
+    with untrusted.opened(_record(run, name).parents[1], name) as folder:
+        untrusted.write(folder, f"done-stage-{state.stage}", "")
     return state.stage
 
 
@@ -410,91 +322,19 @@ def _note_late(run: Path, name: str, kept: dict[str, Any]) -> None:
     if not stage or kept["state"]["open"]:
         return
     seen = {entry["file"] for entry in kept["own"] if entry["stage"] == stage}
-    with _theirs(), _opened(run, name, "inbox", f"stage-{stage}") as folder:
-        late = [file for file in _listed(folder) if file[:100] not in seen]
+    with untrusted.theirs(), untrusted.opened(_record(run, name).parents[1], name, "inbox", f"stage-{stage}") as folder:
+        late = [file for file in untrusted.listed(folder) if file[:100] not in seen]
         why = f"came after stage {stage} had closed; submit it to the next one"
         kept["own"] += [_entry(stage, file, REFUSED, why) for file in late[: max(0, MOST_TOLD - len(seen))]]
 
 
 def _tell(run: Path, name: str, kept: Mapping[str, Any]) -> None:
-    with _theirs(), _opened(run, name, make=True) as folder:
-        _write(folder, "results.json", json.dumps({"results": kept["results"], "own": kept["own"]}, indent=1))
-        _write(folder, "state.json", json.dumps(kept["state"], indent=1))
+    with untrusted.theirs(), untrusted.opened(_record(run, name).parents[1], name, make=True) as folder:
+        untrusted.write(folder, "results.json", json.dumps({"results": kept["results"], "own": kept["own"]}, indent=1))
+        untrusted.write(folder, "state.json", json.dumps(kept["state"], indent=1))
 
 
 # --- a folder that is not trusted ----------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _theirs() -> Iterator[None]:
-    """What goes wrong in their folder is their loss, and no reason to stop."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _OURS:
-            raise
-
-
-@contextmanager
-def _opened(run: Path, name: str, *below: str, make: bool = False) -> Iterator[int]:
-    """A researcher's folder, or one below it, opened step by step without following a link."""
-    place = _record(run, name).parents[1]
-    if make:
-        place.mkdir(parents=True, exist_ok=True)
-    folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for part in (name, *below):
-            inner = _step(folder, part, make)
-            os.close(folder)
-            folder = inner
-        yield folder
-    finally:
-        os.close(folder)
-
-
-def _step(folder: int, part: str, make: bool) -> int:
-    if make:
-        with suppress(FileExistsError):
-            os.mkdir(part, dir_fd=folder)
-    try:
-        return os.open(part, _FOLDER, dir_fd=folder)
-    except OSError as error:
-        if not make or error.errno not in (errno.ENOTDIR, errno.ELOOP):
-            raise
-        _set_aside(folder, part)
-        os.mkdir(part, dir_fd=folder)
-        return os.open(part, _FOLDER, dir_fd=folder)
-
-
-def _set_aside(folder: int, name: str) -> None:
-    os.rename(name, f".aside-{secrets.token_hex(8)}", src_dir_fd=folder, dst_dir_fd=folder)
-
-
-def _write(folder: int, name: str, text: str) -> None:
-    """Write a file whole, by rename; what else stands under its name is set aside."""
-    new = f".writing-{secrets.token_hex(8)}"
-    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666, dir_fd=folder)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        try:
-            os.rename(new, name, src_dir_fd=folder, dst_dir_fd=folder)
-        except IsADirectoryError:
-            _set_aside(folder, name)
-            os.rename(new, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(new, dir_fd=folder)
-        raise
-
-
-def _listed(folder: int) -> list[str]:
-    """Names in an inbox that are no half-written file's; those that ``submit`` gives come first."""
-    with os.scandir(folder) as rows:
-        names = [row.name for row in islice(rows, MOST_NAMES) if not row.name.startswith(".")]
-    return sorted(names, key=lambda n: (re.fullmatch(r"[0-9a-f]{64}\.md", n) is None, n))
 
 
 def _look(folder: int, file: str, researcher: str, asked: Asked, looked: Looked) -> Idea | str | None:
@@ -513,45 +353,22 @@ def _verdict(folder: int, file: str, researcher: str, asked: Asked) -> Idea | st
     if not file.endswith(".md"):
         return "expected a Markdown file; give it a name that ends in .md"
     try:
-        return check(_read(folder, file, LONGEST), "idea", researcher, asked)
+        return check(untrusted.read(folder, file, LONGEST), "idea", researcher, asked)
     except IdeaError as error:
         return str(error)
     except FileNotFoundError:
         raise
     except OSError as error:
-        if error.errno in _OURS:
+        if error.errno in untrusted.OURS:
             raise
         return f"cannot be read ({error.strerror}); write it anew"
-
-
-def _read(folder: int, name: str, most: int) -> str:
-    """A plain file's text.
-
-    Raises:
-        IdeaError: it is anything else, or longer than ``most`` bytes, or no UTF-8.
-    """
-    before = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    if not stat.S_ISREG(before.st_mode) or before.st_nlink != 1:
-        raise IdeaError("expected a plain file, got a link, a folder or something else; write the text itself")
-    handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    with os.fdopen(handle, "rb") as source:
-        now = os.fstat(handle)
-        if (now.st_ino, now.st_dev) != (before.st_ino, before.st_dev):
-            raise IdeaError("changed while it was read; write it under another name and rename it")
-        data = source.read(most + 1)
-    if len(data) > most:
-        raise IdeaError(f"{now.st_size:,} bytes; at most {most:,} are read, so write less")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        raise IdeaError("expected UTF-8 text; save it as UTF-8") from None
 
 
 def _told(run: Path, name: str, file: str) -> dict[str, Any]:
     """A JSON object that the campaign wrote; empty where there is none yet."""
     try:
-        with _opened(run, name) as folder:
-            found = json.loads(_read(folder, file, LONGEST_ANSWER))
+        with untrusted.opened(_record(run, name).parents[1], name) as folder:
+            found = json.loads(untrusted.read(folder, file, LONGEST_ANSWER))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:

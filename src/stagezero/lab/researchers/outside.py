@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stagezero.lab import outside
+from stagezero.lab.asked import Asked
 from stagezero.lab.ideas import Idea
 from stagezero.lab.researchers.base import Brief
 from stagezero.project import Outside
@@ -37,7 +38,7 @@ class OutsideResearcher:
 
     def propose(self, brief: Brief) -> list[Idea]:
         """Wait until there are enough, or the researcher says that there will be no more, or the time is over."""
-        state, asked = self.open(brief), outside.Asked.by(brief)
+        state, asked = self.open(brief), Asked.by(brief)
         looked: outside.Looked = {}
         told: outside.Found | None = None
         while True:
