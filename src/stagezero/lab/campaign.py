@@ -39,7 +39,7 @@ from stagezero.tasks import claims, load_suite
 from stagezero.training import Recipe, load_recipe
 from stagezero.training.data import portable
 from stagezero.training.executors import LocalPool, outcome
-from stagezero.training.sandbox import Confinement, Limits, why_not
+from stagezero.training.sandbox import Confinement, Limits, check_programs, why_not
 
 NO_RECIPE = Recipe()
 
@@ -130,6 +130,7 @@ class Campaign:
         beside = self.project.resolve(self.project.base, here)
         self.base_name = str(beside) if beside.is_dir() else self.project.base
         check_audit(self.project, self.path, self.suite_name, self.suite)
+        check_programs(self.stage0, self.confinement.kind, "stage0")
         if workers is not None and workers < 1:
             raise ProjectError(f"workers: expected at least 1, got {workers}; correct it.")
         if fresh and self.folder.exists():

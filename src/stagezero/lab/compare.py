@@ -24,7 +24,7 @@ from stagezero.tasks import Suite, claims, load_suite
 from stagezero.training import Recipe, load_recipe
 from stagezero.training.data import meaning_of
 from stagezero.training.executors import LocalPool
-from stagezero.training.sandbox import Confinement, Kind
+from stagezero.training.sandbox import Confinement, Kind, check_programs
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +160,8 @@ def compare(
     loaded = load_suite(suite_name)
     if property not in loaded.properties:
         raise SuiteError(f"property {property!r}: the suite {suite!r} has {', '.join(loaded.properties)}; choose one of them.")
+    for recipe, name in ((a, control), (b, candidate)):
+        check_programs(recipe, sandbox, str(name))
     asks = _hypothesis(a, b, property, plan, loaded)
     name_a, name_b = Path(control).stem, Path(candidate).stem
     asked = digest(

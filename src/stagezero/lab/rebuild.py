@@ -158,7 +158,7 @@ def _recipe(body: Mapping[str, Any], place: Path, brought: Brought) -> Recipe:
     for written in body["recipe"]["steps"]:
         step = dict(written)
         if step["step"] == "command":
-            step["inputs"] = [str(_program(name, digest, body["files"], place, brought)) for name, digest in step["inputs"].items()]
+            step["inputs"] = [str(_program(name, digest, body.get("files", {}), place, brought)) for name, digest in step["inputs"].items()]
         if step["step"] in ("distil", "merge") and isinstance(step["source"], dict):
             step["source"] = str(_brought_model(step["source"], brought))
         steps.append(step)

@@ -282,7 +282,7 @@ def _idea(stage: int, idea: Mapping[str, Any], body: Mapping[str, Any], fate: st
     return IdeaView(
         stage, idea["title"], idea["researcher"], own, idea["claimed_effect"], idea["reason"], idea["bits"], fate, body["why"],
         body["pairs"], 1 / body["level"], tuple(p["e"] for p in found), t_interval(differences) if differences else None,
-        tuple(body["guards"]), tuple(idea["near"]), idea["author"], (idea["let_in"] or {}).get("reviewer", ""), _code_of(idea),
+        tuple(body["guards"]), tuple(idea["near"]), idea.get("author", ""), (idea.get("let_in") or {}).get("reviewer", ""), _code_of(idea),
     )  # fmt: skip
 
 

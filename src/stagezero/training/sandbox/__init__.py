@@ -12,6 +12,6 @@ there, and the inputs under ``/in``. They have no network, an environment of a f
 anything behind but what they send.
 """
 
-from stagezero.training.sandbox.confined import Confinement, Kind, Limits, Ran, Task, confine, why_not
+from stagezero.training.sandbox.confined import Confinement, Kind, Limits, Ran, Task, check_programs, confine, why_not
 
-__all__ = ["Confinement", "Kind", "Limits", "Ran", "Task", "confine", "why_not"]
+__all__ = ["Confinement", "Kind", "Limits", "Ran", "Task", "check_programs", "confine", "why_not"]

@@ -9,6 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+from stagezero.errors import SandboxError
+from stagezero.training.recipes import Code, Command, Recipe
+
 Kind = Literal["box", "landlock", "none"]
 """*box*: bubblewrap. *landlock*: Landlock and seccomp, weaker. *none*: the user's own rights, for people's own programs alone."""
 
@@ -85,6 +88,24 @@ def confine(task: Task, confinement: Confinement, out: Path, scratch: Path) -> R
         return broker.ask(task, confinement.limits, out)
     make = {"box": shut.started, "landlock": landlocked.started, "none": watch.unconfined}[confinement.kind]
     return watch.follow(make, task, confinement.limits, out, scratch)
+
+
+def check_programs(recipe: Recipe, kind: Kind, where: str) -> None:
+    """Refuse early a recipe of people's whose programs cannot be run here as they are to be.
+
+    Raises:
+        SandboxError: why, and what can be done.
+    """
+    programs = [step.name for step in recipe.steps if isinstance(step, Code | Command)]
+    if not programs:
+        return
+    if kind == "none" and any(isinstance(step, Code) for step in recipe.steps):
+        raise SandboxError(f"{where}: code is never run without a sandbox; set its kind to box or landlock.")
+    if (why := why_not(kind)) is not None:
+        raise SandboxError(
+            f"{where}: step {programs[0]!r} runs a program, and no sandbox can be made for it: {why}. Weaker ways must be asked for: "
+            "sandbox: {kind: landlock} or {kind: none} in a project, --sandbox in compare."
+        )
 
 
 @lru_cache(maxsize=4)
