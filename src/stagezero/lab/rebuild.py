@@ -9,6 +9,7 @@ Neither shows what is wrong with an idea itself: both trainers do faithfully wha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ class Brought:
 
 def rebuild(
     run: Path, stage: int | None = None, out: Path | str = "rebuilds", *, brought: Brought | None = None, model: Path | None = None,
-    second: bool = False, workers: int = 2, tell: Tell | None = None,
+    second: bool = False, workers: int = 2, tell: Tell | None = None, pool: LocalPool | None = None,
 ) -> Rebuilt:  # fmt: skip
     """Make a stage again and compare.
 
@@ -100,6 +101,7 @@ def rebuild(
         brought: what the ledger does not hold.
         model: a checkpoint that is said to be the stage's model.
         second: also make it through the second trainer.
+        pool: workers that are there already; started, and ended, when None.
 
     Raises:
         LedgerError: the ledger does not verify, or has no such stage.
@@ -120,7 +122,7 @@ def rebuild(
     if not found.add("training data", suite.digest() == described["suite"], _digests(suite.digest(), described["suite"])):
         return found
     recipe = _recipe(body, place / "files", brought)
-    with LocalPool(workers) as pool:
+    with nullcontext(pool) if pool is not None else LocalPool(workers) as pool:
         base = follow(pool.materialise(brought.base or project.base, place / "base-progress"), place / "base-progress", project.base, tell)
         if not found.add("base", checkpoint_digest(base) == described["base"], _digests(checkpoint_digest(base), described["base"])):
             return found

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 PLACE = Path(os.environ.get("STAGEZERO_PLACE", "/in"))
-STARTED = b"+"
-"""The first byte that is sent, before the program can say anything: the sandbox holds."""
+HOLDS, BEGUN = b"+", b"!"
+"""The first bytes that are sent: that the sandbox holds, before the program can say anything, and that the program was there. What it says
+or how it ends can then not look like the contrary."""
 OUT = Path(os.environ["STAGEZERO_OUT"]) if "STAGEZERO_OUT" in os.environ else Path("/tmp/out")
 WEIGHTS = re.compile(r"[A-Za-z0-9._-]{1,100}\.safetensors")
 CHUNK = 1 << 20
@@ -153,8 +154,9 @@ def _with_this() -> None:
 def main() -> None:
     pipe = int(sys.argv[1])
     os.set_inheritable(pipe, False)
-    os.write(pipe, STARTED)
+    os.write(pipe, HOLDS)
     if len(sys.argv) == 2:
+        os.write(pipe, BEGUN)
         try:
             technique(int(os.environ["STAGEZERO_SEED"]))
         except Exception as error:
@@ -163,10 +165,12 @@ def main() -> None:
     else:
         OUT.mkdir(exist_ok=True)
         try:
-            code = subprocess.run(sys.argv[2:], stdin=subprocess.DEVNULL, check=False, preexec_fn=_with_this).returncode
+            running = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, preexec_fn=_with_this)
         except OSError as error:
             print(f"could not start {sys.argv[2]!r} ({error.strerror})", file=sys.stderr)
             sys.exit(NOT_STARTED)
+        os.write(pipe, BEGUN)
+        code = running.wait()
         if code != 0:
             sys.exit(code if code > 0 else 128 - code)
     send(pipe)

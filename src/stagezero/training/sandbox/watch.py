@@ -87,13 +87,15 @@ class _Taken:
         self.handle: BinaryIO | None = None
         self.rest = 0
         self.names: set[bytes] = set()
-        self.started = False
-        """The sandbox was made and its program has begun; nothing it says or does can look like the contrary."""
+        self.marks = inside.HOLDS + inside.BEGUN
+        """What is still to come before the weights."""
 
     def feed(self, data: bytes) -> str | None:
         """Take some bytes; what is wrong with them, if something is."""
-        if not self.started:
-            self.started, data = True, data.removeprefix(inside.STARTED)
+        while self.marks and data:
+            if data[:1] != self.marks[:1]:
+                return "sent something that is no list of weight files."
+            self.marks, data = self.marks[1:], data[1:]
         self.left -= len(data)
         if self.left < 0:
             return "sent more than the model's own weights; send the tensors it was given and nothing else."
@@ -163,10 +165,10 @@ def follow(start: Start, task: Task, limits: Limits, out: Path, scratch: Path) -
     text = words.decode("utf-8", errors="replace")
     if stopped is None and not taken.whole() and code == 0:
         stopped = "sent only a part of its weights."
-    if not taken.started and stopped is None and 0 <= code <= 128:
+    if taken.marks.startswith(inside.HOLDS) and stopped is None and 0 <= code <= 128:
         first = ([line for line in text.splitlines() if line.strip()] or ["no reason given"])[0]
         raise SandboxError(f"a sandbox could not be made ({first:.200}); see: stagezero doctor")
-    return Ran(code, text, stopped, code == inside.NOT_STARTED)
+    return Ran(code, text, stopped, code == inside.NOT_STARTED and taken.marks == inside.BEGUN)
 
 
 def _attend(running: subprocess.Popen[bytes], taken: _Taken, pipe: int, said: int, task: Task, limits: Limits) -> tuple[bytes, str | None]:
