@@ -1,4 +1,7 @@
-"""A sandbox hides and holds: what a program in it sees, what it may use, and what of it comes back. ``benchmarks/escape.py`` attacks it at length."""
+"""A sandbox hides and holds: what a program in it sees, what it may use, and what of it comes back.
+
+``benchmarks/escape.py`` attacks it at length.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from stagezero.training.sandbox import Confinement, Limits, Ran, Task, check_pro
 from stagezero.training.sandbox.broker import Broker
 from stagezero.training.steps.confined import weights_at_most
 
-KINDS = [k for k in ("box", "landlock") if why_not(k) is None]  # type: ignore[arg-type]
+KINDS = [k for k in ("box", "landlock") if why_not(k) is None]
 pytestmark = pytest.mark.skipif("box" not in KINDS, reason=f"no sandbox can be made here: {why_not()}")
 PLAIN = "def technique(ctx):\n    return ctx.model()\n"
 
@@ -105,18 +108,20 @@ def test_only_values_come_back(base: Path, tmp_path: Path) -> None:
 
 
 def test_code_is_built_the_same_each_time_or_not_at_all(base: Path, tmp_path: Path) -> None:
-    seeded = "def technique(ctx):\n    import torch\n    m = ctx.model()\n    for p in m.parameters():\n        p.data += 0.001 * torch.randn(p.shape)\n    return m\n"
+    changed = "def technique(ctx):\n    import torch, time\n    m = ctx.model()\n    for p in m.parameters():\n        p.data += {}\n    return m\n"
+    seeded = changed.format("0.001 * torch.randn(p.shape)")
     one, two = coded(base, tmp_path / "a", seeded), coded(base, tmp_path / "b", seeded)
     assert one.digest == two.digest != coded(base, tmp_path / "a", PLAIN).digest
-    clock = "def technique(ctx):\n    import time\n    m = ctx.model()\n    for p in m.parameters():\n        p.data += time.time() % 1\n    return m\n"
+    clock = changed.format("time.time() % 1")
     refused = 0
-    for seed in range(6):
+    for seed in range(12):  # one build in four is made twice
         try:
             coded(base, tmp_path / "c", clock, seed)
         except BuildError as error:
             assert "built twice" in str(error)
             refused += 1
-    assert refused, "one build in four is made twice"
+            break
+    assert refused
 
 
 @pytest.mark.parametrize(
