@@ -163,7 +163,7 @@ for pid in ["self", "1", str(P["pid"]), str(os.getppid()), "thread-self"] + [p f
         attempt(what, lambda: secret(read("/proc/%s/%s" % (pid, what))))
 attempt("own", lambda: secret(json.dumps(dict(os.environ))))
 attempt("broker", lambda: "STAGEZERO_SANDBOX" in os.environ)
-attempt("a process of the host", lambda: os.path.exists("/proc/%d/status" % P["pid"]) and str(P["pid"]) in open("/proc/%d/status" % P["pid"]).read())
+attempt("a process of the host", lambda: str(P["pid"]) in open("/proc/%d/status" % P["pid"]).read())
 end()
 """,
         unboxed=True,
@@ -199,7 +199,8 @@ end()
     Attack(
         "calls sockets with a name or a path",
         """
-for address in ("\\0" + P["abstract"], P["socket"], "/proc/%d/root%s" % (P["pid"], P["socket"]), "/run/docker.sock", "/run/systemd/private"):
+for address in ("\\0" + P["abstract"], P["socket"], "/proc/%d/root%s" % (P["pid"], P["socket"]), "/run/docker.sock",
+                "/run/systemd/private"):
     def connect():
         s = socket.socket(socket.AF_UNIX)
         s.connect(address)
@@ -266,7 +267,8 @@ attempt("setgroups", lambda: os.setgroups([0]) is None)
 attempt("mknod", lambda: os.mknod("/tmp/disk", 0o60666, os.makedev(254, 0)) is None)
 attempt("caps", lambda: [l for l in open("/proc/self/status") if l.startswith(("CapEff", "CapPrm", "CapAmb")) and int(l.split()[1], 16)])
 attempt("new rights", lambda: "NoNewPrivs:\\t0" in open("/proc/self/status").read())
-attempt("disk", lambda: [p for p in glob.glob("/dev/vd*") + glob.glob("/dev/sd*") + ["/dev/mem", "/dev/kmsg", "/dev/kvm", "/dev/fuse"] if os.path.exists(p)])
+devices = glob.glob("/dev/vd*") + glob.glob("/dev/sd*") + ["/dev/mem", "/dev/kmsg", "/dev/kvm", "/dev/fuse"]
+attempt("disk", lambda: [p for p in devices if os.path.exists(p)])
 end()
 """,
     ),
@@ -279,15 +281,17 @@ for pid in (1, os.getppid(), P["pid"]):
     attempt("read", lambda: call(310, pid, ctypes.create_string_buffer(64), 1, ctypes.create_string_buffer(64), 1, 0))
     attempt("getfd", lambda: call(438, os.pidfd_open(pid), 0, 0) >= 0)
 attempt("the box's memory", lambda: open("/proc/1/mem", "r+b"))
-attempt("the box's handles", lambda: [n for n in os.listdir("/proc/1/fd") if os.readlink("/proc/1/fd/" + n).startswith("/") and not os.readlink("/proc/1/fd/" + n).startswith("/dev/null")])
+handles = lambda: [os.readlink("/proc/1/fd/" + n) for n in os.listdir("/proc/1/fd")]
+attempt("the box's handles", lambda: [h for h in handles() if h[0] == "/" and h != "/dev/null"])
 end()
 """,
     ),
     Attack(
         "uses doors of the kernel that are shut",
         """
-numbers = {"bpf": (321, 0, 0, 0), "io_uring": (425, 8, 0), "userfaultfd": (323, 0), "perf": (298, 0, 0, -1, -1, 0), "kexec": (246, 0, 0, 0, 0),
-           "module": (313, 0, 0, 0), "keyctl": (250, 0, -3, 1), "add_key": (248, 0, 0, 0, 0, -3), "fsopen": (430, 0, 0), "fanotify": (300, 0, 0),
+numbers = {"bpf": (321, 0, 0, 0), "io_uring": (425, 8, 0), "userfaultfd": (323, 0), "perf": (298, 0, 0, -1, -1, 0),
+           "kexec": (246, 0, 0, 0, 0), "module": (313, 0, 0, 0), "keyctl": (250, 0, -3, 1), "add_key": (248, 0, 0, 0, 0, -3),
+           "fsopen": (430, 0, 0), "fanotify": (300, 0, 0),
            "memfd_secret": (447, 0), "pidfd_getfd": (438, 0, 0, 0), "move_mount": (429, 0, 0, 0, 0, 0)}
 for name, words in numbers.items():
     attempt(name, lambda: call(*words) >= 0)
@@ -305,7 +309,8 @@ LEAVING = [
     Attack(
         "writes outside",
         """
-for folder in (P["keep"], P["place"], P["store"], P["packages"][0], "/usr", "/usr/bin", "/etc", "/var/tmp", "/home", "/root", "/in", "/in/base", "/in/work",
+for folder in (P["keep"], P["place"], P["store"], P["packages"][0], "/usr", "/usr/bin", "/etc", "/var/tmp", "/home", "/root",
+               "/in", "/in/base", "/in/work",
                "/", "/proc", "/dev", "/lib", "/run", sys.prefix, sys.prefix + "/bin"):
     attempt(folder, lambda: open(folder + "/left", "w").write("x"))
     attempt(folder, lambda: os.symlink("/x", folder + "/left2") is None)
@@ -315,7 +320,8 @@ end()
     Attack(
         "changes what it is shown",
         """
-shown = [MODEL + "/model.safetensors", "/in/base/model.safetensors", "/in/inside.py", "/in/narrow.py", "/in/data.jsonl", sys.executable, "/usr/bin/env"]
+shown = [MODEL + "/model.safetensors", "/in/base/model.safetensors", "/in/inside.py", "/in/narrow.py", "/in/data.jsonl",
+         sys.executable, "/usr/bin/env"]
 for path in shown:
     attempt("open", lambda: open(path, "r+b"))
     attempt("chmod", lambda: os.chmod(path, 0o777) is None)
@@ -347,7 +353,8 @@ def resident():
     return call(27, id(where) & ~4095, 4096, ctypes.create_string_buffer(8)) == 0
 attempt("what is resident", resident)
 attempt("cached", lambda: os.preadv(os.open("/usr/bin/env", os.O_RDONLY), [bytearray(64)], 0, os.RWF_NOWAIT))
-attempt("cache statistics", lambda: call(451, os.open("/usr/bin/env", os.O_RDONLY), ctypes.create_string_buffer(16), ctypes.create_string_buffer(64), 0) == 0)
+room = ctypes.create_string_buffer
+attempt("cache statistics", lambda: call(451, os.open("/usr/bin/env", os.O_RDONLY), room(16), room(64), 0) == 0)
 def locked():
     import fcntl
     first = os.open("/usr/bin/env", os.O_RDONLY)
@@ -365,7 +372,8 @@ end()
     Attack(
         "leaves a process behind",
         """
-code = "import ctypes, os, signal, time; ctypes.CDLL(None).prctl(1, 0); [signal.signal(s, signal.SIG_IGN) for s in (1, 2, 15)]; time.sleep(%s)" % P["mark"]
+code = "import ctypes, signal, time; ctypes.CDLL(None).prctl(1, 0); [signal.signal(s, signal.SIG_IGN) for s in (1, 2, 15)]; "
+code += "time.sleep(%s)" % P["mark"]
 for _ in range(3):
     if os.fork() == 0:
         os.setsid()
@@ -382,7 +390,7 @@ end()
         "signals everybody, and kills its parents",
         """
 for pid in (P["pid"], P["parent"]):
-    attempt("signal", lambda: os.kill(pid, signal.SIGKILL) is None and not os.path.exists("/proc/self/x") and pid not in range(1, 64) or False)
+    attempt("signal", lambda: os.kill(pid, 0) is None)
 os.kill(os.getppid(), signal.SIGKILL)
 os.kill(1, signal.SIGKILL)
 os.kill(-1, signal.SIGKILL)
@@ -501,7 +509,12 @@ SENDING = [
     ),
     Attack(
         "a tensor of another shape",
-        "h, b = load()\nk = [n for n in h if len(h[n].get('shape', [])) == 2][0]\nh[k]['shape'].reverse()\nh[k]['shape'][0] *= 1\nh[k]['shape'] = [h[k]['shape'][0] * h[k]['shape'][1]]\nsave(h, b)\n",
+        """
+h, b = load()
+k = [n for n in h if len(h[n].get("shape", [])) == 2][0]
+h[k]["shape"] = [h[k]["shape"][0] * h[k]["shape"][1]]
+save(h, b)
+""",
         wants="came back",
     ),
     Attack(
@@ -521,10 +534,20 @@ SENDING = [
     ),
     Attack(
         "a tensor too few",
-        "h, b = load()\nk = sorted((n for n in h if n[0] != '_'), key=lambda n: h[n]['data_offsets'])[-1]\nstart = h.pop(k)['data_offsets'][0]\nsave(h, b[:start])\n",
+        """
+h, b = load()
+k = sorted((n for n in h if n[0] != "_"), key=lambda n: h[n]["data_offsets"])[-1]
+save(h, b[: h.pop(k)["data_offsets"][0]])
+""",
         wants="came back absent",
     ),
-    Attack("a list of tensors without end", "save(b'{' + b' ' * (20 << 20) + b'}', b'')\n", wants="longer than any"),
+    Attack(
+        "a list of tensors without end",
+        """\
+save(b'{' + b' ' * (20 << 20) + b'}', b'')
+""",
+        wants="longer than any",
+    ),
     Attack(
         "a list of tensors longer than there is",
         "open(OUT + '/model.safetensors', 'wb').write(struct.pack('<Q', 2**63) + b'{}')\n",
@@ -540,10 +563,19 @@ SENDING = [
         "save({'x': {'dtype': 'F32', 'shape': [2**62, 2**62, 2**62], 'data_offsets': [0, 0]}}, b'')\n",
         wants="damaged",
     ),
-    Attack("a million dimensions", "save({'x': {'dtype': 'U8', 'shape': [1] * 1000000, 'data_offsets': [0, 1]}}, b'a')\n", wants=""),
+    Attack(
+        "a million dimensions",
+        """\
+save({'x': {'dtype': 'U8', 'shape': [1] * 1000000, 'data_offsets': [0, 1]}}, b'a')
+""",
+        wants="",
+    ),
     Attack(
         "many lists of tensors",
-        "for n in range(3):\n    save({'t%d' % i: {'dtype': 'U8', 'shape': [0], 'data_offsets': [0, 0]} for i in range(110000)}, b'', 'm%d.safetensors' % n)\n",
+        """
+for n in range(3):
+    save({"t%d" % i: {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for i in range(110000)}, b"", "m%d.safetensors" % n)
+""",
         wants="longer than any",
     ),
     Attack(
@@ -559,12 +591,31 @@ SENDING = [
     ),
     Attack(
         "files and configuration beside the weights",
-        "h, b = load()\nsave(h, b)\n[open(OUT + '/' + n, 'w').write('{\"auto_map\": {\"AutoConfig\": \"x.Y\"}}') for n in ('config.json', 'x.py', 'tokenizer.json', 'chat_template.jinja', 'model.safetensors.index.json')]\n",
+        """
+h, b = load()
+save(h, b)
+for n in ("config.json", "x.py", "tokenizer.json", "chat_template.jinja", "model.safetensors.index.json"):
+    open(OUT + "/" + n, "w").write('{"auto_map": {"AutoConfig": "x.Y"}}')
+""",
         built=True,
         wants="",
     ),
-    Attack("values that are no numbers", "h, b = load()\nsave(h, bytes.fromhex('0000c07f') * (len(b) // 4))\n", built=True, wants=""),
-    Attack("a link to a file as its weights", "os.symlink('/etc/passwd', OUT + '/model.safetensors')\n", wants="found none"),
+    Attack(
+        "values that are no numbers",
+        """\
+h, b = load()
+save(h, bytes.fromhex('0000c07f') * (len(b) // 4))
+""",
+        built=True,
+        wants="",
+    ),
+    Attack(
+        "a link to a file as its weights",
+        """\
+os.symlink('/etc/passwd', OUT + '/model.safetensors')
+""",
+        wants="found none",
+    ),
     Attack(
         "a link to the ledger and to its data",
         "os.symlink(P['ledger'], OUT + '/model.safetensors')\nos.symlink('/in/data.jsonl', OUT + '/b.safetensors')\n",
@@ -582,25 +633,48 @@ SENDING = [
     ),
 ]
 
-PIPE = "pipe = [int(n) for n in os.listdir('/proc/%d/fd' % os.getppid()) if int(n) > 2 and 'pipe' in os.readlink('/proc/%d/fd/%s' % (os.getppid(), n))]\nout = os.open('/proc/%d/fd/%d' % (os.getppid(), pipe[0]), os.O_WRONLY)\nframe = lambda name, body: struct.pack('<I', len(name)) + name + struct.pack('<Q', len(body)) + body\n"
-"""Takes hold of the pipe that weights are sent through."""
+PIPE = """
+fds = "/proc/%d/fd/" % os.getppid()
+pipe = [n for n in os.listdir(fds) if int(n) > 2 and "pipe" in os.readlink(fds + n)]
+out = os.open(fds + pipe[0], os.O_WRONLY)
+frame = lambda name, body: struct.pack("<I", len(name)) + name + struct.pack("<Q", len(body)) + body
+"""
+"""Takes hold of the pipe that weights are sent through, which works where the sandbox's user is the one who made it."""
 
 SENDING += [
     Attack(
-        "sends more than there is", PIPE + "while True:\n    os.write(out, frame(b'model.safetensors', b'x' * (1 << 20)))\n", wants="sent|Permission denied"
+        "sends more than there is",
+        PIPE + "while True:\n    os.write(out, frame(b'model.safetensors', b'x' * (1 << 20)))\n",
+        wants="sent|Permission denied",
     ),
     Attack(
         "sends a file twice",
         PIPE + "os.write(out, frame(b'a.safetensors', b'x') + frame(b'a.safetensors', b'y'))\ntime.sleep(2)\n",
-        wants="no list",
+        wants="no list|Permission denied",
     ),
     Attack(
         "sends a file with a path for a name",
         PIPE + "os.write(out, frame(b'../../../left.safetensors', b'x'))\ntime.sleep(2)\n",
-        wants="no list",
+        wants="no list|Permission denied",
     ),
-    Attack("sends a file of another kind", PIPE + "os.write(out, frame(b'config.json', b'{}'))\ntime.sleep(2)\n", wants="no list|Permission denied"),
-    Attack("sends nonsense", PIPE + "os.write(out, os.urandom(60000))\ntime.sleep(2)\n", wants="sent|Permission denied"),
+    Attack(
+        "sends a file of another kind",
+        PIPE
+        + """\
+os.write(out, frame(b'config.json', b'{}'))
+time.sleep(2)
+""",
+        wants="no list|Permission denied",
+    ),
+    Attack(
+        "sends nonsense",
+        PIPE
+        + """\
+os.write(out, os.urandom(60000))
+time.sleep(2)
+""",
+        wants="sent|Permission denied",
+    ),
     Attack(
         "sends a part and ends well",
         PIPE + "os.write(out, struct.pack('<I', 13) + b'a.safetensors' + struct.pack('<Q', 1 << 20) + b'x')\nos.kill(os.getppid(), 9)\n",
@@ -611,10 +685,23 @@ SENDING += [
         "sys.stderr.write('bwrap: cannot make it\\n')\nsys.stderr.flush()\nos._exit(1)\n",
         wants="bwrap: cannot make it",
     ),
-    Attack("says that setpriv failed, and closes everything", "os.write(2, b'setpriv: no\\n')\nos.kill(os.getppid(), 9)\n", wants=""),
+    Attack(
+        "says that setpriv failed, and closes everything",
+        """\
+os.write(2, b'setpriv: no\\n')
+os.kill(os.getppid(), 9)
+""",
+        wants="",
+    ),
     Attack("ends as a program that is not there", "os._exit(250)\n", wants="exit code 250"),
     Attack("ends as if it had been killed", "os._exit(137)\n", wants="killed by SIGKILL"),
-    Attack("ends by a signal of its own", "os.kill(os.getpid(), signal.SIGSEGV)\n", wants="killed by SIGSEGV"),
+    Attack(
+        "ends by a signal of its own",
+        """\
+os.kill(os.getpid(), signal.SIGSEGV)
+""",
+        wants="killed by SIGSEGV",
+    ),
     Attack(
         "stops itself and its parent",
         "os.kill(os.getppid(), signal.SIGSTOP)\nos.kill(os.getpid(), signal.SIGSTOP)\n",
@@ -634,11 +721,14 @@ def short(f):
         return type(e).__name__
 parts = {"ids": lambda: (os.getuid(), os.getgid(), os.getgroups(), open("/proc/self/uid_map").read().split()[0], os.stat("/tmp").st_uid),
          "uname": lambda: os.uname(), "host": lambda: socket.gethostname(), "pid": lambda: os.getpid() < 64,
-         "env": lambda: sorted((k, v) for k, v in os.environ.items()), "args": lambda: [a.split(b"=")[0] if b"cpu=" in a else a for a in read("/proc/1/cmdline").split(bytes(1)) if not a.isdigit()],
+         "env": lambda: sorted((k, v) for k, v in os.environ.items()),
+         "args": lambda: [a for a in read("/proc/1/cmdline").split(bytes(1)) if not a.isdigit()],
          "stat": lambda: read("/proc/stat"), "up": lambda: read("/proc/uptime"), "vm": lambda: read("/proc/vmstat"),
-         "boot": lambda: read("/proc/sys/kernel/random/boot_id"), "files": lambda: read("/proc/sys/fs/file-nr"), "locks": lambda: read("/proc/locks"),
+         "boot": lambda: read("/proc/sys/kernel/random/boot_id"), "files": lambda: read("/proc/sys/fs/file-nr"),
+         "locks": lambda: read("/proc/locks"),
          "disks": lambda: read("/proc/diskstats"), "irq": lambda: read("/proc/interrupts"), "press": lambda: read("/proc/pressure/cpu"),
-         "shown": lambda: sorted(os.listdir("/in") + os.listdir(MODEL) + os.listdir("/in/base")), "pids": lambda: len([p for p in os.listdir("/proc") if p.isdigit()]),
+         "shown": lambda: sorted(os.listdir("/in") + os.listdir(MODEL) + os.listdir("/in/base")),
+         "pids": lambda: len([p for p in os.listdir("/proc") if p.isdigit()]),
          "limits": lambda: read("/proc/self/limits"), "oom": lambda: read("/proc/self/oom_score_adj")}
 print("tried %d: " % len(parts) + " ".join("%s=%s" % (k, short(f)) for k, f in parts.items()), file=sys.stderr)
 sys.exit(1)
@@ -669,6 +759,8 @@ def _technique(*lines: str) -> str:
 
 
 _PATCHED = 'patch:\n  - {{op: append, step: {{step: code, source: "{source}"}}}}\n'
+_STEP = "patch:\n  - {{op: append, step: {{step: {step}}}}}\n"
+_OS = "def technique(ctx):\\n    import os\\n    return os\\n"
 _LONG = "aGVsbG8gd29ybGQgdGhpcyBpcyBkYXRh0123456789"
 
 TEXTS: list[Text] = [
@@ -694,7 +786,11 @@ TEXTS: list[Text] = [
     _text("letters that look like others", _technique("\u0430 = 1", "a = 2")),
     _text("wide letters for a forbidden name", _technique("\uff4f\uff50\uff45\uff4e('/etc/passwd')")),
     _text("directions that hide an order", _technique(), reason="be\u202ecause\u202c"),
-    Text("a bomb of aliases", "---\na: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\ntitle: bomb\nproperty: privacy\nclaimed_effect: 0.1\nreason: *c\npatch: *c\n---\n"),
+    Text(
+        "a bomb of aliases",
+        "---\na: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n"
+        "title: bomb\nproperty: privacy\nclaimed_effect: 0.1\nreason: *c\npatch: *c\n---\n",
+    ),
     _text("a patch nested without end", patch="patch: " + "[" * 3000 + "]" * 3000 + "\n"),
     _text("code nested without end", _technique("x = " + "(" * 150 + "1" + ")" * 150)),
     _text("code nested by signs", _technique("x = " + "-" * 5000 + "1")),
@@ -703,19 +799,19 @@ TEXTS: list[Text] = [
     _text("code that takes modules from others, quietly", _technique("import random", "random._os.listdir('/')")),
     _text("code that imports a part of another", _technique("from torch import os")),
     _text("code that reads attributes by name", _technique("import operator", "operator.attrgetter('__globals__')(technique)")),
-    _text("code that reads attributes by pattern", _technique("match technique:", "    case object(__globals__=g):", "        g['__builtins__']")),
+    _text("code that reads attributes by pattern", _technique("match technique:", "    case object(__globals__=g):", "        g['x']")),
     _text("code that climbs through classes", _technique("().__class__.__base__.__subclasses__()")),
     _text("code that reads a pickle", _technique("import torch", "torch.load('/in/x')")),
     _text("code that builds a program", _technique("import torch", "torch.utils.cpp_extension.load_inline('x', '')")),
     _text("code that asks for the time", _technique("import time", "time.time_ns()")),
     _text("code that asks for chance", _technique("import random", "random.SystemRandom().random()")),
     _text("code that evaluates text", _technique("eval('1')")),
-    _text("code as a patch, past what code is held to", patch=_PATCHED.format(source="def technique(ctx):\\n    import os\\n    return os\\n")),
-    _text("code as a change of a step", patch='patch:\n  - {op: set, at: sft, values: {source: "def technique(ctx):\\n    import os\\n    return os\\n"}}\n'),
-    _text("labels of another model", patch="patch:\n  - {op: append, step: {step: distil, source: package/smollm2-135m-q4, steps: 3, learning_rate: 0.001}}\n"),
+    _text("code as a patch, past what code is held to", patch=_PATCHED.format(source=_OS)),
+    _text("code as a change of a step", patch='patch:\n  - {op: set, at: sft, values: {source: "' + _OS + '"}}\n'),
+    _text("labels of another model", patch=_STEP.format(step="distil, source: package/smollm2-135m-q4, steps: 3, learning_rate: 0.001")),
     _text("weights of another model", patch="patch:\n  - {op: append, step: {step: merge, source: /in/other, weight: 0.5}}\n"),
     _text("two programs for one", "def technique(ctx):\n    return ctx.model()\n\nprint(1)\n"),
-    _text("files of the machine as a command's input", patch="patch:\n  - {op: append, step: {step: command, run: [cat], inputs: [/etc/passwd]}}\n"),
+    _text("files of the machine as a command's input", patch=_STEP.format(step="command, run: [cat], inputs: [/etc/passwd]")),
     _text("a command with a hidden end", patch='patch:\n  - {op: append, step: {step: command, run: ["sh\\0", "-c"]}}\n'),
 ]  # fmt: skip
 

@@ -108,7 +108,10 @@ def test_only_values_come_back(base: Path, tmp_path: Path) -> None:
 
 
 def test_code_is_built_the_same_each_time_or_not_at_all(base: Path, tmp_path: Path) -> None:
-    changed = "def technique(ctx):\n    import torch, time\n    m = ctx.model()\n    for p in m.parameters():\n        p.data += {}\n    return m\n"
+    changed = (
+        "def technique(ctx):\n    import torch, time\n    m = ctx.model()\n"
+        "    for p in m.parameters():\n        p.data += {}\n    return m\n"
+    )
     seeded = changed.format("0.001 * torch.randn(p.shape)")
     one, two = coded(base, tmp_path / "a", seeded), coded(base, tmp_path / "b", seeded)
     assert one.digest == two.digest != coded(base, tmp_path / "a", PLAIN).digest

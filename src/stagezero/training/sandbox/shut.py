@@ -157,7 +157,7 @@ def _options(task: Task, limits: Limits, place: Path) -> list[str]:
         found += ["--ro-bind", str(path), str(path)]
     for path in covered:
         found += ["--tmpfs", str(path), "--remount-ro", str(path)]
-    found += ["--proc", "/proc", "--dev", "/dev"]
+    found += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
     nothing = place.parent / "nothing"
     nothing.touch(mode=0o644)
     for count in (Path("/proc", name) for name in COUNTS):
