@@ -466,6 +466,34 @@ end()
 """,
     ),
     Attack(
+        "memory that lies in sockets",
+        """
+def fill():
+    held = []
+    while True:
+        for s in socket.socketpair():
+            s.setblocking(False)
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 30)
+            held.append(s)
+            try:
+                while True:
+                    s.send(bytes(1 << 16))
+            except BlockingIOError:
+                pass
+for _ in range(16):
+    if os.fork() == 0:
+        try:
+            fill()
+        except OSError:
+            time.sleep(20)
+        os._exit(0)
+time.sleep(20)
+end()
+""",
+        wants="memory",
+        timeout=30,
+    ),
+    Attack(
         "fills every disk it can write to",
         """
 def fill(folder):
@@ -486,12 +514,12 @@ end()
         "says a great deal",
         "COUNT[0] += 1\nblock = b'x' * (1 << 20)\nfor _ in range(512):\n    os.write(1, block)\nos.write(1, b'\\n')\nend()\n",
     ),
-    Attack("never ends", "while True:\n    pass\n", wants="still running", timeout=3),
+    Attack("never ends", "while True:\n    pass\n", wants="still running", timeout=2),
     Attack(
         "never ends, closes its handles and ignores signals",
         "[signal.signal(n, signal.SIG_IGN) for n in (1, 2, 15)]\nos.closerange(0, 64)\nwhile True:\n    time.sleep(1)\n",
         wants="still running",
-        timeout=3,
+        timeout=2,
     ),
 ]
 
@@ -706,7 +734,7 @@ os.kill(os.getpid(), signal.SIGSEGV)
         "stops itself and its parent",
         "os.kill(os.getppid(), signal.SIGSTOP)\nos.kill(os.getpid(), signal.SIGSTOP)\n",
         wants="still running",
-        timeout=3,
+        timeout=2,
     ),
 ]
 
