@@ -116,6 +116,9 @@ class Sandbox(_Frozen):
     memory: Annotated[float, Field(gt=0, le=4096)] = 8.0
     disk: Annotated[float, Field(gt=0, le=4096)] = 4.0
     processes: Annotated[int, Field(ge=4, le=4096)] = 64
+    seconds: Annotated[int, Field(gt=0, le=604_800)] = Field(
+        default=3600, description="the most that a program which an idea brings along may take, whatever it asks for"
+    )
 
 
 class Trial(_Frozen):

@@ -13,6 +13,7 @@ from stagezero.lab.airlock import admit
 from stagezero.lab.ideas import Idea, load_ideas, parse_idea
 from stagezero.tasks import load_suite
 from stagezero.training import Recipe, parse_recipe
+from stagezero.training.recipes import Command
 
 CONTROL = parse_recipe(
     [{"step": "mix", "parts": [{"kinds": ["trap"], "each": 20}]}, {"step": "sft", "steps": 3, "batch_size": 4, "learning_rate": 0.001}], "t"
@@ -170,6 +171,16 @@ def test_where_there_is_no_sandbox_typed_recipes_need_none() -> None:
     typed = patch({"op": "set", "at": "sft", "values": {"steps": 9}})
     admitted, refused = admit([code(GOOD), typed], CONTROL, suite, 0.0, no_code="bwrap is not installed")
     assert [a.idea for a in admitted] == [typed] and "no sandbox to run it in: bwrap is not installed" in refused[0].why
+
+
+def test_an_idea_cannot_hold_a_campaign_for_a_week() -> None:
+    step = {"step": "command", "run": ["sleep", "1000000"], "timeout": 604_800}
+    (found,), _ = admit([patch({"op": "append", "step": step})], CONTROL, load_suite("atlas"), 0.0, seconds=60)
+    last = found.hypothesis.candidate.steps[-1]
+    assert isinstance(last, Command) and last.timeout == 60
+    slow = Recipe(steps=(*CONTROL.steps, Command(step="command", run=("x",), timeout=5000)))
+    (kept,), _ = admit([patch({"op": "set", "at": "sft", "values": {"steps": 9}})], slow, load_suite("atlas"), 0.0, seconds=60)
+    assert kept.hypothesis.candidate.steps[-1] == slow.steps[-1], "what people wrote takes the time that they gave it"
 
 
 def test_questions_of_the_suite_do_not_cross() -> None:

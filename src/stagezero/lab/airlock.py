@@ -19,7 +19,7 @@ from stagezero.ledger import digest
 from stagezero.tasks import Suite
 from stagezero.training import Recipe, apply_patch
 from stagezero.training.data import meaning_of, portable
-from stagezero.training.recipes import Code, Command
+from stagezero.training.recipes import Code, Command, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +134,7 @@ def admit(
     decided: Sequence[tuple[str, Hypothesis]] = (),
     channels: Mapping[str, str] | None = None,
     no_code: str | None = None,
+    seconds: int | None = None,
 ) -> tuple[list[Admitted], list[Refused]]:
     """Sort ideas into those that may be tried on a control and those that may not.
 
@@ -141,6 +142,7 @@ def admit(
         decided: titles and hypotheses that were decided before.
         channels: sources of labels or weights that the project declares: name in ideas → where it is.
         no_code: why code cannot be run here, where it cannot.
+        seconds: the most that a program of an idea's may take, whatever it asks for.
 
     Returns:
         Admitted ideas in the order of their hypotheses' digests, whatever order they came in, and the refused ones.
@@ -159,8 +161,7 @@ def admit(
                 continue
             crossing.check(idea)
             crossing.check_items(idea, suite)
-            candidate = apply_patch(control, idea.operations(), f"idea {idea.title!r}")
-            candidate = crossing.check_channels(candidate, control, channels or {})
+            candidate = applied(idea, control, channels or {}, seconds)
             if no_code is not None and _runs_programs(candidate, control):
                 refused.append(Refused(idea, f"brings a program along, and there is no sandbox to run it in: {no_code}"))
                 continue
@@ -185,6 +186,28 @@ def admit(
     others = [(a.idea.title, a.hypothesis) for a in ordered] + [(f"{t!r}, decided before", h) for t, h in decided if h.control_does == ours]
     near = [replace(a, near=_near(a.hypothesis, others)) for a in ordered]
     return near, sorted(refused, key=lambda r: (r.idea.title, r.why))
+
+
+def applied(idea: Idea, control: Recipe, channels: Mapping[str, str], seconds: int | None) -> Recipe:
+    """What an idea makes of a recipe: its channels resolved to where their sources are, its programs held to their time.
+
+    Raises:
+        RecipeError: its patch does not fit.
+        IdeaError: it opens a channel that is not declared.
+    """
+    candidate = apply_patch(control, idea.operations(), f"idea {idea.title!r}")
+    return _in_time(crossing.check_channels(candidate, control, channels), control, seconds)
+
+
+def _in_time(candidate: Recipe, control: Recipe, seconds: int | None) -> Recipe:
+    """A candidate whose new programs take no longer than they may: an idea that asks for a week would hold the campaign for as long."""
+
+    def bounded(step: Step) -> Step:
+        if seconds is None or not isinstance(step, Code | Command) or step in control.steps:
+            return step
+        return step.model_copy(update={"timeout": min(step.timeout, seconds)})
+
+    return Recipe(steps=tuple(bounded(step) for step in candidate.steps))
 
 
 def _runs_programs(candidate: Recipe, control: Recipe) -> bool:

@@ -224,7 +224,8 @@ class Campaign:
         ideas = proposals(self.researchers, brief, self.folder)
         decided = [(d.title, d.hypothesis) for d in decisions]
         admitted, refused = airlock.admit(
-            ideas, brief.control, self.suite, self.project.trial.margin, decided, self.channels, self._no_code()
+            ideas, brief.control, self.suite, self.project.trial.margin, decided, self.channels, self._no_code(),
+            self.project.sandbox.seconds,
         )  # fmt: skip
         admitted, held = self.gate.pass_through(admitted, _unaudited(brief.own), number, self.ledger.entries[0].hash)
         refused += held
@@ -287,7 +288,7 @@ class Campaign:
         """
         lead = promoted[0]
         alone = lead.hypothesis.candidate, (lead.idea,)
-        composite = compose(promoted)
+        composite = compose(promoted, self.channels, self.project.sandbox.seconds)
         if len(composite.parts) == 1:
             return alone
         try:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from stagezero.errors import RecipeError
-from stagezero.lab.airlock import Admitted
+from stagezero.lab.airlock import Admitted, applied
 from stagezero.training import Recipe, apply_patch
 from stagezero.training.data import meaning_of
 from stagezero.training.patches import SetOp
@@ -28,13 +28,17 @@ def _still_holds(idea: Admitted, recipe: Recipe) -> bool:
     return not values or meaning_of(apply_patch(recipe, values, "composition")) == meaning_of(recipe)
 
 
-def compose(promoted: Sequence[Admitted]) -> Composite:
-    """Put ideas together, best first: each is added if its patch still applies and it contradicts none before it."""
+def compose(promoted: Sequence[Admitted], channels: Mapping[str, str] | None = None, seconds: int | None = None) -> Composite:
+    """Put ideas together, best first: each is added if its patch still applies and it contradicts none before it.
+
+    Args:
+        channels, seconds: as they were admitted under (``airlock.admit``).
+    """
     lead = promoted[0]
     recipe, parts, left_out = lead.hypothesis.candidate, [lead], []
     for other in promoted[1:]:
         try:
-            wider = apply_patch(recipe, other.idea.operations(), f"idea {other.idea.title!r}")
+            wider = applied(other.idea, recipe, channels or {}, seconds)
             undone = next((p for p in (*parts, other) if not _still_holds(p, wider)), None)
         except RecipeError as error:
             left_out.append((other.idea.title, f"no longer applies: {error}"))
