@@ -102,8 +102,3 @@ def why_not() -> str | None:
         if (Path(elsewhere) / "x").exists() or "told" in done.said:
             return "what it should shut out could be reached"
     return None if done.said.strip().endswith("tried") else f"it could not be made ({done.said.strip()[-200:] or 'no reason given'})"
-
-
-def available() -> bool:
-    """Whether this process may shut others in so."""
-    return os.name == "posix" and why_not() is None
