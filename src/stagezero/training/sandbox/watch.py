@@ -31,6 +31,7 @@ Start = Callable[[Task, Limits, Path, int, int], "subprocess.Popen[bytes]"]
 EVERY = 0.1
 """Seconds between two looks at what it uses."""
 FREE_SOCKETS, SOCKET_BYTES = 128, 2**19
+"""Sockets that cost a program nothing, and what each further one is taken to hold: the kernel does not say."""
 MOST_SAID = 8192
 MOST_FILES = 1000
 _NAME = re.compile(rb"[A-Za-z0-9._-]{1,100}\.safetensors")
@@ -187,6 +188,7 @@ def follow(start: Start, task: Task, limits: Limits, out: Path, scratch: Path) -
 def _attend(running: subprocess.Popen[bytes], taken: _Taken, pipe: int, said: int, task: Task, limits: Limits) -> tuple[bytes, str | None]:
     """Take what comes until the program has ended; what it said last, and what stopped it."""
     end = time.monotonic() + task.seconds
+    late = f"still running after {task.seconds:g} s; raise 'timeout' or make it faster."
     words = bytearray()
     looked = 0.0
     with selectors.DefaultSelector() as both:
@@ -195,7 +197,7 @@ def _attend(running: subprocess.Popen[bytes], taken: _Taken, pipe: int, said: in
         while both.get_map():
             now = time.monotonic()
             if now > end:
-                return bytes(words), f"still running after {task.seconds:g} s; raise 'timeout' or make it faster."
+                return bytes(words), late
             for key, _ in both.select(min(EVERY, end - now)):
                 data = os.read(key.fd, _CHUNK)
                 if not data:
@@ -215,9 +217,7 @@ def _attend(running: subprocess.Popen[bytes], taken: _Taken, pipe: int, said: in
                 break  # it has ended, and whoever holds its pipes open outlived it: the box takes care of those
     with contextlib.suppress(subprocess.TimeoutExpired):
         running.wait(max(0.1, min(5.0, end - time.monotonic())))
-    return bytes(
-        words
-    ), None if running.poll() is not None else f"still running after {task.seconds:g} s; raise 'timeout' or make it faster."
+    return bytes(words), None if running.poll() is not None else late
 
 
 def _end(running: subprocess.Popen[bytes]) -> None:
