@@ -15,9 +15,9 @@ from typing import Any
 from _hostile import MARKER, Attack, digest_of
 from fastapi.testclient import TestClient
 
-from stagezero.auditor.desk import Auditor
-from stagezero.auditor.keep import Keep
-from stagezero.auditor.service import application, token_hash
+from stagezero.auditor.auditor import Auditor
+from stagezero.auditor.http_api import application, token_hash
+from stagezero.auditor.storage import Keep
 from stagezero.door import Terms
 from stagezero.ledger import read
 

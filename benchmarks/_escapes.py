@@ -320,7 +320,7 @@ end()
     Attack(
         "changes what it is shown",
         """
-shown = [MODEL + "/model.safetensors", "/in/base/model.safetensors", "/in/inside.py", "/in/narrow.py", "/in/data.jsonl",
+shown = [MODEL + "/model.safetensors", "/in/base/model.safetensors", "/in/runner.py", "/in/harden.py", "/in/data.jsonl",
          sys.executable, "/usr/bin/env"]
 for path in shown:
     attempt("open", lambda: open(path, "r+b"))

@@ -16,11 +16,11 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from stagezero.lab.bench import Bench
-from stagezero.lab.bench import Silent as Nobody
 from stagezero.models import home
 from stagezero.training import parse_recipe
 from stagezero.training.executors import Draw, LocalPool
+from stagezero.trials.jobs import Bench
+from stagezero.trials.jobs import Silent as Nobody
 
 Floats = NDArray[np.float64]
 GROUPS, EACH, ITEMS = 10, 21, 80
@@ -56,7 +56,7 @@ class Dots(Nobody):
 
 def collect() -> dict[str, Noise]:
     """Residuals by property, built or read back."""
-    recipe = parse_recipe(yaml.safe_load(files("stagezero.embedded").joinpath("first/stage0.yaml").read_text()), "stage0")
+    recipe = parse_recipe(yaml.safe_load(files("stagezero.examples").joinpath("first/stage0.yaml").read_text()), "stage0")
     with tempfile.TemporaryDirectory() as scratch, LocalPool(2) as pool:
         base = pool.materialise("pocket/65k", Path(scratch) / "progress").result()
         bench = Bench(pool, base, "atlas", ITEMS, home() / "store", None, Dots())

@@ -26,13 +26,13 @@ from typing import Any
 from _auditing import Clock
 from kills import variant
 
-from stagezero.auditor.desk import Auditor
-from stagezero.auditor.disclosure import attestation
-from stagezero.auditor.keep import Keep
-from stagezero.auditor.service import token_hash
+from stagezero.auditor.attestation import attestation
+from stagezero.auditor.auditor import Auditor
+from stagezero.auditor.http_api import token_hash
 from stagezero.auditor.shadow import add_shadow
+from stagezero.auditor.storage import Keep
 from stagezero.door import Receipt, Reply, Setup, Submission, Terms
-from stagezero.door.attested import verified
+from stagezero.door.verify_attestation import verified
 from stagezero.errors import ClosedError, StagezeroError, WitnessError
 from stagezero.models import checkpoint_digest
 
@@ -484,13 +484,13 @@ def environment(lab: Lab) -> int:
     changed = {**os.environ, **dict.fromkeys(names, str(elsewhere)), "PYTHONHASHSEED": "7", "USER": "other", "LOGNAME": "other"}
     told = [
         subprocess.run(
-            [sys.executable, "-c", "from stagezero.door.embedded import default_keep as k; print(k())"],
+            [sys.executable, "-c", "from stagezero.door.auditor_process import default_keep as k; print(k())"],
             env=env, capture_output=True, text=True, check=True,
         ).stdout
         for env in (dict(os.environ), changed)
     ]  # fmt: skip
     script = (
-        "import sys; from pathlib import Path; from stagezero.door.embedded import EmbeddedAuditor\n"
+        "import sys; from pathlib import Path; from stagezero.door.auditor_process import EmbeddedAuditor\n"
         "from stagezero.models import checkpoint_digest; from stagezero.errors import StagezeroError\n"
         "with EmbeddedAuditor(Path(sys.argv[1])) as auditor:\n"
         "    door = auditor.opened().door(); door.suite = 'suite'; m = Path(sys.argv[2])\n"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from _common import arguments, publish
 
-from stagezero import embedded
+from stagezero import examples
 from stagezero.models import materialise
 from stagezero.models.loader import settle_libraries
 
@@ -60,7 +60,7 @@ def main() -> None:
         shutil.copytree(base, fresh / "bases" / base.name)
         # An auditor that has never met these models, so that answers are waited for.
         project = Path(scratch) / "project"
-        for name, text in embedded.contents("first").items():
+        for name, text in examples.contents("first").items():
             (project / name).parent.mkdir(parents=True, exist_ok=True)
             (project / name).write_text(text.replace("\n  delta:", "\n  keep: keep\n  delta:") if name == "project.yaml" else text)
         environment = {**os.environ, "STAGEZERO_HOME": str(fresh)}

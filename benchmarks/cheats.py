@@ -17,12 +17,12 @@ from pathlib import Path
 from _common import arguments, publish
 
 import stagezero as sz
-from stagezero.lab.compare import Comparison
-from stagezero.lab.judge import OTHER_WORDINGS
 from stagezero.measure import BOTH_ANSWERS, ONE_ANSWER, on
+from stagezero.trials.compare import Comparison
+from stagezero.trials.decision import OTHER_WORDINGS
 
 SCRIPT = Path(__file__).parent / "cheats" / "cheat.py"
-STAGE0 = files("stagezero.embedded").joinpath("first/stage0.yaml").read_text()
+STAGE0 = files("stagezero.examples").joinpath("first/stage0.yaml").read_text()
 PLAN = sz.Trial(items=60, worth=1.5)
 EXPECTED = {
     "refuse": ("abstention", ONE_ANSWER),

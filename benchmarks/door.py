@@ -25,8 +25,8 @@ from pathlib import Path
 
 from _common import arguments, publish
 
-from stagezero.auditor.keep import Keep
 from stagezero.auditor.register import Suite
+from stagezero.auditor.storage import Keep
 from stagezero.door import Terms
 
 CHARGES, BATCHES, WINDOW = 20_000, 6, 1000

@@ -87,9 +87,9 @@ class Ground:
     """What an attacker would like to reach, and what can be seen of it from outside."""
 
     def __init__(self, place: Path) -> None:
+        from stagezero.isolation import bubblewrap
         from stagezero.tasks import load_suite
         from stagezero.training import Store
-        from stagezero.training.sandbox import shut
 
         self.place, self.base = place, place / "base"
         self.secret, self.other = os.environ["DEPLOY_TOKEN"], f"other{secrets.token_hex(8)}"
@@ -107,7 +107,7 @@ class Ground:
             "ledger": str(place / "ledger.jsonl"), "place": str(place), "store": str(self.store.root),
             "scratch": str(place / "home"), "pid": os.getpid(), "parent": os.getppid(),
             "port": tcp, "udp": udp, "abstract": f"escape-{self.mark}", "socket": str(place / "socket"), "host": "127.0.0.2",
-            "other": self.other, "mark": self.mark, "packages": [str(SOURCE), site], "masked": [str(p) for p in shut.shown()[1]],
+            "other": self.other, "mark": self.mark, "packages": [str(SOURCE), site], "masked": [str(p) for p in bubblewrap.shown()[1]],
             "facts": {"items.py": "stagezero", "world.py": "stagezero"},
         }  # fmt: skip
         self.before = self.look()
@@ -195,14 +195,14 @@ class Ground:
     @contextmanager
     def neighbour(self) -> Iterator[None]:
         """Another build, which runs at the same time."""
-        from stagezero.training.sandbox import Limits, Task, shut, watch
+        from stagezero.isolation import Limits, Task, bubblewrap, supervisor
 
         code = f"for f in /tmp /dev/shm /tmp/work; do echo {self.other} > $f/note; done; sleep 1000; : {self.other}"
         task = Task(("sh", "-c", code), self.base, self.base, {}, None, 1, 1000, 0)
         scratch = self.place / "home" / "neighbour"
-        place, (ours, theirs) = watch.lay(task, scratch), os.pipe()
+        place, (ours, theirs) = supervisor.lay(task, scratch), os.pipe()
         with (scratch / "said").open("wb") as said:
-            running = shut.started(task, Limits(), place, theirs, said.fileno())
+            running = bubblewrap.started(task, Limits(), place, theirs, said.fileno())
         try:
             yield
         finally:
@@ -236,8 +236,8 @@ class Placed:
     def admitted(self, text: str) -> tuple[str, Any]:
         """Why the airlock refuses an idea file, or what it lets in."""
         from stagezero.errors import IdeaError
-        from stagezero.lab import airlock
-        from stagezero.lab.ideas import parse_idea
+        from stagezero.ideas import airlock
+        from stagezero.ideas.idea import parse_idea
 
         try:
             idea = parse_idea(text, "idea", "people")
@@ -269,8 +269,8 @@ class Placed:
     def built(self, recipe: Any, seed: int = 1, kind: str = "box") -> tuple[Any, str, bool]:
         """A build, or what was told instead; whether a campaign would have gone on."""
         from stagezero.errors import BuildError
+        from stagezero.isolation import Confinement, Limits
         from stagezero.training import Store, build
-        from stagezero.training.sandbox import Confinement, Limits
 
         limits = Limits(memory=2**30, disk=2**28, processes=48)
         store = self.ground.store if kind == "box" else Store(self.ground.store.root.with_name("unboxed"))
@@ -419,9 +419,9 @@ class Placed:
 def again(place: Path, told: str | None) -> None:
     """In another process: what a program sees of the machine, or the digest of the honest build."""
     from stagezero.errors import BuildError
+    from stagezero.isolation import Confinement, Limits
     from stagezero.tasks import load_suite
     from stagezero.training import Store, build, parse_recipe
-    from stagezero.training.sandbox import Confinement, Limits
 
     limits = Limits(memory=2**30, disk=2**28, processes=48)
     if told is None:
@@ -608,16 +608,16 @@ def main() -> int:
     options = parser.parse_args()
     if options.place is not None or options.again is not None:
         from stagezero.models.loader import settle_libraries
-        from stagezero.training.steps import confined
+        from stagezero.training.steps import run_program
 
         settle_libraries()
-        confined.PAUSE = 0.0
+        run_program.PAUSE = 0.0
         if options.again is not None:
             again(options.again, options.told)
         else:
             print(json.dumps(Placed(Ground(options.place), options.placement, options.only).run()), flush=True)
         return 0
-    from stagezero.training.sandbox import why_not
+    from stagezero.isolation import why_not
 
     if (why := why_not()) is not None:
         print(f"not tried: {why}")

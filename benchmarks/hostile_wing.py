@@ -324,10 +324,10 @@ def another_host(case: Case, placed: Placement, digests: Sequence[str]) -> dict[
 
 def cases() -> list[Case]:
     """Every placement, with the reason where it cannot be made here."""
-    from stagezero.door import box
+    from stagezero.isolation import lab_box
 
     root = os.geteuid() == 0
-    no_box = box.why_not()
+    no_box = lab_box.why_not()
     needs_root = None if root else "needs root, to start processes of other users"
     user_box = needs_root
     if root:

@@ -34,8 +34,8 @@ from pathlib import Path
 
 from _common import arguments, publish
 
-from stagezero.auditor.keep import Keep
-from stagezero.auditor.service import new_token, token_hash
+from stagezero.auditor.http_api import new_token, token_hash
+from stagezero.auditor.storage import Keep
 from stagezero.door import Door, Terms
 from stagezero.errors import LedgerError, StagezeroError
 from stagezero.ledger import read, verify
@@ -297,7 +297,7 @@ def _quietly(*given: object) -> None:
 
 def killed_while_created(folder: Path, draw: random.Random) -> bool:
     """Whether an embedded auditor that was killed while it made its folder opens the next time."""
-    from stagezero.door.embedded import EmbeddedAuditor
+    from stagezero.door.auditor_process import EmbeddedAuditor
 
     first = EmbeddedAuditor(folder)
     time.sleep(draw.uniform(0.2, START))

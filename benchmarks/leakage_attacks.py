@@ -33,8 +33,8 @@ from _resets import ALWAYS, NEVER, Models, Tried, resets, rows, write
 from kills import make_base
 from scipy import stats
 
-from stagezero.auditor.keep import Keep
-from stagezero.auditor.service import token_hash
+from stagezero.auditor.http_api import token_hash
+from stagezero.auditor.storage import Keep
 from stagezero.door import Terms
 from stagezero.models import checkpoint_digest
 

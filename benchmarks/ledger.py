@@ -1,6 +1,6 @@
 """The ledger at a million entries: how fast it verifies, what a proof costs from a cold start, how fast it is written to.
 
-The entries are made in bulk with ``stagezero.ledger.lines.written``, the function that ``Ledger.record`` makes its lines
+The entries are made in bulk with ``stagezero.ledger.format.written``, the function that ``Ledger.record`` makes its lines
 with, and the file is then opened by ``Ledger``, which verifies every line and makes the tree beside it. A proof is timed
 from opening the two files to the finished proof, ledger and tree opened anew each time; checking it is timed apart.
 One process, one core; the files are in the page cache, since they were written just now.
@@ -19,7 +19,7 @@ from pathlib import Path
 from _common import arguments, publish
 
 from stagezero.ledger import Ledger, SigningKey, prove, verify
-from stagezero.ledger.lines import GENESIS, written
+from stagezero.ledger.format import GENESIS, written
 
 ENTRIES, PROOFS, APPENDS, PAD = 1_000_000, 200, 300, 270
 VERIFY_FLOOR, PROOF_CEILING = 100_000, 10.0

@@ -17,8 +17,8 @@ from _noise import ITEMS, collect
 from _simulate import Floats, binomial_interval, pooled_from_five, sequential
 from null_tournament import PAIRS, WORTH, grid
 
-from stagezero.lab.airlock import Admitted, admit
-from stagezero.lab.ideas import Idea, parse_idea
+from stagezero.ideas.airlock import Admitted, admit
+from stagezero.ideas.idea import Idea, parse_idea
 from stagezero.project import Trial
 from stagezero.tasks import load_suite
 from stagezero.training import parse_recipe

@@ -13,22 +13,22 @@ from pathlib import Path
 
 from _common import arguments, publish
 
-from stagezero import embedded
+from stagezero import examples
 from stagezero.evidence import t_interval
 from stagezero.lab.campaign import Campaign
-from stagezero.lab.trial import draw_of
 from stagezero.measure import measure
 from stagezero.models import Model, home, materialise
 from stagezero.models.loader import settle_libraries
 from stagezero.report import gather
 from stagezero.training import Store, build
+from stagezero.trials.seeds import draw_of
 
 
 def main() -> int:
     options = arguments(__doc__ or "").parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         start = time.perf_counter()
-        campaign = Campaign(embedded.folder("rlhf") / "project.yaml", runs=Path(scratch) / "runs")
+        campaign = Campaign(examples.folder("rlhf") / "project.yaml", runs=Path(scratch) / "runs")
         finished = campaign.run()
         seconds = time.perf_counter() - start
         view = gather(campaign.folder)

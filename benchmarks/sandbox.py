@@ -16,12 +16,12 @@ from pathlib import Path
 from _common import arguments, publish
 from escape import base_model
 
+from stagezero.isolation import Confinement, Kind, Task, confine
+from stagezero.isolation.broker import Broker
+from stagezero.isolation.confinement import BROKER
 from stagezero.models import home, materialise
 from stagezero.models.loader import settle_libraries
-from stagezero.training.sandbox import Confinement, Kind, Task, confine
-from stagezero.training.sandbox.broker import Broker
-from stagezero.training.sandbox.confined import BROKER
-from stagezero.training.steps.confined import weights_at_most
+from stagezero.training.steps.run_program import weights_at_most
 
 PROGRAM = b"""
 import os

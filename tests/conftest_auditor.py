@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import uvicorn
 
-from stagezero.auditor.desk import Auditor
-from stagezero.auditor.keep import Keep
-from stagezero.auditor.service import application, token_hash
+from stagezero.auditor.auditor import Auditor
+from stagezero.auditor.http_api import application, token_hash
+from stagezero.auditor.storage import Keep
 from stagezero.door import Receipt, Reply, Submission, Terms
 from stagezero.models import checkpoint_digest
 

@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stagezero.door import EmbeddedAuditor, Setup, box
+from stagezero.door import EmbeddedAuditor, Setup
 from stagezero.door.messages import Separation
+from stagezero.isolation import lab_box
 
 WING = Path(__file__).with_name("wing.py")
 
@@ -61,7 +62,7 @@ def main() -> int:
         if task["boxed"]:
             # The attack itself must be there, wherever this checkout lies.
             seen = [told.parent.parent, WING.parent]
-            line = box.Box([Path(task["writable"])], [keep, sealed] if task["covered"] else [], seen).command(line, told.parent)
+            line = lab_box.Box([Path(task["writable"])], [keep, sealed] if task["covered"] else [], seen).command(line, told.parent)
         done = subprocess.run(line, capture_output=True, text=True, cwd=told.parent, timeout=task["seconds"] * 4 + 60, check=False)
     try:
         found = json.loads(done.stdout.splitlines()[-1])

@@ -12,9 +12,9 @@ import os
 import sys
 from pathlib import Path
 
-from stagezero.auditor.keep import Keep
-from stagezero.auditor.service import new_token, token_hash
+from stagezero.auditor.http_api import new_token, token_hash
 from stagezero.auditor.setup import add_suite
+from stagezero.auditor.storage import Keep
 
 
 def main() -> None:

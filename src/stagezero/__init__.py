@@ -15,26 +15,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stagezero.errors import StagezeroError
     from stagezero.evidence import Estimate, e_value
+    from stagezero.ideas.idea import Idea
     from stagezero.lab.campaign import Campaign, Finished, Stage
-    from stagezero.lab.compare import Comparison, compare
-    from stagezero.lab.ideas import Idea
-    from stagezero.lab.judge import Fate
-    from stagezero.lab.trial import Decision
     from stagezero.ledger import Ledger
     from stagezero.measure import Scores
     from stagezero.models import Model, materialise
     from stagezero.project import Project, Trial, load_project
     from stagezero.tasks import Item, Outcome, Suite, load_suite
     from stagezero.training import Recipe, load_recipe
+    from stagezero.trials.compare import Comparison, compare
+    from stagezero.trials.decision import Fate
+    from stagezero.trials.state import Decision
 
 _WHERE = {
     "Campaign": "lab.campaign",
-    "Comparison": "lab.compare",
-    "Decision": "lab.trial",
+    "Comparison": "trials.compare",
+    "Decision": "trials.state",
     "Estimate": "evidence",
-    "Fate": "lab.judge",
+    "Fate": "trials.decision",
     "Finished": "lab.campaign",
-    "Idea": "lab.ideas",
+    "Idea": "ideas.idea",
     "Item": "tasks",
     "Ledger": "ledger",
     "Model": "models",
@@ -46,7 +46,7 @@ _WHERE = {
     "StagezeroError": "errors",
     "Suite": "tasks",
     "Trial": "project",
-    "compare": "lab.compare",
+    "compare": "trials.compare",
     "e_value": "evidence",
     "load_project": "project",
     "load_recipe": "training",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stagezero.evidence import Estimate, betting_interval
+from stagezero.files import write_whole
 from stagezero.ledger import digest
 from stagezero.models import MAX_NEW_TOKENS, Model, checkpoint_digest
 from stagezero.tasks import ALL_PROPERTIES, Counts, Item, Outcome, Suite, is_refusal, names_both, normalise, score, tally
@@ -175,14 +174,3 @@ def _known_answers(path: Path, n: int) -> list[str] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, list) and len(found) == n else None
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is either all there or not there at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-    with os.fdopen(handle, "w") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    Path(name).rename(path)

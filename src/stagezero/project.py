@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from stagezero.errors import ProjectError, explain
 from stagezero.evidence import Test, e_lond_level, idea_level, stage_level
-from stagezero.private import read_text
+from stagezero.files import read_text
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from conftest_auditor import Desk, sealed_file, variant
 
-from stagezero.auditor.keep import Keep
 from stagezero.auditor.setup import add_suite, bars_of
 from stagezero.auditor.shadow import burn, power
+from stagezero.auditor.storage import Keep
 from stagezero.errors import BudgetSpentError, DoorError, InputError
 from stagezero.ledger import read
 

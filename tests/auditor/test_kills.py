@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest_auditor import Desk
 
-from stagezero.auditor.keep import Keep
+from stagezero.auditor.storage import Keep
 from stagezero.ledger import read
 from stagezero.ledger.chain import Ledger
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stagezero.auditor.sealed import bare, commitment, keep_copy, sealed_suite
 from stagezero.errors import SuiteError
-from stagezero.private import lasting_secret
+from stagezero.files import lasting_secret
 
 SECRET = b"k" * 32
 

@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 from conftest import stagezero
 
-from stagezero import embedded
-from stagezero.lab import outside
-from stagezero.lab.ideas import parse_idea
-from stagezero.lab.researchers import Brief
+from stagezero import examples
+from stagezero.ideas.brief import Brief
+from stagezero.ideas.idea import parse_idea
+from stagezero.researchers import inbox
 from stagezero.training import load_recipe
 
-STAGE0 = embedded.folder() / "stage0.yaml"
+STAGE0 = examples.folder() / "stage0.yaml"
 PROPERTIES = ("abstention", "injection", "privacy", "sycophancy")
 
 
 def opened(run: Path, name: str = "ada", wanted: int = 1) -> Path:
     """A run that waits for ideas."""
     brief = Brief(1, load_recipe(STAGE0), PROPERTIES, ("facts",), PROPERTIES, {"privacy": 0.5}, ())
-    outside.open_stage(run, name, brief, wanted, 600)
+    inbox.open_stage(run, name, brief, wanted, 600)
     return run
 
 
@@ -32,7 +32,7 @@ def test_a_new_idea_passes_the_check_of_the_shipped_project(tmp_path: Path, more
     assert made.returncode == 0 and "wrote show-the-twins-too.md" in made.stdout
     idea = parse_idea(path.read_text(), "here", "")
     assert idea.title == "Show: the twins, too!" and (idea.code is not None) == bool(more)
-    checked = stagezero("idea", "check", path.name, "--project", embedded.folder() / "project.yaml", "--json", cwd=tmp_path)
+    checked = stagezero("idea", "check", path.name, "--project", examples.folder() / "project.yaml", "--json", cwd=tmp_path)
     assert checked.returncode == 0, checked
     (row,) = json.loads(checked.stdout)["ideas"]
     assert row["fits"] is True and row["problem"] is None and row["digest"] == idea.digest()
@@ -49,7 +49,7 @@ def test_new_overwrites_nothing_and_writes_nothing_that_is_no_idea(tmp_path: Pat
 
 
 def test_check_says_one_sentence_about_each_problem(tmp_path: Path) -> None:
-    ideas = embedded.folder() / "ideas"
+    ideas = examples.folder() / "ideas"
     good = (ideas / "deduplicate.md").read_text()
     (tmp_path / "good.md").write_text(good)
     (tmp_path / "bad.md").write_text(good.replace("title: ", "tilte: "))
@@ -63,7 +63,7 @@ def test_check_says_one_sentence_about_each_problem(tmp_path: Path) -> None:
         "refused: bad.md: 'title' is missing; add it (1 more after it).",
         "refused: missing.md: No such file or directory; check the path.",
     ]
-    told = stagezero("idea", "check", *files, "--project", embedded.folder() / "project.yaml", "--json", cwd=tmp_path)
+    told = stagezero("idea", "check", *files, "--project", examples.folder() / "project.yaml", "--json", cwd=tmp_path)
     answer = json.loads(told.stdout)
     assert told.returncode == 2 and answer["refused"] == 3
     assert [row["fits"] for row in answer["ideas"]] == [True, False, False, False]
@@ -74,7 +74,7 @@ def test_check_says_one_sentence_about_each_problem(tmp_path: Path) -> None:
 
 def test_check_and_submit_against_a_run(tmp_path: Path) -> None:
     run, file = tmp_path / "run", tmp_path / "idea.md"
-    file.write_text((embedded.folder() / "ideas" / "show-the-twins.md").read_text())
+    file.write_text((examples.folder() / "ideas" / "show-the-twins.md").read_text())
     early = stagezero("idea", "check", file, "--run", run)
     assert early.returncode == 2 and "expected a run that asks outside researchers" in early.stderr
     opened(run)

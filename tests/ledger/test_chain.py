@@ -9,7 +9,7 @@ import pytest
 
 from stagezero.errors import LedgerError
 from stagezero.ledger import Entry, Ledger, canonical, read, verify
-from stagezero.ledger.lines import GENESIS, written
+from stagezero.ledger.format import GENESIS, written
 
 
 @pytest.fixture

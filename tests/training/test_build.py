@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from stagezero.errors import BuildError, RecipeError
+from stagezero.isolation import Confinement, why_not
 from stagezero.models import checkpoint_digest
 from stagezero.tasks import load_suite
 from stagezero.training import Recipe, Store, build, load_recipe, parse_recipe
 from stagezero.training.data import datasets_before
-from stagezero.training.sandbox import Confinement, why_not
 
 MIX: dict[str, Any] = {"step": "mix", "parts": [{"kinds": ["trap"], "each": 20}]}
 SFT: dict[str, Any] = {"step": "sft", "steps": 3, "batch_size": 4, "learning_rate": 1e-3}
@@ -196,7 +196,7 @@ def test_a_trainer_that_cannot_start(base: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stagezero.training.steps.confined.PAUSE", 0.0)
+    monkeypatch.setattr("stagezero.training.steps.run_program.PAUSE", 0.0)
 
 
 def counted(marks: Path, rest: str) -> str:
@@ -268,7 +268,7 @@ def test_a_trainer_ends_with_its_worker(base: Path, tmp_path: Path) -> None:
     program = (
         "import sys\nfrom pathlib import Path\nfrom stagezero.tasks import load_suite\n"
         "from stagezero.training import Store, build, load_recipe\n"
-        "from stagezero.training.sandbox import Confinement\n"
+        "from stagezero.isolation import Confinement\n"
         "build(Path(sys.argv[1]), load_recipe(Path(sys.argv[2])), load_suite('atlas'), 1, Store(Path(sys.argv[3])), Confinement('none'))\n"
     )
     worker = subprocess.Popen([sys.executable, "-c", program, str(base), str(tmp_path / "p" / "r.yaml"), str(tmp_path / "s")])

@@ -11,7 +11,7 @@ from conftest import write_project
 
 from stagezero.errors import BuildError, ModelError, RecipeError
 from stagezero.lab.campaign import Campaign
-from stagezero.lab.written import channel_entry
+from stagezero.lab.provenance_inputs import channel_entry
 from stagezero.ledger.lineage import lineage, record
 from stagezero.models import Model, checkpoint_digest
 from stagezero.models.loader import load_tokenizer

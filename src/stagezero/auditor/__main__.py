@@ -15,7 +15,7 @@ from pathlib import Path
 
 import uvicorn
 
-from stagezero.auditor.shut import shut
+from stagezero.auditor.process_guard import shut
 from stagezero.door.messages import SEPARATIONS
 from stagezero.errors import StagezeroError
 
@@ -31,9 +31,9 @@ def main() -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     shut()
 
-    from stagezero.auditor.desk import Auditor
-    from stagezero.auditor.keep import LEAST_SLOT, SETTINGS, Keep
-    from stagezero.auditor.service import application, new_token, token_hash
+    from stagezero.auditor.auditor import Auditor
+    from stagezero.auditor.http_api import application, new_token, token_hash
+    from stagezero.auditor.storage import LEAST_SLOT, SETTINGS, Keep
 
     try:
         there = (given.keep / SETTINGS).is_file()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from stagezero.auditor.keep import Records
 from stagezero.auditor.register import Suite
+from stagezero.auditor.storage import Records
 from stagezero.door.messages import WHAT_IT_STOPS, Separation
 from stagezero.errors import InputError
 from stagezero.evidence import capacity, claim_level, matching_gain, needed

@@ -20,8 +20,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from stagezero import narrow
 from stagezero.errors import ModelError
+from stagezero.files import PACKAGE
+from stagezero.isolation import harden
 
 MOST_ANSWER = 4096  # bytes an answer may have; scorers read no further
 _NEW_USER, _NEW_NET = 0x10000000, 0x40000000
@@ -40,7 +41,7 @@ class Examiner:
         self.memory = memory
         os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["stagezero.auditor.preload"])
+        self._context.set_forkserver_preload(["stagezero.auditor.forkserver_preload"])
         self._process: BaseProcess | None = None
 
     def warm(self) -> None:
@@ -137,9 +138,9 @@ def _shut_in(folder: Path) -> bool:
     import ctypes
 
     packages = [path for path in sys.path if path.endswith("-packages")]
-    own = Path(__file__).resolve().parents[2]
+    own = PACKAGE.resolve().parent
     readable = [sys.prefix, sys.base_prefix, *packages, *_LIBRARIES, *_MACHINE, str(own), str(folder.resolve())]
-    return narrow.only_these(ctypes.CDLL(None, use_errno=True), readable, (), ("/dev",))
+    return harden.only_these(ctypes.CDLL(None, use_errno=True), readable, (), ("/dev",))
 
 
 def _fall_silent() -> int:

@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from stagezero.auditor.examiner import Examiner
-from stagezero.auditor.keep import Keep
 from stagezero.auditor.register import SHADOW, Suite
 from stagezero.auditor.sealed import Sealed, sealed_suite
 from stagezero.auditor.shadow import add_shadow
+from stagezero.auditor.storage import Keep
 from stagezero.door.messages import Terms
 from stagezero.errors import DoorError, InputError, ModelError, explain
 from stagezero.models import materialise

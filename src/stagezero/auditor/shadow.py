@@ -13,9 +13,9 @@ from typing import Any
 
 from stagezero.auditor import verdict
 from stagezero.auditor.examiner import Examiner
-from stagezero.auditor.keep import LEAST_SLOT, Keep, charge_entry
 from stagezero.auditor.register import SHADOW, Suite
 from stagezero.auditor.sealed import Sealed
+from stagezero.auditor.storage import LEAST_SLOT, Keep, charge_entry
 from stagezero.door.messages import Terms
 from stagezero.errors import DoorError, InputError
 from stagezero.evidence import shadow_finding, shadow_power

@@ -1,4 +1,7 @@
-"""The command line: one file per verb, no logic. A user's mistake is one sentence and exit code 2, never a traceback."""
+"""The command line: one file per verb, no logic. A user's mistake is one sentence and exit code 2, never a traceback.
+
+Each verb's module imports what is heavy only when it runs, so that ``--help`` is quick.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,24 @@ import sys
 
 from cyclopts import App, CycloptsError
 
-from stagezero.cli._verbs import register
+from stagezero.cli import (
+    attest,
+    audit,
+    compare,
+    doctor,
+    idea,
+    init,
+    ledger,
+    lineage,
+    mcp,
+    measure,
+    models,
+    rebuild,
+    report,
+    review,
+    run,
+    verify,
+)
 from stagezero.errors import StagezeroError
 
 app = App(
@@ -16,7 +36,22 @@ app = App(
     "Then `stagezero run`: many ideas, stages, an auditor. `stagezero init` writes a project to edit.",
     help_format="markdown",
 )
-register(app)
+app.command(compare.compare)
+app.command(run.run)
+app.command(init.init)
+app.command(idea.app)
+app.command(mcp.mcp)
+app.command(measure.measure)
+app.command(models.models)
+app.command(review.review)
+app.command(lineage.lineage)
+app.command(rebuild.rebuild)
+app.command(ledger.app)
+app.command(audit.app)
+app.command(attest.attest)
+app.command(verify.verify)
+app.command(report.report)
+app.command(doctor.doctor)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stagezero.cli._show import output
+from stagezero.cli._output import output
 
 
 def attest(
@@ -31,10 +31,9 @@ def attest(
 
     from stagezero.door import Door
     from stagezero.errors import InputError
-    from stagezero.measure import write_whole
+    from stagezero.files import read_text, write_whole
     from stagezero.models import checkpoint_digest
     from stagezero.models.checkpoint import check
-    from stagezero.private import read_text
 
     check(model)
     if not token_file.is_file():

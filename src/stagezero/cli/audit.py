@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, Literal
 
 from cyclopts import App
 
-from stagezero.cli._show import Teller, output, print_json, table
+from stagezero.cli._output import Teller, output, print_json, table
 
 if TYPE_CHECKING:
-    from stagezero.auditor.keep import Keep, Records
+    from stagezero.auditor.storage import Keep, Records
 
 KEEP = Path("auditor")
 app = App(name="audit", help="Be the independent party: hold sealed items, take in models, answer pass or fail, and count every bit.")
 
 
 def _open(keep: Path) -> Keep:
-    from stagezero.auditor.keep import Keep
+    from stagezero.auditor.storage import Keep
 
     return Keep(keep)
 
 
 def _look(keep: Path) -> Records:
-    from stagezero.auditor.keep import Records
+    from stagezero.auditor.storage import Records
 
     return Records(keep)
 
@@ -60,7 +60,7 @@ def init(keep: Path = KEEP, /, *, name: str | None = None, slot: str = "7d", mem
     largest
         GiB that a submitted model may have.
     """
-    from stagezero.auditor.keep import Keep
+    from stagezero.auditor.storage import Keep
 
     with Keep.create(keep, name, seconds(slot), memory=memory, largest=largest) as made:
         out = output()
@@ -145,7 +145,7 @@ def token(account: str, /, *, keep: Path = KEEP) -> int:
     keep
         The auditor's folder.
     """
-    from stagezero.auditor.service import new_token, token_hash
+    from stagezero.auditor.http_api import new_token, token_hash
 
     with _look(keep) as held:
         given = new_token()
@@ -185,7 +185,7 @@ def serve(
     separation
         How far the labs are from here; certificates print it. It is checked as far as it can be from here.
     """
-    from stagezero.auditor.serving import serve as run
+    from stagezero.auditor.server import serve as run
 
     run(keep, host, port, certfile, keyfile, folders, separation, output().print)
     return 0
@@ -222,7 +222,7 @@ def unit(
     gpu
         Let it see the machine's devices.
     """
-    from stagezero.auditor.unit import unit as made
+    from stagezero.auditor.systemd import unit as made
 
     more = ["--host", host, "--port", str(port)]
     for name, path in (("--certfile", certfile), ("--keyfile", keyfile)):

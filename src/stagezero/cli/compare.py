@@ -7,7 +7,7 @@ from typing import Literal
 
 from rich.markup import escape
 
-from stagezero.cli._show import Teller, number, output, print_json, table
+from stagezero.cli._output import Teller, number, output, print_json, table
 
 
 def compare(
@@ -70,8 +70,8 @@ def compare(
     from pydantic import ValidationError
 
     from stagezero.errors import InputError, explain
-    from stagezero.lab import compare as lab
     from stagezero.project import Trial
+    from stagezero.trials import compare as lab
 
     try:
         plan = Trial(margin=margin, alpha=alpha, max_pairs=max_pairs, items=items, worth=worth)

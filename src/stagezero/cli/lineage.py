@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from rich.markup import escape
 
-from stagezero.cli._show import output, print_json, table
+from stagezero.cli._output import output, print_json, table
 
 if TYPE_CHECKING:
     from stagezero.ledger.lineage import Lineage
@@ -61,7 +61,7 @@ def lineage(
     out.print(roots)
     out.print(escape(f"\nmodel {found.model}; auditor: {found.audited}; {found.confined}"), soft_wrap=True)
     if attest is not None:
-        from stagezero.door.witnessing import key_of
+        from stagezero.door.checkpoint_exchange import key_of
 
         out.print(f"wrote {attest}, signed by {key_of(run).verify_key.text()}", soft_wrap=True)
     return 0
@@ -82,12 +82,12 @@ def _rows(rows: object, found: Lineage, depth: int) -> None:
 def _attest(run: Path, record: object, found: Lineage, path: Path) -> None:
     import json
 
-    from stagezero.door.witnessing import key_of
+    from stagezero.door.checkpoint_exchange import key_of
     from stagezero.errors import InputError
+    from stagezero.files import write_whole
     from stagezero.ledger import read, seal
     from stagezero.ledger.lineage import Record
     from stagezero.ledger.provenance import provenance
-    from stagezero.measure import write_whole
 
     if not run.is_dir():
         raise InputError("--attest: expected the folder of a run, which holds its key; give the folder and not the ledger.")

@@ -21,7 +21,7 @@ def mcp(*, run: Path, name: Annotated[str, Parameter(name="--as")]) -> int:
     name
         The outside researcher's name in the project file.
     """
-    from stagezero.lab.mcp_server import serve
+    from stagezero.researchers.mcp_server import serve
 
     serve(run, name)
     return 0

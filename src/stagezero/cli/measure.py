@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stagezero.cli._show import Teller, number, output, print_json, table
+from stagezero.cli._output import Teller, number, output, print_json, table
 
 
 def measure(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from stagezero.cli._show import output, print_json, table
+from stagezero.cli._output import output, print_json, table
 
 
 def models(*, json: bool = False) -> int:

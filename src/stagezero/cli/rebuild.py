@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.markup import escape
 
-from stagezero.cli._show import Teller, output, print_json, table
+from stagezero.cli._output import Teller, output, print_json, table
 
 
 def rebuild(

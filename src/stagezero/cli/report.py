@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stagezero.cli._show import output, print_json
+from stagezero.cli._output import output, print_json
 
 
 def report(folder: Path, /, *, json: bool = False) -> int:

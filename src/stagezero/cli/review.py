@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from stagezero.cli._show import output, print_json
+from stagezero.cli._output import output, print_json
 
 if TYPE_CHECKING:
-    from stagezero.lab.review import Waiting
+    from stagezero.ideas.review import Waiting
 
 
 def review(
@@ -48,7 +48,7 @@ def review(
         Print the waiting ideas as JSON instead.
     """
     from stagezero.errors import InputError
-    from stagezero.lab.review import sign, waiting
+    from stagezero.ideas.review import sign, waiting
     from stagezero.ledger import SigningKey
 
     if key is not None:
@@ -89,7 +89,7 @@ def _one(ideas: list[Waiting], prefix: str) -> Waiting:
 
 def _ask(run: Path, ideas: list[Waiting], signing: object, note: str) -> None:
     """Show each idea; ask about it where there is a key and somebody to answer."""
-    from stagezero.lab.review import sign
+    from stagezero.ideas.review import sign
     from stagezero.ledger import SigningKey
 
     out = output()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from stagezero.cli._show import Teller, number, output, print_json, table
+from stagezero.cli._output import Teller, number, output, print_json, table
 
 if TYPE_CHECKING:
     from stagezero.report import View
@@ -44,16 +44,16 @@ def run(
     json
         Print one JSON object instead.
     """
-    from stagezero import embedded
+    from stagezero import examples
     from stagezero.door import handed_over
-    from stagezero.lab import launch
+    from stagezero.lab import isolated_run
     from stagezero.lab.campaign import Campaign
     from stagezero.report import gather, write_page
 
     with Teller(quiet=json) as tell:
         named = str(project) if project is not None else "first"
-        path = embedded.folder(named) / "project.yaml" if named in embedded.SHIPPED else Path(named)
-        apart = launch.boxed(path, runs, launch.again(sys.argv[1:]), tell) if box else None
+        path = examples.folder(named) / "project.yaml" if named in examples.SHIPPED else Path(named)
+        apart = isolated_run.boxed(path, runs, isolated_run.again(sys.argv[1:]), tell) if box else None
         if apart is not None:
             return apart
         campaign = Campaign(path, runs, fresh, workers, tell, handed_over())

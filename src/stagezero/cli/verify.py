@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stagezero.cli._show import output, print_json
+from stagezero.cli._output import output, print_json
 
 
 def verify(attestation: Path, /, *, key: str, model: Path | None = None, json: bool = False) -> int:
@@ -23,7 +23,7 @@ def verify(attestation: Path, /, *, key: str, model: Path | None = None, json: b
     json
         Print the whole statement.
     """
-    from stagezero.door.attested import verified
+    from stagezero.door.verify_attestation import verified
 
     statement = verified(attestation, key, model)
     if json:

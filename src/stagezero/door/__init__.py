@@ -1,8 +1,8 @@
 """The door: messages, client and box, all that the two wings may say to one another and what stands between them."""
 
+from stagezero.door.auditor_process import EmbeddedAuditor, Opened, handed_over
+from stagezero.door.checkpoint_exchange import Exchange
 from stagezero.door.client import Door
-from stagezero.door.embedded import EmbeddedAuditor, Opened, handed_over
 from stagezero.door.messages import Receipt, Reply, Setup, Status, Submission, Terms
-from stagezero.door.witnessing import Exchange
 
 __all__ = ["Door", "EmbeddedAuditor", "Exchange", "Opened", "Receipt", "Reply", "Setup", "Status", "Submission", "Terms", "handed_over"]

@@ -20,26 +20,32 @@ from typing import Any
 from stagezero.door import Opened, Receipt, Status
 from stagezero.errors import BuildError, ProjectError, RecipeError
 from stagezero.evidence import Estimate, t_interval
-from stagezero.lab import airlock, outside, tried
-from stagezero.lab.audited import NOT_AUDITED, Audited, check_audit, door_entry
-from stagezero.lab.bench import Bench, Silent, Tell
-from stagezero.lab.composition import compose
-from stagezero.lab.ideas import Idea
-from stagezero.lab.proposals import proposals
-from stagezero.lab.researchers import Brief, Outcome, Own, Researcher, make
-from stagezero.lab.review import Gate
-from stagezero.lab.run_folder import check_unchanged, secret_of
-from stagezero.lab.trial import Batch, Decision, draw_of, replicate_seed
-from stagezero.lab.written import channel_entry, texts_of, training_bits, weights_bits
+from stagezero.ideas import airlock
+from stagezero.ideas.brief import Brief, Outcome, Own
+from stagezero.ideas.composition import compose
+from stagezero.ideas.idea import Idea
+from stagezero.ideas.review import Gate
+from stagezero.isolation import Confinement, Limits, why_not
+from stagezero.lab.audit_session import NOT_AUDITED, Audited, check_audit, door_entry
+from stagezero.lab.provenance_inputs import channel_entry, texts_of, training_bits, weights_bits
+from stagezero.lab.run_state import check_unchanged
 from stagezero.ledger import Ledger, digest, refuse_if_in_use
 from stagezero.measure import ALIGNMENT
 from stagezero.models import checkpoint_digest, home
 from stagezero.project import Outside, Project, load_project
+from stagezero.researchers import Researcher, inbox, make
+from stagezero.researchers.proposal_cache import proposals
 from stagezero.tasks import claims, load_suite
 from stagezero.training import Recipe, load_recipe
 from stagezero.training.data import portable
-from stagezero.training.executors import LocalPool, outcome
-from stagezero.training.sandbox import Confinement, Limits, check_programs, why_not
+from stagezero.training.executors import LocalPool
+from stagezero.training.steps.run_program import check_programs
+from stagezero.trials import prior_attempts
+from stagezero.trials.batch import Batch
+from stagezero.trials.hypothesis import Entrant, hypothesis
+from stagezero.trials.jobs import Bench, Silent, Tell, follow
+from stagezero.trials.seeds import draw_of, replicate_seed, secret_of
+from stagezero.trials.state import Decision
 
 NO_RECIPE = Recipe()
 
@@ -192,7 +198,7 @@ class Campaign:
         stages: list[Stage] = [stage]
         decisions: list[Decision] = []
         history: list[Outcome] = []
-        outside.publish(self.folder, self._outsiders(), [])  # whoever comes early finds their name
+        inbox.publish(self.folder, self._outsiders(), [])  # whoever comes early finds their name
         for number in range(1, self.project.stages + 1):
             brief = self._brief(number, stage, history)
             admitted = self._register(number, brief, decisions)
@@ -209,13 +215,13 @@ class Campaign:
                 recipe, ideas = self._together(stage.recipe, promoted, level, decisions)
                 adopted = self._found(number, recipe, stage.recipe, ideas)
             history += [self._outcome(number, a.idea, d, adopted) for a, d in zip(admitted, found, strict=True)]
-            outside.publish(self.folder, self._outsiders(), history)
+            inbox.publish(self.folder, self._outsiders(), history)
             if adopted is not None:
                 stage = adopted
                 stages.append(adopted)
             elif not promoted:
                 self.tell.say(f"stage {number}: nothing was promoted; the recipe stays as it was")
-        outside.publish(self.folder, self._outsiders(), history, ended=True)
+        inbox.publish(self.folder, self._outsiders(), history, ended=True)
         ledger.record("end", {"stages": len(stages), "final": stages[-1].confirmed.model})
         return Finished(self.folder, tuple(stages), tuple(decisions))
 
@@ -229,7 +235,7 @@ class Campaign:
         )  # fmt: skip
         admitted, held = self.gate.pass_through(admitted, _unaudited(brief.own), number, self.ledger.entries[0].hash)
         refused += held
-        outside.publish(self.folder, self._outsiders(), brief.history, refused)
+        inbox.publish(self.folder, self._outsiders(), brief.history, refused)
         self.tell.say(f"stage {number}: {len(admitted)} ideas registered" + (f", {len(refused)} refused" if refused else ""))
         for a in admitted:
             if a.near:
@@ -261,11 +267,11 @@ class Campaign:
 
     def _mark(self, number: int, hypotheses: Sequence[str]) -> None:
         """Say it when other runs on this machine had registered the same hypotheses: this is then not their first chance."""
-        run = tried.run_name(self.secret, self.ledger.entries[0].hash)
+        run = prior_attempts.run_name(self.secret, self.ledger.entries[0].hash)
         # The same recipes on another base are another question, so the base is part of the mark.
-        names = [tried.name_of(h, self.ledger.entries[0].body["base"]) for h in hypotheses]
-        before = tried.mark(home() / "tried", run, names)
-        tried.remember(self.folder, before)
+        names = [prior_attempts.name_of(h, self.ledger.entries[0].body["base"]) for h in hypotheses]
+        before = prior_attempts.mark(home() / "tried", run, names)
+        prior_attempts.remember(self.folder, before)
         if before:
             most = max(before.values())
             self.tell.say(
@@ -292,17 +298,17 @@ class Campaign:
         if len(composite.parts) == 1:
             return alone
         try:
-            hypothesis = airlock.hypothesis(control, composite.recipe, ALIGNMENT, self.project.trial.margin, self.suite)
+            combined = hypothesis(control, composite.recipe, ALIGNMENT, self.project.trial.margin, self.suite)
         except RecipeError as error:  # each fits the control alone, and together they do not fit each other
             self.tell.say(f"the promoted ideas do not go together ({error}); the best is adopted alone")
             return alone
-        if hypothesis.candidate_does == lead.hypothesis.candidate_does:
+        if combined.candidate_does == lead.hypothesis.candidate_does:
             return alone
-        entrant = airlock.Entrant(" + ".join(p.idea.title for p in composite.parts), "together", hypothesis)
+        entrant = Entrant(" + ".join(p.idea.title for p in composite.parts), "together", combined)
         self.ledger.record(
             "composition",
             {
-                "hypothesis": hypothesis.digest(),
+                "hypothesis": combined.digest(),
                 "title": entrant.title,
                 "parts": [p.hypothesis.digest() for p in composite.parts],
                 "left_out": [{"title": title, "why": why} for title, why in composite.left_out],
@@ -415,22 +421,3 @@ def confinement_of(project: Project) -> Confinement:
     """How a project confines the programs it builds with."""
     s = project.sandbox
     return Confinement(s.kind, Limits(int(s.memory * 2**30), int(s.disk * 2**30), s.processes))
-
-
-def follow(future: Any, progress_file: Path, name: str, tell: Tell) -> Path:
-    """Wait for a base to be made, telling how far it is."""
-    from concurrent.futures import TimeoutError as NotYet
-
-    start = time.perf_counter()
-    while True:
-        try:
-            found: Path = outcome(future, timeout=1.0)
-            progress_file.unlink(missing_ok=True)
-            return found
-        except NotYet:
-            try:
-                done, total = (int(n) for n in progress_file.read_text().split())
-                left = (time.perf_counter() - start) / done * (total - done)
-                tell.doing(f"training the base {name}", done, total, left)
-            except (OSError, ValueError, ZeroDivisionError):
-                tell.doing(f"getting the base {name} ready", 0, 1, None)

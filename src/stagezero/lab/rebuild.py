@@ -16,9 +16,7 @@ from typing import Any
 
 from stagezero.errors import InputError, ModelError
 from stagezero.evidence import Equivalence, equivalence
-from stagezero.lab.bench import Bench, Silent, Tell
-from stagezero.lab.campaign import confinement_of, follow
-from stagezero.lab.trial import draw_of
+from stagezero.lab.campaign import confinement_of
 from stagezero.ledger import file_digest
 from stagezero.ledger.lineage import record
 from stagezero.models import checkpoint_digest
@@ -28,6 +26,8 @@ from stagezero.tasks import claims, load_suite
 from stagezero.training import Recipe
 from stagezero.training.executors import LocalPool, Result
 from stagezero.training.recipes import parse_recipe
+from stagezero.trials.jobs import Bench, Silent, Tell, follow
+from stagezero.trials.seeds import draw_of
 
 SEEDS = 8
 """Pairs of builds that the two trainers are compared on: the smallest p-value of eight is 1/128."""
@@ -252,7 +252,7 @@ def _first_difference(one: Path, other: Path) -> str:
 def _double(found: Rebuilt, first: Bench, second: Bench, recipe: Recipe, seeds: Sequence[int], base: Path) -> None:
     """The same builds through both trainers, held against each other."""
     from stagezero.training.data import derive_seed
-    from stagezero.training.second import difference, relative_distance, systematic
+    from stagezero.training.reference import difference, relative_distance, systematic
 
     many = [*seeds, *(derive_seed(seeds[0], "second trainer", n) for n in range(SEEDS))][:SEEDS]
     jobs = [(s, first.submit(recipe, s, (draw_of(s),)), second.submit(recipe, s, (draw_of(s),))) for s in many]

@@ -4,9 +4,9 @@ from stagezero.ledger.attestation import seal, statement, unseal
 from stagezero.ledger.canonical import canonical, digest, file_digest
 from stagezero.ledger.chain import Ledger, read, refuse_if_in_use, verify
 from stagezero.ledger.checkpoints import Checkpoint, check_against, cosign, read_checkpoint, sign_checkpoint
+from stagezero.ledger.format import Entry
 from stagezero.ledger.keys import SigningKey, VerifyKey
-from stagezero.ledger.lines import Entry
-from stagezero.ledger.tree import leaf_hash, verify_consistency, verify_inclusion
+from stagezero.ledger.merkle import leaf_hash, verify_consistency, verify_inclusion
 from stagezero.ledger.view import LedgerView, Proof, prove
 from stagezero.ledger.witness import Witness
 

@@ -23,10 +23,10 @@ from typing import Any, BinaryIO
 from stagezero.errors import LedgerError
 from stagezero.ledger.canonical import canonical
 from stagezero.ledger.checkpoints import Checkpoint, hold_against, read_checkpoint, sign_checkpoint
+from stagezero.ledger.format import GENESIS, Entries, Entry, end_of_lines, is_whole, parsed, walk, written
 from stagezero.ledger.keys import SigningKey, VerifyKey
-from stagezero.ledger.lines import GENESIS, Entries, Entry, end_of_lines, is_whole, parsed, walk, written
-from stagezero.ledger.stored import StoredTree, sync_folder
-from stagezero.ledger.tree import leaf_hash
+from stagezero.ledger.merkle import leaf_hash
+from stagezero.ledger.tree_file import StoredTree, sync_folder
 
 GOING = 2.0
 """Seconds that a writer which was just killed may take to be gone."""

@@ -22,7 +22,7 @@ from typing import Protocol
 
 from stagezero.errors import LedgerError, WitnessError
 from stagezero.ledger.keys import SigningKey, VerifyKey, from_base64, to_base64
-from stagezero.ledger.tree import Frontier, leaf_hash
+from stagezero.ledger.merkle import Frontier, leaf_hash
 
 MOST_SIGNATURES = 16
 LONGEST = 16_384

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from stagezero.errors import LedgerError
-from stagezero.ledger.lines import end_of_lines, number_of
-from stagezero.ledger.stored import StoredTree
-from stagezero.ledger.tree import leaf_hash, verify_inclusion
+from stagezero.ledger.format import end_of_lines, number_of
+from stagezero.ledger.merkle import leaf_hash, verify_inclusion
+from stagezero.ledger.tree_file import StoredTree
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from stagezero.errors import WitnessError
+from stagezero.files import locked
 from stagezero.ledger.checkpoints import Checkpoint, read_checkpoint
 from stagezero.ledger.keys import VerifyKey
-from stagezero.ledger.stored import sync_folder
-from stagezero.ledger.tree import verify_consistency
-from stagezero.locks import locked
+from stagezero.ledger.merkle import verify_consistency
+from stagezero.ledger.tree_file import sync_folder
 
 MOST_CONFLICTS = 100
 LONGEST_PROOF = 128

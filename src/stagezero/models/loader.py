@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stagezero.errors import MissingPackageError, ModelError
+from stagezero.files import locked
 from stagezero.ledger import digest
-from stagezero.locks import locked
 from stagezero.models import checkpoint
 
 if TYPE_CHECKING:

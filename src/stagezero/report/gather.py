@@ -11,11 +11,11 @@ from typing import Any
 
 from stagezero.errors import LedgerError
 from stagezero.evidence import Estimate, proportion, t_interval
-from stagezero.lab.run_folder import recall_door
-from stagezero.lab.tried import recall
+from stagezero.lab.run_state import recall_door
 from stagezero.ledger import read
 from stagezero.ledger.lineage import Lineage, lineage, record
 from stagezero.measure import ALIGNMENT
+from stagezero.trials.prior_attempts import recall
 
 FATES = (
     "adopted",

@@ -11,7 +11,7 @@ from jinja2 import Environment, StrictUndefined
 
 from stagezero.door.messages import WHAT_IT_STOPS, Separation
 from stagezero.evidence import Estimate, collapse_rate_bound
-from stagezero.measure import write_whole
+from stagezero.files import write_whole
 from stagezero.report.gather import View, gather
 from stagezero.report.plots import evidence_picture, lineage_picture, stages_picture
 

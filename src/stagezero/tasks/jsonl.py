@@ -24,8 +24,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stagezero.errors import SuiteError, explain
+from stagezero.files import read_text
 from stagezero.ledger import digest, file_digest
-from stagezero.private import read_text
 from stagezero.tasks.items import ALL_PROPERTIES, Item, Kind, ScorerName
 
 

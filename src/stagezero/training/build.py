@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stagezero.errors import BuildError, StagezeroError, WorkerError
+from stagezero.isolation import Confinement
 from stagezero.ledger import digest, file_digest
 from stagezero.models import checkpoint_digest
 from stagezero.models.loader import load_tokenizer, materialise, render_completion, render_prompt
@@ -36,8 +37,7 @@ from stagezero.training.recipes import (
     Reward,
     TrainStep,
 )  # fmt: skip
-from stagezero.training.sandbox import Confinement
-from stagezero.training.steps.confined import NotStartedError
+from stagezero.training.steps.run_program import NotStartedError
 from stagezero.training.store import Store, Stored
 
 BUILD_FORMAT = "build/2"

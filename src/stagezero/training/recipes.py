@@ -15,8 +15,8 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stagezero.errors import RecipeError, explain
+from stagezero.files import read_text
 from stagezero.ledger import digest, file_digest
-from stagezero.private import read_text
 from stagezero.tasks.items import Kind
 from stagezero.training.patterns import check_pattern
 from stagezero.training.technique import canonical_source
@@ -218,7 +218,7 @@ class Code(Frozen):
     """A technique that no typed step expresses: one Python function ``technique(ctx) -> model``, in its canonical form.
 
     It runs in the sandbox and is given the model so far, the base, the human training data (all of it, or the dataset ``data``) and a
-    seed; see ``training/steps/inside.py`` for what ``ctx`` offers. What it returns must have the tensors it was given.
+    seed; see ``training/steps/runner.py`` for what ``ctx`` offers. What it returns must have the tensors it was given.
     """
 
     step: Literal["code"]

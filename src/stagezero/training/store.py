@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stagezero.errors import ModelError
-from stagezero.locks import locked
-from stagezero.measure import write_whole
+from stagezero.files import locked, write_whole
 from stagezero.models import checkpoint, checkpoint_digest
 
 RECORD = "build.json"

@@ -1,7 +1,7 @@
 """The one form of a code idea: a single Python function ``technique(ctx) -> model``, without anything that does nothing.
 
 Comments, docstrings, blank lines and the way it was laid out are gone from the canonical text, so that they carry nothing and so that two
-ways of writing one program are one hypothesis. Whether it may cross is the airlock's to say (``lab/crossing.py``); what it does when it
+ways of writing one program are one hypothesis. Whether it may cross is decided in ``ideas/content_checks.py``; what it does when it
 runs, the sandbox contains.
 """
 

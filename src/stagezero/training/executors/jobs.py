@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from stagezero.isolation import Confinement
 from stagezero.training.recipes import Recipe
-from stagezero.training.sandbox import Confinement
 
 BOXED = Confinement()
 

@@ -10,12 +10,13 @@ import peft  # noqa: F401  (imported here so that the fork server pays for it, n
 import trl
 
 from stagezero.errors import RunChangedError
-from stagezero.measure import measure, write_whole
+from stagezero.files import write_whole
+from stagezero.measure import measure
 from stagezero.models import Model, loader
 from stagezero.tasks import load_suite
 from stagezero.training.build import build, first_trainer
 from stagezero.training.executors.jobs import Job, Result
-from stagezero.training.second.building import second_trainer
+from stagezero.training.reference.building import second_trainer
 from stagezero.training.steps import common, dpo, grpo, reward, sft  # noqa: F401
 from stagezero.training.store import Store
 

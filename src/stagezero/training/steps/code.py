@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stagezero.errors import BuildError
+from stagezero.isolation import Confinement, Task
 from stagezero.tasks import Item
 from stagezero.training.data import Example, derive_seed
 from stagezero.training.recipes import Code
-from stagezero.training.sandbox import Confinement, Task
-from stagezero.training.steps import confined
+from stagezero.training.steps import run_program
 
 ONE_IN = 4
 
@@ -43,13 +43,13 @@ def train(
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     what = f"code step {step.name!r}"
     files = {"technique.py": step.source.encode()}
-    task = Task((), source, base, files, data, seed, step.timeout, confined.weights_at_most(source))
-    confined.run(task, what, confinement, out)
+    task = Task((), source, base, files, data, seed, step.timeout, run_program.weights_at_most(source))
+    run_program.run(task, what, confinement, out)
     if derive_seed(build_seed, "again", seed) % ONE_IN == 0 and not torch.cuda.is_available():
         again = out.with_name(out.name + "-again")
         try:
-            confined.run(task, what, confinement, again)
-            if not confined.same(out, again):
+            run_program.run(task, what, confinement, again)
+            if not run_program.same(out, again):
                 raise BuildError(
                     f"{what}: built twice from the same base, data, idea and seed it gave two models; let it depend on nothing else "
                     "(no clock, no random numbers but the seeded ones, no order of sets)."

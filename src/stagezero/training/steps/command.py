@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from stagezero.isolation import Confinement, Task
 from stagezero.training.data import Example
 from stagezero.training.recipes import Command
-from stagezero.training.sandbox import Confinement, Task
-from stagezero.training.steps import confined
+from stagezero.training.steps import run_program
 
 
 def train(source: Path, base: Path, out: Path, step: Command, examples: Sequence[Example], seed: int, confinement: Confinement) -> None:
@@ -21,5 +21,5 @@ def train(source: Path, base: Path, out: Path, step: Command, examples: Sequence
     """
     files = {Path(name).name: Path(name).read_bytes() for name in step.inputs}
     data = "".join(json.dumps(example) + "\n" for example in examples).encode() if step.data is not None else None
-    task = Task(step.run, source, base, files, data, seed, step.timeout, confined.weights_at_most(source))
-    confined.run(task, f"command step {step.name!r}", confinement, out)
+    task = Task(step.run, source, base, files, data, seed, step.timeout, run_program.weights_at_most(source))
+    run_program.run(task, f"command step {step.name!r}", confinement, out)

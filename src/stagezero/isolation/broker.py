@@ -1,0 +1,212 @@
+"""Makes sandboxes for a lab that is itself in a box, where no further one can be made.
+
+Whoever started the lab (``lab/isolated_run.py``) listens on this machine's loopback; the lab knows port and token from its environment, its
+workers inherit them, and programs in a sandbox have neither. A request brings its files along as bytes and names two folders of
+checkpoints; those must lie under the lab's own store or beside its base, and are opened step by step without following a link and copied
+(or linked) to where the lab cannot reach, so that nothing can be exchanged under the broker's eyes. What the lab may ask for is a sandbox
+and nothing else: it learns of the world outside its box what a program in a sandbox could tell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import json
+import os
+import secrets
+import shutil
+import socket
+import struct
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stagezero.errors import BuildError, SandboxError
+from stagezero.isolation.confinement import BROKER, Limits, Ran, Task
+from stagezero.models.checkpoint import CONTENT
+
+MOST_TOLD = 1 << 26
+"""Bytes of files and data that a request may bring."""
+AT_ONCE = 16
+TOKEN_BYTES = 32
+SECONDS_FOR_TOKEN = 10
+
+
+def _send(connection: socket.socket, header: dict[str, Any], *parts: bytes) -> None:
+    head = json.dumps({**header, "parts": [len(part) for part in parts]}).encode()
+    connection.sendall(struct.pack("<I", len(head)) + head)
+    for part in parts:
+        connection.sendall(part)
+
+
+def _exactly(connection: socket.socket, size: int) -> bytes:
+    found = bytearray()
+    while len(found) < size:
+        data = connection.recv(min(1 << 20, size - len(found)))
+        if not data:
+            raise EOFError
+        found += data
+    return bytes(found)
+
+
+def _receive(connection: socket.socket, most: int) -> tuple[dict[str, Any], list[bytes]]:
+    size = struct.unpack("<I", _exactly(connection, 4))[0]
+    if size > most:
+        raise ValueError("too long")
+    head: dict[str, Any] = json.loads(_exactly(connection, size))
+    sizes = head.pop("parts")
+    if not all(isinstance(n, int) and n >= 0 for n in sizes) or sum(sizes) > most:
+        raise ValueError("too long")
+    return head, [_exactly(connection, n) for n in sizes]
+
+
+def ask(task: Task, limits: Limits, out: Path) -> Ran:
+    """Have a task done by the broker that the environment names.
+
+    Raises:
+        SandboxError: it is not there, or could not do it.
+        BuildError: there is no such program.
+    """
+    port, _, token = os.environ[BROKER].partition(":")
+    names = sorted(task.files)
+    header = {
+        "run": task.run, "model": str(task.model), "base": str(task.base), "files": names, "data": task.data is not None,
+        "seed": task.seed, "seconds": task.seconds, "output": task.output, "limits": [limits.memory, limits.disk, limits.processes],
+    }  # fmt: skip
+    try:
+        with socket.create_connection(("127.0.0.1", int(port)), timeout=task.seconds + 60) as connection:
+            connection.sendall(token.encode())
+            _send(connection, header, *(task.files[name] for name in names), task.data or b"")
+            head, parts = _receive(connection, task.output + (1 << 26))
+    except (OSError, ValueError, EOFError, struct.error) as error:
+        raise SandboxError(
+            f"whoever started this run makes no sandbox for it ({type(error).__name__}); run the same command again."
+        ) from None
+    if "error" in head:
+        raise SandboxError(str(head["error"]))
+    if "refused" in head:
+        raise BuildError(str(head["refused"]))
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in zip(head["names"], parts, strict=True):
+        (out / Path(name).name).write_bytes(content)
+    return Ran(head["code"], head["said"], head["stopped"], head["not_started"])
+
+
+class Broker:
+    """Listens until it is closed. Use as a context manager; ``environment`` is what the lab is to be told."""
+
+    def __init__(self, roots: Sequence[Path]) -> None:
+        """
+        Args:
+            roots: folders under which checkpoints may be named.
+        """
+        self.roots = [root.resolve() for root in roots]
+        self._token = secrets.token_hex(TOKEN_BYTES // 2)
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=AT_ONCE)
+        self._room = threading.BoundedSemaphore(AT_ONCE)
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {BROKER: f"{self._listener.getsockname()[1]}:{self._token}"}
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._one, args=(connection,), daemon=True).start()
+
+    def _one(self, connection: socket.socket) -> None:
+        """Serve one request. Who does not begin with the token takes up no room and is not listened to."""
+        with contextlib.suppress(OSError, ValueError, EOFError, struct.error, KeyError, TypeError, RecursionError), connection:
+            connection.settimeout(SECONDS_FOR_TOKEN)
+            if not hmac.compare_digest(_exactly(connection, TOKEN_BYTES), self._token.encode()):
+                return
+            with self._room:
+                connection.settimeout(30)
+                head, parts = _receive(connection, MOST_TOLD)
+                connection.settimeout(None)
+                try:
+                    self._do(connection, head, parts)
+                except SandboxError as error:
+                    _send(connection, {"error": str(error)})
+                except ValueError as error:  # a command that is none: with a zero byte, or what is no text
+                    _send(connection, {"refused": f"could not be started ({error})"})
+
+    def _do(self, connection: socket.socket, head: dict[str, Any], parts: list[bytes]) -> None:
+        from stagezero.isolation import bubblewrap, supervisor
+
+        # The lab's box has a /tmp of its own, so that it reaches nothing here.
+        with tempfile.TemporaryDirectory(prefix="stagezero-sandbox-") as made:
+            scratch = Path(made)
+            scratch.chmod(0o755)
+            folders = {}
+            for name in ("model", "base"):
+                folders[name] = scratch / name
+                self._bring(Path(str(head[name])), folders[name])
+            files = {str(name): part for name, part in zip(head["files"], parts, strict=False)}
+            if any(Path(name).name != name or name in (".", "..") for name in files):
+                raise SandboxError("a file of a request has no plain name.")
+            data = parts[len(files)] if head["data"] else None
+            task = Task(
+                tuple(str(word) for word in head["run"]), folders["model"], folders["base"], files, data, int(head["seed"]),
+                float(head["seconds"]), int(head["output"]),
+            )  # fmt: skip
+            memory, disk, processes = (int(n) for n in head["limits"])
+            out = scratch / "out"
+            ran = supervisor.follow(bubblewrap.started, task, Limits(memory, disk, processes), out, scratch / "run")
+            taken = sorted(out.iterdir())
+            header = {
+                "names": [path.name for path in taken], "code": ran.code, "said": ran.said, "stopped": ran.stopped,
+                "not_started": ran.not_started,
+            }  # fmt: skip
+            _send(connection, header, *(path.read_bytes() for path in taken))
+
+    def _bring(self, folder: Path, to: Path) -> None:
+        """A checkpoint's files, linked or copied to where the lab cannot reach.
+
+        Raises:
+            SandboxError: it lies elsewhere than it may, or is reached through a link.
+        """
+        root = next((r for r in self.roots if folder.is_relative_to(r) and ".." not in folder.parts), None)
+        if root is None:
+            raise SandboxError(f"{folder}: a sandbox is given checkpoints of this run's own store alone.")
+        to.mkdir(mode=0o755)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            handle = os.open(root, flags)
+            for part in folder.relative_to(root).parts:
+                inner = os.open(part, flags, dir_fd=handle)
+                os.close(handle)
+                handle = inner
+            try:
+                for name in os.listdir(handle):  # noqa: PTH208  (of a folder that is held open)
+                    if name in CONTENT or name.endswith((".safetensors", ".safetensors.index.json")):
+                        self._one_file(handle, name, to / name)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise SandboxError(f"{folder}: cannot be shown to a sandbox ({error.strerror}).") from None
+
+    @staticmethod
+    def _one_file(folder: int, name: str, to: Path) -> None:
+        given = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        with os.fdopen(given, "rb") as source, to.open("xb") as out:
+            shutil.copyfileobj(source, out, 1 << 20)
+        to.chmod(0o644)
+
+    def close(self) -> None:
+        """Take no further requests."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def __enter__(self) -> Broker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

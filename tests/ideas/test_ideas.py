@@ -1,0 +1,193 @@
+"""Ideas and the airlock: what may cross, and what is the same thing under another name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stagezero import examples
+from stagezero.errors import IdeaError
+from stagezero.ideas.airlock import admit
+from stagezero.ideas.idea import Idea, load_ideas, parse_idea
+from stagezero.tasks import Suite, load_suite
+from stagezero.training import data, load_recipe, parse_recipe
+
+CONTROL = parse_recipe(
+    [{"step": "mix", "parts": [{"kinds": ["trap"], "each": 9}]}, {"step": "sft", "steps": 6, "learning_rate": 1e-3}], "control"
+)
+
+
+def idea(title: str = "an idea", prop: str = "privacy", patch: object = None, reason: str = "because") -> Idea:
+    chosen = patch if patch is not None else [{"op": "set", "at": "sft", "values": {"learning_rate": 5e-4}}]
+    return Idea(title=title, property=prop, claimed_effect=0.1, reason=reason, patch=tuple(chosen), researcher="people")  # type: ignore[arg-type]
+
+
+def test_shipped_ideas_fit_the_shipped_stage() -> None:
+    folder = examples.folder()
+    ideas = load_ideas(folder / "ideas", "people")
+    assert len(ideas) >= 8
+    admitted, refused = admit(ideas, load_recipe(folder / "stage0.yaml"), load_suite("atlas"), 0.0)
+    assert len(admitted) == len(ideas) and not refused
+    assert all(a.idea.bits() < 8 * 1024 for a in admitted)
+
+
+def test_a_new_name_or_another_formatting_is_the_same_hypothesis() -> None:
+    one = idea("first", patch=[{"op": "set", "at": "sft", "values": {"learning_rate": 0.0005}}])
+    two = idea("second", patch=[{"op": "set", "at": "sft", "values": {"learning_rate": 5e-4, "steps": 6}}], reason="other words")
+    admitted, refused = admit([one, two], CONTROL, load_suite("atlas"), 0.0)
+    assert len(admitted) == 1 and "the same hypothesis as" in refused[0].why
+    again, late = admit([two], CONTROL, load_suite("atlas"), 0.0, [(admitted[0].idea.title, admitted[0].hypothesis)])
+    assert not again and "buys no second chance" in late[0].why
+
+
+@pytest.mark.parametrize(
+    "disguise",
+    [
+        [{"op": "extend", "at": "data", "parts": [{"kinds": ["twin"], "claims": ["privacy", "injection"]}]}],
+        [{"op": "extend", "at": "data", "parts": [{"kinds": ["twin", "twin"], "claims": ["injection", "privacy"]}]}],
+        [{"op": "extend", "at": "data", "parts": [{"kinds": ["twin"], "claims": [c]} for c in ("privacy", "injection")]}],
+        [
+            {"op": "extend", "at": "data", "parts": [{"kinds": ["twin"], "claims": ["injection", "privacy"]}]},
+            {"op": "insert", "before": "sft", "step": {"step": "filter", "max_words": 10_000}},
+        ],
+        [
+            {"op": "extend", "at": "data", "parts": [{"kinds": ["twin"], "claims": ["injection", "privacy"], "each": 100_000}]},
+            {"op": "set", "at": "sft", "values": {"name": "another"}},
+        ],
+        [
+            {"op": "append", "step": {"step": "mix", "name": "idle", "parts": [{}]}},
+            {"op": "append", "step": {"step": "reward", "data": "idle", "steps": 3, "learning_rate": 1e-3}},
+            {"op": "extend", "at": "data", "parts": [{"kinds": ["twin"], "claims": ["injection", "privacy"]}]},
+        ],
+    ],
+)
+def test_the_same_examples_chosen_otherwise_are_the_same_hypothesis(disguise: object) -> None:
+    plain = idea(patch=[{"op": "extend", "at": "data", "parts": [{"kinds": ["twin"], "claims": ["injection", "privacy"]}]}])
+    admitted, refused = admit([plain, idea("in disguise", patch=disguise)], CONTROL, load_suite("atlas"), 0.0)
+    assert len(admitted) == 1 and "the same hypothesis as" in refused[0].why
+
+
+def test_an_idle_change_changes_nothing() -> None:
+    idle = idea(patch=[{"op": "insert", "before": "sft", "step": {"step": "filter", "matching": ""}}])
+    assert "changes nothing" in admit([idle], CONTROL, load_suite("atlas"), 0.0)[1][0].why
+
+
+def test_where_a_script_lies_is_no_part_of_the_idea_and_what_is_in_it_is(tmp_path: Path) -> None:
+    def scripted(folder: str, text: str) -> Idea:
+        (tmp_path / folder / "ideas").mkdir(parents=True)
+        (tmp_path / folder / "ideas" / "train.py").write_text(text)
+        (tmp_path / folder / "ideas" / "own.md").write_text(
+            "---\ntitle: own trainer\nproperty: privacy\nclaimed_effect: 0.1\nreason: because\npatch:\n"
+            "  - {op: append, step: {step: command, run: [python, train.py], inputs: [train.py]}}\n---\n"
+        )
+        return load_ideas(tmp_path / folder / "ideas", "people")[0]
+
+    one, moved, other = scripted("a", "pass"), scripted("b", "pass"), scripted("c", "pass  # not the same")
+    assert one.digest() == moved.digest() != other.digest()
+    admitted, refused = admit([one, moved, other], CONTROL, load_suite("atlas"), 0.0)
+    assert len(admitted) == 2 and len(refused) == 1
+    assert str(tmp_path) not in str([a.entry() for a in admitted]), "no path of this machine is written down"
+
+
+def test_a_near_copy_of_something_decided_is_shown_as_such() -> None:
+    first, _ = admit([idea("old", patch=[{"op": "set", "at": "sft", "values": {"steps": 20}}])], CONTROL, load_suite("atlas"), 0.0)
+    again = idea("new", patch=[{"op": "set", "at": "sft", "values": {"steps": 21}}])
+    found, _ = admit([again], CONTROL, load_suite("atlas"), 0.0, [(first[0].idea.title, first[0].hypothesis)])
+    assert found[0].near == ("'old', decided before",)
+
+
+def test_the_order_ideas_come_in_does_not_matter() -> None:
+    ideas = [idea(f"idea {i}", patch=[{"op": "set", "at": "sft", "values": {"steps": 10 + i}}]) for i in range(6)]
+    forwards, _ = admit(ideas, CONTROL, load_suite("atlas"), 0.0)
+    backwards, _ = admit(ideas[::-1], CONTROL, load_suite("atlas"), 0.0)
+    assert forwards == backwards
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (idea(prop="honesty"), "not one of abstention"),
+        (idea(patch=[{"op": "set", "at": "dpo", "values": {"steps": 1}}]), "does not fit"),
+        (idea(patch=[{"op": "set", "at": "sft", "values": {"steps": 6}}]), "changes nothing"),
+        (idea(patch=[{"op": "extend", "at": "data", "parts": [{"claims": ["honesty"]}]}]), "no training items"),
+        (idea(patch=[{"op": "append", "step": {"step": "mix", "name": "x" * 9000, "parts": [{}]}}]), "may cross"),
+    ],
+)
+def test_what_the_airlock_refuses(found: Idea, told: str) -> None:
+    admitted, refused = admit([found], CONTROL, load_suite("atlas"), 0.0)
+    assert not admitted and told in refused[0].why
+
+
+GOOD = "---\ntitle: good idea\nproperty: privacy\nclaimed_effect: 0.1\nreason: because\npatch:\n  - {op: remove, at: sft}\n---\nnotes\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (GOOD.replace("because", "2026-02-31"), "not valid YAML"),
+        (GOOD.replace("because", "*x").replace("title: good", "title: &x good"), "alias"),
+        ("no front matter", "two lines of three dashes"),
+        (GOOD.replace("title", "titel"), "titel|title"),
+        (GOOD.replace("0.1", "7"), "claimed_effect"),
+        (GOOD.replace("remove", "destroy"), "op"),
+        (GOOD.replace("property: privacy", "property: [privacy"), "not valid YAML"),
+    ],
+)
+def test_malformed_idea_files(text: str, told: str) -> None:
+    assert parse_idea(GOOD, "x.md", "people").title == "good idea"
+    with pytest.raises(IdeaError, match=told):
+        parse_idea(text, "x.md", "people")
+
+
+@pytest.mark.parametrize("inputs", ["null", "7", "train.py", "[7]", "[null]", '["a\\0b"]', "{a: 1}", "[[a]]"])
+@pytest.mark.parametrize("op", ["{op: append, step: {%s}}", "{op: set, at: sft, values: {%s}}"])
+def test_malformed_inputs(tmp_path: Path, inputs: str, op: str) -> None:
+    patch = op % f"step: command, run: [python, train.py], inputs: {inputs}"
+    (tmp_path / "own.md").write_text(GOOD.replace("{op: remove, at: sft}", patch))
+    with pytest.raises(IdeaError, match=r"inputs: expected a list of names, such as \[train.py\], got .*; correct it"):
+        load_ideas(tmp_path, "people")
+
+
+def test_a_script_counts_with_its_bytes(tmp_path: Path) -> None:
+    patch = "{op: append, step: {step: command, run: [python, train.py], inputs: [train.py]}}"
+    (tmp_path / "own.md").write_text(GOOD.replace("{op: remove, at: sft}", patch))
+    (tmp_path / "train.py").write_text("")
+    empty = load_ideas(tmp_path, "people")[0].bits()
+    (tmp_path / "train.py").write_text("#" * 1000)
+    assert load_ideas(tmp_path, "people")[0].bits() == empty + 8000
+    (tmp_path / "train.py").write_text("#" * 8192)
+    admitted, refused = admit(load_ideas(tmp_path, "people"), CONTROL, load_suite("atlas"), 0.0)
+    assert not admitted and "its files included; at most 65,536 may cross" in refused[0].why
+
+
+def test_an_expression_that_never_ends_is_refused_at_once() -> None:
+    bad = idea(patch=[{"op": "insert", "before": "sft", "step": {"step": "filter", "matching": r"(\w+\s?)+#"}}])
+    admitted, refused = admit([bad], CONTROL, load_suite("atlas"), 0.0)
+    assert not admitted and "could take for ever" in refused[0].why
+
+
+def test_an_idea_that_cannot_be_read_is_refused_alone() -> None:
+    odd = idea("odd", patch=[{"op": "unheard of"}])
+    admitted, refused = admit([odd, idea()], CONTROL, load_suite("atlas"), 0.0)
+    assert len(admitted) == 1 and refused[0].idea is odd
+
+
+def test_datasets_are_made_once_a_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    once = data._shelves
+
+    def counted(suite: Suite, seed: int) -> data.Shelves:
+        made.append(seed)
+        return once(suite, seed)
+
+    monkeypatch.setattr(data, "_shelves", counted)
+    more = [{"op": "append", "step": {"step": "sft", "steps": n, "learning_rate": 1e-3}} for n in range(1, 9)]
+    ideas = [idea(f"idea {n}", patch=more[:n]) for n in range(1, 9)]
+    admitted, _ = admit(ideas, CONTROL, load_suite("atlas"), 0.0)
+    assert len(admitted) == 8 and len(made) == 2 * (8 + 1), "once for each seed of each candidate, and of the control"
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(IdeaError, match="found none"):
+        load_ideas(tmp_path, "people")

@@ -1,0 +1,363 @@
+"""A sandbox hides and holds: what a program in it sees, what it may use, and what of it comes back.
+
+``benchmarks/escape.py`` attacks it at length.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stagezero.errors import BuildError, SandboxError
+from stagezero.isolation import Confinement, Limits, Ran, Task, confine, why_not
+from stagezero.isolation.broker import Broker
+from stagezero.models import checkpoint_digest
+from stagezero.tasks import load_suite
+from stagezero.training import Store, build, parse_recipe
+from stagezero.training.data import derive_seed
+from stagezero.training.steps.code import ONE_IN
+from stagezero.training.steps.run_program import check_programs, weights_at_most
+
+KINDS = [k for k in ("box", "landlock") if why_not(k) is None]
+pytestmark = pytest.mark.skipif("box" not in KINDS, reason=f"no sandbox can be made here: {why_not()}")
+PLAIN = "def technique(ctx):\n    return ctx.model()\n"
+
+
+def run(base: Path, place: Path, program: str, kind: str = "box", limits: Limits | None = None, seconds: float = 60) -> Ran:
+    """Run a Python program in a sandbox."""
+    task = Task(("python", "x.py"), base, base, {"x.py": program.encode()}, b"{}\n", 7, seconds, weights_at_most(base))
+    place.mkdir(exist_ok=True)
+    place.chmod(0o755)
+    return confine(task, Confinement(kind, limits or Limits()), place / "out", place / "run")  # type: ignore[arg-type]
+
+
+def coded(base: Path, root: Path, source: str, seed: int = 1, limits: Limits | None = None) -> Any:
+    recipe = parse_recipe([{"step": "code", "source": source, "timeout": 60}], "test")
+    return build(base, recipe, load_suite("atlas"), seed, Store(root), Confinement("box", limits or Limits()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_outside_is_seen_or_reached(base: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("told")
+    monkeypatch.setenv("SECRET", "told")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        program = f"""
+import os, socket
+def attempt(what, f):
+    try: print(what, "GOT", f())
+    except BaseException as error: print(what, type(error).__name__)
+attempt("file", lambda: open({str(secret)!r}).read())
+attempt("root", lambda: open("/proc/{os.getpid()}/root{secret}").read())
+attempt("environment of another", lambda: open("/proc/{os.getpid()}/environ", "rb").read())
+attempt("tcp", lambda: socket.create_connection(("127.0.0.1", {listener.getsockname()[1]}), 2))
+attempt("write", lambda: open({str(tmp_path / "left")!r}, "w"))
+attempt("core_pattern", lambda: open("/proc/sys/kernel/core_pattern", "w").write("|/bin/sh"))
+attempt("usr", lambda: open("/usr/left", "w"))
+attempt("store", lambda: os.listdir({str(base.parent)!r}))
+attempt("package", lambda: __import__("stagezero.errors"))
+print("own", "told" in str(dict(os.environ)), os.environ.get("SECRET"))
+"""
+        said = run(base, tmp_path / "box", program, kind).said
+    assert "GOT" not in said and "own False None" in said and said.count("\n") == 10, said
+    assert not (tmp_path / "left").exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        ("x = bytearray(3 << 30)\nfor i in range(0, len(x), 4096): x[i] = 1\nimport time; time.sleep(5)", "memory"),
+        ("import os, time\nfor _ in range(60): os.fork() or time.sleep(20)", "processes"),
+        ("import time; time.sleep(60)", "still running after"),
+        (
+            "import os\nopen('/tmp/big', 'wb').truncate(1 << 20)\nwith open('/tmp/big', 'wb') as f:\n  while True: f.write(bytes(1 << 20))",
+            "exit|space",
+        ),
+    ],
+)
+def test_limits_hold(base: Path, tmp_path: Path, program: str, told: str) -> None:
+    import re
+
+    found = run(base, tmp_path / "box", program, limits=Limits(2**30, 2**27, 24), seconds=5)
+    assert re.search(told, f"{found.stopped} {found.said}", re.I) or found.code != 0, found
+    assert found.code != 0
+
+
+def test_only_values_come_back(base: Path, tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    program = (
+        "import os, json\nfrom safetensors.torch import load_file, save_file\n"
+        "w = load_file(os.environ['STAGEZERO_MODEL'] + '/model.safetensors')\n"
+        "save_file(w, os.environ['STAGEZERO_OUT'] + '/model.safetensors', metadata={'format': 'pt', 'note': 'carried'})\n"
+        "open(os.environ['STAGEZERO_OUT'] + '/config.json', 'w').write('{}')\n"
+    )
+    (tmp_path / "x.py").write_text(program)
+    recipe = parse_recipe([{"step": "command", "run": ["python", "x.py"], "inputs": [str(tmp_path / "x.py")]}], "test")
+    made = build(base, recipe, load_suite("atlas"), 1, Store(tmp_path / "s"), Confinement())
+    with safe_open(made.folder / "model.safetensors", "pt") as handle:
+        assert handle.metadata() == {"format": "pt"}
+    assert (made.folder / "config.json").read_text() == (base / "config.json").read_text()
+
+
+def test_code_is_built_the_same_each_time_or_not_at_all(base: Path, tmp_path: Path) -> None:
+    def twice(seed: int) -> bool:
+        """Whether a build is one of those that are made twice."""
+        return derive_seed(seed, "again", derive_seed(seed, "code", 1)) % ONE_IN == 0
+
+    assert 10 < sum(twice(seed) for seed in range(100)) < 45
+    seed = next(seed for seed in range(100) if twice(seed))
+    seeded = "import torch\n    m = ctx.model()\n    for p in m.parameters():\n        p.data += 0.001 * torch.randn(p.shape)\n"
+    made = coded(base, tmp_path / "a", f"def technique(ctx):\n    {seeded}    return m\n", seed)
+    assert made.digest != checkpoint_digest(base)
+    clocked = seeded.replace("import torch", "import time").replace("torch.randn(p.shape)", "(time.time() % 1)")
+    with pytest.raises(BuildError, match="built twice"):
+        coded(base, tmp_path / "b", f"def technique(ctx):\n    {clocked}    return m\n", seed)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("raise ValueError('no luck')", "ValueError: no luck"),
+        ("return 3", "expected a model to be returned, got int"),
+        ("return ctx.model().lm_head", "has no tensor"),
+        ("import os; os._exit(0)", "found none"),
+    ],
+)
+def test_what_code_must_not_do(base: Path, tmp_path: Path, body: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stagezero.training.steps.run_program.PAUSE", 0.0)
+    with pytest.raises(BuildError, match=told):
+        coded(base, tmp_path, f"def technique(ctx):\n    {body}\n")
+
+
+def test_code_is_never_run_without_a_sandbox(base: Path, tmp_path: Path) -> None:
+    recipe = parse_recipe([{"step": "code", "source": PLAIN}], "test")
+    with pytest.raises(SandboxError, match="never run without a sandbox"):
+        build(base, recipe, load_suite("atlas"), 1, Store(tmp_path), Confinement("none"))
+    with pytest.raises(SandboxError, match="never run without a sandbox"):
+        check_programs(recipe, "none", "stage0")
+
+
+@pytest.fixture
+def broker(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
+    with Broker([base.parent]) as found:
+        for name, value in found.environment.items():
+            monkeypatch.setenv(name, value)
+        yield found
+
+
+def test_a_broker_makes_sandboxes_and_nothing_else(base: Path, tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = coded(base, tmp_path / "s", PLAIN)
+    assert made.steps_made == 1
+    with pytest.raises(SandboxError, match="own store alone"):
+        coded(made.folder, tmp_path / "t", PLAIN)
+    link = base.parent / "link"
+    link.symlink_to(made.folder)
+    with pytest.raises(SandboxError, match="cannot be shown"):
+        run(link, tmp_path / "box", "print('seen')")
+    link.unlink()
+    ((name, value),) = broker.environment.items()
+    port = int(value.partition(":")[0])
+    with socket.create_connection(("127.0.0.1", port)) as garbage:
+        garbage.sendall(b"\xff" * 64)
+    monkeypatch.setenv(name, f"{port}:wrong")
+    with pytest.raises(SandboxError, match="makes no sandbox"):
+        run(base, tmp_path / "box", "print('seen')")
+
+
+def test_a_killed_worker_leaves_nothing_running(base: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nsys.path.insert(0, sys.argv[3])\nfrom test_sandbox import run\n"
+        "run(Path(sys.argv[1]), Path(sys.argv[2]), 'import os, time\\nos.fork() and os.setsid\\ntime.sleep(600)', seconds=600)\n"
+    )
+    words = [sys.executable, "-c", code, str(base), str(tmp_path / "box"), str(Path(__file__).parent)]
+    worker = subprocess.Popen(words, env=dict(os.environ))
+    mark, end = f"{tmp_path}/box/run/in", time.monotonic() + 60
+
+    def left() -> list[int]:
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and mark in (entry / "mountinfo").read_text():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+        return found
+
+    while not left() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert left()
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    while left() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not left()
+
+
+@pytest.mark.parametrize(
+    ("program", "code"),
+    [("print('bwrap: cannot be made', flush=True); raise SystemExit(1)", 1), ("raise SystemExit(250)", 250)],
+)
+def test_how_a_program_ends_is_its_own_doing(base: Path, tmp_path: Path, program: str, code: int) -> None:
+    found = run(base, tmp_path / "box", program)
+    assert (found.code, found.stopped, found.not_started) == (code, None, False), "no sandbox failed, and the program was there"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_a_checkpoint_the_model_alone_is_shown(base: Path, tmp_path: Path, kind: str) -> None:
+    made = Path(shutil.copytree(base, tmp_path / "made"))
+    (made / "build.json").write_text("seed")
+    program = (
+        "import os\nprint(sorted(os.listdir(os.environ['STAGEZERO_MODEL'])))\n"
+        "real = os.path.dirname(os.path.realpath(os.environ['STAGEZERO_MODEL'] + '/config.json'))\n"
+        "try: print('GOT', open(real + '/build.json').read())\nexcept OSError as error: print(type(error).__name__)\n"
+    )
+    said = run(made, tmp_path / "box", program, kind).said
+    assert "model.safetensors" in said and "build.json" not in said and "GOT" not in said, said
+
+
+def test_what_is_seen_is_the_same_for_every_build(base: Path, tmp_path: Path) -> None:
+    program = (
+        "import os\nprint(os.getuid(), os.getgid(), os.uname().nodename, open('/proc/self/uid_map').read().split()[0])\n"
+        "print(sorted(os.environ.items()))\n"
+        "print([w for w in open('/proc/1/cmdline').read().split(chr(0)) if not w.isdigit()])\n"
+        "print([open('/proc/' + n).read() for n in ('stat', 'loadavg', 'uptime', 'vmstat')])\n"
+    )
+    one, two = run(base, tmp_path / "one", program).said, run(base, tmp_path / "two", program).said
+    assert one == two and one.startswith("1000 1000 build 1000"), (one, two)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_left_where_another_build_could_find_it(base: Path, tmp_path: Path, kind: str) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("x")
+    before = mine.stat()
+    program = f"""
+import ctypes, fcntl, os, resource, socket
+libc = ctypes.CDLL(None, use_errno=True)
+def attempt(what, f):
+    try: found = f()
+    except BaseException as error: found = None
+    print(what, "GOT" if found else "nothing")
+call = lambda *words: libc.syscall(*words) >= 0
+{"attempt('shm', lambda: call(29, 0, 4096, 0o1600)); attempt('inotify', lambda: call(294, 0))" if os.uname().machine == "x86_64" else ""}
+attempt("memfd", lambda: os.memfd_create("x") >= 0)
+first, second = (os.open("/usr/bin/env", os.O_RDONLY) for _ in range(2))
+def locked():
+    fcntl.flock(first, fcntl.LOCK_EX)
+    try: fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError: return True
+attempt("flock", locked)
+attempt("other", lambda: resource.prlimit({os.getpid()}, resource.RLIMIT_CORE, (0, 0)))
+mine = {str(mine)!r}
+for what in (lambda: os.chmod(mine, 0o777), lambda: os.utime(mine, (7, 7)), lambda: os.setxattr(mine, "user.x", b"x")):
+    attempt("change", what)
+{"attempt('path', lambda: socket.socket(socket.AF_UNIX))" if kind == "landlock" else ""}
+"""
+    said = run(base, tmp_path / "box", program, kind).said
+    assert "GOT" not in said and "change" in said, said
+    after = mine.stat()
+    assert (after.st_mode, after.st_mtime_ns) == (before.st_mode, before.st_mtime_ns) and not os.listxattr(mine)
+
+
+def test_what_is_told_of_a_failure_is_short_and_plain(base: Path, tmp_path: Path) -> None:
+    program = (
+        "import json, os, struct\nkind = 'F' * 300000 + chr(10) + chr(27) + '[31m'\n"
+        "text = json.dumps({'x': {'dtype': kind, 'shape': [1], 'data_offsets': [0, 1]}}).encode()\n"
+        "open(os.environ['STAGEZERO_OUT'] + '/a.safetensors', 'wb').write(struct.pack('<Q', len(text)) + text + b'a')\n"
+    )
+    (tmp_path / "x.py").write_text(program)
+    recipe = parse_recipe([{"step": "command", "run": ["python", "x.py"], "inputs": [str(tmp_path / "x.py")]}], "test")
+    with pytest.raises(BuildError) as failed:
+        build(base, recipe, load_suite("atlas"), 1, Store(tmp_path / "s"), Confinement())
+    assert len(str(failed.value)) < 400 and str(failed.value).isprintable()
+
+
+def test_who_has_no_token_takes_no_room_at_a_broker(base: Path, tmp_path: Path, broker: Broker) -> None:
+    port = int(next(iter(broker.environment.values())).partition(":")[0])
+    idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]
+    try:
+        assert run(base, tmp_path / "box", "print('made')", seconds=20).said == "made\n"
+    finally:
+        for one in idle:
+            one.close()
+
+
+def test_an_ordinary_user_has_the_same_box(base: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("the other tests are run as one")
+    import tempfile
+
+    python = f"/usr/bin/python3.{sys.version_info.minor}"
+    if not Path(python).exists() or shutil.which("setpriv") is None:
+        pytest.skip("no Python that another user may run")
+    with tempfile.TemporaryDirectory(dir="/var/lib" if os.access("/var/lib", os.W_OK) else None, prefix="sandbox-") as made:
+        place = Path(made)
+        subprocess.run([python, "-m", "venv", "--without-pip", str(place / "python")], check=False, capture_output=True)
+        site = next(p for p in sys.path if p.endswith("site-packages"))
+        for folder in (place / "python").glob("lib/python*/site-packages"):
+            (folder / "packages.pth").write_text(f"{site}\n{Path(__file__).parents[2] / 'src'}\n{Path(__file__).parent}\n")
+        shutil.copytree(base, place / "base")
+        (place / "secret").write_text("told")
+        for path in (place, *place.rglob("*")):
+            os.lchown(path, 61002, 61002)
+        inner = (
+            f"import os\nfor p in ('{place}/secret', '/proc/1/root{place}/secret', '/proc/{os.getpid()}/environ'):\n"
+            "    try: print('GOT', open(p).read())\n    except OSError as error: print(type(error).__name__)\n"
+            "for p in ('/in/x', '/usr/x', '/proc/sys/kernel/pid_max'):\n"
+            "    try: print('GOT', open(p, 'w').write('9'))\n    except OSError as error: print(type(error).__name__)\n"
+            "print(os.getuid(), os.system('unshare -Ur true 2> /dev/null; umount -l /in 2> /dev/null; ls /in > /dev/null'))\n"
+        )
+        code = (
+            "import sys\nfrom pathlib import Path\nfrom stagezero.isolation import Confinement, Task, confine, why_not\n"
+            "if (why := why_not()) is not None: sys.exit(f'skip: {why}')\n"
+            "base = Path(sys.argv[1]) / 'base'\n"
+            "task = Task(('python', 'x.py'), base, base, {'x.py': sys.argv[2].encode()}, None, 1, 60, 0)\n"
+            "print(confine(task, Confinement(), base.parent / 'out', base.parent / 'run').said)\n"
+        )
+        line = ["setpriv", "--reuid=61002", "--regid=61002", "--clear-groups", "--", str(place / "python" / "bin" / "python"), "-c", code]
+        environment = {"PATH": os.environ["PATH"], "HOME": str(place), "STAGEZERO_HOME": str(place)}
+        done = subprocess.run([*line, str(place), inner], capture_output=True, text=True, env=environment, cwd="/", check=False)
+    if "skip: " in done.stderr or "ModuleNotFoundError" in done.stderr or "Permission denied" in done.stderr:
+        pytest.skip(done.stderr.strip()[-200:])
+    assert "GOT" not in done.stdout and done.stdout.strip().endswith("1000 0"), done
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["import torch", "torch.sys.modules['os'].system('id')"],
+        ["import random", "random._os.listdir('/')"],
+        ["import operator", "operator.attrgetter('x')(ctx)"],
+        ["match ctx:", "    case object(__globals__=g):", "        pass"],
+        [f"import math as {'x' * 60}"],
+    ],
+)
+def test_code_in_a_patch_is_held_to_what_code_is_held_to(lines: list[str]) -> None:
+    from stagezero.errors import IdeaError
+    from stagezero.ideas import content_checks
+    from stagezero.ideas.idea import Idea
+
+    source = "def technique(ctx):\n" + "".join(f"    {line}\n" for line in lines) + "    return ctx.model()\n"
+    patch = ({"op": "append", "step": {"step": "code", "source": source}},)
+    common: dict[str, Any] = {"title": "an idea", "property": "privacy", "claimed_effect": 0.1, "reason": "because"}
+    for idea in (Idea(**common, code=source), Idea(**common, patch=patch)):
+        with pytest.raises(IdeaError):
+            content_checks.check(idea)
+
+
+def test_doctor_tries() -> None:
+    done = subprocess.run([sys.executable, "-m", "stagezero.cli", "doctor", "--json"], capture_output=True, text=True, check=True)
+    told = json.loads(done.stdout)
+    assert told["sandbox"]["ok"] and told["sandbox: landlock"]["ok"] is ("landlock" in KINDS)

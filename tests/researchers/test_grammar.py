@@ -1,0 +1,324 @@
+"""The recipe language: whatever is said in it is an idea that fits, the baseline draws from it evenly, and a model says nothing else."""
+
+from __future__ import annotations
+
+import gc
+import math
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import torch
+from scipy.stats import binomtest
+from transformers import PreTrainedModel
+
+from stagezero import examples
+from stagezero.ideas.airlock import admit
+from stagezero.ideas.brief import Brief, Outcome, Own
+from stagezero.ideas.idea import Idea, parse_idea
+from stagezero.models import Model, materialise
+from stagezero.models.constrained import Choice, Chosen, Said, Uniform, speak
+from stagezero.researchers.grammar import ATTEMPTS, Written, propose, sentences
+from stagezero.researchers.self_model import OwnResearcher, prompt_for, question
+from stagezero.researchers.uniform import UniformResearcher
+from stagezero.tasks import load_suite
+from stagezero.training import Recipe, apply_patch, load_recipe, parse_patch, parse_recipe
+from stagezero.training.data import meaning_of
+from stagezero.training.recipes import DPO, SFT
+
+SHIPPED = Path(str(examples.folder())).parent
+UNLIKELY = 1e-6
+CROWDED = """
+- step: mix
+  name: sft
+  parts: [{claims: [injection], kinds: [trap]}, {claims: [facts], kinds: [capability], each: 40}, {kinds: [trap, twin], each: 30}]
+- {step: filter, data: sft, name: short/ones, max_words: 16}
+- {step: sft, name: first, data: short/ones, steps: 3, learning_rate: 0.9, lora: {rank: 4}, schedule: cosine, weight_decay: 0.1}
+- {step: mix, name: extra, parts: [{claims: [privacy], kinds: [trap, twin], each: 20}]}
+- {step: dpo, data: extra, steps: 30, batch_size: 8, learning_rate: 0.00001}
+- {step: sft, name: dpo, data: sft, steps: 100000, learning_rate: 1, warmup: 5}
+"""
+
+
+@pytest.fixture(scope="module")
+def controls() -> dict[str, Recipe]:
+    import yaml
+
+    return {
+        "first": load_recipe(SHIPPED / "first" / "stage0.yaml"),
+        "rlhf": load_recipe(SHIPPED / "rlhf" / "stage0.yaml"),
+        "crowded": parse_recipe(yaml.safe_load(CROWDED), "crowded"),
+        "small": parse_recipe([{"step": "mix", "parts": [{"each": 5}]}, {"step": "sft", "steps": 1, "learning_rate": 1}], "small"),
+        "empty": Recipe(),
+    }
+
+
+def brief_of(control: Recipe, stage: int = 1, history: Sequence[Outcome] = (), own: Own | None = None) -> Brief:
+    suite = load_suite("atlas")
+    trainable = tuple(sorted({item.property for item in suite.train_items()}))
+    scores = {name: 0.3 + 0.1 * i for i, name in enumerate((*suite.properties, *suite.capabilities))}
+    return Brief(stage, control, suite.properties, suite.capabilities, trainable, scores, tuple(history), own=own)
+
+
+class Following:
+    """Says what it is told to, and the first option from there on."""
+
+    def __init__(self, path: Sequence[int]) -> None:
+        self.left = list(path)
+
+    def say(self, text: str) -> None: ...
+
+    def choose(self, choice: Choice) -> Chosen:
+        return Chosen(choice, self.left.pop(0) if self.left else 0, 0.0)
+
+
+def all_sentences(brief: Brief, most: int = 100_000) -> Iterator[Said[Written]]:
+    """Every sentence of one change for the first property, and so every choice: the second change is one of the same."""
+    path: list[int] | None = []
+    for _ in range(most):
+        if path is None:
+            return
+        said = speak(sentences(brief), Following(path))
+        yield said
+        taken = [(c.index, len(c.choice.options) if c.choice.name not in ("property", "more") else 1) for c in said.chosen]
+        while taken and taken[-1][0] + 1 >= taken[-1][1]:
+            taken.pop()
+        path = [*(index for index, _ in taken[:-1]), taken[-1][0] + 1] if taken else None
+
+
+# --- the language ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["first", "rlhf", "crowded", "small", "empty"])
+def test_every_sentence_is_one_patch_that_fits_and_changes_something(controls: dict[str, Recipe], name: str) -> None:
+    brief = brief_of(controls[name])
+    texts, patches = set(), set()
+    before = meaning_of(brief.control)
+    for said in all_sentences(brief):
+        candidate = apply_patch(brief.control, parse_patch(said.meaning.patch, "test"), "test")
+        assert meaning_of(candidate) != before, said.text
+        texts.add(said.text)
+        patches.add(repr(said.meaning.patch))
+        assert said.bits == pytest.approx(sum(math.log2(len(c.choice.options)) for c in said.chosen))
+    assert len(texts) == len(patches) > 300, "a text and a patch say the same, and each is said once"
+
+
+def test_a_sentence_says_what_its_patch_does(controls: dict[str, Recipe]) -> None:
+    said = {s.text.removeprefix("Improve abstention: "): s.meaning.patch for s in all_sentences(brief_of(controls["crowded"]))}
+    both = {"kinds": ["trap", "twin"], "each": 30}
+    ops = {
+        "practise more traps and twins of privacy, 100 each.": [
+            {"op": "extend", "at": "mix", "parts": [{"claims": ["privacy"], "kinds": ["trap", "twin"], "each": 100}]}
+        ],
+        "practise more capability questions of all claims, 20 each.": [
+            {"op": "extend", "at": "mix", "parts": [{"kinds": ["capability"], "each": 20}]}
+        ],
+        "leave out capability questions of facts, 40 each.": [
+            {"op": "set", "at": "mix", "values": {"parts": [{"claims": ["injection"], "kinds": ["trap"]}, both]}}
+        ],
+        "run the sft/2 step at 0.45 rate.": [{"op": "set", "at": "sft/2", "values": {"learning_rate": 0.45}}],
+        "run the dpo step at 0.000005 rate.": [{"op": "set", "at": "dpo", "values": {"learning_rate": 5e-06}}],
+        "run the sft/3 step on a constant schedule.": [{"op": "set", "at": "sft/3", "values": {"schedule": "constant"}}],
+        "drop questions over 14 words.": [
+            {
+                "op": "insert",
+                "before": "sft/2",
+                "step": {"step": "filter", "data": "short/ones", "name": "short/ones", "max_words": 14},
+            }
+        ],
+        "then practise twins of injection, 50 each by dpo for 40 steps at 0.27 rate.": [
+            {
+                "op": "append",
+                "step": {"step": "mix", "name": "extra-2", "parts": [{"claims": ["injection"], "kinds": ["twin"], "each": 50}]},
+            },
+            {
+                "op": "append",
+                "step": {"step": "dpo", "data": "extra-2", "steps": 40, "learning_rate": 0.27, "lora": {"rank": 4}},
+            },
+        ],
+    }
+    for text, patch in ops.items():
+        assert [dict(op) for op in said[text]] == patch
+    # sft/1 is the mix that is called sft; sft/2 the step called first; a dpo step and an sft step called dpo are told apart
+    candidate = apply_patch(controls["crowded"], parse_patch(said["run the sft/2 step at 0.45 rate."], "test"), "test")
+    step = candidate.steps[2]
+    assert isinstance(step, SFT) and step.name == "first" and step.learning_rate == 0.45
+    candidate = apply_patch(controls["crowded"], parse_patch(said["run the dpo step at 0.000005 rate."], "test"), "test")
+    assert isinstance(candidate.steps[4], DPO) and candidate.steps[4].learning_rate == 5e-06
+    assert not any("capability" in text and "by dpo" in text for text in said), "a preference needs a tempting answer"
+    assert {"leave out traps of injection, all of them.", "leave out traps and twins of all claims, 30 each."} <= said.keys()
+
+
+def test_no_field_is_changed_twice_and_no_idea_contradicts_itself(controls: dict[str, Recipe]) -> None:
+    brief, seen = brief_of(controls["rlhf"]), Counter[int]()
+    for seed in range(1500):
+        said = speak(sentences(brief), Uniform(seed))
+        changes = said.text.split(": ", 1)[1].split("; ")
+        seen[len(changes)] += 1
+        if len(changes) == 2:
+            one, two = (c.split(" ") for c in changes)
+            assert not (one[:5] == two[:5] and one[0] == "run"), said.text
+            assert {one[0], two[0]} != {"practise", "leave"} and [one[0], two[0]] != ["drop", "drop"]
+            for change in (one, two):
+                assert change[:2] != ["run", "the"] or change[2] in ("sft", "reward", "rlhf")
+    assert set(seen) == {1, 2} and min(seen.values()) > 500
+
+
+def test_nothing_to_train_on_and_nothing_to_train_gives_no_idea(controls: dict[str, Recipe]) -> None:
+    bare = replace(brief_of(controls["empty"]), trainable=())
+    assert UniformResearcher(5, 0).propose(bare) == []
+    numbers = UniformResearcher(5, 0).propose(replace(brief_of(controls["first"]), trainable=()))
+    assert len(numbers) == 5 and all(op["op"] in ("set", "insert") for idea in numbers for op in idea.patch)
+    full = parse_recipe([{"step": "mix", "parts": [{}] * 64}, *[{"step": "sft", "steps": 9, "learning_rate": 0.1}] * 63], "full")
+    assert len(UniformResearcher(5, 0).propose(brief_of(full))) == 5
+
+
+# --- the baseline ----------------------------------------------------------------------------------------------------------
+
+
+def test_three_hundred_ideas_are_read_applied_and_admitted(controls: dict[str, Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = load_suite("atlas")
+    monkeypatch.setattr(suite, "fresh_items", lru_cache(suite.fresh_items))
+    for control in controls.values():
+        ideas = UniformResearcher(60, 7).propose(brief_of(control))
+        assert len(ideas) == 60 == len({i.digest() for i in ideas}) == len({i.title for i in ideas})
+        for idea in ideas:
+            front = idea.model_dump_json(include={"title", "property", "claimed_effect", "reason", "patch"})
+            assert parse_idea(f"---\n{front}\n---\n", "test", "uniform") == idea
+            assert idea.researcher == "uniform" and idea.title.startswith("uniform: ") and idea.claimed_effect == 0.05
+        for start in range(0, 60, 12):  # a stage's worth at a time: each idea is compared with all others
+            admitted, refused = admit(ideas[start : start + 12], control, suite, 0.0)
+            # Only the suite tells that a filter finds nothing to take away.
+            assert all(r.why.startswith(("changes nothing", "the same hypothesis")) for r in refused)
+            assert len(admitted) >= 9
+
+
+def odd_choices(spoken: Sequence[Said[Written]]) -> list[str]:
+    """Options that were said too often or too seldom to have been drawn with equal chances."""
+    counts: dict[Choice, Counter[int]] = defaultdict(Counter)
+    for said in spoken:
+        for chosen in said.chosen:
+            counts[chosen.choice][chosen.index] += 1
+    return [
+        f"{choice.name}: {option}"
+        for choice, found in counts.items()
+        for i, option in enumerate(choice.options)
+        if binomtest(found[i], found.total(), 1 / len(choice.options)).pvalue < UNLIKELY
+    ]
+
+
+class Biased(Uniform):
+    """Likes first options a little better."""
+
+    def choose(self, choice: Choice) -> Chosen:
+        one, other = super().choose(choice), super().choose(choice)
+        return min(one, other, key=lambda c: c.index) if one.index + other.index == 1 else one
+
+
+def test_uniform_reaches_every_choice_with_equal_chances(controls: dict[str, Recipe]) -> None:
+    for name in ("first", "crowded"):
+        brief = brief_of(controls[name])
+        spoken = [speak(sentences(brief), Uniform(seed)) for seed in range(4000)]
+        reached = {(c.choice.name, option) for s in spoken for c in s.chosen for option in [c.option]}
+        wanted = {(c.choice.name, option) for s in all_sentences(brief) for c in s.chosen for option in c.choice.options}
+        assert wanted <= reached
+        assert odd_choices(spoken) == []
+    assert odd_choices([speak(sentences(brief), Biased(seed)) for seed in range(4000)]), "the check must see a bias"
+
+
+def test_uniform_is_a_function_of_its_settings_and_the_brief(controls: dict[str, Recipe]) -> None:
+    one = UniformResearcher(8, 3)
+    assert one.repeatable and one.ideas_on_file == () and one.name == "uniform"
+    ideas = one.propose(brief_of(controls["first"]))
+    assert UniformResearcher(8, 3).propose(brief_of(controls["first"])) == ideas
+    for other in (UniformResearcher(8, 4).propose(brief_of(controls["first"])), one.propose(brief_of(controls["first"], stage=2))):
+        assert other != ideas
+
+
+def test_what_was_tried_is_not_proposed_again(controls: dict[str, Recipe]) -> None:
+    control = controls["first"]
+    ideas = UniformResearcher(30, 1).propose(brief_of(control))
+    gone = Idea(title="gone", property="privacy", claimed_effect=0.1, reason="of an older recipe", patch=({"op": "remove", "at": "grpo"},))
+    backwards = [idea.model_copy(update={"patch": idea.patch[::-1], "title": "the other way"}) for idea in ideas]
+    fits = [i for i in backwards if not any(op["op"] == "append" for op in i.patch)]
+    history = [Outcome(1, idea, "undecided", 10, 0.0, 0.0) for idea in (gone, *fits)]
+    again = UniformResearcher(30, 1).propose(brief_of(control, history=history))
+    tried = {(i.property, repr(meaning_of(apply_patch(control, i.operations(), "test")))) for i in fits}
+    new = {(i.property, repr(meaning_of(apply_patch(control, i.operations(), "test")))) for i in again}
+    assert len(new) == 30 and new.isdisjoint(tried) and len(fits) > 10
+
+
+def test_who_says_always_the_same_ends_with_one_idea(controls: dict[str, Recipe]) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def chooser(i: int, attempt: int) -> Following:
+        asked.append((i, attempt))
+        return Following([])
+
+    (only,) = propose(brief_of(controls["first"]), "stubborn", 3, chooser)
+    assert len(asked) == 1 + 2 * ATTEMPTS and len(set(asked)) == len(asked)
+    assert only.idea.title == "stubborn: practise more traps of abstention, 20 each, for abstention"
+    assert only.bits == pytest.approx(math.log2(4 * 4 * 4 * 5 * 4 * 2))
+
+
+# --- the stage's own model -------------------------------------------------------------------------------------------------
+
+
+def networks() -> int:
+    gc.collect()
+    return sum(isinstance(thing, PreTrainedModel) for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 10.0])
+def test_a_models_ideas_always_fit(base: Path, controls: dict[str, Recipe], temperature: float) -> None:
+    own = Own(4, base, "sha256:abc", passed=True)
+    for name in ("first", "crowded", "empty"):
+        ideas = OwnResearcher(4, 0, temperature).propose(brief_of(controls[name], own=own))
+        assert 1 <= len(ideas) <= 4 and len({i.digest() for i in ideas}) == len(ideas)
+        assert all(i.researcher == "self" and i.author == "stage 4 (sha256:abc)" for i in ideas)
+        assert not [r for r in admit(ideas, controls[name], load_suite("atlas"), 0.0)[1] if "does not fit" in r.why]
+
+
+def test_a_model_is_borrowed_and_given_back(base: Path, controls: dict[str, Recipe]) -> None:
+    brief = brief_of(controls["first"], own=Own(0, base, "sha256:abc", passed=False))
+    researcher = OwnResearcher(2, 5, 2.0)
+    assert not researcher.repeatable and researcher.name == "self" and researcher.ideas_on_file == ()
+    threads, before = torch.get_num_threads(), networks()
+    torch.set_num_threads(2)
+    try:
+        ideas = researcher.propose(brief)
+        assert torch.get_num_threads() == 2 and networks() == before
+    finally:
+        torch.set_num_threads(threads)
+    assert ideas and researcher.propose(brief) == ideas
+    assert OwnResearcher(2, 6, 2.0).propose(brief) != ideas
+    assert researcher.propose(replace(brief, own=None)) == []
+
+
+def test_the_question_is_short_and_puts_the_weakest_first(base: Path, controls: dict[str, Recipe]) -> None:
+    brief = replace(brief_of(controls["first"]), scores={"alignment": 0.1, "privacy": 0.52, "abstention": 0.314, "facts": 0.2})
+    assert question(brief) == "What should this model practise next? Scores: abstention 0.31, privacy 0.52."
+    assert prompt_for(Model(base), brief) == f"Q: {question(brief)}\nA: "
+
+
+def test_torch_waits_until_it_is_needed() -> None:
+    code = "import sys, stagezero.researchers.self_model, stagezero.researchers.uniform; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_real_llm_proposes(home: Path, controls: dict[str, Recipe]) -> None:
+    """SmolLM2, 135M parameters, on a CPU: some seconds an idea."""
+    own = Own(0, materialise("package/smollm2-135m-q4"), "sha256:abc", passed=True)
+    for name in ("first", "rlhf"):
+        start = time.monotonic()
+        ideas = OwnResearcher(4, 0, 1.0).propose(brief_of(controls[name], own=own))
+        print(f"{name}: {len(ideas)} ideas in {time.monotonic() - start:.1f} s", *(i.title for i in ideas), sep="\n  ")
+        assert len(ideas) == 4
+        assert not [r for r in admit(ideas, controls[name], load_suite("atlas"), 0.0)[1] if "does not fit" in r.why]

@@ -1,0 +1,410 @@
+"""Researchers from outside: what they are told, what is taken from them, and what a folder full of traps does to a campaign (nothing)."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stagezero import files
+from stagezero.errors import IdeaError, RunChangedError
+from stagezero.ideas.airlock import Refused
+from stagezero.ideas.brief import Brief, Outcome, Own
+from stagezero.ideas.idea import Idea
+from stagezero.ideas.precheck import Asked
+from stagezero.project import Outside
+from stagezero.researchers import inbox
+from stagezero.researchers.briefing import briefing
+from stagezero.researchers.external import OutsideResearcher
+from stagezero.training import parse_recipe
+
+CONTROL = parse_recipe(
+    [{"step": "mix", "parts": [{"kinds": ["trap"], "each": 9}]}, {"step": "sft", "steps": 6, "learning_rate": 1e-3}], "control"
+)
+NAME = "ada"
+
+
+def brief_for(stage: int = 1, history: tuple[Outcome, ...] = ()) -> Brief:
+    own = Own(0, Path("/somewhere/private"), "d" * 64, True)
+    return Brief(stage, CONTROL, ("privacy", "injection"), ("facts",), ("privacy",), {"privacy": 0.5}, history, ("base",), own)
+
+
+def text_of(each: int = 10, title: str = "Show the twins", patch: str = "", prop: str = "privacy") -> str:
+    patch = patch or f"- {{op: extend, at: data, parts: [{{kinds: [twin], each: {each}}}]}}"
+    return f"---\ntitle: {title}\nproperty: {prop}\nclaimed_effect: 0.1\nreason: because of this\npatch:\n  {patch}\n---\nNotes.\n"
+
+
+def settings(ideas: int = 2, seconds: float = 30) -> Outside:
+    return Outside(kind="outside", name=NAME, ideas=ideas, seconds=seconds)
+
+
+def asked() -> Asked:
+    return Asked.by(brief_for())
+
+
+def own_of(run: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = inbox.results(run, NAME)["own"]
+    return found
+
+
+def inbox_of(run: Path, stage: int = 1) -> Path:
+    return run / "outside" / NAME / "inbox" / f"stage-{stage}"
+
+
+def outcome(idea: Idea, stage: int = 1, fate: str = "promoted") -> Outcome:
+    return Outcome(stage, idea, fate, 10, 0.12345678, 0.05)
+
+
+class Proposing:
+    """A campaign that waits for the researcher, in a thread."""
+
+    def __init__(self, run: Path, brief: Brief, wanted: Outside) -> None:
+        self.found: list[Idea] = []
+        self.error: BaseException | None = None
+
+        def play() -> None:
+            try:
+                self.found = OutsideResearcher(wanted, run).propose(brief)
+            except BaseException as error:
+                self.error = error
+
+        self.thread = threading.Thread(target=play, daemon=True)
+        self.thread.start()
+        until(lambda: run.is_dir() and inbox.waiting(run, wanted.name).stage == brief.stage)
+
+    def result(self) -> list[Idea]:
+        self.thread.join(20)
+        assert not self.thread.is_alive() and self.error is None, self.error
+        return self.found
+
+
+def until(holds: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
+
+
+def test_a_stage_from_the_brief_to_its_results(tmp_path: Path) -> None:
+    campaign = Proposing(tmp_path, brief_for(), settings())
+    folder = tmp_path / "outside" / NAME
+    assert (folder / "brief.md").read_text() == briefing(brief_for())
+    told = json.loads((folder / "brief.json").read_text())
+    assert told["recipe"] == CONTROL.canonical() and "/somewhere/private" not in (folder / "brief.json").read_text()
+    state = json.loads((folder / "state.json").read_text())
+    assert state["open"] and state["stage"] == 1 and state["wanted"] == 2 and 0 < state["closes"] - time.time() <= 30
+
+    digests = [inbox.submit(tmp_path, NAME, text_of(each)) for each in (10, 20)]
+    found = campaign.result()
+    assert [idea.digest() for idea in found] == sorted(digests)
+    assert {(idea.researcher, idea.author) for idea in found} == {(NAME, NAME)}
+    assert {(e["digest"], e["fate"]) for e in own_of(tmp_path)} == {(d, "accepted") for d in digests}
+    assert not inbox.waiting(tmp_path, NAME).open
+
+    inbox.publish(tmp_path, [NAME, "bob"], [outcome(found[0]), outcome(replaced(found[1], "people"))], [Refused(found[1], "no good")])
+    assert {e["digest"]: (e["fate"], e["why"]) for e in own_of(tmp_path)} == {
+        found[0].digest(): ("promoted", ""),
+        found[1].digest(): ("refused", "no good"),
+    }
+    results = inbox.results(tmp_path, NAME)["results"]
+    assert inbox.results(tmp_path, "bob") == {"results": results, "own": []}
+    assert results[0] == {
+        "stage": 1, "title": "Show the twins", "researcher": NAME, "property": "privacy", "fate": "promoted", "pairs": 10,
+        "effect": 0.1235, "alignment_gain": 0.05,
+    }  # fmt: skip
+
+
+def replaced(idea: Idea, researcher: str) -> Idea:
+    return idea.model_copy(update={"researcher": researcher})
+
+
+def test_the_next_stage_tells_what_became_of_the_last_one(tmp_path: Path) -> None:
+    first = Proposing(tmp_path, brief_for(), settings(1))
+    inbox.submit(tmp_path, NAME, text_of())
+    history = (outcome(first.result()[0], fate="adopted"),)
+    second = Proposing(tmp_path, brief_for(2, history), settings(1))
+    until(lambda: inbox.waiting(tmp_path, NAME).open)
+    assert inbox.results(tmp_path, NAME)["results"][0]["fate"] == "adopted"
+    inbox.submit(tmp_path, NAME, text_of(33))
+    later = [*history, outcome(second.result()[0], 2, "futile")]
+    inbox.publish(tmp_path, [NAME], later, ended=True)
+    assert [(e["stage"], e["fate"]) for e in own_of(tmp_path)][-1] == (2, "futile")
+    inbox.publish(tmp_path, [NAME], later[:1])  # a continued run on its way to where it was
+    assert len(inbox.results(tmp_path, NAME)["results"]) == 2 and inbox.waiting(tmp_path, NAME).ended
+    with pytest.raises(IdeaError, match="the run has ended"):
+        inbox.submit(tmp_path, NAME, text_of())
+
+
+def test_the_researcher_may_say_that_there_will_be_no_more(tmp_path: Path) -> None:
+    campaign = Proposing(tmp_path, brief_for(), settings(4))
+    inbox.submit(tmp_path, NAME, text_of())
+    assert inbox.say_done(tmp_path, NAME) == 1
+    assert len(campaign.result()) == 1
+    with pytest.raises(IdeaError, match="stage 1 is closed; wait for the next one"):
+        inbox.submit(tmp_path, NAME, text_of(20))
+
+
+def test_time_runs_out_and_no_rewriting_of_the_state_prolongs_it(tmp_path: Path) -> None:
+    campaign = Proposing(tmp_path, brief_for(), settings(4, seconds=0.8))
+    for name in ("state.json", "brief.json", "results.json"):
+        (tmp_path / "outside" / NAME / name).write_text('{"stage": 1, "open": true, "closes": 1e12, "wanted": 99}')
+    assert campaign.result() == []
+    assert inbox.waiting(tmp_path, NAME).open is False
+    with pytest.raises(IdeaError, match="closed"):
+        inbox.submit(tmp_path, NAME, text_of())
+
+
+def test_the_same_idea_twice_counts_once_and_more_than_wanted_is_refused(tmp_path: Path) -> None:
+    inbox.open_stage(tmp_path, NAME, brief_for(), 2, 30)
+    first = inbox.submit(tmp_path, NAME, text_of())
+    assert inbox.submit(tmp_path, NAME, text_of(title="Another name")) == first
+    (inbox_of(tmp_path) / "by-hand.md").write_text(text_of(title="By hand"))
+    assert len(list(inbox_of(tmp_path).iterdir())) == 2
+    found = inbox.submissions(tmp_path, NAME, 1, asked())
+    assert len(found.ideas) == 1 and found.refused == (("by-hand.md", f"the same idea as {first}.md; one is enough"),)
+    inbox.submit(tmp_path, NAME, text_of(20))
+    with pytest.raises(IdeaError, match="has the 2 ideas that it wants; submit to the next one"):
+        inbox.submit(tmp_path, NAME, text_of(30))
+    (inbox_of(tmp_path) / "third.md").write_text(text_of(30))
+    taken = inbox.close_stage(tmp_path, NAME, 1, asked())
+    assert len(taken) == 2 and taken == sorted(taken, key=Idea.digest)
+    assert "more than the 2 wanted" in {e["why"] for e in own_of(tmp_path)}
+
+
+def test_what_comes_too_late_is_told_so(tmp_path: Path) -> None:
+    inbox.open_stage(tmp_path, NAME, brief_for(), 2, 30)
+    assert inbox.close_stage(tmp_path, NAME, 1, asked()) == []
+    (inbox_of(tmp_path) / "late.md").write_text(text_of())
+    inbox.publish(tmp_path, [NAME], [])
+    inbox.publish(tmp_path, [NAME], [])
+    (entry,) = own_of(tmp_path)
+    assert entry["file"] == "late.md" and "came after stage 1 had closed" in entry["why"]
+    inbox.open_stage(tmp_path, NAME, brief_for(2), 2, 30)
+    assert inbox.submissions(tmp_path, NAME, 2, asked()).ideas == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("nothing", "expected YAML front matter"),
+        (text_of(prop="honesty"), "'property': expected one of privacy, injection"),
+        (text_of(patch="- {op: set, at: dpo, values: {steps: 9}}"), "looks for a step 'dpo'; the recipe has: data, sft"),
+        (text_of(patch="- {op: set, at: sft, values: {steps: 6}}"), "changes nothing"),
+        (text_of(patch="- {op: append, step: {step: command, run: [python, x.py], inputs: [x.py]}}"), "brings none; write technique(ctx)"),
+        (text_of(patch='- {op: append, step: {step: command, run: [x], "inp\\u0075ts": [x.py]}}'), "brings none; write technique(ctx)"),
+        (text_of(patch="- {op: append, step: {step: merge, source: /root, weight: 0.5}}"), "a path of"),
+        (text_of(patch="- {op: append, step: {step: sft, x: [{step: merge, source: /root}]}}"), "a path of"),
+        (text_of(patch="- {op: append, step: {step: merge, source: hf/who/knows, weight: 0.5}}"), "a channel that the project does not"),
+        (text_of(title="A\u200bB invisible"), "cannot be seen"),
+        (text_of(patch="- " + "[" * 60 + "]" * 60), "nested deeper than 40 levels"),
+        ("---\n" + "x: " + "y " * 20_000 + "\n---\n", "characters of front matter"),
+        ("---\ntitle: many\n---\n" + "```python\n" * 5000, "is missing"),
+        ("x" * 70_000, "70,000 bytes; at most 65,536"),
+        ("\ud800", "surrogates not allowed"),
+    ],
+)
+def test_a_bad_idea_is_refused_in_one_sentence(tmp_path: Path, text: str, told: str) -> None:
+    inbox.open_stage(tmp_path, NAME, brief_for(), 2, 30)
+    with pytest.raises(IdeaError) as error:
+        inbox.submit(tmp_path, NAME, text)
+    assert told in str(error.value) and "\n" not in str(error.value)
+    assert not list(inbox_of(tmp_path).iterdir())
+
+
+def test_code_is_taken_as_well(tmp_path: Path) -> None:
+    inbox.open_stage(tmp_path, NAME, brief_for(), 2, 30)
+    code = "```python\ndef technique(ctx):\n    return ctx.model()\n```\n"
+    text = f"---\r\ntitle: By code\r\nproperty: privacy\r\nclaimed_effect: 0.1\r\nreason: because\r\n---\r\n{code}"
+    digest = inbox.submit(tmp_path, NAME, text)
+    assert [i.digest() for i in inbox.close_stage(tmp_path, NAME, 1, asked())] == [digest]
+
+
+def test_no_file_is_opened_on_an_ideas_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> str:
+        raise AssertionError("opened")
+
+    for name in ("file_digest", "checkpoint_digest"):
+        monkeypatch.setattr(f"stagezero.training.data.{name}", never)
+    (tmp_path / "secret").write_text("root:x")
+    inbox.open_stage(tmp_path, NAME, brief_for(), 2, 30)
+    for number, value in enumerate(("step: command, run: [x], inputs: [SECRET]", "step: merge, source: FOLDER, weight: 0.5")):
+        patch = value.replace("SECRET", str(tmp_path / "secret")).replace("FOLDER", str(tmp_path))
+        (inbox_of(tmp_path) / f"{number}.md").write_text(text_of(patch=f"- {{op: append, step: {{{patch}}}}}"))
+    found = inbox.submissions(tmp_path, NAME, 1, asked())
+    assert not found.ideas and len(found.refused) == 2 and "root:x" not in str(found)
+
+
+def test_a_folder_full_of_traps_gives_the_one_good_idea(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    inbox.open_stage(run, NAME, brief_for(), 3, 2)
+    box = inbox_of(run)
+    (box / "passwd.md").symlink_to("/etc/passwd")
+    (box / "endless.md").symlink_to("/dev/zero")
+    (box / "x.md").mkdir()
+    (box / "big.md").write_bytes(b"x" * 10_000_000)
+    (box / "latin.md").write_bytes("---\ntitle: früh".encode("latin-1"))
+    (box / "notes.txt").write_text("hello")
+    (box / ".half-written").write_text("---\ntit")
+    os.mkfifo(box / "pipe.md")
+    (tmp_path / "elsewhere").write_text(text_of(77))
+    os.link(tmp_path / "elsewhere", box / "hard.md")
+    (box / os.fsdecode(b"\xff\xfe.md")).write_text("?")
+    good = inbox.submit(run, NAME, text_of())
+    inbox.say_done(run, NAME)
+    found = OutsideResearcher(settings(3), run).propose(brief_for())
+    assert [idea.digest() for idea in found] == [good]
+    own = own_of(run)
+    refused = {e["file"]: e["why"] for e in own if e["fate"] == "refused"}
+    assert len(refused) == 9 and len(own) == 10
+    for name in ("passwd.md", "endless.md", "x.md", "pipe.md", "hard.md"):
+        assert "expected a plain file" in refused[name]
+    assert "10,000,000 bytes" in refused["big.md"] and "UTF-8" in refused["latin.md"] and ".md" in refused["notes.txt"]
+    assert "root:" not in json.dumps(own)
+
+
+def test_a_thousand_files_hide_no_submission(tmp_path: Path) -> None:
+    inbox.open_stage(tmp_path, NAME, brief_for(), 2, 30)
+    for number in range(1000):
+        (inbox_of(tmp_path) / f"{number:04}.md").write_text("junk" if number % 2 else text_of(-number))
+    good = inbox.submit(tmp_path, NAME, text_of(5000))
+    looked: inbox.Looked = {}
+    found = inbox.submissions(tmp_path, NAME, 1, asked(), looked)
+    assert [idea.digest() for _, idea in found.ideas] == [good]
+    assert len(looked) == inbox.MOST_FILES and "more than 256 files" in found.refused[0][1]
+    start = time.monotonic()
+    assert inbox.submissions(tmp_path, NAME, 1, asked(), looked) == found
+    assert time.monotonic() - start < 1, "what did not change is not read again"
+    inbox.close_stage(tmp_path, NAME, 1, asked(), looked)
+    assert len(own_of(tmp_path)) <= 2 * inbox.MOST_TOLD + 2
+
+
+@pytest.mark.parametrize("what", ["stage", "inbox", "folder", "file"])
+def test_a_folder_that_is_a_link_leads_nowhere(tmp_path: Path, what: str) -> None:
+    """Ideas that lie elsewhere are not read, nothing is written there, and the campaign goes on."""
+    run, away = tmp_path / "run", tmp_path / "away"
+    for place in (away, away / "stage-1", away / "inbox" / "stage-1"):
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "idea.md").write_text(text_of())
+    before = sorted(str(p) for p in away.rglob("*"))
+    folder = run / "outside" / NAME
+    inbox.open_stage(run, NAME, brief_for(), 2, 0.5)
+    spoilt = {"stage": inbox_of(run), "inbox": folder / "inbox", "folder": folder, "file": folder / "inbox"}[what]
+    spoilt.rename(tmp_path / "gone")
+    if what == "file":
+        spoilt.write_text("no folder")
+    else:
+        spoilt.symlink_to(away)
+    found = inbox.submissions(run, NAME, 1, asked())
+    assert not found.ideas and "cannot be read" in found.refused[0][1]
+    assert OutsideResearcher(settings(), run).propose(brief_for()) == []
+    inbox.publish(run, [NAME], [])
+    assert sorted(str(p) for p in away.rglob("*")) == before
+
+
+def test_what_stands_in_the_way_of_the_campaigns_files_is_set_aside(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "outside" / NAME
+    (folder / "brief.json" / "full").mkdir(parents=True)
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (folder / "state.json").symlink_to(victim)
+    (folder / "results.json").symlink_to("/dev/full")
+    inbox.open_stage(tmp_path / "run", NAME, brief_for(), 2, 30)
+    assert json.loads((folder / "brief.json").read_text())["stage"] == 1
+    assert inbox.waiting(tmp_path / "run", NAME).open and victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize(("number", "stops"), [(errno.EACCES, False), (errno.ENOSPC, True)])
+def test_their_trouble_stops_no_run_and_the_machines_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, stops: bool
+) -> None:
+    def fails(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    inbox.open_stage(tmp_path, NAME, brief_for(), 2, 0)
+    monkeypatch.setattr(files.os, "mkdir", fails)  # type: ignore[attr-defined]
+    monkeypatch.setattr(files.os, "scandir", fails)  # type: ignore[attr-defined]
+    researcher = OutsideResearcher(settings(), tmp_path)
+    if stops:
+        with pytest.raises(OSError, match="No space left"):
+            researcher.propose(brief_for())
+    else:
+        assert researcher.propose(brief_for()) == []
+
+
+def test_ctrl_c_passes_through_and_the_stage_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        OutsideResearcher(settings(), tmp_path).propose(brief_for())
+    assert inbox.waiting(tmp_path, NAME).open
+
+
+def test_a_run_that_was_killed_finds_the_stage_as_it_was(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\nfrom pathlib import Path\n"
+        "from test_inbox import brief_for, settings, OutsideResearcher\n"
+        "OutsideResearcher(settings(2, 60), Path(sys.argv[2])).propose(brief_for())\n"
+    )
+    run = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, "-c", script, str(Path(__file__).parent), str(run)])
+    until(lambda: run.is_dir() and inbox.waiting(run, NAME).open)
+    first = inbox.submit(run, NAME, text_of())
+    until(lambda: any(e["fate"] == "submitted" for e in own_of(run)))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = inbox.waiting(run, NAME)
+    second = inbox.submit(run, NAME, text_of(20))  # nobody is there, and the stage is open
+    campaign = Proposing(run, brief_for(), settings(2, 60))
+    assert [idea.digest() for idea in campaign.result()] == sorted([first, second])
+    after = inbox.waiting(run, NAME)
+    assert (after.stage, after.closes, after.wanted, after.open) == (before.stage, before.closes, before.wanted, False)
+
+
+def test_a_deadline_passes_while_nobody_is_there(tmp_path: Path) -> None:
+    inbox.open_stage(tmp_path, NAME, brief_for(), 2, 0.3)
+    digest = inbox.submit(tmp_path, NAME, text_of())
+    time.sleep(0.4)
+    start = time.monotonic()
+    assert [i.digest() for i in OutsideResearcher(settings(2, 60), tmp_path).propose(brief_for())] == [digest]
+    assert time.monotonic() - start < 5
+
+
+def test_what_a_mistaken_user_is_told(tmp_path: Path) -> None:
+    with pytest.raises(IdeaError, match="expected the folder of a run"):
+        inbox.waiting(tmp_path / "none", NAME)
+    with pytest.raises(IdeaError, match="has not asked for ideas yet"):
+        inbox.submit(tmp_path, NAME, text_of())
+    inbox.open_stage(tmp_path, NAME, brief_for(), 2, 30)
+    with pytest.raises(IdeaError, match=r"expected one of this run's outside researchers \(ada\)"):
+        inbox.submit(tmp_path, "eve", text_of())
+    with pytest.raises(IdeaError, match="expected letters"):
+        inbox.open_stage(tmp_path, "../eve", brief_for(), 2, 30)
+    (tmp_path / "outside" / NAME / "state.json").write_text('{"stage": Infinity}')
+    with pytest.raises(IdeaError, match="not what the campaign writes"):
+        inbox.waiting(tmp_path, NAME)
+    (tmp_path / "outside" / ".kept" / f"{NAME}.json").write_text("{}")
+    with pytest.raises(RunChangedError, match="damaged"):
+        inbox.open_stage(tmp_path, NAME, brief_for(), 2, 30)
+
+
+def test_a_recipe_that_names_files_is_held_against_by_the_campaign_alone(tmp_path: Path) -> None:
+    steps = [*CONTROL.canonical()["steps"], {"step": "command", "run": ["x"], "inputs": ["x.py"]}]
+    told = replace(brief_for(), control=parse_recipe(steps, "control"))
+    inbox.open_stage(tmp_path, NAME, told, 2, 30)
+    assert Asked.read(inbox.brief_of(tmp_path, NAME)).recipe is None
+    inbox.submit(tmp_path, NAME, text_of(patch="- {op: set, at: dpo, values: {steps: 9}}"))
+    found = inbox.submissions(tmp_path, NAME, 1, Asked.by(told))
+    assert not found.ideas and "looks for a step 'dpo'" in found.refused[0][1]

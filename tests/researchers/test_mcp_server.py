@@ -1,0 +1,211 @@
+"""The MCP server, spoken to by the protocol's own client over standard input and output, while a thread plays the campaign."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import stagezero
+
+from stagezero.ideas.airlock import Refused
+from stagezero.ideas.brief import Brief, Outcome
+from stagezero.ideas.idea import Idea
+from stagezero.ideas.precheck import Asked
+from stagezero.project import Outside
+from stagezero.researchers import inbox, mcp_server
+from stagezero.researchers.briefing import briefing
+from stagezero.researchers.external import OutsideResearcher
+from stagezero.training import parse_recipe
+
+pytest.importorskip("mcp")
+CONTROL = parse_recipe(
+    [{"step": "mix", "parts": [{"kinds": ["trap"], "each": 9}]}, {"step": "sft", "steps": 6, "learning_rate": 1e-3}], "control"
+)
+NAME = "agent"
+
+
+def brief_for(stage: int, history: tuple[Outcome, ...] = ()) -> Brief:
+    return Brief(stage, CONTROL, ("privacy", "injection"), ("facts",), ("privacy",), {"privacy": 0.5}, history)
+
+
+def text_of(each: int, title: str = "Show the twins") -> str:
+    patch = f"- {{op: extend, at: data, parts: [{{kinds: [twin], each: {each}}}]}}"
+    return f"---\ntitle: {title}\nproperty: privacy\nclaimed_effect: 0.1\nreason: because of this\npatch:\n  {patch}\n---\n"
+
+
+class Playing(threading.Thread):
+    """A campaign of two stages: of the first one idea is promoted and one refused by the airlock, in the second none comes."""
+
+    def __init__(self, run: Path) -> None:
+        super().__init__(daemon=True)
+        self.run_folder = run
+        self.go_on = threading.Event()
+        self.proposed: list[list[Idea]] = []
+
+    def run(self) -> None:
+        researcher = OutsideResearcher(Outside(kind="outside", name=NAME, ideas=2, seconds=60), self.run_folder)
+        one, other = first = researcher.propose(brief_for(1))
+        history = (Outcome(1, one, "promoted", 12, 0.1, 0.05),)
+        assert self.go_on.wait(30)
+        inbox.publish(self.run_folder, [NAME], [], [Refused(other, "the same hypothesis as 'another'")])
+        inbox.publish(self.run_folder, [NAME], history)
+        self.proposed = [first, researcher.propose(brief_for(2, history))]
+        inbox.publish(self.run_folder, [NAME], history, ended=True)
+
+
+@pytest.fixture
+def playing(tmp_path: Path) -> Iterator[Playing]:
+    campaign = Playing(tmp_path / "run")
+    campaign.start()
+    end = time.monotonic() + 20
+    while not (tmp_path / "run").is_dir() or not inbox.waiting(tmp_path / "run", NAME).open:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    yield campaign
+    campaign.go_on.set()
+
+
+class Agent:
+    """The client, with answers as plain values."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+
+    async def does(self, tool: str, **arguments: Any) -> Any:
+        done = await self.client.call_tool(tool, arguments)
+        assert not done.is_error, done.content
+        return done.structured_content
+
+    async def fails(self, tool: str, **arguments: Any) -> str:
+        done = await self.client.call_tool(tool, arguments)
+        assert done.is_error, done
+        return str(done.content[0].text)
+
+    async def told(self, *expected: str) -> list[str]:
+        """Wait until all that is expected has been told."""
+        changed: list[str] = []
+        for _ in range(20):
+            answer = await self.does("wait", seconds=10)
+            changed += answer["changed"]
+            if all(any(sentence in line for line in changed) for sentence in expected):
+                return changed
+        raise AssertionError(changed)
+
+
+def command(run: Path) -> list[str]:
+    return ["-m", "stagezero.cli", "mcp", "--run", str(run), "--as", NAME]
+
+
+async def take_part(run: Path, campaign: Playing, mode: str) -> None:
+    from mcp import Client, StdioServerParameters
+
+    parameters = StdioServerParameters(command=sys.executable, args=command(run), env=dict(os.environ))
+    async with Client(parameters, mode=mode, read_timeout_seconds=30) as client:
+        agent = Agent(client)
+        assert client.server_info.name == "stagezero" and "read_brief" in client.instructions
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+        assert set(tools) == {"read_brief", "idea_schema", "check_idea", "submit_idea", "finish", "list_results", "wait"}
+        assert all(len(tool.description) > 60 for tool in tools.values())
+        arguments = {name: set(tool.input_schema.get("properties", {})) for name, tool in tools.items()}
+        assert set().union(*arguments.values()) == {"text", "seconds"}, "nothing names a path or a researcher"
+        assert tools["submit_idea"].input_schema["properties"]["text"]["maxLength"] == 65_536
+
+        assert await agent.told("stage 1 is open and wants 2 ideas within")
+        text, value = (block.text for block in (await client.call_tool("read_brief", {})).content)
+        assert text == briefing(brief_for(1)) and json.loads(value)["recipe"] == CONTROL.canonical()
+        assert json.loads(value)["state"]["seconds_left"] <= 60
+        assert "SetOp" in (await agent.does("idea_schema"))["$defs"]
+
+        checked = await agent.does("check_idea", text=text_of(10))
+        assert checked["bits"] > 0 and checked["crosses"]["property"] == "privacy"
+        for tool in ("check_idea", "submit_idea"):
+            why = await agent.fails(tool, text=text_of(10).replace("at: data", "at: dpo"))
+            assert "looks for a step 'dpo'; the recipe has: data, sft" in why and "\n" not in why
+        assert "at most 65,536" in await agent.fails("submit_idea", text="x" * 70_000)
+        step = "{step: command, run: [x], inputs: [/etc/passwd]}"
+        named = text_of(1).replace("{op: extend, at: data, parts: [{kinds: [twin], each: 1}]}", f"{{op: append, step: {step}}}")
+        assert "brings none; write technique(ctx)" in await agent.fails("check_idea", text=named)
+        assert "expected 0 to 300" in await agent.fails("wait", seconds=-1)
+        assert "text" in await agent.fails("submit_idea")
+        assert (await agent.does("wait", seconds=0))["changed"] == []
+
+        digests = [(await agent.does("submit_idea", text=text_of(each, f"Twins {each}")))["digest"] for each in (10, 20)]
+        assert digests[0] == checked["digest"]
+        changed = await agent.told("stage 1 is closed", "'Twins 10': accepted", "'Twins 20': accepted")
+        assert len(changed) == 3
+        assert "closed; wait for the next one" in await agent.fails("submit_idea", text=text_of(30))
+
+        campaign.go_on.set()
+        await agent.told(": promoted", ": refused (the same hypothesis as 'another')", "stage 2 is open")
+        results = await agent.does("list_results")
+        assert [row["fate"] for row in results["results"]] == ["promoted"] and results["results"][0]["pairs"] == 12
+        assert sorted(row["fate"] for row in results["own"]) == ["promoted", "refused"]
+        assert "promoted (12 pairs" in (await client.call_tool("read_brief", {})).content[0].text
+        assert (await agent.does("finish"))["finished_stage"] == 2
+        await agent.told("the run has ended")
+        assert "the run has ended" in await agent.fails("finish")
+        assert sorted(idea.digest() for idea in campaign.proposed[0]) == sorted(digests) and campaign.proposed[1] == []
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+def test_an_agent_takes_part_in_a_campaign(tmp_path: Path, playing: Playing, mode: str) -> None:
+    """With the handshake that most agents know, and with what the client prefers."""
+    import anyio
+
+    anyio.run(take_part, tmp_path / "run", playing, mode)
+    playing.join(10)
+    assert not playing.is_alive()
+
+
+def test_nothing_but_the_protocol_is_said_on_standard_output(tmp_path: Path) -> None:
+    inbox.open_stage(tmp_path, NAME, brief_for(1), 2, 60)
+    hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "0"}}
+    messages = [
+        {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello},
+        {"jsonrpc": "2.0", "method": "notifications/initialized"},
+        {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "submit_idea", "arguments": {"text": "bad"}}},
+        {"jsonrpc": "2.0", "id": 3, "method": "tools/call", "params": {"name": "idea_schema", "arguments": {}}},
+    ]
+    with subprocess.Popen(
+        [sys.executable, *command(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdin is not None and server.stdout is not None
+        for message in messages:
+            server.stdin.write(json.dumps(message) + "\n")
+            server.stdin.flush()
+        answers = [json.loads(server.stdout.readline()) for _ in range(3)]
+        rest, _ = server.communicate(timeout=20)
+    assert {answer["id"] for answer in answers} == {1, 2, 3} and all(answer["jsonrpc"] == "2.0" for answer in answers)
+    assert rest == "" and server.returncode == 0
+
+
+def test_a_wait_that_is_over_says_so_and_what_happens_between_two_is_not_lost(tmp_path: Path) -> None:
+    import anyio
+
+    async def waits() -> None:
+        tools = mcp_server.Tools(tmp_path, NAME)
+        start = time.monotonic()
+        assert (await tools.wait(0.3))["changed"] == [] and 0.25 < time.monotonic() - start < 5
+        inbox.open_stage(tmp_path, NAME, brief_for(1), 2, 60)
+        inbox.submit(tmp_path, NAME, text_of(10))
+        inbox.close_stage(tmp_path, NAME, 1, Asked.by(brief_for(1)))
+        inbox.open_stage(tmp_path, NAME, brief_for(2), 2, 60)
+        changed = (await tools.wait(30))["changed"]
+        assert len(changed) == 2 and changed[0].endswith("'Show the twins': accepted") and changed[1].startswith("stage 2 is open")
+        assert (await tools.wait(0))["changed"] == []
+
+    anyio.run(waits)
+
+
+def test_a_mistaken_command_is_one_sentence(tmp_path: Path) -> None:
+    for run, told in ((tmp_path / "none", "expected the folder of a run"), (tmp_path, "expected letters")):
+        done = stagezero("mcp", "--run", run, "--as", "../eve")
+        assert done.returncode == 2 and told in done.stderr and done.stdout == "" and "Traceback" not in done.stderr

@@ -1,0 +1,57 @@
+"""The house stands as it is described: names in strings exist, and no module hides one of the standard library."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import pytest
+
+from stagezero.files import PACKAGE
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+ROOT = Path(__file__).parent.parent
+
+
+def named_in_strings() -> set[str]:
+    """Dotted names of this package that stand in quotes: what a fork server preloads, what ``-m`` runs."""
+    found: set[str] = set()
+    for path in (*SOURCES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")):
+        found |= set(re.findall(r"""["'](stagezero(?:\.[a-z_]\w*)+)["']""", path.read_text(encoding="utf-8")))
+    return found
+
+
+def test_every_module_named_in_a_string_exists() -> None:
+    # A fork server swallows ImportError: a stale name would silently cost 5 s and 470 MB in every worker.
+    names = named_in_strings()
+    assert {"stagezero.training.executors.worker", "stagezero.auditor.forkserver_preload"} <= names
+    for name in sorted(names):
+        parts = name.split(".")
+        while (spec := _spec(".".join(parts))) is None:
+            parts.pop()
+        rest = name.split(".")[len(parts) :]
+        if spec.submodule_search_locations is not None and rest:  # a package, and no module of it
+            assert hasattr(importlib.import_module(".".join(parts)), rest[0]), name
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """Where a module is, without importing it: some are expensive, and one narrows the process that imports it."""
+    try:
+        return importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        return None
+
+
+@pytest.mark.parametrize("folder", ["isolation", "auditor", "cli"])
+def test_no_module_of_a_launchers_folder_hides_one_of_the_standard_library(folder: str) -> None:
+    names = {path.stem for path in (PACKAGE / folder).glob("*.py")} - {"__init__", "__main__"}
+    assert not names & sys.stdlib_module_names
+
+
+def test_paths_of_the_package_do_not_count_parents() -> None:
+    for path in SOURCES:
+        assert not re.search(r"__file__\)(?:\.resolve\(\))?\.parents\[", path.read_text(encoding="utf-8")), path
