@@ -24,6 +24,7 @@ from stagezero.evidence import (
     clopper_pearson_lower,
     collapse_rate_bound,
     gain_shown,
+    looks,
     noise_floor,
     non_inferiority,
     t_interval,
@@ -71,24 +72,23 @@ def main() -> int:
 
     for name, draw in WORLDS.items():
         stated, n = name in SYMMETRIC, ITEMS[name]
-        floor = noise_floor(SD, n)
-        rows = draw(rng, (RUNS, 10)).tolist()
+        floor = float(noise_floor(SD, n))
+        ten = draw(rng, (RUNS, 10))
+        rows, floors = ten.tolist(), np.full(RUNS, floor)
         count(f"t_interval_{name}", stated, sum(miss(e.low, e.high) for e in (t_interval(r, floor=floor) for r in rows)))
-        count(f"guard_{name}", stated, sum(non_inferiority("g", [x - 0.06 for x in r], 0.06, floor).shown == "holds" for r in rows))
-        count(f"gain_{name}", stated, sum(gain_shown(r, floor, 0.0) for r in rows))
+        count(f"guard_{name}", stated, int(non_inferiority(ten - 0.06, np.full(RUNS, 0.06), floors).holds.sum()))
+        count(f"gain_{name}", stated, int(gain_shown(ten, floors, np.zeros(RUNS)).sum()))
         seeds = draw(rng, (RUNS, 8))
         within_seed = rng.normal(0.0, SD / 2, (RUNS, 8, 4))
         values = (seeds[:, :, None] + within_seed).reshape(RUNS, 32).tolist()
         of = [s for s in range(8) for _ in range(4)]
         count(f"clustered_interval_{name}", stated, sum(miss(e.low, e.high) for e in (t_interval(v, seeds=of) for v in values)))
-        longer = draw(rng, (RUNS, PAIRS)).clip(-1, 1).tolist()
-        short = longer[: RUNS // 2]
-        intervals = (betting_interval(r, low=-1.0, high=1.0, grid=200) for r in short)
+        short = draw(rng, (RUNS, PAIRS)).clip(-1, 1)[: RUNS // 2]
+        intervals = (betting_interval(r, low=-1.0, high=1.0, grid=200) for r in short.tolist())
         count(f"betting_interval_{name}", True, sum(miss(e.low, e.high) for e in intervals))
         tests: dict[Test, bool] = {"t": stated, "sign-flip": stated, "betting": True}
         for test, holds in tests.items():
-            rule = Rule(LEVEL, 0.0, SD, n, 0.0, PAIRS, test)
-            errors = sum(any(rule.crosses(r[:k]) for k in range(1, PAIRS + 1)) for r in short)
+            errors = int(looks(short, np.full(len(short), SD), Rule(LEVEL, 0.0, n, 0.0, test)).crossed[:, -1].sum())
             count(f"{test.replace('-', '_')}_test_{name}", holds, errors)
     right = rng.binomial(400, 0.8, RUNS)
     count("clopper_pearson", True, sum(clopper_pearson_lower(int(k), 400, LEVEL) > 0.8 for k in right))

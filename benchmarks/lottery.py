@@ -14,9 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 from _common import arguments, publish
 from _noise import ITEMS, collect
-from _simulate import Floats, binomial_interval, pooled_from_five, sequential
+from _simulate import Floats, binomial_interval, pooled_from_five
 from null_tournament import PAIRS, WORTH, grid
+from numpy.typing import NDArray
 
+from stagezero.evidence import Rule, looks
 from stagezero.ideas.airlock import Admitted, admit
 from stagezero.ideas.idea import Idea, parse_idea
 from stagezero.project import Trial
@@ -80,19 +82,22 @@ def main() -> int:
         ring = np.stack([control[:5], grid(0.5 + noise.draw(rng, (5,)))], axis=1)[None]
         return grid(0.5 + noise.draw(rng, (n, PAIRS))) - control, np.repeat(pooled_from_five(rng, ring), n)
 
+    def promoted(d: Floats, sd: Floats, level: float) -> NDArray[np.bool_]:
+        return looks(d, sd, Rule(level, 0.0, ITEMS, WORTH)).outcome()[0]
+
     for _ in range(CAMPAIGNS):
         d, sd = differences(RIVALS)
-        crossed, _ = sequential(d, sd, ITEMS, alone, WORTH)
+        crossed = promoted(d, sd, alone)
         best = int(d[:, 0].argmax())
         counts["single_idea_promotions"] += bool(crossed[best])
         # Stage 2: the resubmissions. What the airlock lets through is tried anew; it lets through ``again``.
         won = bool(crossed[best])
         if again and not won:
             more, sd2 = differences(len(again))
-            won = bool(sequential(more, sd2, ITEMS, trial.level(2, 2, len(again)), WORTH)[0].any())
+            won = bool(promoted(more, sd2, trial.level(2, 2, len(again))).any())
         counts["lottery_promotions"] += won
         more, sd2 = differences(len(copies))
-        counts["near_copies_promotions"] += bool(sequential(more, sd2, ITEMS, crowd, WORTH)[0].any())
+        counts["near_copies_promotions"] += bool(promoted(more, sd2, crowd).any())
         five = grid(0.5 + noise.draw(rng, (NAMES, 5))) - grid(0.5 + noise.draw(rng, (NAMES, 5)))
         counts["leaderboard_promotions"] += bool((five.mean(1) > 2 * noise.sd * np.sqrt(2 / 5)).any())
     figures: dict[str, float] = {

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from _common import arguments, publish
 from _noise import ITEMS, collect
-from _simulate import Floats, check, pooled_from_five, sequential, t_values
+from _simulate import Floats, pooled_from_five
 from null_tournament import PAIRS, WORTH, grid
 from numpy.typing import NDArray
 from scipy import stats
 
+from stagezero.evidence import Rule, looks, t_statistics
 from stagezero.project import Trial
 
 IDEAS, CAMPAIGNS, ALPHA = 60, 400, 0.05
@@ -79,23 +80,21 @@ def main() -> int:
     options = arguments(__doc__ or "").parse_args()
     noise = collect()["privacy"]
     rng = np.random.default_rng(3)
-    level = Trial(alpha=ALPHA).level(1, 1, IDEAS)
+    rule = Rule(Trial(alpha=ALPHA).level(1, 1, IDEAS), 0.0, ITEMS, WORTH)
     best_n = fixed_n_for(2.0, 0.8)
     sd = noise.sd * np.sqrt(2)
     figures: dict[str, float] = {"best_fixed_n_at_effect_2": float(best_n)}
     for effect in (2, 3, 4):
         shift = sd * np.concatenate([np.zeros(NULL), np.full(HARMFUL, -effect), np.full(USEFUL, effect)])[:, None]
         ours, five, best, sequence = Plan(), Plan(), Plan(), Plan()
-        for number in range(CAMPAIGNS):
+        for _ in range(CAMPAIGNS):
             control = grid(0.5 + noise.draw(rng, (PAIRS,)))
             d = grid(0.5 + shift + noise.draw(rng, (IDEAS, PAIRS))) - control
             ring = np.stack([control[:5], grid(0.5 + noise.draw(rng, (5,)))], axis=1)[None]
             known = np.repeat(pooled_from_five(rng, ring), IDEAS)
-            if number < 3:
-                check(d, known, ITEMS, level, WORTH)
-            crossed, ended = sequential(d, known, ITEMS, level, WORTH)
+            crossed, ended = looks(d, known, rule).outcome()
             ours.add(crossed, float(np.where(crossed, np.maximum(ended, GUARD_PAIRS), ended).sum()))
-            t = t_values(d, np.full(IDEAS, 0.5 / ITEMS))
+            t = t_statistics(d, 0.0, np.full(IDEAS, 0.5 / ITEMS))
             for plan, n in ((five, 5), (best, best_n)):
                 plan.add(t[:, n - 1] >= stats.t.ppf(1 - ALPHA / IDEAS, n - 1), n * IDEAS)
             promoted, at = group_sequential(t, (4, 8, 12))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stagezero.evidence import critical_t, e_value, log_e_value, noise_floor, t_statistic
+from stagezero.evidence import critical_t, e_value, log_e_value, noise_floor, t_statistics
 
 
 def exact_log_e(t: float, k: int) -> float:
@@ -100,23 +100,24 @@ def test_critical_t_is_where_the_threshold_is_reached() -> None:
 def test_equal_differences_need_the_floor() -> None:
     wins = [0.02] * 5
     assert e_value(wins, 0.0, floor=0.0) > 1e6
-    assert e_value(wins, 0.0, floor=noise_floor(0.05, 50)) < 20
+    assert e_value(wins, 0.0, floor=float(noise_floor(0.05, 50))) < 20
     assert e_value([0.0] * 9, 0.0, floor=0.01) <= 1.0
-    assert t_statistic([0.3], 0.0, 0.01) == 0.0
+    assert e_value([0.3], 0.0, floor=0.01) == 1.0
 
 
 def _crossings(draws: np.ndarray, threshold: float, floor: float) -> int:
     """How many rows ever reach the threshold, looking after every pair."""
-    runs, longest = draws.shape
-    crossed = np.zeros(runs, dtype=bool)
-    for k in range(2, longest + 1):
-        seen = draws[:, :k]
-        mean, spread = seen.mean(1), seen.std(1, ddof=1)
-        spread = np.where(mean > 0, np.maximum(spread, floor), spread)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            t = np.where(np.abs(mean) < 1e-12, 0.0, mean * math.sqrt(k) / spread)
-        crossed |= t >= critical_t(k, threshold)
-    return int(crossed.sum())
+    t = t_statistics(draws, 0.0, np.full(len(draws), floor))
+    return int((t >= [critical_t(k, threshold) for k in range(1, draws.shape[1] + 1)]).any(1).sum())
+
+
+def test_t_statistics_are_the_textbooks() -> None:
+    rows = np.random.default_rng(3).normal(0.1, 1.0, (50, 9))
+    found = t_statistics(rows, 0.0, np.zeros(50))
+    for k in range(2, 10):
+        assert found[:, k - 1] == pytest.approx(stats.ttest_1samp(rows[:, :k], 0.0, axis=1).statistic, rel=1e-9)
+    equal = t_statistics(np.array([[0.02] * 4, [-0.02] * 4, [0.0] * 4]), 0.0, np.array([0.01, 0.01, 0.01]))
+    assert equal[0, -1] == pytest.approx(4.0) and equal[1, -1] == -math.inf and equal[2, -1] == 0.0 and not equal[:, 0].any()
 
 
 def test_looking_after_every_pair_keeps_the_error() -> None:
@@ -140,4 +141,4 @@ def test_negative_control_grid_scores_without_the_floor_fail() -> None:
     alpha, runs = 0.05, 3000
     draws = np.random.default_rng(2).choice([-0.05, 0.0, 0.05], (runs, 25))  # ten items of each kind, little noise
     assert stats.binomtest(_crossings(draws, 1 / alpha, floor=0.0), runs, alpha, "greater").pvalue < 1e-6
-    assert stats.binomtest(_crossings(draws, 1 / alpha, floor=noise_floor(0.041, 10)), runs, alpha, "greater").pvalue > 1e-3
+    assert stats.binomtest(_crossings(draws, 1 / alpha, floor=float(noise_floor(0.041, 10))), runs, alpha, "greater").pvalue > 1e-3

@@ -9,16 +9,12 @@ import pytest
 from scipy import stats
 
 from stagezero.evidence import (
-    any_time_level,
-    beyond_hope,
     claim_level,
     clopper_pearson_lower,
     collapse_rate_bound,
     counted_bits,
     e_lond_level,
-    gain_shown,
     idea_level,
-    non_inferiority,
     pooled_sd,
     stage_level,
     t_interval,
@@ -51,19 +47,6 @@ def test_collapse_bound_is_the_documented_figure() -> None:
     assert collapse_rate_bound(12) == pytest.approx(0.22, abs=0.002)
 
 
-def test_guards_pass_a_harmful_idea_at_most_at_their_level() -> None:
-    rng, runs, margin = np.random.default_rng(3), 3000, 0.05
-    held = sum(non_inferiority("g", rng.normal(-margin, 0.03, 10).tolist(), margin, 0.01).shown == "holds" for _ in range(runs))
-    assert stats.binomtest(held, runs, 0.05, "greater").pvalue > 1e-3
-
-
-def test_guards_tell_not_shown_from_failed() -> None:
-    assert non_inferiority("g", [0.0] * 5, 0.05, 0.01).shown == "not shown"
-    assert non_inferiority("g", [0.0, 0.01] * 5, 0.05, 0.01).shown == "holds"
-    assert non_inferiority("g", [-0.2, -0.21] * 5, 0.05, 0.01).shown == "fails"
-    assert non_inferiority("g", [-0.3, 0.3] * 5, 0.05, 0.01).shown == "not shown"
-
-
 def test_pooled_noise_knows_its_mean_is_zero() -> None:
     assert pooled_sd([0.03, -0.03]) == pytest.approx(0.03)
     assert pooled_sd([]) == 0.0
@@ -90,20 +73,6 @@ def test_one_value_a_seed_is_the_textbook_interval() -> None:
         t_interval(values, seeds=[1])
 
 
-def test_a_guard_beyond_hope_would_have_failed() -> None:
-    rng, runs = np.random.default_rng(5), 2000
-    ended = sum(any(beyond_hope(row[:k].tolist(), 0.05, 0.03) for k in range(1, 11)) for row in rng.normal(0.0, 0.03, (runs, 10)))
-    assert ended <= 2, "a harmless idea is hardly ever ended early"
-    assert beyond_hope([-0.2, -0.2], 0.05, 0.03) and beyond_hope([-0.3], 0.05, 0.03) and not beyond_hope([-0.2], 0.05, 0.03)
-
-
-def test_a_gain_is_shown_at_its_level() -> None:
-    rng, runs = np.random.default_rng(6), 3000
-    shown = sum(gain_shown(rng.normal(0.0, 0.03, 10).tolist(), 0.01, least=0.0) for _ in range(runs))
-    assert stats.binomtest(shown, runs, 0.05, "greater").pvalue > 1e-3
-    assert not gain_shown([0.01] * 10, 0.001, least=0.05), "shown, but not enough to count"
-
-
 def test_bits_are_the_documented_figures() -> None:
     assert counted_bits(12, 3) == pytest.approx(8.2, abs=0.05)
     assert counted_bits(52, 3) == pytest.approx(14.5, abs=0.05)
@@ -112,12 +81,6 @@ def test_bits_are_the_documented_figures() -> None:
     level = claim_level(0.05, 6, counted_bits(12, 3))
     need = next(k for k in range(1001) if clopper_pearson_lower(k, 1000, level) >= 0.80) / 1000
     assert need == pytest.approx(0.851, abs=0.004)
-
-
-def test_ideas_at_any_time_spend_half_at_most() -> None:
-    assert sum(any_time_level(0.05, m) for m in range(1, 10_000)) < 0.025
-    with pytest.raises(ValueError, match="number"):
-        any_time_level(0.05, 0)
 
 
 def test_e_lond_holds_the_share_of_false_promotions() -> None:

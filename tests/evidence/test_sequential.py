@@ -9,19 +9,22 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stagezero.evidence import Look, Rule, Test, betting_interval, log_betting_e_value, log_sign_flip_e_value
+from stagezero.evidence import Looks, Rule, Test, betting_interval, log_betting_e_values, log_sign_flip_e_values, looks, trial_e_value
 
 ALPHA = 0.05
 
 
-def rule(test: Test = "t", level: float = ALPHA, worth: float = 0.0, max_pairs: int = 25) -> Rule:
-    return Rule(level, 0.0, sd=0.04, items=50, worth=worth, max_pairs=max_pairs, test=test)
+def rule(test: Test = "t", worth: float = 0.0, items: int = 50) -> Rule:
+    return Rule(ALPHA, 0.0, items, worth, test)
 
 
-def promotions(test: Test, draws: np.ndarray) -> int:
+def looked(draws: np.ndarray, judge: Rule, sd: float = 0.04) -> Looks:
+    return looks(draws, np.full(len(draws), sd), judge)
+
+
+def promotions(draws: np.ndarray, judge: Rule, sd: float = 0.04) -> int:
     """Rows that ever cross, looked at after every pair."""
-    judge = rule(test)
-    return sum(any(judge.crosses(row[:k]) for k in range(1, len(row) + 1)) for row in draws.tolist())
+    return int(looked(draws, judge, sd).crossed[:, -1].sum())
 
 
 def assert_within(wrong: int, runs: int, level: float = ALPHA) -> None:
@@ -31,20 +34,18 @@ def assert_within(wrong: int, runs: int, level: float = ALPHA) -> None:
 @pytest.mark.parametrize("test", ["t", "sign-flip", "betting"])
 def test_nothing_is_promoted_more_often_than_stated(test: Test) -> None:
     draws = np.random.default_rng(1).normal(0.0, 0.04, (2000, 20)).clip(-1, 1)
-    assert_within(promotions(test, draws), 2000)
+    assert_within(promotions(draws, rule(test)), 2000)
 
 
 @pytest.mark.parametrize("test", ["t", "sign-flip", "betting"])
 def test_scores_on_a_grid(test: Test) -> None:
     draws = np.round(np.random.default_rng(2).normal(0.0, 0.04, (2000, 20)) * 20) / 20  # ten items of each kind
-    judge = Rule(ALPHA, 0.0, sd=0.041, items=10, worth=0.0, max_pairs=20, test=test)
-    wrong = sum(any(judge.crosses(row[:k]) for k in range(1, 21)) for row in draws.tolist())
-    assert_within(wrong, 2000)
+    assert_within(promotions(draws, rule(test, items=10), 0.041), 2000)
 
 
 def test_heavy_symmetric_tails_are_the_sign_flips_own() -> None:
     draws = (0.04 * np.random.default_rng(3).standard_t(1.5, (2000, 20))).clip(-1, 1)
-    assert_within(promotions("sign-flip", draws), 2000)
+    assert_within(promotions(draws, rule("sign-flip")), 2000)
 
 
 def test_rare_collapse_is_the_bettings_own_and_not_the_t_tests() -> None:
@@ -52,38 +53,36 @@ def test_rare_collapse_is_the_bettings_own_and_not_the_t_tests() -> None:
     rng, runs = np.random.default_rng(4), 2000
     collapsed = rng.random((runs, 20)) < 0.05
     draws = np.where(collapsed, -0.76, 0.04) + rng.normal(0, 0.02, (runs, 20))  # E D = 0
-    assert_within(promotions("betting", draws), runs)
-    t_test = sum(any(Rule(ALPHA, 0.0, 0.03, 50, 0.0, 20).crosses(r[:k]) for k in range(1, 21)) for r in draws.tolist())
+    assert_within(promotions(draws, rule("betting")), runs)
+    t_test = promotions(draws, rule(), 0.03)
     assert stats.binomtest(t_test, runs, ALPHA, "greater").pvalue < 1e-6, "if this fails, the caveat in the docs can go"
 
 
 def test_negative_control_asymmetric_differences_break_the_sign_flip() -> None:
     rng, runs = np.random.default_rng(5), 1000
     draws = np.where(rng.random((runs, 20)) < 0.05, -0.76, 0.04) + rng.normal(0, 0.02, (runs, 20))
-    assert stats.binomtest(promotions("sign-flip", draws), runs, ALPHA, "greater").pvalue < 1e-6
+    assert stats.binomtest(promotions(draws, rule("sign-flip")), runs, ALPHA, "greater").pvalue < 1e-6
 
 
 def test_sign_flips_never_exceed_two_to_the_k() -> None:
     for k in (1, 3, 11):
-        assert log_sign_flip_e_value([5.0] * k, 0.0, 0.01) <= k * math.log(2) + 1e-9
-    assert log_sign_flip_e_value([], 0.0, 1.0) == 0.0
+        assert log_sign_flip_e_values(np.full((1, k), 5.0), 0.0, np.array([0.01]))[0, -1] <= k * math.log(2) + 1e-9
     with pytest.raises(ValueError, match="scale"):
-        log_sign_flip_e_value([1.0], 0.0, 0.0)
+        log_sign_flip_e_values(np.ones((1, 1)), 0.0, np.zeros(1))
 
 
 def test_the_mean_over_all_flips_is_at_most_one() -> None:
     sizes = [0.3, 0.01, 0.2, 0.07]
-    flips = [math.exp(log_sign_flip_e_value([s * x for s, x in zip(signs, sizes, strict=True)], 0.0, 0.05))
-             for signs in itertools.product((1, -1), repeat=4)]  # fmt: skip
+    signs = np.array(list(itertools.product((1, -1), repeat=4)))
+    flips = np.exp(log_sign_flip_e_values(signs * sizes, 0.0, np.full(16, 0.05))[:, -1])
     assert np.mean(flips) == pytest.approx(1.0, rel=1e-9)
 
 
 def test_an_effect_is_found() -> None:
     draws = np.random.default_rng(6).normal(0.12, 0.04, (200, 25))
-    assert promotions("t", draws) == 200 and promotions("sign-flip", draws) == 200
-    assert (
-        sum(log_betting_e_value(row.tolist(), 0.0) > math.log(20) for row in np.random.default_rng(7).normal(0.12, 0.04, (50, 100))) == 50
-    )
+    assert promotions(draws, rule()) == 200 and promotions(draws, rule("sign-flip")) == 200
+    many = np.random.default_rng(7).normal(0.12, 0.04, (50, 100))
+    assert (log_betting_e_values(many, 0.0)[:, -1] > math.log(20)).all()
 
 
 def test_the_confidence_sequence_covers_at_every_time_at_once() -> None:
@@ -105,19 +104,39 @@ def test_the_confidence_sequence_closes_in() -> None:
         betting_interval([1.2])
 
 
-def test_looks() -> None:
-    judge = rule(worth=2.5)
-    assert judge.look([-0.1]) is Look.GIVE_UP, "one bad pair may be enough"
-    assert judge.look([0.08]) is Look.GO_ON
-    assert judge.look([0.1, 0.11, 0.12, 0.1, 0.11, 0.1]) is Look.CROSSED
-    assert rule(max_pairs=3).look([0.01, -0.01, 0.02]) is Look.SPENT
+def test_what_ends_a_trial() -> None:
+    hasty = rule(worth=2.5)
+    assert looked(np.array([[-0.1]]), hasty).futile.all(), "one bad pair may be enough"
+    good = looked(np.array([[0.08]]), hasty)
+    assert not good.futile.any() and not good.crossed.any()
+    rows = np.array([[0.1, 0.11, 0.12, 0.1, 0.11, 0.1], [0.1, 0.11, -0.5, -0.5, -0.5, -0.5], [0.01, -0.01, 0.02, 0.0, 0.0, 0.01]])
+    crossed, ended = looked(rows, rule(worth=1.0)).outcome()
+    assert crossed.tolist() == [True, False, False] and ended[0] < 6 and ended[1] == 3
+    assert looked(rows, rule()).outcome()[1].tolist()[1:] == [6, 6], "pairs spent"
+
+
+def test_crossing_stands_whatever_comes_after() -> None:
+    row = np.array([[0.1, 0.11, 0.12, 0.1, -0.9, -0.9]])
+    found = looked(row, rule(worth=2.5))
+    assert found.crossed[0].tolist() == [False, False, False, True, True, True] and not found.futile.any()
+
+
+@pytest.mark.parametrize("test", ["t", "sign-flip", "betting"])
+def test_one_trial_alone_is_decided_as_it_is_among_many(test: Test) -> None:
+    """Campaigns look at one row and one pair after another, simulations at all at once: e-values and critical values must agree."""
+    rng = np.random.default_rng(11)
+    draws = np.round(rng.normal(rng.choice([-0.05, 0.0, 0.08], (60, 1)), 0.04, (60, 12)), 2)
+    judge = rule(test, worth=1.0)
+    together = looked(draws, judge)
+    for i, row in enumerate(draws):
+        for k in range(1, 13):
+            alone = looked(row[None, :k], judge)
+            assert alone.crossed[0, -1] == together.crossed[i, k - 1] and alone.futile[0, -1] == together.futile[i, k - 1]
+        best = max(trial_e_value(row[:k], 0.04, judge) for k in range(1, 13))
+        assert together.crossed[i, -1] == (best >= 1 / ALPHA)
 
 
 def test_giving_up_only_loses_power() -> None:
-    draws = np.random.default_rng(10).normal(0.0, 0.04, (500, 25)).tolist()
-    patient, hasty = rule(), rule(worth=2.5)
-    for row in draws:
-        looks = [hasty.look(row[:k]) for k in range(1, 26)]
-        ended = next((k for k, look in enumerate(looks) if look is not Look.GO_ON), 24)
-        if looks[ended] is Look.CROSSED:
-            assert any(patient.crosses(row[:k]) for k in range(1, 26))
+    draws = np.random.default_rng(10).normal(0.0, 0.04, (500, 25))
+    promoted = looked(draws, rule(worth=2.5)).outcome()[0]
+    assert not (promoted & ~looked(draws, rule()).outcome()[0]).any()

@@ -1,16 +1,13 @@
 """Numbers that can be believed: e-processes, error spending, intervals, guards, leakage. No I/O, no torch."""
 
-from stagezero.evidence.betting import betting_interval, log_betting_e_value
-from stagezero.evidence.eprocess import critical_t, e_value, log_e_value, noise_floor, t_statistic
+from stagezero.evidence.betting import betting_interval, log_betting_e_values
+from stagezero.evidence.eprocess import critical_t, e_value, log_e_value, noise_floor, t_statistics
 from stagezero.evidence.equivalence import Equivalence, equivalence
+from stagezero.evidence.guards import Guard, beyond_hope, check_guards, gain_shown, non_inferiority
 from stagezero.evidence.intervals import (
     Estimate,
-    Guard,
-    beyond_hope,
     clopper_pearson_lower,
     collapse_rate_bound,
-    gain_shown,
-    non_inferiority,
     pooled_sd,
     proportion,
     t_interval,
@@ -26,24 +23,24 @@ from stagezero.evidence.leakage import (
     needed,
     pass_probability,
 )
-from stagezero.evidence.sequential import Look, Rule, Test
+from stagezero.evidence.sequential import Looks, Rule, Test, looks, noise_of, trial_e_value
 from stagezero.evidence.shadow import ShadowFinding, shadow_finding, shadow_power
-from stagezero.evidence.signflip import log_sign_flip_e_value
-from stagezero.evidence.spending import any_time_level, e_lond_level, idea_level, stage_level
+from stagezero.evidence.signflip import log_sign_flip_e_values
+from stagezero.evidence.spending import e_lond_level, idea_level, stage_level
 
 __all__ = [
     "Allowance",
     "Equivalence",
     "Estimate",
     "Guard",
-    "Look",
+    "Looks",
     "Rule",
     "ShadowFinding",
     "Test",
-    "any_time_level",
     "betting_interval",
     "beyond_hope",
     "capacity",
+    "check_guards",
     "claim_level",
     "clopper_pearson_lower",
     "collapse_rate_bound",
@@ -55,13 +52,15 @@ __all__ = [
     "gain_shown",
     "idea_level",
     "kraft_bits",
-    "log_betting_e_value",
+    "log_betting_e_values",
     "log_e_value",
-    "log_sign_flip_e_value",
+    "log_sign_flip_e_values",
+    "looks",
     "matching_floor",
     "matching_gain",
     "needed",
     "noise_floor",
+    "noise_of",
     "non_inferiority",
     "pass_probability",
     "pooled_sd",
@@ -70,5 +69,6 @@ __all__ = [
     "shadow_power",
     "stage_level",
     "t_interval",
-    "t_statistic",
+    "t_statistics",
+    "trial_e_value",
 ]

@@ -22,21 +22,22 @@ _MOST = 0.75
 """Share of the wealth that a stake may at most lose: below 1, so that one value never ruins the gambler."""
 
 
-def _scaled(values: Sequence[float], low: float, high: float) -> Floats:
+def _scaled(values: Sequence[float] | Floats, low: float, high: float) -> Floats:
     found = np.asarray(values, dtype=np.float64)
     if not high > low:
         raise ValueError(f"low, high: expected low < high, got {low} and {high}")
-    if len(found) and (found.min() < low or found.max() > high):
+    if found.size and (found.min() < low or found.max() > high):
         raise ValueError(f"values: expected every value between {low} and {high}, got {found.min():g} to {found.max():g}")
     return np.asarray((found - low) / (high - low))
 
 
 def _moments_before(x: Floats) -> tuple[Floats, Floats]:
-    """Regularised mean and variance of the values before each one: what a stake may know."""
-    t = np.arange(1, len(x) + 1)
-    mean = (0.5 + np.cumsum(x)) / (t + 1)
-    variance = (0.25 + np.cumsum((x - mean) ** 2)) / (t + 1)
-    return np.concatenate([[0.5], mean[:-1]]), np.concatenate([[0.25], variance[:-1]])
+    """Regularised mean and variance of the values before each one, along the last axis: what a stake may know."""
+    t = np.arange(1, x.shape[-1] + 1)
+    mean = (0.5 + x.cumsum(-1)) / (t + 1)
+    variance = (0.25 + ((x - mean) ** 2).cumsum(-1)) / (t + 1)
+    first = np.ones((*x.shape[:-1], 1))
+    return np.concatenate([0.5 * first, mean[..., :-1]], -1), np.concatenate([0.25 * first, variance[..., :-1]], -1)
 
 
 def betting_interval(values: Sequence[float], level: float = 0.95, low: float = 0.0, high: float = 1.0, grid: int = 1000) -> Estimate:
@@ -72,10 +73,16 @@ def betting_interval(values: Sequence[float], level: float = 0.95, low: float = 
     return Estimate(mean, lower, upper, len(x))
 
 
-def log_betting_e_value(differences: Sequence[float], margin: float, low: float = -1.0, high: float = 1.0) -> float:
-    """log of the wealth of a gambler who bets that the mean exceeds ``margin``: an e-process for H0: mean ≤ margin.
+def log_betting_e_values(differences: Floats, margin: float, low: float = -1.0, high: float = 1.0) -> Floats:
+    """log of the wealth of a gambler who bets that the mean exceeds ``margin``, after every pair: an e-process for H0: mean ≤ margin.
 
     Stakes follow the growth-rate-adaptive rule (aGRAPA) on the values before. Valid for any values in [low, high].
+
+    Args:
+        differences: (trials, pairs).
+
+    Returns:
+        (trials, pairs).
 
     Raises:
         ValueError: a value lies outside the ends, or the margin does.
@@ -83,11 +90,9 @@ def log_betting_e_value(differences: Sequence[float], margin: float, low: float 
     if not low < margin < high:
         raise ValueError(f"margin: expected a number between {low} and {high}, got {margin}")
     x = _scaled(differences, low, high)
-    if not len(x):
-        return 0.0
     m = (margin - low) / (high - low)
     mean, variance = _moments_before(x)
     # The prior variance of ¼ would keep the first stakes tiny: paired differences are far quieter than that, and any
     # stake is valid that looks at the past alone.
     stake = np.clip((mean - m) / (variance + (mean - m) ** 2), 0.05 / m, _MOST / m)
-    return float(np.log1p(stake * (x - m)).sum())
+    return np.asarray(np.log1p(stake * (x - m)).cumsum(axis=-1))

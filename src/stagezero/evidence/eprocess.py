@@ -27,12 +27,13 @@ from scipy.special import gammaln, logsumexp
 Floats = NDArray[np.float64]
 _INNER = 160
 _NEGLIGIBLE = 40.0  # e^-40
+_ROOT_STEPS = 12
 
 
 def _root(excess: Callable[[Floats], Floats], far: Floats) -> Floats:
     """v between 0 and ``far`` where ``excess`` turns positive, by bisection."""
     near = np.zeros_like(far)
-    for _ in range(40):
+    for _ in range(_ROOT_STEPS):
         middle = (near + far) / 2.0
         beyond = excess(middle) > 0
         near, far = np.where(beyond, near, middle), np.where(beyond, middle, far)
@@ -62,6 +63,7 @@ def _log_chi_mgf(z: Floats, k: int) -> Floats:
     return np.asarray(logsumexp(log_f, axis=1) + np.log(step) - norm)
 
 
+@lru_cache(maxsize=4096)
 def log_e_value(t: float, k: int) -> float:
     """log E_k for the t-statistic of ``k`` differences.
 
@@ -86,37 +88,44 @@ def log_e_value(t: float, k: int) -> float:
     return float(logsumexp(log_ratio + log_prior + u) + math.log(width))
 
 
-def t_statistic(differences: Sequence[float], margin: float, floor: float) -> float:
-    """The t-statistic of D − d, with the standard deviation floored where the mean exceeds d.
+def t_statistics(differences: Floats, margin: float, floor: Floats) -> Floats:
+    """t-statistics of D − d after every pair, with the standard deviation floored where the mean exceeds d.
 
     Scores lie on a grid: a few equal wins have no spread at all, and without the floor they would give E = ∞.
 
     Args:
-        differences: D_1 … D_k, k ≥ 1.
+        differences: (trials, pairs).
         margin: d, registered beforehand.
-        floor: the least standard deviation believed when the mean exceeds d; see ``noise_floor``.
+        floor: (trials,), the least standard deviation believed when the mean exceeds d; see ``noise_floor``.
+
+    Returns:
+        (trials, pairs); 0 after the first pair and where the mean equals d, infinite where there is no spread.
     """
-    values = np.asarray(differences, dtype=np.float64) - margin
-    k = len(values)
-    mean = float(values.mean())
-    if k < 2 or abs(mean) < 1e-12:
-        return 0.0
-    spread = float(values.std(ddof=1))
-    if mean > 0:
-        spread = max(spread, floor)
-    if spread < 1e-12:
-        return math.copysign(math.inf, mean)
-    return mean * math.sqrt(k) / spread
+    values = differences - margin
+    found = np.zeros(values.shape)
+    mean, squares = values[:, 0].copy(), np.zeros(len(values))  # Welford (1962): stable for nearly equal values
+    for k in range(2, values.shape[1] + 1):
+        step = values[:, k - 1] - mean
+        mean += step / k
+        squares += step * (values[:, k - 1] - mean)
+        spread = np.sqrt(squares / (k - 1))
+        spread = np.where(mean > 0, np.maximum(spread, floor), spread)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = np.where(spread < 1e-12, np.copysign(np.inf, mean), mean * math.sqrt(k) / spread)
+        found[:, k - 1] = np.where(np.abs(mean) < 1e-12, 0.0, t)
+    return found
 
 
-def noise_floor(pooled_sd: float, items_per_kind: int) -> float:
+def noise_floor(pooled_sd: Floats | float, items_per_kind: int) -> Floats:
     """max(½ · pooled A/A standard deviation, 1/2n), n the items of each kind behind one score."""
-    return max(0.5 * pooled_sd, 0.5 / items_per_kind)
+    return np.asarray(np.maximum(0.5 * pooled_sd, 0.5 / items_per_kind))
 
 
 def e_value(differences: Sequence[float], margin: float, floor: float) -> float:
-    """E_k of the differences seen so far; capped at 1e300 for display."""
-    return math.exp(min(log_e_value(t_statistic(differences, margin, floor), len(differences)), 690.0))
+    """E_k of the differences seen so far; capped at e^690, so that it can be written down."""
+    row = np.asarray([differences], dtype=np.float64)
+    t = t_statistics(row, margin, np.array([floor]))[0, -1] if len(differences) > 1 else 0.0
+    return math.exp(min(log_e_value(float(t), len(differences)), 690.0))
 
 
 @lru_cache(maxsize=4096)
@@ -132,3 +141,14 @@ def critical_t(k: int, threshold: float) -> float:
     if gap(math.log(1e7)) < 0:
         return math.inf
     return math.exp(float(brentq(gap, math.log(1e-3), math.log(1e7), xtol=1e-9)))
+
+
+FEW = 8
+"""Trials up to which evaluating E is cheaper than finding its critical value."""
+
+
+def reaches(t: Floats, k: int, threshold: float) -> NDArray[np.bool_]:
+    """Whether E_k of each t-statistic is at least ``threshold``. E grows with t, so many are compared with its critical value."""
+    if len(t) > FEW:
+        return np.asarray(t >= critical_t(k, threshold))
+    return np.array([log_e_value(float(one), k) >= math.log(threshold) for one in t], dtype=bool)

@@ -1,11 +1,10 @@
-"""Intervals, bounds and the guards' non-inferiority test. Everything here takes one number per seed, never per item."""
+"""Intervals and bounds. Everything here takes one number per seed, never per item."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,65 +83,6 @@ def proportion(right: int, n: int, level: float = 0.95) -> Estimate:
 def collapse_rate_bound(n: int, level: float = 0.05) -> float:
     """Exact upper bound on the rate of an event not seen in n seeds (0 of 12: 22 %)."""
     return float(1.0 - level ** (1.0 / n))
-
-
-@dataclass(frozen=True, slots=True)
-class Guard:
-    """One side effect looked at: did it stay within its margin?"""
-
-    name: str
-    shown: Literal["holds", "fails", "not shown"]
-    mean: float
-    lower: float
-    margin: float
-    n: int
-
-
-def non_inferiority(name: str, differences: Sequence[float], margin: float, floor: float, level: float = 0.05, least: int = 10) -> Guard:
-    """Paired non-inferiority: is the mean difference above −margin?
-
-    "holds" when the one-sided lower bound at ``level`` is above −margin; "fails" when the upper bound is below it;
-    otherwise "not shown", which is not a pass. Fewer than ``least`` pairs are never enough. The level is exact for normal
-    differences; where 5-10 % of the seeds collapse by 5 standard deviations a loss at the margin passes 11-15 % of the time.
-
-    Args:
-        differences: candidate − control, one a seed, signed so that larger is better.
-        margin: the loss that would be tolerated, positive.
-        floor: the least standard deviation believed.
-    """
-    values = np.asarray(differences, dtype=np.float64)
-    n = len(values)
-    mean = float(values.mean()) if n else 0.0
-    if n < 2:
-        return Guard(name, "not shown", mean, -math.inf, margin, n)
-    spread = max(float(values.std(ddof=1)), floor)
-    half = float(stats.t.ppf(1 - level, n - 1)) * spread / math.sqrt(n)
-    if n < least:
-        return Guard(name, "not shown", mean, mean - half, margin, n)
-    shown: Literal["holds", "fails", "not shown"] = "not shown"
-    if mean - half > -margin:
-        shown = "holds"
-    elif mean + half < -margin:
-        shown = "fails"
-    return Guard(name, shown, mean, mean - half, margin, n)
-
-
-def beyond_hope(differences: Sequence[float], margin: float, sd: float) -> bool:
-    """Is a loss so far beyond its margin that no further pair can rescue a guard?
-
-    Judged by the pooled seed noise: six standard errors at the first pair, four later. It ends a trial that would have failed
-    in the end, so it costs no error.
-    """
-    k = len(differences)
-    return sum(differences) / k + (6.0 if k == 1 else 4.0) * sd / math.sqrt(k) < -margin
-
-
-def gain_shown(differences: Sequence[float], floor: float, least: float, level: float = 0.05) -> bool:
-    """Is the mean difference shown to be above 0, and at least ``least``? One-sided t-bound at ``level``."""
-    if len(differences) < 2:
-        return False
-    found = t_interval(differences, level=1 - 2 * level, floor=floor)
-    return found.low > 0 and found.mean >= least
 
 
 def pooled_sd(null_differences: Sequence[float]) -> float:

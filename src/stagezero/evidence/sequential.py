@@ -1,4 +1,4 @@
-"""The rule that decides one trial, look by look: a pure function of its differences, shared by campaigns and simulations.
+"""The rule that decides trials, look by look: one pure function over arrays (trials × pairs), used by campaigns and simulations.
 
 Three tests of H0: E D ≤ d are offered, each valid whenever one stops, each under its own assumption:
 
@@ -13,16 +13,22 @@ Giving up can only lose power, never promote, so it is judged by the pooled seed
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Literal
 
-from stagezero.evidence.betting import log_betting_e_value
-from stagezero.evidence.eprocess import critical_t, log_e_value, noise_floor, t_statistic
-from stagezero.evidence.signflip import log_sign_flip_e_value
+import numpy as np
+from numpy.typing import NDArray
+
+from stagezero.evidence.betting import log_betting_e_values
+from stagezero.evidence.eprocess import Floats, log_e_value, noise_floor, reaches, t_statistics
+from stagezero.evidence.signflip import log_sign_flip_e_values
 
 Test = Literal["t", "sign-flip", "betting"]
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+
+VERSION = 1
+"""Of the rule, guards included. It rises with every change of what is decided, and ledgers name it."""
 
 PATIENCE = 0.5
 """How much the pairs must speak against an effect worth having before a trial is given up, in units of log-likelihood.
@@ -31,78 +37,85 @@ Chosen by simulation (benchmarks/power.py): of 60 ideas, a tenth of them useful 
 than 99 % of the useful ones at 2.13 pairs an idea; at two standard deviations it keeps about three quarters."""
 
 
-class Look(StrEnum):
-    CROSSED = "crossed"
-    GO_ON = "go on"
-    GIVE_UP = "give up"
-    SPENT = "spent"
-
-
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How one hypothesis is decided.
+    """How hypotheses are decided.
 
     Args:
-        level: error it may spend; the threshold is 1/level.
+        level: error that each may spend; the threshold is 1/level.
         margin: d; the effect must exceed it.
-        sd: pooled A/A standard deviation of the claimed score.
         items: items of each kind behind one score.
         worth: the effect worth having, in seed standard deviations.
-        max_pairs: pairs it may have.
         test: which e-process.
     """
 
     level: float
     margin: float
-    sd: float
     items: int
     worth: float
-    max_pairs: int
     test: Test = "t"
 
-    @property
-    def noise(self) -> float:
-        """Standard deviation of a difference, never below half a step of the score's grid."""
-        return max(self.sd, 0.5 / self.items)
 
-    @property
-    def floor(self) -> float:
-        return noise_floor(self.sd, self.items)
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """What the rule finds after every pair, shape (trials, pairs).
 
-    def log_e(self, differences: Sequence[float]) -> float:
-        """log of the e-process after these differences."""
-        match self.test:
-            case "t":
-                return log_e_value(t_statistic(differences, self.margin, self.floor), len(differences))
-            case "sign-flip":
-                return log_sign_flip_e_value(differences, self.margin, self.noise)
-            case "betting":
-                return log_betting_e_value(differences, self.margin)
+    ``crossed``: the threshold has been reached, with this pair or an earlier one. ``futile``: it has not, and the pairs leave no room
+    for an effect worth having.
+    """
 
-    def e_value(self, differences: Sequence[float]) -> float:
-        """The e-process, capped at e^690 so that it can be written down."""
-        return math.exp(min(self.log_e(differences), 690.0))
+    crossed: Bools
+    futile: Bools
 
-    def crosses(self, differences: Sequence[float]) -> bool:
-        """Has the threshold been reached with the last of these differences?"""
-        if self.test == "t":  # E grows with t: the critical value is computed once for each number of pairs
-            return t_statistic(differences, self.margin, self.floor) >= critical_t(len(differences), 1.0 / self.level)
-        return self.log_e(differences) >= -math.log(self.level)
+    def outcome(self) -> tuple[Bools, Ints]:
+        """Which trials cross before they are given up, and the pair at which each ends: crossed, given up, or the last."""
+        over = self.crossed | self.futile
+        last = over.shape[1] - 1
+        at = np.where(over.any(1), over.argmax(1), last)
+        return self.crossed[np.arange(len(at)), at], at + 1
 
-    def worth_continuing(self, differences: Sequence[float]) -> bool:
-        """Do the pairs leave room for an effect worth having?
 
-        False once, under the pooled noise, no effect is more likely than one of ``worth`` standard deviations by a factor
-        of e^PATIENCE: the futility half of Wald's sequential test.
-        """
-        k = len(differences)
-        mean = (sum(differences) / k - self.margin) / self.noise
-        return k * self.worth * (mean - self.worth / 2.0) >= -PATIENCE
+def looks(differences: Floats, sd: Floats, rule: Rule, floor: Floats | None = None) -> Looks:
+    """Look at trials after every pair.
 
-    def look(self, differences: Sequence[float]) -> Look:
-        """What to do after the last of these differences, for a trial that has not crossed before."""
-        if self.crosses(differences):
-            return Look.CROSSED
-        if not self.worth_continuing(differences):
-            return Look.GIVE_UP
-        return Look.SPENT if len(differences) >= self.max_pairs else Look.GO_ON
+    A trial is futile once, under the pooled noise, no effect is more likely than one of ``rule.worth`` standard deviations by a
+    factor of e^PATIENCE: the futility half of Wald's sequential test.
+
+    Args:
+        differences: candidate − control, (trials, pairs).
+        sd: (trials,), pooled A/A standard deviation of the claimed score, as each trial knows it.
+        floor: (trials,), the least standard deviation that the t-test believes; ``noise_floor`` of ``sd`` when None.
+    """
+    pairs = np.arange(1, differences.shape[1] + 1)
+    noise = noise_of(sd, rule.items)
+    if rule.test == "t":
+        t = t_statistics(differences, rule.margin, noise_floor(sd, rule.items) if floor is None else floor)
+        reached = np.stack([reaches(t[:, k - 1], k, 1.0 / rule.level) for k in pairs.tolist()], axis=1)
+    else:
+        reached = _log_e_values(differences, noise, rule) >= -math.log(rule.level)
+    crossed = np.logical_or.accumulate(reached, axis=1)
+    mean = (differences.cumsum(1) / pairs - rule.margin) / noise[:, None]
+    futile = pairs * rule.worth * (mean - rule.worth / 2.0) < -PATIENCE
+    return Looks(crossed, futile & ~crossed)
+
+
+def noise_of(sd: Floats, items: int) -> Floats:
+    """Standard deviation of a difference, never below half a step of the score's grid."""
+    return np.maximum(sd, 0.5 / items)
+
+
+def trial_e_value(differences: Floats, sd: float, rule: Rule) -> float:
+    """The e-process after the last of one trial's differences, capped at e^690 so that it can be written down."""
+    row, known = np.atleast_2d(differences), np.array([sd])
+    if rule.test == "t":
+        t = float(t_statistics(row, rule.margin, noise_floor(known, rule.items))[0, -1])
+        log_e = log_e_value(t, row.shape[1])
+    else:
+        log_e = float(_log_e_values(row, noise_of(known, rule.items), rule)[0, -1])
+    return math.exp(min(log_e, 690.0))
+
+
+def _log_e_values(differences: Floats, noise: Floats, rule: Rule) -> Floats:
+    if rule.test == "sign-flip":
+        return log_sign_flip_e_values(differences, rule.margin, noise)
+    return log_betting_e_values(differences, rule.margin)

@@ -12,34 +12,36 @@ flips, so E_k ≤ 2^k: eleven pairs at the least for a threshold of 2,000. Symme
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+Floats = NDArray[np.float64]
 _BETS = np.geomspace(0.25, 32.0, 15)
 """The mixture over bets, in units of 1/scale; equal weights."""
 
 
-def log_sign_flip_e_value(differences: Sequence[float], margin: float, scale: float) -> float:
-    """log E_k.
+def log_sign_flip_e_values(differences: Floats, margin: float, scale: Floats) -> Floats:
+    """log E_k after every pair.
 
     Args:
-        differences: D_1 … D_k.
+        differences: (trials, pairs).
         margin: d, registered beforehand.
-        scale: positive; the size of a typical difference. Any value is valid as long as it was fixed before the differences were
-            seen; a poor one costs power only. A trial uses the pooled A/A standard deviation, which the control builds of its first
-            pairs have a part in; that dependence is slight and is not part of the statement.
+        scale: (trials,), positive; the size of a typical difference. Any value is valid as long as it was fixed before the differences
+            were seen; a poor one costs power only. A trial uses the pooled A/A standard deviation, which the control builds of its
+            first pairs have a part in; that dependence is slight and is not part of the statement.
+
+    Returns:
+        (trials, pairs).
 
     Raises:
-        ValueError: the scale is not positive.
+        ValueError: a scale is not positive.
     """
-    if not scale > 0:
-        raise ValueError(f"scale: expected a positive number, got {scale}")
-    x = (np.asarray(differences, dtype=np.float64) - margin) / scale
-    if not len(x):
-        return 0.0
-    z = _BETS[:, None] * x[None, :]
+    if not (scale > 0).all():
+        raise ValueError(f"scale: expected positive numbers, got {scale}")
+    x = (differences - margin) / scale[:, None]
+    z = _BETS[:, None, None] * x[None, :, :]
     # log cosh z, without overflow.
     log_cosh = np.abs(z) + np.log1p(np.exp(-2.0 * np.abs(z))) - math.log(2.0)
-    return float(logsumexp((z - log_cosh).sum(axis=1)) - math.log(len(_BETS)))
+    return np.asarray(logsumexp((z - log_cosh).cumsum(axis=2), axis=0) - math.log(len(_BETS)))

@@ -17,11 +17,26 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 
-from stagezero.evidence import Guard, Rule, beyond_hope, collapse_rate_bound, gain_shown, noise_floor, non_inferiority
+import numpy as np
+from numpy.typing import NDArray
+
+from stagezero.evidence import (
+    Guard,
+    Rule,
+    beyond_hope,
+    check_guards,
+    collapse_rate_bound,
+    gain_shown,
+    looks,
+    noise_floor,
+    noise_of,
+    trial_e_value,
+)
 from stagezero.measure import ALIGNMENT, BOTH_ANSWERS, ONE_ANSWER, UNPARSEABLE, on, twins_refused
 from stagezero.project import Trial
 from stagezero.trials.hypothesis import Hypothesis
 
+Floats = NDArray[np.float64]
 COLLAPSE_SDS = 4.0
 GUARD_SDS = 1.5
 ENOUGH_MATCHED = 0.75
@@ -69,6 +84,11 @@ class Ruling:
     guards: tuple[Guard, ...] = ()
 
 
+def differences(pairs: Sequence[Pair], claims: Sequence[str]) -> Floats:
+    """Candidate − control of claims and signs, larger is better: (claims, pairs)."""
+    return np.array([[p.difference(claim) for p in pairs] for claim in claims], dtype=np.float64).reshape(len(claims), len(pairs))
+
+
 @dataclass(frozen=True)
 class Judge:
     """Rules on one hypothesis.
@@ -88,12 +108,15 @@ class Judge:
 
     @cached_property
     def rule(self) -> Rule:
-        plan = self.plan
-        return Rule(self.level, self.hypothesis.margin, self.noise[self.own], plan.items, plan.worth, plan.max_pairs, plan.test)
+        return Rule(self.level, self.hypothesis.margin, self.plan.items, self.plan.worth, self.plan.test)
 
     @property
     def own(self) -> str:
         return self.hypothesis.property
+
+    @property
+    def own_noise(self) -> float:
+        return float(noise_of(self._sd((self.own,)), self.plan.items)[0])
 
     @cached_property
     def watched(self) -> tuple[str, ...]:
@@ -103,64 +126,63 @@ class Judge:
         own = () if self.own == ALIGNMENT else tuple(on(sign, self.own) for sign in signs)
         return (*others, *map(twins_refused, self.properties), *signs, *own)
 
-    def margin_of(self, claim: str) -> float:
-        """What may be lost on something that was not claimed."""
-        return max(self.plan.guard_margin, GUARD_SDS * self.noise[claim])
+    def _sd(self, claims: Sequence[str]) -> Floats:
+        return np.array([self.noise[claim] for claim in claims])
+
+    def margins(self, claims: Sequence[str]) -> Floats:
+        """What may be lost on things that were not claimed."""
+        return np.maximum(self.plan.guard_margin, GUARD_SDS * self._sd(claims))
+
+    def _floors(self, claims: Sequence[str]) -> Floats:
+        return noise_floor(self._sd(claims), self.plan.items)
 
     def guards(self, pairs: Sequence[Pair]) -> tuple[Guard, ...]:
         """Paired non-inferiority of everything watched."""
-        return tuple(
-            non_inferiority(
-                claim,
-                [p.difference(claim) for p in pairs],
-                self.margin_of(claim),
-                noise_floor(self.noise[claim], self.plan.items),
-                least=self.plan.guard_pairs,
-            )
-            for claim in self.watched
-        )
+        w = self.watched
+        return check_guards(w, differences(pairs, w), self.margins(w), self._floors(w), self.plan.guard_pairs)
 
     def gains(self, pairs: Sequence[Pair]) -> tuple[str, ...]:
         """Capabilities on which the candidate is shown to be better, by as much as would count as a loss."""
-        return tuple(
-            c
-            for c in self.capabilities
-            if gain_shown([p.difference(c) for p in pairs], noise_floor(self.noise[c], self.plan.items), self.margin_of(c))
-        )
+        c = self.capabilities
+        shown = gain_shown(differences(pairs, c), self._floors(c), self.margins(c))
+        return tuple(claim for claim, yes in zip(c, shown, strict=True) if yes)
 
     def look(self, pairs: Sequence[Pair], best: float) -> Ruling:
         """After the last of these pairs; ``best`` is the largest e-value at the earlier ones, 1 at the first."""
-        differences = [p.difference(self.own) for p in pairs]
-        k, mean = len(differences), sum(differences) / len(differences)
-        e = float(f"{self.rule.e_value(differences):.6g}")
+        own, sd = differences(pairs, (self.own,)), self._sd((self.own,))
+        k, mean = len(pairs), float(own.mean())
+        e = float(f"{trial_e_value(own, float(sd[0]), self.rule):.6g}")
         best = max(best, e)
-        crossed = best >= 1 / self.level
+        found = looks(own, sd, self.rule)
+        crossed = bool(found.crossed[0, -1])
         seen = f"{self.own} changed by {mean:+.3f} over {k} pair{'s' if k > 1 else ''}"
-        lost = [
-            c
-            for c in self.watched
-            if beyond_hope([p.difference(c) for p in pairs], self.margin_of(c), max(self.noise[c], 0.5 / self.plan.items))
-        ]
-        if lost:
+        noise = noise_of(self._sd(self.watched), self.plan.items)
+        lost = beyond_hope(differences(pairs, self.watched), self.margins(self.watched), noise)
+        if lost.any():
             # The t-bound of two or three pairs says little; the pooled noise says that they cannot recover.
-            guards = tuple(replace(g, shown="fails") for g in self.guards(pairs) if g.name in lost)
-            return Ruling(e, crossed, Fate.GUARD, f"{seen}, but {_told(guards)}; beyond hope", guards)
-        if not crossed and not self.rule.worth_continuing(differences):
-            worth = self.plan.worth * self.rule.noise
+            failed = tuple(replace(g, shown="fails") for g, over in zip(self.guards(pairs), lost, strict=True) if over)
+            return Ruling(e, crossed, Fate.GUARD, f"{seen}, but {_told(failed)}; beyond hope", failed)
+        if found.futile[0, -1]:
+            worth = self.plan.worth * self.own_noise
             return Ruling(e, False, Fate.GIVEN_UP, f"{seen}; the pairs speak against an effect worth having ({worth:.3f})")
         if not crossed and k >= self.plan.max_pairs:
             return Ruling(e, False, Fate.UNDECIDED, f"{seen}; e = {best:.3g} never reached {1 / self.level:.0f}")
         if not crossed or k < self.plan.guard_pairs:
             return Ruling(e, crossed)
-        worst = min(differences)
-        if worst < self.hypothesis.margin - COLLAPSE_SDS * self.rule.noise:
+        worst = float(own.min())
+        if worst < self.hypothesis.margin - COLLAPSE_SDS * self.own_noise:
             why = f"{seen}, but one replicate fell by {worst:+.3f}, more than {COLLAPSE_SDS:g} seed sd"
             return Ruling(e, crossed, Fate.COLLAPSED, why)
-        guards = self.guards(pairs)
-        failed = [g for g in guards if g.shown != "holds"]
-        if failed:
-            return Ruling(e, crossed, Fate.GUARD, f"{seen}, but {_told(failed)}", guards)
-        return Ruling(e, crossed, None, f"{seen}; e = {best:.3g} of {1 / self.level:.0f} needed, every guard holds", guards)
+        checked = self.guards(pairs)
+        broken = [g for g in checked if g.shown != "holds"]
+        if broken:
+            return Ruling(e, crossed, Fate.GUARD, f"{seen}, but {_told(broken)}", checked)
+        return Ruling(e, crossed, None, f"{seen}; e = {best:.3g} of {1 / self.level:.0f} needed, every guard holds", checked)
+
+    def _check(self, name: str, values: Sequence[float], margin: float) -> Guard:
+        """One last check on the claimed property."""
+        row, floor = np.array([values], dtype=np.float64), self._floors((self.own,))
+        return check_guards((name,), row, np.array([margin]), floor, self.plan.guard_pairs)[0]
 
     def carries_over(self, pairs: Sequence[Pair], elsewhere: Sequence[float]) -> Guard:
         """Is more than half of the gain there in wordings that the open items never use?
@@ -169,7 +191,7 @@ class Judge:
             elsewhere: D of the same replicates, asked in other wordings.
         """
         half = [b - p.difference(self.own) / 2 for p, b in zip(pairs, elsewhere, strict=False)]
-        return non_inferiority(OTHER_WORDINGS, half, -0.0, self.rule.floor, least=self.plan.guard_pairs)
+        return self._check(OTHER_WORDINGS, half, -0.0)
 
     def beats(self, over_matched: Sequence[float], matched_share: float, gained: Sequence[str]) -> Guard:
         """Does the gain survive against a control that is as capable?
@@ -180,24 +202,22 @@ class Judge:
                 nothing was matched, and then nothing was shown.
             gained: the capabilities it is about.
         """
-        # "holds" when the lower bound is above the hypothesis's own margin: a superiority test in the guard's clothes.
-        floor, margin = self.rule.floor, -self.hypothesis.margin
-        found = non_inferiority(f"{MATCHED} ({', '.join(gained)})", over_matched, margin, floor, least=self.plan.guard_pairs)
+        # "holds" when the lower bound is above the hypothesis's own margin: a superiority test.
+        found = self._check(f"{MATCHED} ({', '.join(gained)})", over_matched, -self.hypothesis.margin)
         if found.shown == "fails" or matched_share >= ENOUGH_MATCHED:
             return found
-        name = f"{found.name}, which could not be made as capable"
-        return Guard(name, "not shown", found.mean, found.lower, found.margin, found.n)
+        return replace(found, name=f"{found.name}, which could not be made as capable", shown="not shown")
 
     def conclude(self, pairs: Sequence[Pair], ruling: Ruling, more: Sequence[Guard], gained: Sequence[str]) -> Ruling:
         """The last word on an idea whose pairs and guards all hold, given the checks that only such ideas get."""
-        guards = (*ruling.guards, *more)
+        checked = (*ruling.guards, *more)
         failed = [g for g in more if g.shown != "holds"]
         also = f"; {', '.join(gained)} gained too" if gained else ""
         if failed:
-            return Ruling(ruling.e, True, Fate.GUARD, f"{ruling.why}{also}, but {_told(failed)}", guards)
+            return Ruling(ruling.e, True, Fate.GUARD, f"{ruling.why}{also}, but {_told(failed)}", checked)
         bound = collapse_rate_bound(len(pairs))
         why = f"{ruling.why}, collapse rate ≤ {bound:.0%}{also}"
-        return Ruling(ruling.e, True, Fate.PROMOTED, why, guards)
+        return Ruling(ruling.e, True, Fate.PROMOTED, why, checked)
 
 
 def _told(guards: Sequence[Guard]) -> str:

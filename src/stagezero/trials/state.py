@@ -1,4 +1,4 @@
-"""One idea's way through its trial: the jobs it waits for, the pairs it has, and how it ends."""
+"""Where one trial stands: the jobs it waits for, the pairs it has, and how it ended."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass, field
 from stagezero.evidence import Guard
 from stagezero.measure import ALIGNMENT
 from stagezero.training import Recipe
-from stagezero.trials.decision import Fate, Judge, Pair, Ruling
+from stagezero.trials.decision import Fate, Pair
 from stagezero.trials.hypothesis import Entrant, Hypothesis
 
+CONTROL = "control"
 
-def _written(value: object) -> object:
-    """Six digits of a number, and nothing where a bound is infinite: the ledger's form has no infinities."""
+
+def _finite(value: object) -> object:
+    """Six digits of a number, and None where a bound is infinite: the ledger's form has no infinities."""
     if not isinstance(value, float):
         return value
     return float(f"{value:.6g}") if math.isfinite(value) else None
@@ -47,7 +49,7 @@ class Decision:
         return sum(p.difference(ALIGNMENT) for p in self.pairs) / len(self.pairs) if self.pairs else 0.0
 
     def entry(self) -> dict[str, object]:
-        """What the ledger says of it."""
+        """The ledger's entry."""
         return {
             "hypothesis": self.hypothesis.digest(),
             "title": self.title,
@@ -56,7 +58,7 @@ class Decision:
             "fate": str(self.fate),
             "why": self.why,
             "pairs": len(self.pairs),
-            "guards": [{key: _written(value) for key, value in asdict(g).items()} for g in self.guards],
+            "guards": [{key: _finite(value) for key, value in asdict(g).items()} for g in self.guards],
         }
 
 
@@ -66,39 +68,48 @@ class Wanted:
 
     who: str
     recipe: Recipe = field(compare=False)
-    replicate: int = 1
+    replicate: int
     neighbour: int | None = None
     reworded: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a trial needs before it can go on, and what it is likely to need after that."""
+
+    jobs: tuple[Wanted, ...]
+    soon: tuple[Wanted, ...] = ()
+
+
 @dataclass
-class Course:
-    """One idea's way through its trial."""
+class State:
+    """One trial as far as it has come."""
 
     entrant: Entrant
-    key: str  # the hypothesis as it was registered
-    judge: Judge | None = None  # known once the noise is
+    key: str
+    """The hypothesis as it was registered."""
     pairs: list[Pair] = field(default_factory=list)
     e_values: list[float] = field(default_factory=list)
-    ruling: Ruling | None = None
-    awaited: list[Wanted] = field(default_factory=list)  # jobs that the last checks wait for
+    request: Request = field(default=Request(()))
+    crossed: bool = False
+    """The threshold has been reached."""
     checking: bool = False
+    """Its pairs and guards hold, and the last checks are under way."""
     decision: Decision | None = None
-    written: bool = False
-
-    @property
-    def crossed(self) -> bool:
-        return self.ruling is not None and self.ruling.crossed
 
     @property
     def next(self) -> int:
         return len(self.pairs) + 1
 
+    @property
+    def best(self) -> float:
+        """The largest e-value so far."""
+        return max(self.e_values, default=1.0)
+
     def candidate(self, s: int, reworded: str | None = None) -> Wanted:
         return Wanted(self.key, self.entrant.hypothesis.candidate, s, reworded=reworded)
 
-    def end(self, level: float, fate: Fate, why: str, guards: tuple[Guard, ...]) -> None:
+    def end(self, level: float, fate: Fate, why: str, guards: tuple[Guard, ...] = ()) -> None:
         """Decide it, for good."""
-        entrant, pairs, e_values = self.entrant, tuple(self.pairs), tuple(self.e_values)
-        self.awaited = []
-        self.decision = Decision(entrant.hypothesis, entrant.title, entrant.researcher, level, fate, why, pairs, e_values, guards)
+        e = self.entrant
+        self.decision = Decision(e.hypothesis, e.title, e.researcher, level, fate, why, tuple(self.pairs), tuple(self.e_values), guards)
