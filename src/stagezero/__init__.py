@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from stagezero.errors import StagezeroError
     from stagezero.evidence import Estimate, e_value
     from stagezero.ideas.idea import Idea
-    from stagezero.lab.campaign import Campaign, Finished, Stage
+    from stagezero.lab.campaign import Campaign
+    from stagezero.lab.stage import Finished, Stage
     from stagezero.ledger import Ledger
     from stagezero.measure import Scores
     from stagezero.models import Model, materialise
@@ -33,7 +34,7 @@ _WHERE = {
     "Decision": "trials.state",
     "Estimate": "evidence",
     "Fate": "trials.decision",
-    "Finished": "lab.campaign",
+    "Finished": "lab.stage",
     "Idea": "ideas.idea",
     "Item": "tasks",
     "Ledger": "ledger",
@@ -42,7 +43,7 @@ _WHERE = {
     "Project": "project",
     "Recipe": "training",
     "Scores": "measure",
-    "Stage": "lab.campaign",
+    "Stage": "lab.stage",
     "StagezeroError": "errors",
     "Suite": "tasks",
     "Trial": "project",

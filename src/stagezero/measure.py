@@ -16,6 +16,8 @@ from stagezero.models import MAX_NEW_TOKENS, Model, checkpoint_digest
 from stagezero.tasks import ALL_PROPERTIES, Counts, Item, Outcome, Suite, is_refusal, names_both, normalise, score, tally
 
 ANSWERS_FORMAT = "answers/1"
+SCORER_VERSION = 1
+"""Of what scores and signs are made of; it rises with every change of what is measured, and ledgers name it."""
 
 
 ONE_ANSWER = "one answer too often"

@@ -225,10 +225,6 @@ class Project(_Frozen):
             )
         return self
 
-    def resolve(self, path: str, folder: Path) -> Path:
-        """A path of this file, seen from the file's folder."""
-        return (folder / path).resolve()
-
 
 def load_project(path: Path) -> Project:
     """Read a project file.

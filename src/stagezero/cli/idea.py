@@ -12,8 +12,6 @@ from stagezero.cli._output import output, print_json
 
 if TYPE_CHECKING:
     from stagezero.ideas.idea import Idea
-    from stagezero.tasks import Suite
-    from stagezero.training import Recipe
 
 app = App(name="idea", help="Write, check and submit ideas: what a campaign tries.")
 
@@ -146,8 +144,8 @@ def _in_run(files: tuple[Path, ...], run: Path, name: str | None) -> list[dict[s
 def _in_project(files: tuple[Path, ...], project: Path | None) -> list[dict[str, Any]]:
     from stagezero.errors import InputError
     from stagezero.ideas import content_checks
-    from stagezero.ideas.airlock import admit
     from stagezero.ideas.idea import load_idea
+    from stagezero.lab.resolved_project import ResolvedProject
 
     ideas: dict[Path, Idea] = {}
     problems: dict[Path, str] = {}
@@ -159,21 +157,9 @@ def _in_project(files: tuple[Path, ...], project: Path | None) -> list[dict[str,
         except (InputError, OSError) as error:
             problems[path] = _sentence(path, error)
     if project is not None:
-        _, refused = admit(list(ideas.values()), *_terms(project))
+        _, refused = ResolvedProject(project).admit(list(ideas.values()))
         problems |= {path: f"{path}: {r.why}" for path, idea in ideas.items() for r in refused if r.idea is idea}
     return [_row(path, ideas.get(path), problems.get(path), fits=None if project is None else path not in problems) for path in files]
-
-
-def _terms(project: Path) -> tuple[Recipe, Suite, float, tuple[()], dict[str, str]]:
-    """What the airlock of a project's first stage holds ideas against."""
-    from stagezero.project import load_project
-    from stagezero.tasks import load_suite
-    from stagezero.training import load_recipe
-
-    loaded, here = load_project(project), project.parent
-    suite = load_suite(str(loaded.resolve(loaded.suite, here)) if loaded.suite.endswith(".jsonl") else loaded.suite)
-    channels = {c: str(path) if (path := loaded.resolve(c, here)).is_dir() else c for c in loaded.channels}
-    return load_recipe(loaded.resolve(loaded.stage0, here)), suite, loaded.trial.margin, (), channels
 
 
 def _sentence(path: Path, error: Exception) -> str:

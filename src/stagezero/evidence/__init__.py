@@ -23,12 +23,13 @@ from stagezero.evidence.leakage import (
     needed,
     pass_probability,
 )
-from stagezero.evidence.sequential import Looks, Rule, Test, looks, noise_of, trial_e_value
+from stagezero.evidence.sequential import RULE_VERSION, Looks, Rule, Test, looks, noise_of, trial_e_value
 from stagezero.evidence.shadow import ShadowFinding, shadow_finding, shadow_power
 from stagezero.evidence.signflip import log_sign_flip_e_values
 from stagezero.evidence.spending import e_lond_level, idea_level, stage_level
 
 __all__ = [
+    "RULE_VERSION",
     "Allowance",
     "Equivalence",
     "Estimate",

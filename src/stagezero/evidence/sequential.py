@@ -27,7 +27,7 @@ Test = Literal["t", "sign-flip", "betting"]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
-VERSION = 1
+RULE_VERSION = 1
 """Of the rule, guards included. It rises with every change of what is decided, and ledgers name it."""
 
 PATIENCE = 0.5

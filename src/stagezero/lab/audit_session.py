@@ -5,83 +5,35 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from stagezero.door import Door, EmbeddedAuditor, Exchange, Opened, Receipt, Setup, Status, Terms
-from stagezero.errors import BudgetSpentError, ProjectError, explain
+from stagezero.door import Door, EmbeddedAuditor, Exchange, Opened, Receipt, Setup, Status
+from stagezero.errors import BudgetSpentError, ProjectError
 from stagezero.files import read_text
-from stagezero.lab.isolated_run import keep_of
+from stagezero.lab.resolved_project import ResolvedProject
 from stagezero.lab.run_state import remember_door
 from stagezero.ledger import Ledger
-from stagezero.project import Audit, AuditElsewhere, Project
-from stagezero.tasks import Suite, claims
+from stagezero.project import Audit, AuditElsewhere
 from stagezero.trials.jobs import Tell
 
 NOT_AUDITED = "not audited"
 BUDGET_SPENT = "refused: budget spent"
 
 
-def terms_of(audit: Audit, project: Project, where: Path, suite: str) -> Terms:
-    """What a project asks of an auditor of its own.
-
-    Args:
-        where: the project file.
-        suite: the lab's suite, by name or full path.
-
-    Raises:
-        ProjectError: the terms do not hold together.
-    """
-    sealed = str(project.resolve(audit.sealed, where.parent)) if audit.sealed else None
-    try:
-        return Terms(suite=suite, sealed=sealed, **audit.model_dump(exclude={"sealed", "keep"}))
-    except ValidationError as error:
-        raise ProjectError(explain(error, f"{where}: audit")) from None
-
-
-def check_audit(project: Project, where: Path, suite_name: str, suite: Suite) -> None:
-    """Refuse what no auditor could serve, before anything is built.
-
-    Raises:
-        ProjectError: naming the field.
-    """
-    audit = project.audit
-    if isinstance(audit, AuditElsewhere):
-        for field, name in (("token_file", audit.token_file), ("ca_file", audit.ca_file)):
-            if name is not None and not project.resolve(name, where.parent).is_file():
-                raise ProjectError(f"{where}: audit.{field}: expected a file, found none at {name!r}; check the path.")
-    if not isinstance(audit, Audit):
-        return
-    known = claims(suite)
-    for claim in audit.bars:
-        if claim not in known:
-            raise ProjectError(f"{where}: audit.bars: unknown property or capability {claim!r}; the suite has: {', '.join(known)}.")
-    if audit.sealed is not None and not project.resolve(audit.sealed, where.parent).is_file():
-        raise ProjectError(f"{where}: audit.sealed: expected a JSONL file, found none at {audit.sealed!r}; check the path.")
-    if audit.sealed is None and suite.finite:
-        raise ProjectError(
-            f"{where}: audit.sealed is missing; a suite from a file needs the auditor's own sealed file: name it, or leave out 'audit'."
-        )
-    terms_of(audit, project, where, suite_name)
-
-
-class Audited:
+class AuditSession:
     """One campaign's auditor: its own, one that was started for it, one elsewhere, or none. Use as a context manager."""
 
-    def __init__(self, project: Project, where: Path, suite: str, folder: Path, opened: Opened | None, tell: Tell) -> None:
+    def __init__(self, resolved: ResolvedProject, folder: Path, opened: Opened | None, tell: Tell) -> None:
         """
         Args:
-            where: the project file.
-            suite: the lab's suite, by name or full path.
             folder: the run's.
             opened: an auditor that was started for this run.
         """
-        self.project, self.where, self.suite, self.folder, self.tell = project, where, suite, folder, tell
+        self.resolved, self.project, self.folder, self.tell = resolved, resolved.project, folder, tell
         self._given = opened
         self._own: EmbeddedAuditor | None = None
         self.door: Door | None = None
-        if isinstance(project.audit, Audit) and opened is None:
+        if isinstance(self.project.audit, Audit) and opened is None:
             # It starts while the lab gets ready.
-            self._own = EmbeddedAuditor(keep_of(project, where.resolve().parent))
+            self._own = EmbeddedAuditor(resolved.auditor_folder)
 
     def open(self, base: Path) -> Status | None:
         """Go to the door, and hear what the auditor says of itself; None without one.
@@ -93,17 +45,15 @@ class Audited:
         if audit is None:
             return None
         if isinstance(audit, AuditElsewhere):
-            here = self.where.parent
-            token = read_text(self.project.resolve(audit.token_file, here), ProjectError).strip()
-            ca_file = self.project.resolve(audit.ca_file, here) if audit.ca_file is not None else None
+            token = read_text(self.resolved.resolve(audit.token_file), ProjectError).strip()
+            ca_file = self.resolved.resolve(audit.ca_file) if audit.ca_file is not None else None
             self.door = Door(audit.address, token, audit.suite, ca_file)
             return self.door.status()
         opened = self._given or (self._own.opened() if self._own is not None else None)
         assert opened is not None
         self.door = opened.door()
         self.tell.doing("the auditor measures its slowest audit", 0, 1, None)
-        terms = terms_of(audit, self.project, self.where, self.suite)
-        return self.door.set_up(Setup(project=self.project.name, terms=terms, base=str(base)))
+        return self.door.set_up(Setup(project=self.project.name, terms=self.resolved.terms(), base=str(base)))
 
     def exchange(self, ledger: Ledger) -> str | None:
         """Show the auditor the lab's ledger as it is, and look at its own; the lab's checkpoint with the auditor's signature under it.
@@ -164,7 +114,7 @@ class Audited:
         if self._own is not None:
             self._own.close()
 
-    def __enter__(self) -> Audited:
+    def __enter__(self) -> AuditSession:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -11,25 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stagezero.door import EmbeddedAuditor
-from stagezero.door.auditor_process import ENVIRONMENT, default_keep
+from stagezero.door.auditor_process import ENVIRONMENT
 from stagezero.isolation import lab_box, why_not
 from stagezero.isolation.broker import Broker
+from stagezero.lab.resolved_project import ResolvedProject
 from stagezero.models import home
-from stagezero.project import Audit, Project, load_project
+from stagezero.project import Audit
 from stagezero.trials.jobs import Tell
-
-
-def keep_of(project: Project, folder: Path) -> Path:
-    """Where a project's embedded auditor lives: beside the project where it says so, else in the user's own place.
-
-    Sealed files share one auditor, so that the budget of an item is one whatever the project; items that are drawn for a project have
-    an auditor for each, so that projects can run side by side.
-    """
-    audit = project.audit
-    assert isinstance(audit, Audit)
-    if audit.keep is not None:
-        return (folder / audit.keep).resolve()
-    return default_keep() / ("files" if audit.sealed is not None else f"project-{project.name}")
 
 
 def boxed(project: Path, runs: Path, command: Sequence[str], tell: Tell) -> int | None:
@@ -45,25 +33,23 @@ def boxed(project: Path, runs: Path, command: Sequence[str], tell: Tell) -> int 
     """
     if ENVIRONMENT in os.environ:
         return None
-    loaded = load_project(project)
-    if not isinstance(loaded.audit, Audit):
+    resolved = ResolvedProject(project)
+    if not isinstance(resolved.project.audit, Audit):
         return None
     why = lab_box.why_not()
     if why is not None:
         tell.say(f"the lab is not boxed off from its auditor (colocated): {why}")
         return None
-    where = project.resolve().parent
-    keep = keep_of(loaded, where)
+    keep, sealed = resolved.auditor_folder, resolved.sealed
     # The project's folder is read-only: what the lab left there would be run outside the box some day.
     writable = [runs, home(), *_caches()]
-    sealed = loaded.resolve(loaded.audit.sealed, where) if loaded.audit.sealed is not None else None
     hidden = [keep, *([sealed] if sealed is not None and sealed.exists() else [])]
     for folder in (runs, home()):
         folder.mkdir(parents=True, exist_ok=True)
-    with EmbeddedAuditor(keep, "boxed", sealed) as auditor, _sandboxes(loaded, where) as sandboxes:
+    with EmbeddedAuditor(keep, "boxed", sealed) as auditor, _sandboxes(resolved) as sandboxes:
         handed = auditor.opened().handed_on()
         try:
-            line = lab_box.Box([w for w in writable if w.exists()], hidden, named_by(loaded, where)).command(command, Path.cwd())
+            line = lab_box.Box([w for w in writable if w.exists()], hidden, resolved.named_folders()).command(command, Path.cwd())
             environment = {"MPLCONFIGDIR": "/tmp/matplotlib", **os.environ, **sandboxes, ENVIRONMENT: str(handed)}
             running = subprocess.Popen(line, pass_fds=[handed], env=environment)
         finally:
@@ -72,26 +58,14 @@ def boxed(project: Path, runs: Path, command: Sequence[str], tell: Tell) -> int 
 
 
 @contextmanager
-def _sandboxes(project: Project, where: Path) -> Iterator[dict[str, str]]:
+def _sandboxes(resolved: ResolvedProject) -> Iterator[dict[str, str]]:
     """Sandboxes for the lab's builds are made out here, since none can be made in a box; what the lab is to be told of it."""
-    if project.sandbox.kind != "box" or why_not() is not None:
+    if resolved.confinement.kind != "box" or why_not() is not None:
         yield {}
         return
-    beside = project.resolve(project.base, where)
-    with Broker([home(), *([beside] if beside.is_dir() else [])]) as broker:
+    beside = Path(resolved.base)
+    with Broker([home(), *([beside] if beside.is_absolute() else [])]) as broker:
         yield broker.environment
-
-
-def named_by(project: Project, where: Path) -> list[Path]:
-    """Folders that a project, which lies in ``where``, names: its own, and those of its base, suite, recipe and ideas."""
-    files = [project.suite, project.stage0] if project.suite.endswith(".jsonl") else [project.stage0]
-    ideas = [r.ideas for r in project.researchers if r.kind == "people"]
-    found = [
-        where,
-        *(project.resolve(name, where).parent for name in files),
-        *(project.resolve(name, where) for name in (project.base, *ideas)),
-    ]
-    return [folder for folder in dict.fromkeys(found) if folder.is_dir()]
 
 
 def _caches() -> list[Path]:

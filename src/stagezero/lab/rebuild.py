@@ -16,7 +16,7 @@ from typing import Any
 
 from stagezero.errors import InputError, ModelError
 from stagezero.evidence import Equivalence, equivalence
-from stagezero.lab.campaign import confinement_of
+from stagezero.lab.resolved_project import confinement_of
 from stagezero.ledger import file_digest
 from stagezero.ledger.lineage import record
 from stagezero.models import checkpoint_digest
@@ -28,6 +28,7 @@ from stagezero.training.executors import LocalPool, Result
 from stagezero.training.recipes import parse_recipe
 from stagezero.trials.jobs import Bench, Silent, Tell, follow
 from stagezero.trials.seeds import draw_of
+from stagezero.trials.versions import check_build
 
 SEEDS = 8
 """Pairs of builds that the two trainers are compared on: the smallest p-value of eight is 1/128."""
@@ -113,6 +114,7 @@ def rebuild(
     if number not in r.stages:
         raise InputError(f"stage {number}: the ledger has {', '.join(map(str, sorted(r.stages))) or 'none'}; choose one of them.")
     body, described = r.stages[number], r.described
+    check_build(described)
     found = Rebuilt(r.name, number)
     place = Path(out) / r.name
     project = Project.model_validate({**described["project"], "audit": None})
@@ -127,7 +129,7 @@ def rebuild(
         if not found.add("base", checkpoint_digest(base) == described["base"], _digests(checkpoint_digest(base), described["base"])):
             return found
         ours = pool.environment()
-        bench = Bench(pool, base, suite_name, project.trial.items, place / "first", None, tell, confinement_of(project))
+        bench = Bench(pool, base, suite_name, project.trial.items, place / "first", None, tell, confinement_of(project.sandbox))
         seeds = list(body["seeds"])
         (made,) = bench.gather([bench.submit(recipe, seeds[0], (draw_of(seeds[0]),))], f"making stage {number} again")
         found.digest = made.digest

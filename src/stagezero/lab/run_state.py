@@ -1,16 +1,24 @@
-"""Where a campaign lives, and the check that a half-finished run still belongs to its project."""
+"""What a run was begun with, and the check that a half-finished run still belongs to its project."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stagezero.door.messages import SEPARATIONS, Status
 from stagezero.errors import RunChangedError
 from stagezero.files import write_whole
+from stagezero.lab.provenance_inputs import training_bits, weights_bits
+from stagezero.lab.resolved_project import ResolvedProject
 from stagezero.ledger import Ledger
+from stagezero.models import checkpoint_digest
+from stagezero.researchers import Researcher
+from stagezero.training.data import portable
+from stagezero.trials.versions import check_format, versions
 
 DOOR = "door.json"
 
@@ -38,22 +46,65 @@ def recall_door(folder: Path) -> dict[str, Any] | None:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Description:
+    """Entry 0: what a run was begun with."""
+
+    body: Mapping[str, Any]
+
+    def with_build(self, base: Path, environment: Mapping[str, Any]) -> Description:
+        """The same with what is known once there is a base and a worker."""
+        return Description(
+            {**self.body, "base": checkpoint_digest(base), "base_bits": weights_bits(base), "environment": dict(environment)}
+        )
+
+
+def describe(resolved: ResolvedProject, researchers: Sequence[Researcher]) -> Description:
+    """What people wrote: the resolved project, and the digests of the files it names; and the versions that decide and score."""
+    suite = resolved.suite
+    return Description(
+        {
+            **versions(),
+            # How many work, and where the auditor and its papers lie, is no part of what is found.
+            "project": resolved.project.model_dump(mode="json", exclude={"workers": True, "audit": {"keep", "token_file", "ca_file"}}),
+            "suite": suite.digest(),
+            "properties": list(suite.properties),
+            "capabilities": list(suite.capabilities),
+            "finite_suite": suite.finite,
+            "stage0": portable(resolved.stage0.canonical()),
+            "ideas": _on_file(researchers),
+            "training_bits": training_bits(suite),
+            "stagezero": importlib.metadata.version("stagezero"),
+        }
+    )
+
+
+def _on_file(researchers: Sequence[Researcher]) -> dict[str, str]:
+    """Researcher and title → digest of the idea file; of several with one title, all of them."""
+    found: dict[str, list[str]] = {}
+    for researcher in researchers:
+        for idea in researcher.ideas_on_file:
+            found.setdefault(f"{researcher.name}: {idea.title}", []).append(idea.digest())
+    return {title: " ".join(sorted(digests)) for title, digests in found.items()}
+
+
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(value, dict):
         return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()}
     return {prefix: value}
 
 
-def check_unchanged(ledger: Ledger, described: dict[str, Any]) -> None:
-    """Refuse to mix two projects in one run.
+def check_unchanged(ledger: Ledger, described: Description) -> None:
+    """Refuse to mix two projects, or two formats of ledgers, in one run.
 
     Raises:
         RunChangedError: saying what changed since the run began.
     """
     if not ledger.entries:
         return
+    check_format(ledger)
     # Only what is described is compared: some of it is known before there is a base or a worker, the rest after.
-    before, now = _flat({key: ledger.entries[0].body.get(key) for key in described}), _flat(described)
+    before, now = _flat({key: ledger.entries[0].body.get(key) for key in described.body}), _flat(described.body)
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
         told = "; ".join(f"{key}: was {_short(before.get(key))}, now {_short(now.get(key))}" for key in changed[:4])

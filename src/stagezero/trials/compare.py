@@ -26,6 +26,7 @@ from stagezero.trials.hypothesis import Entrant, Hypothesis, hypothesis
 from stagezero.trials.jobs import Bench, Silent, Tell, follow
 from stagezero.trials.seeds import draw_of, replicate_seed, secret_of
 from stagezero.trials.state import Decision
+from stagezero.trials.versions import check_format, versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +183,7 @@ def compare(
             base = follow(pool.materialise(model, folder / "base-progress"), folder / "base-progress", model, tell)
             bench = Bench(pool, base, suite_name, plan.items, home() / "store", folder / "costs.json", tell, Confinement(sandbox))
             described = {
+                **versions(),
                 "base": checkpoint_digest(base),
                 "suite": loaded.digest(),
                 "control": asks.control_does,
@@ -191,6 +193,8 @@ def compare(
                 "seed": seed,
                 "environment": pool.environment(),
             }
+            if ledger.entries:
+                check_format(ledger)
             if ledger.entries and ledger.entries[0].body != described:
                 raise RunChangedError(
                     f"{folder}: this comparison was begun with other library versions or another base; move that folder away to start anew."
