@@ -15,8 +15,9 @@ StagezeroError                 shown without a traceback, exit code 2
 ├── BuildError                 a training step failed: the recipe's doing
 ├── SandboxError               a program cannot be confined here, and is not run
 ├── WorkerError                a worker died, or ran out of memory or disk: the machine's doing
-└── DoorError                  the auditor refused or could not be reached
+└── DoorError                  the auditor refused
     ├── BudgetSpentError       the sealed items have no disclosures left
+    ├── UnreachableError       the auditor could not be reached; worth trying again
     ├── WaitError              answers are still out; ask again when they have come
     └── ClosedError            the auditor is in doubt, and answers nothing
 """
@@ -93,6 +94,10 @@ class WorkerError(StagezeroError):
 
 class DoorError(StagezeroError):
     """The auditor refused, or could not be reached."""
+
+
+class UnreachableError(DoorError):
+    """The auditor could not be reached; it may be there again in a while."""
 
 
 class BudgetSpentError(DoorError):

@@ -8,7 +8,7 @@ import pytest
 
 from stagezero import examples
 from stagezero.errors import IdeaError
-from stagezero.ideas.airlock import admit
+from stagezero.ideas.airlock import Refusal, admit
 from stagezero.ideas.idea import Idea, load_ideas, parse_idea
 from stagezero.tasks import Suite, load_suite
 from stagezero.training import data, load_recipe, parse_recipe
@@ -36,9 +36,9 @@ def test_a_new_name_or_another_formatting_is_the_same_hypothesis() -> None:
     one = idea("first", patch=[{"op": "set", "at": "sft", "values": {"learning_rate": 0.0005}}])
     two = idea("second", patch=[{"op": "set", "at": "sft", "values": {"learning_rate": 5e-4, "steps": 6}}], reason="other words")
     admitted, refused = admit([one, two], CONTROL, load_suite("atlas"), 0.0)
-    assert len(admitted) == 1 and "the same hypothesis as" in refused[0].why
+    assert len(admitted) == 1 and refused[0].code is Refusal.DUPLICATE
     again, late = admit([two], CONTROL, load_suite("atlas"), 0.0, [(admitted[0].idea.title, admitted[0].hypothesis)])
-    assert not again and "buys no second chance" in late[0].why
+    assert not again and late[0].code is Refusal.DECIDED_BEFORE
 
 
 @pytest.mark.parametrize(
@@ -65,12 +65,12 @@ def test_a_new_name_or_another_formatting_is_the_same_hypothesis() -> None:
 def test_the_same_examples_chosen_otherwise_are_the_same_hypothesis(disguise: object) -> None:
     plain = idea(patch=[{"op": "extend", "at": "data", "parts": [{"kinds": ["twin"], "claims": ["injection", "privacy"]}]}])
     admitted, refused = admit([plain, idea("in disguise", patch=disguise)], CONTROL, load_suite("atlas"), 0.0)
-    assert len(admitted) == 1 and "the same hypothesis as" in refused[0].why
+    assert len(admitted) == 1 and refused[0].code is Refusal.DUPLICATE
 
 
 def test_an_idle_change_changes_nothing() -> None:
     idle = idea(patch=[{"op": "insert", "before": "sft", "step": {"step": "filter", "matching": ""}}])
-    assert "changes nothing" in admit([idle], CONTROL, load_suite("atlas"), 0.0)[1][0].why
+    assert admit([idle], CONTROL, load_suite("atlas"), 0.0)[1][0].code is Refusal.CHANGES_NOTHING
 
 
 def test_where_a_script_lies_is_no_part_of_the_idea_and_what_is_in_it_is(tmp_path: Path) -> None:

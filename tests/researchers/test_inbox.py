@@ -19,7 +19,7 @@ import pytest
 
 from stagezero import files
 from stagezero.errors import IdeaError, RunChangedError
-from stagezero.ideas.airlock import Refused
+from stagezero.ideas.airlock import Refusal, Refused
 from stagezero.ideas.brief import Brief, Outcome, Own
 from stagezero.ideas.idea import Idea
 from stagezero.ideas.precheck import Asked
@@ -112,7 +112,9 @@ def test_a_stage_from_the_brief_to_its_results(tmp_path: Path) -> None:
     assert {(e["digest"], e["fate"]) for e in own_of(tmp_path)} == {(d, "accepted") for d in digests}
     assert not inbox.waiting(tmp_path, NAME).open
 
-    inbox.publish(tmp_path, [NAME, "bob"], [outcome(found[0]), outcome(replaced(found[1], "people"))], [Refused(found[1], "no good")])
+    inbox.publish(
+        tmp_path, [NAME, "bob"], [outcome(found[0]), outcome(replaced(found[1], "people"))], [Refused(found[1], Refusal.CONTENT, "no good")]
+    )
     assert {e["digest"]: (e["fate"], e["why"]) for e in own_of(tmp_path)} == {
         found[0].digest(): ("promoted", ""),
         found[1].digest(): ("refused", "no good"),

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from conftest import stagezero
 
-from stagezero.ideas.airlock import Refused
+from stagezero.ideas.airlock import Refusal, Refused
 from stagezero.ideas.brief import Brief, Outcome
 from stagezero.ideas.idea import Idea
 from stagezero.ideas.precheck import Asked
@@ -55,7 +55,7 @@ class Playing(threading.Thread):
         one, other = first = researcher.propose(brief_for(1))
         history = (Outcome(1, one, "promoted", 12, 0.1, 0.05),)
         assert self.go_on.wait(30)
-        inbox.publish(self.run_folder, [NAME], [], [Refused(other, "the same hypothesis as 'another'")])
+        inbox.publish(self.run_folder, [NAME], [], [Refused(other, Refusal.DUPLICATE, "the same hypothesis as 'another'")])
         inbox.publish(self.run_folder, [NAME], history)
         self.proposed = [first, researcher.propose(brief_for(2, history))]
         inbox.publish(self.run_folder, [NAME], history, ended=True)

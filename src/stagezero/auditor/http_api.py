@@ -20,7 +20,7 @@ from stagezero.auditor.attestation import attestation
 from stagezero.auditor.auditor import Auditor
 from stagezero.auditor.certificate import certificate
 from stagezero.door.messages import Cosigned, Receipt, Refusal, Reply, Seen, Setup, Shown, Sighting, Status, Submission
-from stagezero.errors import BudgetSpentError, ClosedError, DoorError, LedgerError, ModelError, StagezeroError, WaitError, WitnessError
+from stagezero.errors import BudgetSpentError, ClosedError, DoorError, StagezeroError, WaitError, WitnessError
 
 log = logging.getLogger("stagezero.auditor")
 MOST_BODY = 64 * 1024  # bytes of any request that is not an upload
@@ -62,21 +62,20 @@ def _plain(reason: str, keep: str) -> str:
 
 
 def _refused(error: StagezeroError, keep: str) -> JSONResponse:
-    wait = None
+    reason = _plain(str(error), keep)
     match error:
         case ClosedError():
-            code = 503
+            status, refusal = 503, Refusal(reason=reason, code="closed")
         case WaitError():
-            code, wait = 409, error.until
-        case BudgetSpentError() | WitnessError():
-            code = 409
-        case ModelError() | LedgerError():
-            code = 400
-        case DoorError():
-            code = 404
+            status, refusal = 409, Refusal(reason=reason, code="wait", wait=error.until)
+        case BudgetSpentError():
+            status, refusal = 409, Refusal(reason=reason, code="budget spent")
+        case WitnessError():
+            status, refusal = 409, Refusal(reason=reason, code="witness")
         case _:
-            code = 400
-    return JSONResponse(Refusal(reason=_plain(str(error), keep), wait=wait).model_dump(exclude_none=True), code)
+            known = isinstance(error, DoorError)
+            status, refusal = 404 if known else 400, Refusal(reason=reason)
+    return JSONResponse(refusal.model_dump(exclude_defaults=True), status)
 
 
 _bearer = HTTPBearer(auto_error=False, description="An account's token, as the auditor's operator gave it out.")

@@ -12,7 +12,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from stagezero.door.messages import Cosigned, Receipt, Refusal, Reply, Seen, Setup, Shown, Sighting, Status, Submission
-from stagezero.errors import BudgetSpentError, ClosedError, DoorError, InputError, WaitError, WitnessError
+from stagezero.errors import BudgetSpentError, ClosedError, DoorError, InputError, UnreachableError, WaitError, WitnessError
 from stagezero.models.checkpoint import content_files
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -59,7 +59,7 @@ class Door:
         try:
             reply = self._http.request(method, path, content=body, headers=headers)  # type: ignore[arg-type]
         except httpx.HTTPError as error:
-            raise DoorError(
+            raise UnreachableError(
                 f"the auditor could not be reached ({type(error).__name__}); start it again and run the same command."
             ) from None
         if reply.status_code < 300:
@@ -72,11 +72,15 @@ class Door:
             raise DoorError(f"the auditor answered {reply.status_code}; check the address.") from None
         if reply.status_code == 503:
             raise ClosedError(refusal.reason)
-        if reply.status_code == 409 and refusal.wait is not None:
-            raise WaitError(refusal.reason, refusal.wait)
-        if reply.status_code == 409:
-            raise (WitnessError if "checkpoint" in refusal.reason else BudgetSpentError)(refusal.reason)
-        raise DoorError(refusal.reason)
+        match refusal.code:
+            case "wait":
+                raise WaitError(refusal.reason, refusal.wait or 0.0)
+            case "budget spent":
+                raise BudgetSpentError(refusal.reason)
+            case "witness":
+                raise WitnessError(refusal.reason)
+            case _:
+                raise DoorError(refusal.reason)
 
     def set_up(self, setup: Setup) -> Status:
         """Have an embedded auditor serve a project, and use that suite from now on.
@@ -181,11 +185,9 @@ class Door:
             try:
                 found = self.answer(receipt)
                 lost = None
-            except ClosedError:
-                raise
-            except DoorError as error:
+            except UnreachableError:
                 lost = time.monotonic() if lost is None else lost
-                if "could not be reached" not in str(error) or time.monotonic() - lost > PATIENCE:
+                if time.monotonic() - lost > PATIENCE:
                     raise
                 time.sleep(1.0)
                 continue

@@ -121,9 +121,10 @@ class Status(_Message):
 
 
 class Refusal(_Message):
-    """Why nothing was answered; nothing was charged. ``wait`` is when to ask again, where that helps."""
+    """Why nothing was answered; nothing was charged. Programs go by ``code``. ``wait`` is when to ask again, where that helps."""
 
     reason: str
+    code: Literal["refused", "wait", "budget spent", "witness", "closed"] = "refused"
     wait: float | None = None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any
 
 from rfc8785 import CanonicalizationError
@@ -56,11 +57,27 @@ class Admitted:
         }
 
 
+class Refusal(StrEnum):
+    """Why an idea may not be tried: what programs go by. The sentence beside it is for people."""
+
+    UNKNOWN_PROPERTY = "unknown property"
+    TOO_LARGE = "too large"
+    CONTENT = "content"
+    NO_SANDBOX = "no sandbox"
+    DOES_NOT_FIT = "does not fit"
+    CHANGES_NOTHING = "changes nothing"
+    DECIDED_BEFORE = "decided before"
+    DUPLICATE = "duplicate"
+    NOT_REVIEWED = "not reviewed"
+    REJECTED = "rejected"
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """An idea that may not, and why."""
+    """An idea that may not be tried, and why."""
 
     idea: Idea
+    code: Refusal
     why: str
 
     def entry(self) -> dict[str, Any]:
@@ -93,40 +110,45 @@ def admit(
     known = {h.digest() for _, h in decided}
     ours = recipe_digest(control, suite)
     for idea in sorted(ideas, key=lambda i: (i.title, i.researcher)):
-        if idea.property not in suite.properties:
-            refused.append(Refused(idea, f"property {idea.property!r} is not one of {', '.join(suite.properties)}"))
-            continue
-        try:
-            if (size := idea.size()) > MAX_BYTES:
-                refused.append(Refused(idea, f"{8 * size:,} bits, its files included; at most {8 * MAX_BYTES:,} may cross"))
-                continue
-            content_checks.check(idea)
-            content_checks.check_items(idea, suite)
-            candidate = applied(idea, control, channels or {}, seconds)
-            if no_code is not None and _runs_programs(candidate, control):
-                refused.append(Refused(idea, f"brings a program along, and there is no sandbox to run it in: {no_code}"))
-                continue
-            found = Admitted(idea, hypothesis(control, candidate, idea.property, margin, suite, ours))
-            key = found.hypothesis.digest()
-        except IdeaError as error:
-            refused.append(Refused(idea, str(error)))
-            continue
-        except (RecipeError, CanonicalizationError, OSError, TypeError, ValueError) as error:
-            refused.append(Refused(idea, f"does not fit this stage's recipe: {error}"))
-            continue
-        if found.hypothesis.same_builds():
-            refused.append(Refused(idea, "changes nothing in this stage's recipe"))
-            continue
-        if key in known:
-            refused.append(Refused(idea, "this hypothesis was decided before; a new name buys no second chance"))
+        found = _admit_one(idea, control, suite, margin, ours, channels or {}, no_code, seconds)
+        if isinstance(found, Refused):
+            refused.append(found)
+        elif (key := found.hypothesis.digest()) in known:
+            refused.append(Refused(idea, Refusal.DECIDED_BEFORE, "this hypothesis was decided before; a new name buys no second chance"))
         elif key in admitted:
-            refused.append(Refused(idea, f"the same hypothesis as {admitted[key].idea.title!r}"))
+            refused.append(Refused(idea, Refusal.DUPLICATE, f"the same hypothesis as {admitted[key].idea.title!r}"))
         else:
             admitted[key] = found
     ordered = [admitted[key] for key in sorted(admitted)]
     others = [(a.idea.title, a.hypothesis) for a in ordered] + [(f"{t!r}, decided before", h) for t, h in decided if h.control_does == ours]
     near = [replace(a, near=_near(a.hypothesis, others)) for a in ordered]
     return near, sorted(refused, key=lambda r: (r.idea.title, r.why))
+
+
+def _admit_one(
+    idea: Idea, control: Recipe, suite: Suite, margin: float, ours: str, channels: Mapping[str, str], no_code: str | None,
+    seconds: int | None,
+) -> Admitted | Refused:  # fmt: skip
+    """One idea, whatever others there are. ``ours``: what the control does."""
+    if idea.property not in suite.properties:
+        return Refused(idea, Refusal.UNKNOWN_PROPERTY, f"property {idea.property!r} is not one of {', '.join(suite.properties)}")
+    try:
+        if (size := idea.size()) > MAX_BYTES:
+            return Refused(idea, Refusal.TOO_LARGE, f"{8 * size:,} bits, its files included; at most {8 * MAX_BYTES:,} may cross")
+        content_checks.check(idea)
+        content_checks.check_items(idea, suite)
+        candidate = applied(idea, control, channels, seconds)
+        if no_code is not None and _runs_programs(candidate, control):
+            return Refused(idea, Refusal.NO_SANDBOX, f"brings a program along, and there is no sandbox to run it in: {no_code}")
+        found = Admitted(idea, hypothesis(control, candidate, idea.property, margin, suite, ours))
+        found.hypothesis.digest()
+    except IdeaError as error:
+        return Refused(idea, Refusal.CONTENT, str(error))
+    except (RecipeError, CanonicalizationError, OSError, TypeError, ValueError) as error:
+        return Refused(idea, Refusal.DOES_NOT_FIT, f"does not fit this stage's recipe: {error}")
+    if found.hypothesis.same_builds():
+        return Refused(idea, Refusal.CHANGES_NOTHING, "changes nothing in this stage's recipe")
+    return found
 
 
 def applied(idea: Idea, control: Recipe, channels: Mapping[str, str], seconds: int | None) -> Recipe:

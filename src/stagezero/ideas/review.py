@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from stagezero.errors import AttestationError, InputError, ProjectError
 from stagezero.files import write_whole
-from stagezero.ideas.airlock import Admitted, Refused
+from stagezero.ideas.airlock import Admitted, Refusal, Refused
 from stagezero.ledger import SigningKey, VerifyKey, seal, statement, unseal
 from stagezero.project import Review
 
@@ -135,7 +135,7 @@ class Gate:
         refused: list[Refused] = []
         if held and self.review is None:
             told = "; the project names no reviewer: add review.keys"
-            refused = [Refused(a.idea, held[a.idea.digest()] + told) for a in admitted if a.idea.digest() in held]
+            refused = [Refused(a.idea, Refusal.NOT_REVIEWED, held[a.idea.digest()] + told) for a in admitted if a.idea.digest() in held]
             return [a for a in admitted if a.idea.digest() not in held], refused
         words = self._words([a for a in admitted if a.idea.digest() in held], held, stage, first)
         passed = []
@@ -144,10 +144,10 @@ class Gate:
             if digest not in held:
                 passed.append(a)
             elif digest not in words:
-                refused.append(Refused(a.idea, "nobody reviewed it in time"))
+                refused.append(Refused(a.idea, Refusal.NOT_REVIEWED, "nobody reviewed it in time"))
             elif words[digest]["word"] == "reject":
                 note = f": {words[digest]['note']}" if words[digest]["note"] else ""
-                refused.append(Refused(a.idea, f"rejected by {words[digest]['reviewer']}{note}"))
+                refused.append(Refused(a.idea, Refusal.REJECTED, f"rejected by {words[digest]['reviewer']}{note}"))
             else:
                 passed.append(replace(a, let_in=words[digest]))
         return passed, refused

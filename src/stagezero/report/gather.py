@@ -17,11 +17,9 @@ from stagezero.ledger.lineage import Lineage, lineage, record
 from stagezero.measure import ALIGNMENT
 from stagezero.trials.prior_attempts import recall
 
+PROMOTED = ("adopted", "promoted, failed audit", "promoted, not rebuilt", "promoted")
 FATES = (
-    "adopted",
-    "promoted, failed audit",
-    "promoted, not rebuilt",
-    "promoted",
+    *PROMOTED,
     "stopped by a guard",
     "collapsed",
     "undecided",
@@ -77,6 +75,11 @@ class IdeaView:
     @builtins.property
     def best_e(self) -> float:
         return max(self.e_values, default=1.0)
+
+    @builtins.property
+    def promoted(self) -> bool:
+        """It was promoted, whether or not it was adopted then."""
+        return self.fate in PROMOTED
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,7 @@ class View:
         rows = []
         for name in names:
             own = [i for i in self.ideas if i.researcher == name]
-            promoted = [i for i in own if i.fate in FATES[:4]]
+            promoted = [i for i in own if i.promoted]
             best = max((i.effect for i in promoted if i.effect is not None), key=lambda e: e.mean, default=None)
             rows.append(
                 ResearcherView(

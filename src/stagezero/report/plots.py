@@ -112,7 +112,7 @@ def evidence_picture(view: View) -> str:
         labelled = {n: math.log10(_shown(i.e_values[-1])) for n, i in enumerate(view.ideas) if i.e_values and i.best_e >= i.threshold}
         heights = _apart(labelled, 0.7)
         for n, idea in enumerate(view.ideas):
-            won = idea.fate.startswith(("promoted", "adopted"))
+            won = idea.promoted
             crossed = idea.best_e >= idea.threshold
             colour = ACCENT if won else SECOND if crossed else SOFT
             values = [_shown(e) for e in idea.e_values]
