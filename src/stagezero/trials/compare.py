@@ -179,6 +179,8 @@ def compare(
     folder.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(folder / "ledger.jsonl")
     try:
+        if ledger.entries:
+            check_format(ledger)
         with LocalPool(workers) as pool:
             base = follow(pool.materialise(model, folder / "base-progress"), folder / "base-progress", model, tell)
             bench = Bench(pool, base, suite_name, plan.items, home() / "store", folder / "costs.json", tell, Confinement(sandbox))
@@ -193,8 +195,6 @@ def compare(
                 "seed": seed,
                 "environment": pool.environment(),
             }
-            if ledger.entries:
-                check_format(ledger)
             if ledger.entries and ledger.entries[0].body != described:
                 raise RunChangedError(
                     f"{folder}: this comparison was begun with other library versions or another base; move that folder away to start anew."

@@ -18,7 +18,7 @@ FORMAT = 2
 """Of the ledgers that campaigns and comparisons write: 2 names format, rule, scorer and build in entry 0."""
 FIRST = {"format": 1, "rule": 1, "scorer": 1, "build": "build/2"}
 """What a ledger goes by whose first entry does not name it."""
-RELEASES = {"build/2": "0.1"}
+RELEASES = {"build/2": "release 0.1"}
 """Build format → the release that makes such builds."""
 
 
@@ -54,7 +54,7 @@ def check_build(described: Mapping[str, Any]) -> None:
     """
     built = named(described, "build")
     if built != BUILD_FORMAT:
-        release = RELEASES.get(str(built), "that wrote it")
+        release = RELEASES.get(str(built), "the release that wrote it")
         raise InputError(
-            f"rebuild: the ledger's models were built in format {built}, and this release builds {BUILD_FORMAT}; use release {release}."
+            f"rebuild: the ledger's models were built in format {built}, and this release builds {BUILD_FORMAT}; use {release}."
         )

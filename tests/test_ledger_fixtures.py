@@ -1,0 +1,237 @@
+"""Ledgers of every format that was ever written: they verify, can be shown and traced, and their decisions are recomputed.
+
+``fixtures/ledgers/1`` was written before format, rule and scorer were named in entry 0 (``fixtures/make_ledgers_1.py``).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import stagezero
+
+from stagezero.errors import InputError, RunChangedError
+from stagezero.evidence import RULE_VERSION
+from stagezero.lab.campaign import Campaign
+from stagezero.lab.rebuild import rebuild
+from stagezero.ledger import Entry, read, verify
+from stagezero.ledger.lineage import lineage, record
+from stagezero.measure import SCORER_VERSION
+from stagezero.project import Trial
+from stagezero.report import gather, write_page
+from stagezero.tasks import Suite, load_suite
+from stagezero.training import Recipe, load_recipe, parse_recipe
+from stagezero.training.executors import LocalPool
+from stagezero.trials import versions
+from stagezero.trials.batch import Batch
+from stagezero.trials.compare import compare
+from stagezero.trials.decision import Judge, Pair
+from stagezero.trials.hypothesis import Entrant, Hypothesis, hypothesis
+from stagezero.trials.jobs import Bench, Silent
+from stagezero.trials.seeds import draw_of, replicate_seed, secret_of
+
+FIXTURES = Path(__file__).parent / "fixtures" / "ledgers" / "1"
+PROJECTS = FIXTURES / "projects"
+LEDGERS = ("finished", "half", "comparison", "finished-auditor", "half-auditor")
+SEED = {"finished": 5, "half": 6, "comparison": 7}
+
+
+def entries(name: str) -> list[Entry]:
+    return list(read(FIXTURES / name / "ledger.jsonl"))
+
+
+@pytest.mark.parametrize("name", LEDGERS)
+def test_they_verify(name: str) -> None:
+    assert verify(FIXTURES / name / "ledger.jsonl", deep=True) == len(entries(name)) > 2
+
+
+def test_a_finished_run_is_shown_and_traced(tmp_path: Path) -> None:
+    run = Path(shutil.copytree(FIXTURES / "finished", tmp_path / "run"))
+    view = gather(run)
+    assert view.finished and [s.number for s in view.adopted] == [0, 1]
+    assert {i.fate for i in view.ideas} >= {"adopted", "given up", "stopped by a guard"}
+    assert "Show the harmless twins too" in write_page(run).read_text()
+    traced = lineage([record(run / "ledger.jsonl")])
+    assert traced.stage == 1 and traced.only_ideas()
+    shown = stagezero("ledger", "show", run)
+    assert shown.returncode == 0 and "decision" in shown.stdout, shown.stderr
+
+
+def test_a_half_finished_run_is_refused_by_its_format(home: Path, tmp_path: Path) -> None:
+    project = Path(shutil.copytree(PROJECTS / "campaign", tmp_path / "half")) / "project.yaml"
+    project.write_text(project.read_text().replace("name: fixture", "name: half").replace("seed: 5", "seed: 6"))
+    runs = tmp_path / "runs"
+    before = (Path(shutil.copytree(FIXTURES / "half", runs / "half")) / "ledger.jsonl").read_bytes()
+    with pytest.raises(RunChangedError, match=r"begun in ledger format 1, and this release continues format 2; finish it with"):
+        Campaign(project, runs=runs).run()
+    assert (runs / "half" / "ledger.jsonl").read_bytes() == before
+
+
+def test_what_another_build_version_made_names_its_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "BUILD_FORMAT", "build/3")
+    with pytest.raises(InputError, match=r"built in format build/2, and this release builds build/3; use release 0\.1"):
+        rebuild(FIXTURES / "finished", out=tmp_path)
+
+
+# --- decisions from the pairs that are written down ----------------------------------------------------------------------
+
+
+def recipe_of(written: dict[str, Any]) -> Recipe:
+    return parse_recipe(written["steps"], "the ledger's recipe")
+
+
+def registered(name: str) -> Iterator[tuple[list[Entrant], Recipe, float, Trial, list[Entry]]]:
+    """Every batch of a ledger: what was tried, on which control, at which level, and the entries of its trials."""
+    found, suite = entries(name), load_suite("atlas")
+    assert all(versions.named(found[0].body, what) == now for what, now in (("rule", RULE_VERSION), ("scorer", SCORER_VERSION)))
+    if name == "comparison":
+        plan, body = Trial.model_validate(found[0].body["trial"]), found[1].body
+        a, b = (load_recipe(PROJECTS / "comparison" / f"{recipe}.yaml") for recipe in ("plain", "balanced"))
+        entrant = Entrant("balanced against plain", "people", hypothesis(a, b, found[0].body["property"], plan.margin, suite))
+        assert entrant.hypothesis.digest() == body["hypothesis"]
+        yield [entrant], a, body["level"], plan, found[1:]
+        return
+    project = found[0].body["project"]
+    plan, tried, promoted = Trial.model_validate(project["trial"]), 0, 0
+    control = recipe_of(found[0].body["stage0"])
+    for at, entry in enumerate(found):
+        if entry.kind == "stage" and entry.body["adopted"]:
+            control = recipe_of(entry.body["recipe"])
+        if entry.kind == "registration" and entry.body["ideas"]:
+            batch = [Entrant(i["title"], i["researcher"], _hypothesis(control, i, plan, suite)) for i in entry.body["ideas"]]
+            level = plan.level(entry.body["stage"], project["stages"], len(batch), tried, promoted)
+            assert float(f"{level:.6g}") == entry.body["level"]
+            rest = found[at:]
+            end = next((n for n, e in enumerate(rest) if n and e.kind not in ("calibration", "pair", "decision")), len(rest))
+            yield batch, control, level, plan, rest[:end]
+            decided = [e.body["fate"] for e in rest[:end] if e.kind == "decision"]
+            tried, promoted = tried + len(decided), promoted + decided.count("promoted")
+
+
+def _hypothesis(control: Recipe, idea: dict[str, Any], plan: Trial, suite: Suite) -> Hypothesis:
+    found = hypothesis(control, recipe_of(idea["candidate"]), idea["property"], plan.margin, suite)
+    assert found.digest() == idea["hypothesis"]
+    return found
+
+
+@pytest.mark.parametrize("name", ["finished", "half", "comparison"])
+def test_the_pairs_that_are_written_down_give_the_same_e_values_and_fates(name: str) -> None:
+    suite, looks = load_suite("atlas"), 0
+    for batch, _, level, plan, trials in registered(name):
+        noise = next(e.body["pooled_sd"] for e in trials if e.kind == "calibration")
+        for entrant in batch:
+            judge = Judge(entrant.hypothesis, level, plan, noise, suite.properties, suite.capabilities)
+            key = entrant.hypothesis.digest()
+            written = [dict(e.body) for e in trials if e.kind == "pair" and e.body["hypothesis"] == key]
+            decision = next((e.body for e in trials if e.kind == "decision" and e.body["hypothesis"] == key), None)
+            pairs: list[Pair] = []
+            best, ruling = 1.0, None
+            for body in written:
+                e = body.pop("e")
+                body.pop("hypothesis")
+                pairs.append(Pair(**body))
+                ruling = judge.look(pairs, best)
+                assert ruling.e == pytest.approx(e, rel=1e-4)  # the noise is written down with six digits
+                best, looks = max(best, e), looks + 1
+            if decision is not None and ruling is not None:
+                # An idea whose pairs and guards hold is decided by further checks, whose builds are not written down.
+                assert str(ruling.fate or "promoted") == decision["fate"] or (ruling.fate is None and decision["guards"])
+                assert decision["pairs"] == len(pairs)
+                if ruling.fate is not None:
+                    assert [(g.name, g.shown) for g in ruling.guards] == [(g["name"], g["shown"]) for g in decision["guards"]]
+    assert looks > 5
+
+
+# --- everything again from recorded seeds ---------------------------------------------------------------------------------
+
+
+class Recorded:
+    """A ledger that only confirms what a fixture holds, but for the words of reasons."""
+
+    def __init__(self, held: list[Entry]) -> None:
+        self.held, self.at = held, 0
+
+    @property
+    def head(self) -> str:
+        return self.held[self.at - 1].hash
+
+    def record(self, kind: str, body: dict[str, Any]) -> None:
+        found = self.held[self.at]
+        assert (kind, _without_why(body)) == (found.kind, _without_why(found.body)), found.seq
+        self.at += 1
+
+
+def _without_why(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_why(v) for k, v in value.items() if k != "why"}
+    return [_without_why(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[LocalPool]:
+    with LocalPool(2) as found:
+        yield found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["finished", "comparison"])
+def test_every_pair_stage_and_decision_comes_out_again_from_its_seeds(name: str, pool: LocalPool, home: Path, tmp_path: Path) -> None:
+    found = entries(name)
+    if pool.environment() != found[0].body["environment"]:
+        pytest.skip("other library versions or another processor than the fixture's: other bits")
+    base = pool.materialise("pocket/65k", tmp_path / "progress").result()
+    secret = secret_of(tmp_path, SEED[name])
+    batches = 0
+    for batch, control, level, plan, trials in registered(name):
+        bench = Bench(pool, base, "atlas", plan.items, home / "store", None, Silent())
+        ledger = Recorded(trials)
+        ledger.at = 1
+        Batch(batch, control, bench, plan, level, secret, ledger).run()  # type: ignore[arg-type]
+        assert ledger.at == len(trials) or trials[ledger.at].kind == "confirmed"
+        batches += 1
+    assert batches == (2 if name == "finished" else 1)
+    bench = Bench(pool, base, "atlas", plan.items, home / "store", None, Silent())
+    before = Recipe()
+    for entry in found:
+        if entry.kind == "stage":
+            recipe, seeds = recipe_of(entry.body["recipe"]), entry.body["seeds"]
+            assert seeds == [replicate_seed(secret, entry.prev, f"confirm {entry.body['stage']}", s) for s in range(1, plan.confirm + 1)]
+            results = bench.gather([bench.submit(r, s, (draw_of(s),)) for s in seeds for r in (before, recipe)], "")
+            assert results[1].digest == entry.body["model"]
+            scores = [r.scores[0] for r in results]
+            assert (scores[0::2], scores[1::2]) == (entry.body["before"], entry.body["after"])
+            before = recipe if entry.body["adopted"] else before
+        elif entry.kind == "confirmed":
+            recipes, seeds, prop = (batch[0].hypothesis.control, batch[0].hypothesis.candidate), entry.body["seeds"], entry.body["property"]
+            results = bench.gather([bench.submit(r, s, (draw_of(s),)) for s in seeds for r in recipes], "")
+            scores = [r.scores[0] for r in results]
+            assert [b[prop] - a[prop] for a, b in zip(scores[0::2], scores[1::2], strict=True)] == entry.body["differences"]
+
+
+@pytest.mark.slow
+def test_a_stage_of_an_old_ledger_is_rebuilt(pool: LocalPool, home: Path, tmp_path: Path) -> None:
+    assert rebuild(FIXTURES / "finished", out=tmp_path, pool=pool).sound
+
+
+def test_a_comparison_of_an_old_format_is_refused(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def recorded_folder(folder: Path) -> Path:
+        (made,) = (p for p in folder.iterdir() if p.is_dir())
+        return made
+
+    class FakeStop(Exception):
+        pass
+
+    def stop(*_: object, **__: object) -> None:
+        raise FakeStop
+
+    a, b = PROJECTS / "comparison" / "plain.yaml", PROJECTS / "comparison" / "balanced.yaml"
+    monkeypatch.setattr("stagezero.trials.compare.LocalPool", stop)
+    with pytest.raises(FakeStop):
+        compare(a, b, "privacy", "pocket/65k", seed=7, runs=tmp_path)
+    folder = recorded_folder(tmp_path)
+    shutil.copyfile(FIXTURES / "comparison" / "ledger.jsonl", folder / "ledger.jsonl")
+    with pytest.raises(RunChangedError, match="begun in ledger format 1"):
+        compare(a, b, "privacy", "pocket/65k", seed=7, runs=tmp_path)
