@@ -9,8 +9,11 @@ import pytest
 from conftest import stagezero
 
 from stagezero import examples
+from stagezero.ideas.airlock import Refusal
 from stagezero.ideas.brief import Brief
 from stagezero.ideas.idea import parse_idea
+from stagezero.isolation import why_not
+from stagezero.lab.resolved_project import ResolvedProject
 from stagezero.researchers import inbox
 from stagezero.training import load_recipe
 
@@ -33,10 +36,27 @@ def test_a_new_idea_passes_the_check_of_the_shipped_project(tmp_path: Path, more
     idea = parse_idea(path.read_text(), "here", "")
     assert idea.title == "Show: the twins, too!" and (idea.code is not None) == bool(more)
     checked = stagezero("idea", "check", path.name, "--project", examples.folder() / "project.yaml", "--json", cwd=tmp_path)
-    assert checked.returncode == 0, checked
     (row,) = json.loads(checked.stdout)["ideas"]
+    if more and why_not() is not None:  # a campaign on this machine would refuse code, too
+        assert checked.returncode == 2 and "there is no sandbox to run it in" in row["problem"]
+        return
+    assert checked.returncode == 0, checked
     assert row["fits"] is True and row["problem"] is None and row["digest"] == idea.digest()
     assert row["bits"] == idea.bits() and row["crosses"]["patch"] == idea.technique()["patch"]
+
+
+def test_check_refuses_what_the_campaign_of_the_project_refuses(tmp_path: Path) -> None:
+    """Check and campaign go by one resolved project: its sandbox and its channels, not only its suite and recipe."""
+    for name, text in examples.contents("first").items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + ("sandbox: {kind: none}\n" if name == "project.yaml" else ""))
+    stagezero("idea", "new", "code.md", "--title", "some code", "--property", "privacy", "--code", cwd=tmp_path)
+    checked = stagezero("idea", "check", "code.md", "--project", "project.yaml", cwd=tmp_path)
+    why = "brings a program along, and there is no sandbox to run it in: the project's sandbox.kind is none"
+    assert checked.returncode == 2 and why in checked.stdout
+    resolved = ResolvedProject(tmp_path / "project.yaml")
+    _, (refused,) = resolved.admit([parse_idea((tmp_path / "code.md").read_text(), "code.md", "")])
+    assert (refused.code, refused.why) == (Refusal.NO_SANDBOX, why)
 
 
 def test_new_overwrites_nothing_and_writes_nothing_that_is_no_idea(tmp_path: Path) -> None:
