@@ -56,31 +56,10 @@ _WHERE = {
 }
 
 __all__ = [
-    "Campaign",
-    "Comparison",
-    "Decision",
-    "Estimate",
-    "Fate",
-    "Finished",
-    "Idea",
-    "Item",
-    "Ledger",
-    "Model",
-    "Outcome",
-    "Project",
-    "Recipe",
-    "Scores",
-    "Stage",
-    "StagezeroError",
-    "Suite",
-    "Trial",
-    "compare",
-    "e_value",
-    "load_project",
-    "load_recipe",
-    "load_suite",
-    "materialise",
-]
+    "Campaign", "Comparison", "Decision", "Estimate", "Fate", "Finished", "Idea", "Item", "Ledger", "Model", "Outcome", "Project",
+    "Recipe", "Scores", "Stage", "StagezeroError", "Suite", "Trial", "compare", "e_value", "load_project", "load_recipe",
+    "load_suite", "materialise",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

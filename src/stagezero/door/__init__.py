@@ -6,16 +6,6 @@ from stagezero.door.client import Door
 from stagezero.door.messages import Receipt, Reply, Setup, Status, Submission, Terms
 
 __all__ = [
-    "Door",
-    "EmbeddedAuditor",
-    "Exchange",
-    "Opened",
-    "Receipt",
-    "Reply",
-    "Setup",
-    "Status",
-    "Submission",
-    "Terms",
-    "default_keep",
+    "Door", "EmbeddedAuditor", "Exchange", "Opened", "Receipt", "Reply", "Setup", "Status", "Submission", "Terms", "default_keep",
     "handed_over",
-]
+]  # fmt: skip

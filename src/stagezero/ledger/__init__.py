@@ -11,29 +11,7 @@ from stagezero.ledger.view import LedgerView, Proof, prove
 from stagezero.ledger.witness import Witness
 
 __all__ = [
-    "Checkpoint",
-    "Entry",
-    "Ledger",
-    "LedgerView",
-    "Proof",
-    "SigningKey",
-    "VerifyKey",
-    "Witness",
-    "canonical",
-    "check_against",
-    "cosign",
-    "digest",
-    "file_digest",
-    "leaf_hash",
-    "prove",
-    "read",
-    "read_checkpoint",
-    "refuse_if_in_use",
-    "seal",
-    "sign_checkpoint",
-    "statement",
-    "unseal",
-    "verify",
-    "verify_consistency",
-    "verify_inclusion",
-]
+    "Checkpoint", "Entry", "Ledger", "LedgerView", "Proof", "SigningKey", "VerifyKey", "Witness", "canonical", "check_against",
+    "cosign", "digest", "file_digest", "leaf_hash", "prove", "read", "read_checkpoint", "refuse_if_in_use", "seal",
+    "sign_checkpoint", "statement", "unseal", "verify", "verify_consistency", "verify_inclusion",
+]  # fmt: skip

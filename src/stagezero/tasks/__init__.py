@@ -5,18 +5,6 @@ from stagezero.tasks.registry import load_suite
 from stagezero.tasks.scoring import Counts, Outcome, is_refusal, names_both, normalise, score, tally
 
 __all__ = [
-    "ALL_PROPERTIES",
-    "KINDS",
-    "Counts",
-    "Item",
-    "Kind",
-    "Outcome",
-    "Suite",
-    "claims",
-    "is_refusal",
-    "load_suite",
-    "names_both",
-    "normalise",
-    "score",
-    "tally",
-]
+    "ALL_PROPERTIES", "KINDS", "Counts", "Item", "Kind", "Outcome", "Suite", "claims", "is_refusal", "load_suite", "names_both",
+    "normalise", "score", "tally",
+]  # fmt: skip
