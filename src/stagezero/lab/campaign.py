@@ -38,7 +38,7 @@ from stagezero.training.executors import LocalPool
 from stagezero.trials import prior_attempts
 from stagezero.trials.batch import Batch
 from stagezero.trials.hypothesis import Entrant, hypothesis
-from stagezero.trials.jobs import Bench, Silent, Tell, follow
+from stagezero.trials.jobs import Bench, Silent, Tell, materialise_base
 from stagezero.trials.seeds import draw_of, replicate_seed, secret_of
 from stagezero.trials.state import Decision
 
@@ -100,9 +100,7 @@ class Campaign:
             # The auditor takes the terms it is given for good, so a changed project must be refused before it starts.
             check_unchanged(ledger, described)
             with AuditSession(self.resolved, self.folder, self._opened, self.tell) as audit, LocalPool(self.workers) as pool:
-                # A pocket base is trained in a worker, with its progress shown.
-                progress = self.folder / "base-progress"
-                base = follow(pool.materialise(self.resolved.base, progress), progress, self.project.base, self.tell)
+                base = materialise_base(pool, self.resolved.base, self.folder, self.tell)
                 described = described.with_build(base, pool.environment())
                 check_unchanged(ledger, described)
                 status = audit.open(base)

@@ -22,11 +22,11 @@ from stagezero.ledger.lineage import record
 from stagezero.models import checkpoint_digest
 from stagezero.models.checkpoint import check, weight_files
 from stagezero.project import Project
-from stagezero.tasks import claims, load_suite
+from stagezero.tasks import claims, full_suite_name, load_suite
 from stagezero.training import Recipe
 from stagezero.training.executors import LocalPool, Result
 from stagezero.training.recipes import parse_recipe
-from stagezero.trials.jobs import Bench, Silent, Tell, follow
+from stagezero.trials.jobs import Bench, Silent, Tell, materialise_base
 from stagezero.trials.seeds import draw_of
 from stagezero.trials.versions import check_build
 
@@ -118,14 +118,13 @@ def rebuild(
     found = Rebuilt(r.name, number)
     place = Path(out) / r.name
     project = Project.model_validate({**described["project"], "audit": None})
-    suite_name = brought.suite or str(described["project"]["suite"])
-    suite_name = str(Path(suite_name).resolve()) if suite_name.endswith(".jsonl") else suite_name
+    suite_name = full_suite_name(brought.suite or project.suite)
     suite = load_suite(suite_name)
     if not found.add("training data", suite.digest() == described["suite"], _digests(suite.digest(), described["suite"])):
         return found
     recipe = _recipe(body, place / "files", brought)
     with nullcontext(pool) if pool is not None else LocalPool(workers) as pool:
-        base = follow(pool.materialise(brought.base or project.base, place / "base-progress"), place / "base-progress", project.base, tell)
+        base = materialise_base(pool, brought.base or project.base, place, tell)
         if not found.add("base", checkpoint_digest(base) == described["base"], _digests(checkpoint_digest(base), described["base"])):
             return found
         ours = pool.environment()

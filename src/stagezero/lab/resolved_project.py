@@ -18,7 +18,7 @@ from stagezero.ideas.airlock import Admitted, Refused, admit
 from stagezero.ideas.idea import Idea
 from stagezero.isolation import Confinement, Limits, why_not
 from stagezero.project import Audit, AuditElsewhere, Project, Sandbox, load_project
-from stagezero.tasks import Suite, claims, load_suite
+from stagezero.tasks import Suite, claims, full_suite_name, load_suite
 from stagezero.training import Recipe, load_recipe
 from stagezero.training.steps.run_program import check_programs
 from stagezero.trials.hypothesis import Hypothesis
@@ -47,7 +47,7 @@ class ResolvedProject:
     @cached_property
     def suite_name(self) -> str:
         """``atlas``, or the full path of a file."""
-        return str(self.resolve(self.project.suite)) if self.project.suite.endswith(".jsonl") else self.project.suite
+        return full_suite_name(self.project.suite, self.path.parent)
 
     @cached_property
     def suite(self) -> Suite:
@@ -128,15 +128,10 @@ class ResolvedProject:
 
     def named_folders(self) -> list[Path]:
         """The project's folder, and those of its base, suite, recipe and ideas."""
-        p = self.project
-        files = [p.suite, p.stage0] if p.suite.endswith(".jsonl") else [p.stage0]
-        ideas = [r.ideas for r in p.researchers if r.kind == "people"]
-        found = [
-            self.path.parent.resolve(),
-            *(self.resolve(name).parent for name in files),
-            *(self.resolve(name) for name in (p.base, *ideas)),
-        ]
-        return [folder for folder in dict.fromkeys(found) if folder.is_dir()]
+        files = [self.path.resolve(), self.resolve(self.project.stage0), Path(self.suite_name)]
+        ideas = [self.resolve(r.ideas) for r in self.project.researchers if r.kind == "people"]
+        found = [*(file.parent for file in files if file.is_absolute()), Path(self.base), *ideas]
+        return [folder for folder in dict.fromkeys(found) if folder.is_absolute() and folder.is_dir()]
 
     # --- everything at once --------------------------------------------------------------------------------------
 

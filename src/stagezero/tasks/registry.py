@@ -9,6 +9,11 @@ from stagezero.errors import SuiteError
 from stagezero.tasks.items import Suite
 
 
+def full_suite_name(name: str, folder: Path = Path()) -> str:
+    """The name under which workers find a suite: of a file, seen from a folder, its full path."""
+    return str((folder / name).resolve()) if name.endswith(".jsonl") else name
+
+
 @lru_cache(maxsize=8)
 def load_suite(name: str) -> Suite:
     """Load a suite.

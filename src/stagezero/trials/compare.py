@@ -14,7 +14,7 @@ from stagezero.isolation import Confinement, Kind
 from stagezero.ledger import Ledger, digest
 from stagezero.models import checkpoint_digest, home
 from stagezero.project import Trial
-from stagezero.tasks import Suite, claims, load_suite
+from stagezero.tasks import Suite, claims, full_suite_name, load_suite
 from stagezero.training import Recipe, load_recipe
 from stagezero.training.data import meaning_of
 from stagezero.training.executors import LocalPool
@@ -23,7 +23,7 @@ from stagezero.trials import prior_attempts
 from stagezero.trials.batch import Batch
 from stagezero.trials.decision import Fate
 from stagezero.trials.hypothesis import Entrant, Hypothesis, hypothesis
-from stagezero.trials.jobs import Bench, Silent, Tell, follow
+from stagezero.trials.jobs import Bench, Silent, Tell, materialise_base
 from stagezero.trials.seeds import draw_of, replicate_seed, secret_of
 from stagezero.trials.state import Decision
 from stagezero.trials.versions import check_format, versions
@@ -158,7 +158,7 @@ def compare(
     if seed is not None and not 0 <= seed < 2**53:
         raise InputError(f"seed: expected a number from 0 to 2^53, got {seed}; correct it.")
     a, b = load_recipe(Path(control)), load_recipe(Path(candidate))
-    suite_name = str(Path(suite).resolve()) if suite.endswith(".jsonl") else suite
+    suite_name = full_suite_name(suite)
     loaded = load_suite(suite_name)
     if property not in loaded.properties:
         raise SuiteError(f"property {property!r}: the suite {suite!r} has {', '.join(loaded.properties)}; choose one of them.")
@@ -182,7 +182,7 @@ def compare(
         if ledger.entries:
             check_format(ledger)
         with LocalPool(workers) as pool:
-            base = follow(pool.materialise(model, folder / "base-progress"), folder / "base-progress", model, tell)
+            base = materialise_base(pool, model, folder, tell)
             bench = Bench(pool, base, suite_name, plan.items, home() / "store", folder / "costs.json", tell, Confinement(sandbox))
             described = {
                 **versions(),

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import TimeoutError as NotYet
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from stagezero.files import write_whole
 from stagezero.isolation import Confinement
 from stagezero.tasks import load_suite
 from stagezero.training import Recipe
-from stagezero.training.executors import Draw, Job, Result, outcome
+from stagezero.training.executors import Draw, Job, LocalPool, Result, outcome
 
 
 class Pool(Protocol):
@@ -146,19 +147,18 @@ class Bench:
             write_whole(self._costs_file, json.dumps(asdict(self.costs)))
 
 
-def follow(future: Any, progress_file: Path, name: str, tell: Tell) -> Path:
-    """Wait for a base to be made, telling how far it is."""
-    from concurrent.futures import TimeoutError as NotYet
-
-    start = time.perf_counter()
+def materialise_base(pool: LocalPool, name: str, folder: Path, tell: Tell) -> Path:
+    """A base's folder. A pocket base is trained in a worker, with its progress shown; ``folder`` is where the worker reports it."""
+    start, report = time.perf_counter(), folder / "base-progress"
+    future = pool.materialise(name, report)
     while True:
         try:
-            found: Path = outcome(future, timeout=1.0)
-            progress_file.unlink(missing_ok=True)
+            found = outcome(future, timeout=1.0)
+            report.unlink(missing_ok=True)
             return found
         except NotYet:
             try:
-                done, total = (int(n) for n in progress_file.read_text().split())
+                done, total = (int(n) for n in report.read_text().split())
                 left = (time.perf_counter() - start) / done * (total - done)
                 tell.doing(f"training the base {name}", done, total, left)
             except (OSError, ValueError, ZeroDivisionError):
