@@ -1,0 +1,101 @@
+"""One trial by itself: what it asks for, in which order, and what it makes of the answers; nothing is built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stagezero.errors import BuildError
+from stagezero.measure import BOTH_ANSWERS, ONE_ANSWER, UNPARSEABLE, on, twins_refused
+from stagezero.project import Trial
+from stagezero.tasks import claims, load_suite
+from stagezero.training import Recipe, parse_recipe
+from stagezero.training.executors import Result
+from stagezero.trials.capability_control import ENOUGH
+from stagezero.trials.decision import MATCHED, Fate, Judge, Ruling
+from stagezero.trials.hypothesis import Entrant, hypothesis
+from stagezero.trials.state import CONTROL as CONTROL_JOB
+from stagezero.trials.state import Request, State, Wanted
+from stagezero.trials.trial import TrialSteps
+
+SUITE, PLAN = load_suite("atlas"), Trial(items=50)
+WHOLE = (ONE_ANSWER, BOTH_ANSWERS, UNPARSEABLE)
+SIGNS = (*map(twins_refused, SUITE.properties), *WHOLE, *(on(sign, p) for sign in WHOLE for p in SUITE.properties))
+
+
+def recipe(steps: int) -> Recipe:
+    return parse_recipe([{"step": "mix", "parts": [{}]}, {"step": "sft", "steps": steps, "learning_rate": 1e-3}], "t")
+
+
+CONTROL = recipe(100)
+
+
+def begun() -> tuple[State, TrialSteps]:
+    entrant = Entrant("idea", "people", hypothesis(CONTROL, recipe(1), "privacy", 0.0, SUITE))
+    state = State(entrant, entrant.hypothesis.digest())
+    noise = dict.fromkeys([*claims(SUITE), "alignment", *SIGNS], 0.03)
+    judge = Judge(entrant.hypothesis, 0.05, PLAN, noise, SUITE.properties, SUITE.capabilities)
+    seeds = list(range(100, 100 + PLAN.max_pairs))
+    return state, TrialSteps(state, CONTROL, lambda s: Wanted(CONTROL_JOB, CONTROL, s), seeds, SUITE, lambda: judge)
+
+
+def result(job: Wanted, effects: dict[str, float]) -> Result:
+    """A candidate that gains, with a little spread; everything else scores a half."""
+    gain = effects if job.who != CONTROL_JOB else {}
+    scores = {c: 0.5 + gain.get(c, 0.0) + 0.01 * (job.replicate % 3) * bool(gain) for c in claims(SUITE)}
+    scores["alignment"] = sum(scores[p] for p in SUITE.properties) / len(SUITE.properties)
+    return Result(job.who, Path(), (scores,), (dict.fromkeys(SIGNS, 0.0),), 0.0, 0.0, 1, 0)
+
+
+def run(effects: dict[str, float], fails: str | None = None) -> tuple[State, list[Request], Ruling]:
+    """Send every request its results, or the failure of a build."""
+    state, trial = begun()
+    steps, asked = trial.steps(), list[Request]()
+    request = next(steps)
+    while True:
+        asked.append(request)
+        try:
+            if fails is not None and any(fails in job.who for job in request.jobs):
+                request = steps.throw(BuildError("no such control"))
+            else:
+                request = steps.send([result(job, effects if MATCHED not in job.who else {}) for job in request.jobs])
+        except StopIteration as end:
+            return state, asked, end.value
+
+
+def test_a_useless_idea_asks_for_pairs_until_it_is_given_up() -> None:
+    state, asked, ruling = run({"privacy": -0.1})
+    assert ruling.fate is Fate.GIVEN_UP and len(state.pairs) == len(asked) == 1
+    assert [job.who for job in asked[0].jobs] == [CONTROL_JOB, state.key]
+
+
+def test_a_useful_idea_gets_its_pairs_then_other_wordings() -> None:
+    state, asked, ruling = run({"privacy": 0.2})
+    assert ruling.fate is Fate.PROMOTED and state.crossed and state.checking
+    pairs, wordings = asked[:-1], asked[-1]
+    assert [r.jobs[1].replicate for r in pairs] == list(range(1, PLAN.guard_pairs + 1))
+    assert {job.reworded for job in wordings.jobs} == {"privacy"} and len(wordings.jobs) == 2 * PLAN.guard_pairs
+    assert not wordings.soon, "no capability was gained, and no control is as capable"
+
+
+def test_a_gain_in_capability_asks_for_a_control_that_is_as_capable() -> None:
+    _, asked, ruling = run({"privacy": 0.2, "facts": 0.2})
+    wordings, doses = asked[PLAN.guard_pairs], asked[PLAN.guard_pairs + 1 :]
+    assert len(wordings.soon) == ENOUGH and wordings.soon == doses[0].jobs
+    assert all(MATCHED in job.who for request in doses for job in request.jobs) and len(doses[-1].jobs) == PLAN.guard_pairs
+    assert ruling.fate is Fate.GUARD and "could not be made as capable" in ruling.why
+
+
+def test_a_matched_control_that_cannot_be_built_shows_nothing() -> None:
+    _, _, ruling = run({"privacy": 0.2, "facts": 0.2}, fails=MATCHED)
+    assert ruling.fate is Fate.GUARD and ruling.guards[-1].shown == "not shown" and ruling.guards[-1].n == 0
+
+
+def test_a_candidate_that_cannot_be_built_is_the_schedulers_to_record() -> None:
+    state, trial = begun()
+    steps = trial.steps()
+    next(steps)
+    with pytest.raises(BuildError, match="no luck"):
+        steps.throw(BuildError("no luck"))
+    assert not state.pairs and state.decision is None
