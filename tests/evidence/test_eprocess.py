@@ -85,6 +85,13 @@ def test_is_finite_and_ordered_at_the_extremes(t: float, k: int) -> None:
     assert (value > 0) == (t > 0)
 
 
+def test_grows_evenly_up_to_the_largest_t_that_is_searched() -> None:
+    for k in (2, 5, 25):
+        values = [log_e_value(10.0**n, k) for n in range(1, 8)]
+        steps = [b - a for a, b in itertools.pairwise(values)]
+        assert all(s > 0 for s in steps) and max(steps) < 2 * k * math.log(10), (k, values)
+
+
 def test_grows_with_t_and_starts_at_one() -> None:
     assert log_e_value(5.0, 1) == 0.0
     values = [log_e_value(t, 12) for t in np.linspace(-6, 12, 40)]

@@ -27,13 +27,12 @@ from scipy.special import gammaln, logsumexp
 Floats = NDArray[np.float64]
 _INNER = 160
 _NEGLIGIBLE = 40.0  # e^-40
-_ROOT_STEPS = 12
 
 
 def _root(excess: Callable[[Floats], Floats], far: Floats) -> Floats:
     """v between 0 and ``far`` where ``excess`` turns positive, by bisection."""
     near = np.zeros_like(far)
-    for _ in range(_ROOT_STEPS):
+    for _ in range(40):  # fewer are too few for t of 1e5 and more
         middle = (near + far) / 2.0
         beyond = excess(middle) > 0
         near, far = np.where(beyond, near, middle), np.where(beyond, middle, far)
