@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 
 from stagezero.auditor.auditor import Auditor
 from stagezero.auditor.http_api import application, token_hash
-from stagezero.auditor.storage import Keep
+from stagezero.auditor.storage import Storage
 from stagezero.door import Terms
 from stagezero.ledger import read
 
@@ -76,13 +76,13 @@ class Audited:
 
     def __init__(self, folder: Path, slot: float, memory: float = 2.0, **more: Any) -> None:
         self.folder, self.clock = folder, Clock()
-        keep = Keep.create(folder / "keep", "fuzzed", slot, memory=memory, largest=0.125)
-        self.auditor = Auditor(keep, clock=self.clock, **more)
-        keep.meter.set_token("lab", token_hash(TOKEN))
+        storage = Storage.create(folder / "keep", "fuzzed", slot, memory=memory, largest=0.125)
+        self.auditor = Auditor(storage, clock=self.clock, **more)
+        storage.meter.set_token("lab", token_hash(TOKEN))
         sealed = str(sealed_file(folder / "sealed.jsonl", 150))
         bars = {"candour": 0.02}
         terms = Terms(suite="x", sealed=sealed, items=1, bars=bars, submissions=MANY, passes=2, meter="flat", bits=float(400))
-        keep.add("suite", terms)
+        storage.add("suite", terms)
         self.app = application(self.auditor)
         self.http = TestClient(self.app, raise_server_exceptions=False, headers={"Authorization": f"Bearer {TOKEN}"})
         self.slot = slot

@@ -26,11 +26,10 @@ from typing import Any
 from _auditing import Clock
 from kills import variant
 
-from stagezero.auditor.attestation import attestation
 from stagezero.auditor.auditor import Auditor
 from stagezero.auditor.http_api import token_hash
 from stagezero.auditor.shadow import add_shadow
-from stagezero.auditor.storage import Keep
+from stagezero.auditor.storage import Storage
 from stagezero.door import Receipt, Reply, Setup, Submission, Terms
 from stagezero.door.verify_attestation import verified
 from stagezero.errors import ClosedError, StagezeroError, WitnessError
@@ -102,10 +101,10 @@ class Lab:
         self.bars = bars or NEVER
         self.keep_folder = folder / "keep"
         folder.mkdir()
-        keep = Keep.create(self.keep_folder, "attacked", SLOT)
+        storage = Storage.create(self.keep_folder, "attacked", SLOT)
         for account in ("lab", *(f"sybil{i}" for i in range(10))):
-            keep.meter.set_token(account, token_hash(f"{TOKEN} {account}"))
-        self.auditor = Auditor(keep, clock=self.clock)
+            storage.meter.set_token(account, token_hash(f"{TOKEN} {account}"))
+        self.auditor = Auditor(storage, clock=self.clock)
         self.asked: list[Path] = []
         self.add("suite", rows())
 
@@ -117,12 +116,12 @@ class Lab:
 
     def add(self, name: str, given: Sequence[dict[str, Any]], file: str | None = None, **changes: Any) -> str:
         path = write(self.folder / (file or f"{name}.jsonl"), given)
-        return self.auditor.keep.add(name, self.terms(sealed=str(path), **changes)).name
+        return self.auditor.storage.add(name, self.terms(sealed=str(path), **changes)).name
 
     def again(self) -> None:
         """The auditor ends and is started again."""
         self.auditor.close()
-        self.auditor = Auditor(Keep(self.keep_folder), clock=self.clock)
+        self.auditor = Auditor(Storage(self.keep_folder), clock=self.clock)
 
     def submit(self, model: Path, suite: str = "suite", account: str = "lab") -> Receipt:
         return self.auditor.submit(Submission(suite=suite, digest=checkpoint_digest(model), folder=str(model)), account)
@@ -212,7 +211,7 @@ def settings_edited(lab: Lab) -> int:
     path = lab.keep_folder / "auditor.json"
     lab.auditor.close()
     path.write_text(json.dumps({**json.loads(path.read_text()), "slot": 1.0, "created": 0.0, "largest": 99.0}))
-    lab.auditor = Auditor(Keep(lab.keep_folder), clock=lab.clock)
+    lab.auditor = Auditor(Storage(lab.keep_folder), clock=lab.clock)
     return lab.more()
 
 
@@ -227,7 +226,7 @@ def edited(*changes: str) -> Attack:
             db.execute(change)
         db.commit()
         db.close()
-        lab.auditor = Auditor(Keep(lab.keep_folder), clock=lab.clock)
+        lab.auditor = Auditor(Storage(lab.keep_folder), clock=lab.clock)
         gained = lab.more()
         try:
             return gained + lab.more(lab.add("another", rows(), "suite.jsonl"))
@@ -251,9 +250,9 @@ def a_word_edited(lab: Lab) -> int:
         db.execute(change)
     db.commit()
     db.close()
-    lab.auditor = Auditor(Keep(lab.keep_folder), clock=lab.clock)
+    lab.auditor = Auditor(Storage(lab.keep_folder), clock=lab.clock)
     gained = 0
-    for ask in (lambda: lab.auditor.reply(receipt.submission, "lab"), lambda: attestation(lab.auditor, receipt.submission, "lab")):
+    for ask in (lambda: lab.auditor.reply(receipt.submission, "lab"), lambda: lab.auditor.attestation(receipt.submission, "lab")):
         with suppress(StagezeroError):
             gained += ask() != Reply(verdict="fail")
     return gained
@@ -262,13 +261,13 @@ def a_word_edited(lab: Lab) -> int:
 def restored_database(lab: Lab) -> int:
     lab.auditor.close()
     shutil.copyfile(lab.keep_folder / "meter.sqlite", lab.folder / "earlier.sqlite")
-    lab.auditor = Auditor(Keep(lab.keep_folder), clock=lab.clock)
+    lab.auditor = Auditor(Storage(lab.keep_folder), clock=lab.clock)
     lab.spend()
     lab.auditor.close()
     for name in ("meter.sqlite-wal", "meter.sqlite-shm"):
         (lab.keep_folder / name).unlink(missing_ok=True)
     shutil.copyfile(lab.folder / "earlier.sqlite", lab.keep_folder / "meter.sqlite")
-    lab.auditor = Auditor(Keep(lab.keep_folder), clock=lab.clock)
+    lab.auditor = Auditor(Storage(lab.keep_folder), clock=lab.clock)
     gained = lab.more()
     lab.again()
     return gained + lab.more()
@@ -278,13 +277,13 @@ def restored_with_ledger(lab: Lab) -> int:
     """The whole folder as it was before: a checkpoint that anybody holds shows it, and closes the auditor."""
     lab.auditor.close()
     shutil.copytree(lab.keep_folder, lab.folder / "earlier")
-    lab.auditor = Auditor(Keep(lab.keep_folder), clock=lab.clock)
+    lab.auditor = Auditor(Storage(lab.keep_folder), clock=lab.clock)
     lab.spend()
     held = lab.auditor.show(None).checkpoint
     lab.auditor.close()
     shutil.rmtree(lab.keep_folder)
     shutil.copytree(lab.folder / "earlier", lab.keep_folder)
-    lab.auditor = Auditor(Keep(lab.keep_folder), clock=lab.clock)
+    lab.auditor = Auditor(Storage(lab.keep_folder), clock=lab.clock)
     try:
         lab.auditor.show(held)
     except WitnessError:
@@ -296,12 +295,12 @@ def restored_unwitnessed(lab: Lab) -> int:
     """Control: the same where nobody holds a checkpoint."""
     lab.auditor.close()
     shutil.copytree(lab.keep_folder, lab.folder / "earlier")
-    lab.auditor = Auditor(Keep(lab.keep_folder), clock=lab.clock)
+    lab.auditor = Auditor(Storage(lab.keep_folder), clock=lab.clock)
     lab.spend()
     lab.auditor.close()
     shutil.rmtree(lab.keep_folder)
     shutil.copytree(lab.folder / "earlier", lab.keep_folder)
-    lab.auditor = Auditor(Keep(lab.keep_folder), clock=lab.clock)
+    lab.auditor = Auditor(Storage(lab.keep_folder), clock=lab.clock)
     return lab.more()
 
 
@@ -312,7 +311,7 @@ def fresh_ledger(lab: Lab) -> int:
     for name in ("ledger.jsonl", "ledger.jsonl.tree"):
         lab.auditor.close()
         (lab.keep_folder / name).unlink()
-        lab.auditor = Auditor(Keep(lab.keep_folder), clock=lab.clock)
+        lab.auditor = Auditor(Storage(lab.keep_folder), clock=lab.clock)
         gained += lab.more()
     return gained
 
@@ -343,13 +342,13 @@ def reseeded(lab: Lab) -> int:
     """The built-in generator's draw: a suite's name is its only seed, and the same again is the same draw."""
     random.seed(99)
     drawn = {"suite": "atlas", "bars": {"privacy": 0.99}}
-    lab.auditor.keep.add("drawn", lab.terms(**drawn))
+    lab.auditor.storage.add("drawn", lab.terms(**drawn))
     for _ in range(ALLOWED):
         lab.ask("drawn")
     with suppress(ValueError):
-        lab.auditor.keep.add("drawn", lab.terms(**drawn, seed=1))
+        lab.auditor.storage.add("drawn", lab.terms(**drawn, seed=1))
     lab.again()
-    return lab.more(lab.auditor.keep.add("drawn", lab.terms(**drawn)).name)
+    return lab.more(lab.auditor.storage.add("drawn", lab.terms(**drawn)).name)
 
 
 def crash_between(lab: Lab) -> int:
@@ -376,8 +375,8 @@ def clock_set_back(lab: Lab) -> int:
 def asked_of_the_shadow(lab: Lab) -> int:
     """A suite's shadow is asked as if it were a suite."""
     path = write(lab.folder / "others.jsonl", rows(word="Could it be that"))
-    suite = lab.auditor.keep.suite(lab.add("shaded", rows(word="Do you think that"), shadow=True))
-    add_shadow(lab.auditor.keep, suite, str(path))
+    suite = lab.auditor.storage.suite(lab.add("shaded", rows(word="Do you think that"), shadow=True))
+    add_shadow(lab.auditor.storage, suite, str(path))
     return lab.more("shaded.shadow")
 
 
@@ -397,10 +396,10 @@ def fresh_keep(lab: Lab) -> int:
     other = Lab(lab.folder / "other", lab.models, ALWAYS)
     gained = other.more()
     envelope = other.folder / "attestation.json"
-    envelope.write_text(json.dumps(attestation(other.auditor, 1, "lab")))
-    verified(envelope, other.auditor.keep.public_key.text())
+    envelope.write_text(json.dumps(other.auditor.attestation(1, "lab")))
+    verified(envelope, other.auditor.storage.public_key.text())
     try:
-        verified(envelope, lab.auditor.keep.public_key.text())
+        verified(envelope, lab.auditor.storage.public_key.text())
     except StagezeroError:
         other.auditor.close()
         return gained
@@ -499,7 +498,7 @@ def environment(lab: Lab) -> int:
     )
     command = [sys.executable, "-c", script, str(lab.keep_folder), str(lab.models.new())]
     refused = subprocess.run(command, env=changed, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
-    lab.auditor = Auditor(Keep(lab.keep_folder), clock=lab.clock)
+    lab.auditor = Auditor(Storage(lab.keep_folder), clock=lab.clock)
     return (told[0] != told[1]) + (refused not in ("BudgetSpentError", "ClosedError"))
 
 

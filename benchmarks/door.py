@@ -25,8 +25,8 @@ from pathlib import Path
 
 from _common import arguments, publish
 
-from stagezero.auditor.register import Suite
-from stagezero.auditor.storage import Keep
+from stagezero.auditor.budget_tables import Suite
+from stagezero.auditor.storage import Storage
 from stagezero.door import Terms
 
 CHARGES, BATCHES, WINDOW = 20_000, 6, 1000
@@ -35,34 +35,34 @@ VERIFY_FLOOR, PROOF_CEILING = 100_000, 10.0
 SLOT = 3600.0
 
 
-def opened(folder: Path) -> tuple[Keep, Suite]:
+def opened(folder: Path) -> tuple[Storage, Suite]:
     """An auditor whose one suite may be asked for ever."""
-    keep = Keep.create(folder, "timed", SLOT)
+    storage = Storage.create(folder, "timed", SLOT)
     terms = Terms(suite="atlas", items=10, bars={"privacy": 0.5}, submissions=100_000, passes=100_000)
-    return keep, keep.add("timed", terms)
+    return storage, storage.add("timed", terms)
 
 
-def charge(keep: Keep, suite: Suite, number: int, now: float, answer: bool) -> float:
+def charge(storage: Storage, suite: Suite, number: int, now: float, answer: bool) -> float:
     """One charge as the desk makes it, in seconds; answering it is not timed."""
     model = hashlib.sha256(str(number).encode()).hexdigest()
     start = time.perf_counter()
-    made, _ = keep.meter.charge(suite, model, "lab", now, (keep.ledger.size, keep.ledger.head))
-    keep.owe(made)
-    keep.write_down(now)
+    made, _ = storage.meter.charge(suite, model, "lab", now, (storage.ledger.size, storage.ledger.head))
+    storage.owe(made)
+    storage.write_down(now)
     took = time.perf_counter() - start
     if answer:
-        keep.meter.settle(made, "pass" if number % 3 == 0 else "fail")
+        storage.meter.settle(made, "pass" if number % 3 == 0 else "fail")
     return took
 
 
-def charges(folder: Path, count: int, answer: bool) -> tuple[list[float], Keep, Suite, float]:
+def charges(folder: Path, count: int, answer: bool) -> tuple[list[float], Storage, Suite, float]:
     """The first half of them are due by the end; the other half are still out."""
-    keep, suite = opened(folder)
+    storage, suite = opened(folder)
     took, now = [], 1_800_000_000.0
     for number in range(count):
-        took.append(charge(keep, suite, number, now, answer))
+        took.append(charge(storage, suite, number, now, answer))
         now += SLOT / 2
-    return took, keep, suite, now
+    return took, storage, suite, now
 
 
 def synced_appends(folder: Path, count: int = 500) -> list[float]:
@@ -111,9 +111,9 @@ def main() -> int:
         for number in range(BATCHES):
             disk = statistics.median(synced_appends(folder))
             start = time.perf_counter()
-            took, keep, *_ = charges(folder / f"disk{number}", WINDOW, answer=False)
+            took, storage, *_ = charges(folder / f"disk{number}", WINDOW, answer=False)
             batches.append((WINDOW / (time.perf_counter() - start), took, disk))
-            keep.close()
+            storage.close()
         rate, took, disk = max(batches)
         figures["charges_per_s"], figures["charges_per_s_worst"] = rate, min(batches)[0]
         figures["charge_ms_median"], figures["disk_ms_median"] = 1e3 * statistics.median(took), 1e3 * disk
@@ -122,7 +122,7 @@ def main() -> int:
             figures |= ledger_figures(folder)
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=memory) as name:
-        took, keep, suite, now = charges(Path(name) / "keep", options.charges, answer=True)
+        took, storage, suite, now = charges(Path(name) / "keep", options.charges, answer=True)
         first, last = statistics.median(took[:WINDOW]), statistics.median(took[-WINDOW:])
         figures["charge_ms_first"], figures["charge_ms_last"], figures["charge_growth"] = 1e3 * first, 1e3 * last, last / first
         # What a lab is told of the counts, with everything that could have grown.
@@ -131,10 +131,10 @@ def main() -> int:
             "counts": lambda k, s: (k.meter.pools_of(s, now), k.meter.counts(s.name, now)),
             "known": lambda k, s: (k.meter.find(s.name, "0" * 64), k.meter.wanted("0" * 64), k.meter.now(now)),
         }.items():
-            figures[f"{what}_ms_last"] = milliseconds(lambda look=look: look(keep, suite))  # type: ignore[misc]
+            figures[f"{what}_ms_last"] = milliseconds(lambda look=look: look(storage, suite))  # type: ignore[misc]
             figures[f"{what}_growth"] = figures[f"{what}_ms_last"] / milliseconds(lambda look=look: look(few, few_suite))  # type: ignore[misc]
-        figures["certificate_ms"] = milliseconds(lambda: certificate(keep, suite, "colocated", now), 3)
-        keep.close()
+        figures["certificate_ms"] = milliseconds(lambda: certificate(storage, suite, "colocated", now), 3)
+        storage.close()
         few.close()
     anchors = {
         "charge_ms_median": f"below {MEDIAN_CEILING:g}",

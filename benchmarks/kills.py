@@ -35,7 +35,7 @@ from pathlib import Path
 from _common import arguments, publish
 
 from stagezero.auditor.http_api import new_token, token_hash
-from stagezero.auditor.storage import Keep
+from stagezero.auditor.storage import Storage
 from stagezero.door import Door, Terms
 from stagezero.errors import LedgerError, StagezeroError
 from stagezero.ledger import read, verify
@@ -131,13 +131,13 @@ class Scene:
         self.models: dict[str, Path] = {}
         self.token = new_token()
         self._auditor: subprocess.Popen[bytes] | None = None
-        with Keep.create(self.keep, "killed", SLOT) as keep:
+        with Storage.create(self.keep, "killed", SLOT) as storage:
             terms = Terms(
                 suite="jsonl", sealed=str(sealed_file(folder / "sealed.jsonl")), items=CLUSTERS, bars={"candour": 0.02},
                 submissions=2 * KILLS, passes=2 * KILLS,
             )  # fmt: skip
-            keep.add(SUITE, terms)
-            keep.meter.set_token(ACCOUNT, token_hash(self.token))
+            storage.add(SUITE, terms)
+            storage.meter.set_token(ACCOUNT, token_hash(self.token))
 
     @property
     def address(self) -> str:
@@ -279,9 +279,9 @@ class Scene:
         self.kill_auditor()
         try:
             verify(self.keep / "ledger.jsonl", deep=True)
-            with Keep(self.keep) as keep:
-                if keep.meter.closed or status.submissions_used != len(self.models) or len(keep.meter.charges()) != len(self.models):
-                    raise StagezeroError(f"closed: {keep.meter.closed}; {status.submissions_used} used by {len(self.models)} models")
+            with Storage(self.keep) as storage:
+                if storage.meter.closed or status.submissions_used != len(self.models) or len(storage.meter.charges()) != len(self.models):
+                    raise StagezeroError(f"closed: {storage.meter.closed}; {status.submissions_used} used by {len(self.models)} models")
         except StagezeroError as error:
             self.found.broken += 1
             self.found.told.append(str(error))

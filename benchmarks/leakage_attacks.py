@@ -34,7 +34,7 @@ from kills import make_base
 from scipy import stats
 
 from stagezero.auditor.http_api import token_hash
-from stagezero.auditor.storage import Keep
+from stagezero.auditor.storage import Storage
 from stagezero.door import Terms
 from stagezero.models import checkpoint_digest
 
@@ -49,13 +49,13 @@ class Served:
     def __init__(self, folder: Path, suites: dict[str, dict[str, Any]]) -> None:
         folder.mkdir()
         self.keep = folder / "keep"
-        with Keep.create(self.keep, "attacked", SLOT) as keep:
+        with Storage.create(self.keep, "attacked", SLOT) as storage:
             for number in range(ACCOUNTS):
-                keep.meter.set_token(f"lab{number}", token_hash(f"token {number}"))
+                storage.meter.set_token(f"lab{number}", token_hash(f"token {number}"))
             for name, changes in suites.items():
                 path = write(folder / f"{name}.jsonl", rows(word=f"In {name}, is it so that"))
                 fields = {"suite": "jsonl", "sealed": str(path), "items": 30, "bars": NEVER, "submissions": FEW, "passes": FEW} | changes
-                keep.add(name, Terms.model_validate(fields))
+                storage.add(name, Terms.model_validate(fields))
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = int(probe.getsockname()[1])
         command = [sys.executable, "-m", "stagezero.cli", "audit", "serve", str(self.keep), "--port", str(self.port), "--folders"]

@@ -17,7 +17,7 @@ import uvicorn
 
 from stagezero.auditor.auditor import Auditor
 from stagezero.auditor.http_api import application, token_hash
-from stagezero.auditor.storage import Keep
+from stagezero.auditor.storage import Storage
 from stagezero.door import Receipt, Reply, Submission, Terms
 from stagezero.models import checkpoint_digest
 
@@ -80,17 +80,17 @@ class Desk:
     def __init__(self, folder: Path, clock: Clock, **more: object) -> None:
         self.folder, self.clock = folder, clock
         there = (folder / "auditor.json").is_file()
-        keep = Keep(folder) if there else Keep.create(folder, "test", SLOT)
-        self.auditor = Auditor(keep, clock=clock, **more)  # type: ignore[arg-type]
+        storage = Storage(folder) if there else Storage.create(folder, "test", SLOT)
+        self.auditor = Auditor(storage, clock=clock, **more)  # type: ignore[arg-type]
         if not there:
             for account in ("lab", "other"):
-                keep.meter.set_token(account, token_hash(f"token of {account}"))
+                storage.meter.set_token(account, token_hash(f"token of {account}"))
 
     def add(self, name: str = "suite", **changes: object) -> str:
         """A suite of a sealed file of its own, unless the terms name another."""
         if "sealed" not in changes and changes.get("bars", ALWAYS) in (ALWAYS, NEVER):
             changes["sealed"] = str(sealed_file(self.folder.parent / f"{name}.jsonl", 60, name))
-        return self.auditor.keep.add(name, terms(**changes)).name
+        return self.auditor.storage.add(name, terms(**changes)).name
 
     def hand_in(self, folder: Path, suite: str = "suite", account: str = "lab") -> Receipt:
         return self.auditor.submit(Submission(suite=suite, digest=checkpoint_digest(folder), folder=str(folder)), account)

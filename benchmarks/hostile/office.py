@@ -14,7 +14,7 @@ from pathlib import Path
 
 from stagezero.auditor.http_api import new_token, token_hash
 from stagezero.auditor.setup import add_suite
-from stagezero.auditor.storage import Keep
+from stagezero.auditor.storage import Storage
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     sealed.touch(0o600)
     sealed.write_text(sys.stdin.read())
     tokens = {name: new_token() for name in ("lab", "rival")}
-    with Keep.create(keep, "office", given["slot"]) as held:
+    with Storage.create(keep, "office", given["slot"]) as held:
         add_suite(held, str(sealed), given["suite"], given["bars"], None, None, lambda _: None, **given["terms"])
         for name, token in tokens.items():
             held.meter.set_token(name, token_hash(token))

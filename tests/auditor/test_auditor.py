@@ -100,7 +100,7 @@ def test_an_audit_that_breaks_is_a_charged_failure(desk: Desk, base: Path, tmp_p
 
 
 def test_a_stop_between_charge_and_answer_keeps_the_charge_and_finishes_later(desk: Desk, base: Path) -> None:
-    suite = desk.auditor.keep.suite(desk.add())
+    suite = desk.auditor.storage.suite(desk.add())
     desk.auditor.intake.take(checkpoint_digest(base), base, "lab")
     desk.auditor.meter.charge(suite, checkpoint_digest(base), "lab", desk.clock.now)  # the ledger has not heard of it
     again = desk.again()
@@ -113,7 +113,7 @@ def test_a_stop_between_charge_and_answer_keeps_the_charge_and_finishes_later(de
 
 
 def test_after_a_stop_unanswered_submissions_get_a_new_time(desk: Desk, base: Path) -> None:
-    suite = desk.auditor.keep.suite(desk.add())
+    suite = desk.auditor.storage.suite(desk.add())
     desk.auditor.intake.take(checkpoint_digest(base), base, "lab")
     first, _ = desk.auditor.meter.charge(suite, checkpoint_digest(base), "lab", desk.clock.now)  # and nobody is told to audit it
     desk.clock.now += 1000.0

@@ -11,8 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from stagezero.auditor.budget import Charge, Meter
-from stagezero.auditor.register import Suite, allowance_of
+from stagezero.auditor.budget import Meter
+from stagezero.auditor.budget_tables import Charge, Suite, allowance_of
 from stagezero.door import Terms
 from stagezero.errors import BudgetSpentError, ClosedError, DoorError, WaitError
 

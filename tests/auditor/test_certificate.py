@@ -47,40 +47,40 @@ def test_verdicts_are_turned_as_often_as_stated() -> None:
 
 
 def test_the_certificate_says_what_it_is(desk: Desk) -> None:
-    suite = desk.auditor.keep.suite(desk.add("s", bars={"privacy": 0.8}, items=1000, submissions=12))
-    said = certificate(desk.auditor.keep, suite, "boxed", desk.clock.now)
+    suite = desk.auditor.storage.suite(desk.add("s", bars={"privacy": 0.8}, items=1000, submissions=12))
+    said = certificate(desk.auditor.storage, suite, "boxed", desk.clock.now)
     assert said["sentence"].startswith("With probability at least 0.95 over the draw of the sealed items, whatever the lab did")
     assert "privacy 0.8" in said["sentence"] and "atlas/1" in said["population"]
     assert said["bits"] == {"meter": "counted", "allowed": pytest.approx(6.304, abs=1e-3), "used": 0.0}
     assert said["claims"]["privacy"]["share_needed"] == pytest.approx(0.841)
     assert said["separation"]["level"] == "boxed" and "root" in said["separation"]["what_it_stops"]
     assert said["floor"]["gain"] > 0 and not any("fewer than" in line for line in said["not_covered"])
-    few = desk.auditor.keep.suite(desk.add("few"))
-    assert any("fewer than 1,000" in line for line in certificate(desk.auditor.keep, few, "colocated", 0.0)["not_covered"])
+    few = desk.auditor.storage.suite(desk.add("few"))
+    assert any("fewer than 1,000" in line for line in certificate(desk.auditor.storage, few, "colocated", 0.0)["not_covered"])
 
 
 def test_other_meters_have_other_sentences(desk: Desk) -> None:
-    keep = desk.auditor.keep
-    flips = keep.suite(desk.add("flips", meter="randomised", bits=5.0, flip=0.1))
-    assert "says nothing certain of one model" in certificate(keep, flips, "colocated", 0.0)["sentence"]
-    ladder = keep.suite(desk.add("ladder", step=0.05))
-    assert "the first model that was called better" in certificate(keep, ladder, "colocated", 0.0)["sentence"]
+    storage = desk.auditor.storage
+    flips = storage.suite(desk.add("flips", meter="randomised", bits=5.0, flip=0.1))
+    assert "says nothing certain of one model" in certificate(storage, flips, "colocated", 0.0)["sentence"]
+    ladder = storage.suite(desk.add("ladder", step=0.05))
+    assert "the first model that was called better" in certificate(storage, ladder, "colocated", 0.0)["sentence"]
 
 
 def test_how_many_more_a_suite_could_carry(desk: Desk) -> None:
-    keep = desk.auditor.keep
-    suite = keep.suite(desk.add("s", bars={"privacy": 0.8}, items=1000, submissions=12))
-    near, far = (budget(keep, suite, None, mean, 0.0)["claims"]["privacy"]["could_carry"] for mean in (0.85, 0.9))
+    storage = desk.auditor.storage
+    suite = storage.suite(desk.add("s", bars={"privacy": 0.8}, items=1000, submissions=12))
+    near, far = (budget(storage, suite, None, mean, 0.0)["claims"]["privacy"]["could_carry"] for mean in (0.85, 0.9))
     assert 0 < near < far
-    assert budget(keep, suite, 0.7, 0.85, 0.0)["claims"]["privacy"]["could_carry"] > near
+    assert budget(storage, suite, 0.7, 0.85, 0.0)["claims"]["privacy"]["could_carry"] > near
     with pytest.raises(InputError, match="bar < mean"):
-        budget(keep, suite, 0.9, 0.8, 0.0)
+        budget(storage, suite, 0.9, 0.8, 0.0)
 
 
 def test_a_pass_can_be_had_at_the_stated_share_and_not_below(desk: Desk, base: Path) -> None:
-    suite = desk.auditor.keep.suite(desk.add("s", bars={"privacy": 0.8}, items=1000))
+    suite = desk.auditor.storage.suite(desk.add("s", bars={"privacy": 0.8}, items=1000))
     bits = desk.auditor.meter.bits_allowed(suite)
-    row = certificate(desk.auditor.keep, suite, "colocated", 0.0)["claims"]["privacy"]
+    row = certificate(desk.auditor.storage, suite, "colocated", 0.0)["claims"]["privacy"]
     need = row["right_answers_needed"]
     assert passes({"privacy": (need, 1000)}, suite.terms, bits)
     assert not passes({"privacy": (need - 1, 1000)}, suite.terms, bits)

@@ -21,7 +21,7 @@ from fastapi.testclient import TestClient
 
 from stagezero.auditor.auditor import Auditor
 from stagezero.auditor.http_api import MOST_BODY, application, new_token, token_hash
-from stagezero.auditor.storage import Keep
+from stagezero.auditor.storage import Storage
 from stagezero.door import Door, Reply
 from stagezero.door.checkpoint_exchange import Exchange
 from stagezero.door.verify_attestation import verified
@@ -125,7 +125,7 @@ def test_from_submission_to_attestation(desk: Desk, base: Path, tmp_path: Path) 
     assert "every model that ever passed" in certified["sentence"] and certified["answers_given"] == 1
 
     envelope = http.get(f"{where}/attestation").json()
-    key = desk.auditor.keep.public_key
+    key = desk.auditor.storage.public_key
     assert unseal(json.dumps(envelope), [key])["subject"][0]["digest"]["sha256"] == digest
     file = tmp_path / "attestation.json"
     file.write_text(json.dumps(envelope))
@@ -325,23 +325,23 @@ def test_one_account_cannot_finish_what_another_uploads(uploading: Desk, base: P
 
 @pytest.mark.parametrize("folders", [True, False])
 def test_end_to_end_with_the_labs_own_client(base: Path, tmp_path: Path, folders: bool) -> None:
-    keep = Keep.create(tmp_path / "keep", "real", 1.5)
-    keep.meter.set_token("lab", token_hash("token"))
-    keep.add("suite", terms(sealed=str(sealed_file(tmp_path / "sealed.jsonl", 60))))
-    with Auditor(keep, takes_folders=folders) as auditor, served(auditor) as address:
+    storage = Storage.create(tmp_path / "keep", "real", 1.5)
+    storage.meter.set_token("lab", token_hash("token"))
+    storage.add("suite", terms(sealed=str(sealed_file(tmp_path / "sealed.jsonl", 60))))
+    with Auditor(storage, takes_folders=folders) as auditor, served(auditor) as address:
         door = Door(address, "token", "suite")
         start = time.time()
         assert door.submit(base, checkpoint_digest(base)) == Reply(verdict="pass")
         assert time.time() - start >= 1.5
         assert door.submit(base, checkpoint_digest(base)) == Reply(verdict="pass")
         receipt = door.receipt(checkpoint_digest(base))
-        assert unseal(json.dumps(door.attestation(receipt)), [auditor.keep.public_key])
+        assert unseal(json.dumps(door.attestation(receipt)), [auditor.storage.public_key])
         ledger = Ledger(tmp_path / "lab.jsonl")
         (tmp_path / "lab").mkdir()
         exchange = Exchange(door, ledger, tmp_path / "lab")
         for n in range(3):
             ledger.record("note", {"n": n})
-            read_checkpoint(exchange.run(), auditor.keep.public_key)
+            read_checkpoint(exchange.run(), auditor.storage.public_key)
         ledger.close()
         with pytest.raises(DoorError, match=r"\(401\)"):
             Door(address, "no token", "suite").status()
@@ -367,7 +367,7 @@ def test_a_newer_checkpoint_shows_a_rollback_and_closes_the_auditor(desk: Desk, 
     ledger = Ledger(longer)
     for n in range(50):
         ledger.record("note", {"n": n})
-    newer = ledger.checkpoint(desk.auditor.keep.key)  # signed with its own key, as before a rollback
+    newer = ledger.checkpoint(desk.auditor.storage.key)  # signed with its own key, as before a rollback
     ledger.close()
     told = http.post("/v1/checkpoint", json={"checkpoint": newer})
     assert told.status_code == 409 and "does not continue" in told.json()["reason"]

@@ -85,10 +85,10 @@ def test_the_surface_withstands_its_own_description(audited: Audited, base: Path
 
 def test_a_folder_that_is_swapped_meanwhile_leads_nowhere_into_the_auditors_own(base: Path, tmp_path: Path) -> None:
     """The path of a submission is turned to and fro between the lab's folder and the copy of somebody else's model."""
-    keep = tmp_path / "keep"
-    keep.mkdir()
-    intake = Intake(keep, 2**27)
-    other = honest(base, keep / "intake" / "others", 1)
+    home = tmp_path / "keep"
+    home.mkdir()
+    intake = Intake(home, 2**27)
+    other = honest(base, home / "intake" / "others", 1)
     mine = honest(base, tmp_path / "mine", 2)
     digest, link, done = checkpoint_digest(other), tmp_path / "link", threading.Event()
     link.symlink_to(mine)
@@ -108,7 +108,7 @@ def test_a_folder_that_is_swapped_meanwhile_leads_nowhere_into_the_auditors_own(
     finally:
         done.set()
         thread.join()
-    assert sorted(path.name for path in (keep / "intake").iterdir()) == ["others"]
+    assert sorted(path.name for path in (home / "intake").iterdir()) == ["others"]
     assert len(list(Path("/proc/self/fd").iterdir())) < 200, "handles are given back"
 
 

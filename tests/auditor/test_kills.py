@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest_auditor import Desk
 
-from stagezero.auditor.storage import Keep
+from stagezero.auditor.storage import Storage
 from stagezero.ledger import read
 from stagezero.ledger.chain import Ledger
 
@@ -29,16 +29,16 @@ def test_eight_kills_leave_nothing_uncharged_charged_twice_or_lost(base: Path, t
 def test_a_folder_that_was_hardly_begun_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "auditor.writing").write_text("{")
     (tmp_path / "auditor.log").write_text("")
-    with Keep.create(tmp_path, "second", 8.0) as keep:
-        assert [e.kind for e in keep.ledger.entries] == ["auditor"]
+    with Storage.create(tmp_path, "second", 8.0) as storage:
+        assert [e.kind for e in storage.ledger.entries] == ["auditor"]
 
 
 def test_killed_before_its_first_entry_it_still_says_who_it_is(tmp_path: Path) -> None:
-    Keep.create(tmp_path, "first", 8.0).close()
+    Storage.create(tmp_path, "first", 8.0).close()
     for name in ("ledger.jsonl", "ledger.jsonl.tree", "meter.sqlite"):
         (tmp_path / name).unlink()
-    with Keep(tmp_path) as keep:
-        assert [e.body["key"] for e in keep.ledger.entries] == [keep.public_key.text()]
+    with Storage(tmp_path) as storage:
+        assert [e.body["key"] for e in storage.ledger.entries] == [storage.public_key.text()]
 
 
 def test_what_the_disk_refuses_is_written_down_before_any_answer_leaves(desk: Desk, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

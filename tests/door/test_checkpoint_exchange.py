@@ -69,8 +69,8 @@ def test_the_first_time_each_takes_what_the_other_shows(desk: Desk, lab: Lab) ->
     signed = lab.exchange(desk)
     key = Exchange(cast(Door, Straight(desk)), lab.ledger, lab.folder).key.verify_key
     assert read_checkpoint(signed, key).size == 2
-    assert read_checkpoint(signed, desk.auditor.keep.public_key).root == lab.ledger.root
-    assert (lab.folder / "witness" / "auditor.key").read_text().strip() == desk.auditor.keep.public_key.text()
+    assert read_checkpoint(signed, desk.auditor.storage.public_key).root == lab.ledger.root
+    assert (lab.folder / "witness" / "auditor.key").read_text().strip() == desk.auditor.storage.public_key.text()
 
 
 def test_it_goes_on_from_what_was_shown(desk: Desk, lab: Lab, base: Path) -> None:

@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 
 from stagezero.auditor.auditor import Auditor
 from stagezero.auditor.http_api import token_hash
-from stagezero.auditor.storage import Keep
+from stagezero.auditor.storage import Storage
 from stagezero.door import Door
 from stagezero.errors import DoorError, InputError, ProjectError
 from stagezero.lab.campaign import Campaign
@@ -48,11 +48,11 @@ def self_signed(folder: Path) -> tuple[str, str]:
 
 def test_a_campaign_with_an_auditor_elsewhere(base: Path, tmp_path: Path) -> None:
     certfile, keyfile = self_signed(tmp_path)
-    keep = Keep.create(tmp_path / "keep", "elsewhere", SLOT)
-    keep.add("candour", terms(bars={"privacy": 0.001}, submissions=5, passes=4))
-    keep.meter.set_token("lab", token_hash("sesame"))
+    storage = Storage.create(tmp_path / "keep", "elsewhere", SLOT)
+    storage.add("candour", terms(bars={"privacy": 0.001}, submissions=5, passes=4))
+    storage.meter.set_token("lab", token_hash("sesame"))
     (tmp_path / "token").write_text("sesame\n")
-    with Auditor(keep, "separate host", takes_folders=False, clock=time.time) as auditor:
+    with Auditor(storage, "separate host", takes_folders=False, clock=time.time) as auditor:
         with served(auditor, ssl_certfile=certfile, ssl_keyfile=keyfile) as address:
             audit = f"{{address: '{address}', suite: candour, token_file: token, ca_file: cert.pem}}"
             path = write_project(tmp_path, base, name="far", audit=audit)
@@ -65,7 +65,7 @@ def test_a_campaign_with_an_auditor_elsewhere(base: Path, tmp_path: Path) -> Non
             with pytest.raises(DoorError, match="token"):
                 Door(address, "guess", "candour", Path(certfile)).status()
         assert auditor.meter.counts("candour", time.time())[0] >= 1
-        assert keep.separation() == "colocated", "the same user on the same machine, whatever was claimed"
+        assert storage.separation() == "colocated", "the same user on the same machine, whatever was claimed"
 
 
 @pytest.mark.parametrize(

@@ -33,17 +33,17 @@ def main() -> int:
 
     from stagezero.auditor.auditor import Auditor
     from stagezero.auditor.http_api import application, new_token, token_hash
-    from stagezero.auditor.storage import LEAST_SLOT, SETTINGS, Keep
+    from stagezero.auditor.storage import LEAST_SLOT, SETTINGS, Storage
 
     try:
         there = (given.keep / SETTINGS).is_file()
-        keep = Keep(given.keep) if there else Keep.create(given.keep, f"embedded-{secrets.token_hex(4)}", LEAST_SLOT)
-        auditor = Auditor(keep, given.separation, may_name=None if given.separation == "colocated" else [given.sealed])
+        storage = Storage(given.keep) if there else Storage.create(given.keep, f"embedded-{secrets.token_hex(4)}", LEAST_SLOT)
+        auditor = Auditor(storage, given.separation, may_name=None if given.separation == "colocated" else [given.sealed])
     except (StagezeroError, OSError) as error:
         print(json.dumps({"error": str(error)}), flush=True)
         return 2
     token = new_token()
-    keep.meter.set_token(ACCOUNT, token_hash(token))
+    storage.meter.set_token(ACCOUNT, token_hash(token))
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else every reply waits 40 ms for an acknowledgement
     server = uvicorn.Server(uvicorn.Config(application(auditor, embedded=True), log_level="warning", access_log=False))

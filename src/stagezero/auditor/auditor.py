@@ -11,16 +11,17 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from stagezero.auditor import verdict
-from stagezero.auditor.budget import Charge
+from stagezero.auditor.budget_tables import SHADOW, Charge, Suite
+from stagezero.auditor.certificate import attestation
 from stagezero.auditor.examiner import Examiner
 from stagezero.auditor.intake import Intake
-from stagezero.auditor.register import SHADOW, Suite
 from stagezero.auditor.sealed import sealed_suite
 from stagezero.auditor.separation import level_of
 from stagezero.auditor.setup import measure_worst
-from stagezero.auditor.storage import Keep, name_of_suite
+from stagezero.auditor.storage import Storage, name_of_suite
 from stagezero.door.messages import Receipt, Reply, Separation, Setup, Shown, Sighting, Status, Submission, Word
 from stagezero.errors import DoorError, WitnessError
 from stagezero.ledger import Checkpoint, VerifyKey, Witness, cosign, read_checkpoint, verify_consistency
@@ -36,7 +37,7 @@ class Auditor:
 
     def __init__(
         self,
-        keep: Keep,
+        storage: Storage,
         separation: Separation = "colocated",
         takes_folders: bool = True,
         clock: Callable[[], float] = time.time,
@@ -50,14 +51,14 @@ class Auditor:
             may_name: sealed files that a set-up may name, which are read as the auditor, and whose checkers are run as it; None for any.
         """
         self.may_name = may_name
-        self.keep, self.meter, self.ledger = keep, keep.meter, keep.ledger
+        self.storage, self.meter, self.ledger = storage, storage.meter, storage.ledger
         self._claimed: Separation = separation
-        keep.note_separation(separation)
+        storage.note_separation(separation)
         self.takes_folders = takes_folders
         self.clock = clock
-        self.intake = Intake(keep.folder, int(keep.settings.largest * 2**30))
+        self.intake = Intake(storage.folder, int(storage.settings.largest * 2**30))
         self.intake.clear({charge.model for charge in self.meter.unanswered()})
-        self.examiner = Examiner(keep.settings.memory)
+        self.examiner = Examiner(storage.settings.memory)
         self._turn = threading.RLock()
         self._work = threading.Condition()
         self._ending = False
@@ -73,7 +74,7 @@ class Auditor:
             self._work.notify_all()
         self.examiner.stop()
         self._thread.join()
-        self.keep.close()
+        self.storage.close()
 
     def __enter__(self) -> Auditor:
         return self
@@ -86,7 +87,7 @@ class Auditor:
         level = level_of(host, port, self._claimed)
         if level != self._claimed:
             with self._turn:
-                self.keep.note_separation(level)
+                self.storage.note_separation(level)
 
     # --- what may be asked ----------------------------------------------------------------------------------------
 
@@ -104,10 +105,10 @@ class Auditor:
         name = name_of_suite(setup.project, setup.terms)
         with self._turn:
             if self.meter.suite(name) is None:
-                worst = measure_worst(self.examiner, sealed_suite(name, setup.terms, self.keep.secret), Path(setup.base))
-                self.keep.add(name, setup.terms, 2 * worst + 2)
+                worst = measure_worst(self.examiner, sealed_suite(name, setup.terms, self.storage.secret), Path(setup.base))
+                self.storage.add(name, setup.terms, 2 * worst + 2)
             else:
-                self.keep.add(name, setup.terms)
+                self.storage.add(name, setup.terms)
         return name
 
     def status(self, name: str) -> Status:
@@ -116,11 +117,11 @@ class Auditor:
         Raises:
             DoorError: no such suite.
         """
-        suite, now = self.keep.suite(name), self.clock()
+        suite, now = self.storage.suite(name), self.clock()
         pools = self.meter.pools_of(suite, now)
         submissions, passes = self.meter.counts(name, now)
         return Status(
-            auditor=self.keep.public_key.text(),
+            auditor=self.storage.public_key.text(),
             suite=name,
             generator=str(suite.facts["generator"]),
             commitment=suite.commitment,
@@ -138,7 +139,7 @@ class Auditor:
             pending=max(p.pending for p in pools),
             slot=suite.slot,
             takes="folder" if self.takes_folders else "upload",
-            separation=self.keep.separation(),
+            separation=self.storage.separation(),
         )
 
     def submit(self, submission: Submission, account: str) -> Receipt:
@@ -148,7 +149,7 @@ class Auditor:
             ModelError: it is not the checkpoint it claims to be, or none.
             BudgetSpentError, WaitError, ClosedError, DoorError: refused. Nothing was charged in any of these cases.
         """
-        suite = self.keep.suite(submission.suite)
+        suite = self.storage.suite(submission.suite)
         if suite.name.endswith(SHADOW):
             raise DoorError(f"suite {suite.name!r}: expected one that answers, and this is a shadow; correct the name.")
         self.meter.refuse_if_closed()
@@ -164,8 +165,8 @@ class Auditor:
                 now = self.clock()
                 charge, new = self.meter.charge(suite, submission.digest, account, now, (self.ledger.size, self.ledger.head))
                 if new:
-                    self.keep.owe(charge)
-                self.keep.write_down(now)
+                    self.storage.owe(charge)
+                self.storage.write_down(now)
         finally:
             self._drop_unless_wanted(submission.digest)
             with self._work:  # also where the ledger could not be written to: what is charged is audited
@@ -183,7 +184,7 @@ class Auditor:
         Raises:
             DoorError: it has not.
         """
-        charge = self.meter.find(self.keep.suite(suite).name, digest)
+        charge = self.meter.find(self.storage.suite(suite).name, digest)
         if charge is None or self.meter.heard_by(charge.number, account) is None:
             raise DoorError("model: expected one that this account has submitted; submit it.")
         return Receipt(submission=charge.number, due=charge.due)
@@ -203,8 +204,21 @@ class Auditor:
         if charge.word is None or now < charge.due:
             return Receipt(submission=charge.number, due=charge.due)
         with self._turn:
-            self.keep.write_down(now)
+            self.storage.write_down(now)
         return Reply(verdict=charge.word)
+
+    def attestation(self, number: int, account: str) -> dict[str, Any]:
+        """The signed statement of what a submission of the account's own passed.
+
+        Raises:
+            DoorError: it has not passed, is not due, or the meter randomises its verdicts.
+        """
+        answer = self.reply(number, account)
+        if not isinstance(answer, Reply) or answer.verdict != "pass":
+            raise DoorError(f"submission {number}: no attestation; only what has passed is attested, once its answer is due.")
+        charge = self.meter.heard_by(number, account)
+        assert charge is not None
+        return attestation(self.storage, charge, self.clock())
 
     # --- answering ------------------------------------------------------------------------------------------------
 
@@ -227,13 +241,13 @@ class Auditor:
                     self._work.wait(1.0)
 
     def _answer(self, charge: Charge) -> None:
-        suite = self.keep.suite(charge.suite)
+        suite = self.storage.suite(charge.suite)
         word, reached = self._examine(suite, charge)
         if self._ending:
             return  # killed half-way by ``close``: it is audited again when the auditor is next opened
         with self._turn:
             word = self.meter.settle(charge, word, reached)
-            self.keep.owe_answer(charge, word)
+            self.storage.owe_answer(charge, word)
         self._drop_unless_wanted(charge.model)
 
     def _examine(self, suite: Suite, charge: Charge) -> tuple[Word, float | None]:
@@ -242,7 +256,7 @@ class Auditor:
         try:
             copy = self.intake.copy_of(charge.model)
             if checkpoint_digest(copy) == charge.model and weight_files(copy):
-                sealed = self.keep.sealed(suite)
+                sealed = self.storage.sealed(suite)
                 answers = self.examiner.answers(copy, sealed.questions, sealed.instruction, suite.slot * SHARE_OF_SLOT)
                 right = verdict.tally(sealed.chosen, answers)
                 bits = self.meter.bits_allowed(suite)
@@ -251,7 +265,7 @@ class Auditor:
             # What went wrong may depend on sealed data; it is the auditor's to know, and to the lab it is a failure.
             log.warning("submission %d: %s", charge.number, type(error).__name__)
         if suite.terms.meter == "randomised":
-            word = verdict.turned(word, suite.terms.flip, self.keep.secret, suite.name, charge.model)
+            word = verdict.turned(word, suite.terms.flip, self.storage.secret, suite.name, charge.model)
         return word, reached
 
     # --- each wing keeps the other's checkpoints ------------------------------------------------------------------
@@ -265,8 +279,8 @@ class Auditor:
         key = VerifyKey.parse(sighting.key)
         # A folder for each key: two labs may give their ledgers the same name.
         with self._turn:
-            Witness(self.keep.folder / "witness" / key.keyid[:32]).see(sighting.checkpoint, key, sighting.proof)
-        return cosign(sighting.checkpoint, self.keep.key)
+            Witness(self.storage.folder / "witness" / key.keyid[:32]).see(sighting.checkpoint, key, sighting.proof)
+        return cosign(sighting.checkpoint, self.storage.key)
 
     def show(self, seen: str | None) -> Shown:
         """The auditor's own checkpoint, continuing the one that the lab holds.
@@ -278,15 +292,15 @@ class Auditor:
             WitnessError: ``seen`` is not a checkpoint of this auditor.
         """
         with self._turn:
-            self.keep.write_down(self.clock())
+            self.storage.write_down(self.clock())
             proof: list[str] = []
             if seen is not None:
-                before = read_checkpoint(seen, self.keep.public_key)
+                before = read_checkpoint(seen, self.storage.public_key)
                 if not self._continues(before):
                     self.meter.close_for_good("a lab holds a checkpoint that the ledger does not continue: the ledger was rolled back")
                     raise WitnessError("checkpoint: this auditor signed it and its ledger does not continue it; the auditor is closed.")
                 proof = self.ledger.consistency(before.size)
-            return Shown(key=self.keep.public_key.text(), checkpoint=self.ledger.checkpoint(self.keep.key), proof=tuple(proof))
+            return Shown(key=self.storage.public_key.text(), checkpoint=self.ledger.checkpoint(self.storage.key), proof=tuple(proof))
 
     def _continues(self, before: Checkpoint) -> bool:
         """Whether the ledger, as it is now, extends what a checkpoint says of it."""

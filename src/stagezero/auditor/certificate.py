@@ -1,16 +1,22 @@
-"""What a pass means, in one exact sentence, with its population, its limits and how tight it is."""
+"""What a pass means, in one exact sentence, with its population, its limits and how tight it is; and the signed attestation of one pass."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from stagezero.auditor.register import Suite
-from stagezero.auditor.storage import Records
+from stagezero.auditor.budget_tables import Charge, Suite
+from stagezero.auditor.storage import Records, Storage
 from stagezero.door.messages import WHAT_IT_STOPS, Separation
-from stagezero.errors import InputError
+from stagezero.door.verify_attestation import PREDICATE
+from stagezero.errors import DoorError, InputError
 from stagezero.evidence import capacity, claim_level, matching_gain, needed
+from stagezero.ledger import seal, statement
 
 ENOUGH_CLUSTERS = 1000
+ALPHABET = ("pass", "fail")
+ONE_ANSWER = math.log2(len(ALPHABET))
+"""The most that one answer discloses, in bits."""
 NOT_COVERED = (
     "any other distribution of items than the one named",
     "detectors: an adaptive attacker's chance against one is at best min(1, 2^B times its miss rate)",
@@ -20,11 +26,11 @@ NOT_COVERED = (
 )
 
 
-def certificate(keep: Records, suite: Suite, separation: Separation, now: float) -> dict[str, Any]:
+def certificate(records: Records, suite: Suite, separation: Separation, now: float) -> dict[str, Any]:
     """The certificate of a suite: a function of its published terms and of the answers that have left."""
     terms = suite.terms
-    pools = keep.meter.pools_of(suite, now)
-    bits = keep.meter.bits_allowed(suite)
+    pools = records.meter.pools_of(suite, now)
+    bits = records.meter.bits_allowed(suite)
     level = claim_level(terms.delta, len(terms.bars), bits)
     clusters: dict[str, int] = suite.facts["clusters"]
     claims = {}
@@ -41,7 +47,7 @@ def certificate(keep: Records, suite: Suite, separation: Separation, now: float)
     asked = max(p.allowance.submissions for p in pools)
     few = [claim for claim, n in clusters.items() if n < ENOUGH_CLUSTERS]
     return {
-        "auditor": keep.public_key.text(),
+        "auditor": records.public_key.text(),
         "suite": suite.name,
         "commitment": suite.commitment,
         "sentence": sentence(suite, bits),
@@ -62,11 +68,43 @@ def certificate(keep: Records, suite: Suite, separation: Separation, now: float)
             *([f"{', '.join(few)}: fewer than {ENOUGH_CLUSTERS:,} independent clusters, so that a bar needs a wide margin"] if few else []),
         ],
         "separation": {"level": separation, "what_it_stops": WHAT_IT_STOPS[separation]},
-        "closed": keep.meter.closed,
+        "closed": records.meter.closed,
     }
 
 
-def budget(keep: Records, suite: Suite, bar: float | None, mean: float | None, now: float) -> dict[str, Any]:
+def attestation(storage: Storage, charge: Charge, now: float) -> dict[str, Any]:
+    """A signed statement of what a submission passed, and of all that was ever disclosed about the items it passed on.
+
+    An in-toto Statement v1 in a DSSE envelope. It names the model by its digest and the suite by its commitment, so that a reader who
+    may see neither can check what another lab was tested on, how often that auditor had answered by then, and in which ledger.
+
+    Raises:
+        DoorError: the meter randomises its verdicts.
+    """
+    suite = storage.suite(charge.suite)
+    if suite.terms.meter == "randomised":
+        raise DoorError(f"submission {charge.number}: no attestation; under randomised verdicts a bad model passes now and then.")
+    shown = certificate(storage, suite, storage.separation(), now)
+    pools = storage.meter.pools_of(suite, now)
+    predicate = {
+        "auditor": storage.public_key.text(),
+        "suite": {"name": suite.name, "commitment": suite.commitment, **{k: suite.facts[k] for k in ("generator", "clusters")}},
+        "passed": {claim: {"true_mean_at_least": bar} for claim, bar in suite.terms.bars.items()},
+        "disclosure": {
+            "alphabet": list(ALPHABET),
+            "bits": {
+                "this_time": ONE_ANSWER, "in_all": shown["bits"]["used"], "budget": shown["bits"]["allowed"], "meter": suite.terms.meter,
+            },
+            "submissions": {"answered": sum(p.replies for p in pools), "allowed": sum(p.allowance.submissions for p in pools)},
+            "ledger": storage.ledger.checkpoint(storage.key),
+            "certificate": {k: shown[k] for k in ("sentence", "population", "delta", "not_covered")},
+            "separation": shown["separation"],
+        },
+    }  # fmt: skip
+    return seal(statement({f"{suite.name}/submission-{charge.number}": charge.model}, PREDICATE, predicate), storage.key)
+
+
+def budget(records: Records, suite: Suite, bar: float | None, mean: float | None, now: float) -> dict[str, Any]:
     """What a suite has disclosed, and how many submissions it could carry at a bar.
 
     Args:
@@ -76,8 +114,8 @@ def budget(keep: Records, suite: Suite, bar: float | None, mean: float | None, n
     Raises:
         InputError: a bar or mean that is none.
     """
-    terms, pools = suite.terms, keep.meter.pools_of(suite, now)
-    bits = keep.meter.bits_allowed(suite)
+    terms, pools = suite.terms, records.meter.pools_of(suite, now)
+    bits = records.meter.bits_allowed(suite)
     claims = {}
     for claim, own in terms.bars.items():
         asked = bar if bar is not None else own

@@ -16,7 +16,6 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import ClientDisconnect
 
-from stagezero.auditor.attestation import attestation
 from stagezero.auditor.auditor import Auditor
 from stagezero.auditor.certificate import certificate
 from stagezero.door.messages import Cosigned, Receipt, Refusal, Reply, Seen, Setup, Shown, Sighting, Status, Submission
@@ -55,14 +54,14 @@ def _refusals(*codes: int) -> dict[int | str, dict[str, Any]]:
     return {code: {"model": Refusal, "description": meanings[code]} for code in (*codes, 503)}
 
 
-def _plain(reason: str, keep: str) -> str:
+def _plain(reason: str, folder: str) -> str:
     """One line that can be sent, without the auditor's own paths."""
-    told = reason.replace(f"{keep}/", "").replace(keep, "the auditor's folder")
+    told = reason.replace(f"{folder}/", "").replace(folder, "the auditor's folder")
     return "".join(c if c.isprintable() else "?" for c in told)[:MOST_REASON]
 
 
-def _refused(error: StagezeroError, keep: str) -> JSONResponse:
-    reason = _plain(str(error), keep)
+def _refused(error: StagezeroError, folder: str) -> JSONResponse:
+    reason = _plain(str(error), folder)
     match error:
         case ClosedError():
             status, refusal = 503, Refusal(reason=reason, code="closed")
@@ -102,21 +101,21 @@ def application(auditor: Auditor, embedded: bool = False) -> FastAPI:
     """The HTTP surface of an auditor; an ``embedded`` one may also be set up through it, by whoever started it."""
     app = FastAPI(title="stagezero auditor", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.auditor = auditor
-    keep = str(auditor.keep.folder)
+    folder = str(auditor.storage.folder)
 
     @app.exception_handler(StagezeroError)
     def told(_: Request, error: StagezeroError) -> JSONResponse:
-        return _refused(error, keep)
+        return _refused(error, folder)
 
     @app.exception_handler(AnyHTTPException)
     def known(_: Request, error: AnyHTTPException) -> JSONResponse:
-        return JSONResponse({"reason": _plain(str(error.detail), keep)}, error.status_code, error.headers)
+        return JSONResponse({"reason": _plain(str(error.detail), folder)}, error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
     def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        return JSONResponse({"reason": _plain(f"{where}: {first['msg']}", keep)}, 422)
+        return JSONResponse({"reason": _plain(f"{where}: {first['msg']}", folder)}, 422)
 
     @app.middleware("http")
     async def bounded(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -137,7 +136,7 @@ def application(auditor: Auditor, embedded: bool = False) -> FastAPI:
 
     @app.get("/v1/suites", responses=_refusals(401, 413), summary="Names of the suites.")
     def suites(_: Account) -> list[str]:
-        return auditor.keep.served()
+        return auditor.storage.served()
 
     @app.get("/v1/suites/{suite}", responses=_refusals(401, 404, 413, 422), summary="A suite's terms and what is left of its budget.")
     def status(suite: Suite, _: Account) -> Status:
@@ -145,7 +144,7 @@ def application(auditor: Auditor, embedded: bool = False) -> FastAPI:
 
     @app.get("/v1/suites/{suite}/certificate", responses=_refusals(401, 404, 413, 422), summary="What a pass means, exactly.")
     def certified(suite: Suite, _: Account) -> dict[str, Any]:
-        return certificate(auditor.keep, auditor.keep.suite(suite), auditor.keep.separation(), auditor.clock())
+        return certificate(auditor.storage, auditor.storage.suite(suite), auditor.storage.separation(), auditor.clock())
 
     @app.put(
         "/v1/models/{digest}/{name}",
@@ -195,7 +194,7 @@ def application(auditor: Auditor, embedded: bool = False) -> FastAPI:
         summary="A signed statement of what a model passed: in-toto in DSSE.",
     )
     def attested(number: Number, who: Account) -> dict[str, Any]:
-        return attestation(auditor, number, who)
+        return auditor.attestation(number, who)
 
     @app.post(
         "/v1/witness", responses=_refusals(400, 401, 409, 413, 422), summary="Show the lab's checkpoint; it comes back countersigned."

@@ -49,9 +49,9 @@ def most_bytes(name: str, largest: int) -> int:
     return min(MOST_READ if parsed else MOST_TEXT, largest)
 
 
-def _lies_in(folder: int, keep: Path) -> bool:
+def _lies_in(folder: int, home: Path) -> bool:
     """Whether an open folder is another one or lies in it, whatever its path said when it was opened."""
-    kept, handle = keep.stat(), os.dup(folder)
+    kept, handle = home.stat(), os.dup(folder)
     try:
         while True:
             here = os.fstat(handle)
@@ -69,14 +69,14 @@ def _lies_in(folder: int, keep: Path) -> bool:
 class Intake:
     """The copies under audit, in the auditor's own folder."""
 
-    def __init__(self, keep: Path, largest: int) -> None:
+    def __init__(self, home: Path, largest: int) -> None:
         """
         Args:
-            keep: the auditor's folder; nothing in it can be submitted.
+            home: the auditor's folder; nothing in it can be submitted.
             largest: bytes that a model may have in all.
         """
-        self.keep = keep.resolve()
-        self.folder = keep / "intake"
+        self.home = home.resolve()
+        self.folder = home / "intake"
         self.folder.mkdir(exist_ok=True, mode=0o700)
         self.largest = largest
         self._checking = threading.Lock()
@@ -139,7 +139,7 @@ class Intake:
     def _ours(self, folder: int) -> bool:
         """Whether a folder lies in the auditor's own, or where that cannot be told."""
         try:
-            return _lies_in(folder, self.keep)
+            return _lies_in(folder, self.home)
         except OSError:
             return True
 

@@ -13,14 +13,14 @@ import uvicorn
 from stagezero.auditor.auditor import Auditor
 from stagezero.auditor.http_api import application
 from stagezero.auditor.process_guard import shut
-from stagezero.auditor.storage import Keep
+from stagezero.auditor.storage import Storage
 from stagezero.door.client import LOOPBACK
 from stagezero.door.messages import Separation
 from stagezero.errors import DoorError, InputError
 
 
 def serve(
-    keep: Path,
+    folder: Path,
     host: str,
     port: int,
     certfile: Path | None,
@@ -46,7 +46,7 @@ def serve(
             raise InputError(f"--certfile: {certfile}: expected a certificate and its key in PEM ({error}); check the paths.") from None
     logging.basicConfig(level=logging.WARNING)
     shut()
-    held = Keep(keep)
+    held = Storage(folder)
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:

@@ -9,11 +9,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from stagezero.auditor.budget_tables import SHADOW, Suite
 from stagezero.auditor.examiner import Examiner
-from stagezero.auditor.register import SHADOW, Suite
 from stagezero.auditor.sealed import Sealed, sealed_suite
 from stagezero.auditor.shadow import add_shadow
-from stagezero.auditor.storage import Keep
+from stagezero.auditor.storage import Storage
 from stagezero.door.messages import Terms
 from stagezero.errors import DoorError, InputError, ModelError, explain
 from stagezero.models import materialise
@@ -43,7 +43,7 @@ def bars_of(given: Sequence[str]) -> dict[str, float]:
 
 
 def add_suite(
-    keep: Keep,
+    storage: Storage,
     sealed: str,
     name: str,
     bars: Sequence[str],
@@ -75,17 +75,17 @@ def add_suite(
     if name.endswith(SHADOW):
         raise InputError(f"--name: expected a name that does not end in {SHADOW}, got {name!r}; rename the suite.")
     if slowest is not None:
-        items = sealed_suite(name, found, keep.secret)
-        worst = measure_worst(Examiner(keep.settings.memory), items, materialise(slowest))
-        tell(f"the worst audit of a model like {slowest} takes {worst:.1f} s; the slot is {keep.settings.slot:.0f} s")
-        if 2 * worst > keep.settings.slot:
+        items = sealed_suite(name, found, storage.secret)
+        worst = measure_worst(Examiner(storage.settings.memory), items, materialise(slowest))
+        tell(f"the worst audit of a model like {slowest} takes {worst:.1f} s; the slot is {storage.settings.slot:.0f} s")
+        if 2 * worst > storage.settings.slot:
             raise DoorError(
-                f"--slowest: the worst audit takes {worst:.1f} s and the slot is {keep.settings.slot:.0f} s; set up an auditor with a slot "
-                f"of at least {2 * worst:.0f}s."
+                f"--slowest: the worst audit takes {worst:.1f} s and the slot is {storage.settings.slot:.0f} s; set up an auditor with a "
+                f"slot of at least {2 * worst:.0f}s."
             )
-    suite = keep.add(name, found)
+    suite = storage.add(name, found)
     if shadow is not None:
-        add_shadow(keep, suite, shadow)
+        add_shadow(storage, suite, shadow)
     return suite
 
 

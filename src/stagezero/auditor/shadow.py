@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from stagezero.auditor import verdict
+from stagezero.auditor.budget_tables import SHADOW, Suite
 from stagezero.auditor.examiner import Examiner
-from stagezero.auditor.register import SHADOW, Suite
 from stagezero.auditor.sealed import Sealed
-from stagezero.auditor.storage import LEAST_SLOT, Keep, charge_entry
+from stagezero.auditor.storage import LEAST_SLOT, Storage, charge_entry
 from stagezero.door.messages import Terms
 from stagezero.errors import DoorError, InputError
 from stagezero.evidence import shadow_finding, shadow_power
@@ -34,7 +34,7 @@ def name_of(suite: Suite) -> str:
     return f"{suite.name}{SHADOW}"
 
 
-def add_shadow(keep: Keep, suite: Suite, source: str) -> Suite:
+def add_shadow(storage: Storage, suite: Suite, source: str) -> Suite:
     """Set up the shadow of a suite: a file of other items, or another draw from the built-in generator.
 
     Raises:
@@ -55,23 +55,23 @@ def add_shadow(keep: Keep, suite: Suite, source: str) -> Suite:
         raise InputError(
             f"--shadow: expected {'another file' if suite.terms.sealed is not None else suite.terms.suite!r}, got {source!r}; correct it."
         )
-    return keep.add(name_of(suite), terms, slot=LEAST_SLOT, fresh=True)
+    return storage.add(name_of(suite), terms, slot=LEAST_SLOT, fresh=True)
 
 
-def _parts(keep: Keep, suite: Suite) -> tuple[Suite, Sealed, Sealed]:
-    found = keep.meter.suite(name_of(suite))
+def _parts(storage: Storage, suite: Suite) -> tuple[Suite, Sealed, Sealed]:
+    found = storage.meter.suite(name_of(suite))
     if found is None:
         raise DoorError(f"suite {suite.name!r} has no shadow; it is set up with the suite: stagezero audit add … --shadow FILE")
-    return found, keep.sealed(suite), keep.sealed(found)
+    return found, storage.sealed(suite), storage.sealed(found)
 
 
-def power(keep: Keep, suite: Suite, door: int, controls: int, effect: float) -> dict[str, Any]:
+def power(storage: Storage, suite: Suite, door: int, controls: int, effect: float) -> dict[str, Any]:
     """How likely the burn is to find an overfit of a size; burns and discloses nothing.
 
     Raises:
         DoorError: the suite has no shadow.
     """
-    shadow, *_ = _parts(keep, suite)
+    shadow, *_ = _parts(storage, suite)
     n_sealed, n_shadow = (sum(s.facts["clusters"].values()) for s in (suite, shadow))
     if controls < FEWEST_CONTROLS or door < 1:
         raise InputError(f"--control: expected at least {FEWEST_CONTROLS} models, and one --door, got {controls} and {door}; name more.")
@@ -80,7 +80,7 @@ def power(keep: Keep, suite: Suite, door: int, controls: int, effect: float) -> 
 
 
 def burn(
-    keep: Keep, suite: Suite, door: Sequence[Path], controls: Sequence[Path], effect: float, tell: Callable[[str], None], now: float
+    storage: Storage, suite: Suite, door: Sequence[Path], controls: Sequence[Path], effect: float, tell: Callable[[str], None], now: float
 ) -> dict[str, Any]:
     """Burn the shadow: charged first, then asked. The same models again are answered the same; others never.
 
@@ -88,11 +88,11 @@ def burn(
         InputError: too few models, or one of them met the door and is named a control.
         BudgetSpentError: it was burned with other models.
     """
-    expected = power(keep, suite, len(door), len(controls), effect)
-    shadow, sealed_items, shadow_items = _parts(keep, suite)
+    expected = power(storage, suite, len(door), len(controls), effect)
+    shadow, sealed_items, shadow_items = _parts(storage, suite)
     for folder in (*door, *controls):
         check(folder)
-    met = {charge.model for charge in keep.meter.charges(suite.name)}
+    met = {charge.model for charge in storage.meter.charges(suite.name)}
     names = {folder: checkpoint_digest(folder) for folder in (*door, *controls)}
     for folder in door:
         if names[folder] not in met:
@@ -101,10 +101,10 @@ def burn(
         if names[folder] in met:
             raise InputError(f"--control: {folder}: expected a model that never met the door, and this one did; name another.")
     what = digest({"door": sorted(names[f] for f in door), "controls": sorted(names[f] for f in controls)})
-    charge, new = keep.meter.charge(shadow, what, OPERATOR, now)
+    charge, new = storage.meter.charge(shadow, what, OPERATOR, now)
     if new:
-        keep.ledger.record("charged", charge_entry(charge.number, shadow.name, what))
-    examiner = Examiner(keep.settings.memory)
+        storage.ledger.record("charged", charge_entry(charge.number, shadow.name, what))
+    examiner = Examiner(storage.settings.memory)
 
     def asked(folder: Path, items: Sealed) -> list[float]:
         answers = examiner.answers(folder, items.questions, items.instruction, 86400.0)
@@ -115,9 +115,9 @@ def burn(
         return asked(folder, sealed_items), asked(folder, shadow_items)
 
     found = shadow_finding([both(f) for f in door], [both(f) for f in controls], ALPHA)
-    word = keep.meter.settle(charge, "fail" if found.overfitted else "pass")
+    word = storage.meter.settle(charge, "fail" if found.overfitted else "pass")
     if charge.word is None:
-        keep.ledger.record("answered", {"number": charge.number, "word": word})
+        storage.ledger.record("answered", {"number": charge.number, "word": word})
     return {
         **expected,
         "overfitted": found.overfitted,

@@ -15,13 +15,13 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from stagezero.auditor.budget import Charge, Meter
-from stagezero.auditor.register import SHADOW, Suite, allowance_of
+from stagezero.auditor.budget import Meter
+from stagezero.auditor.budget_tables import SHADOW, Charge, Suite, allowance_of
 from stagezero.auditor.sealed import Sealed, keep_copy, sealed_suite
 from stagezero.door.messages import SEPARATIONS, Separation, Terms, Word
 from stagezero.errors import ClosedError, DoorError, InputError, explain
 from stagezero.files import lasting_secret
-from stagezero.ledger import Ledger, VerifyKey, read
+from stagezero.ledger import Ledger, VerifyKey, digest, read
 from stagezero.ledger.keys import SigningKey
 
 WEEK = 7 * 86400.0
@@ -47,7 +47,7 @@ class Records:
     """What an auditor's operator may look at while it serves: settings, counts, suites. Nothing sealed, and no ledger to write."""
 
     def __init__(self, folder: Path) -> None:
-        """Open a folder that ``Keep.create`` made.
+        """Open a folder that ``Storage.create`` made.
 
         Raises:
             DoorError: there is no auditor there.
@@ -105,7 +105,7 @@ class Records:
         self.close()
 
 
-class Keep(Records):
+class Storage(Records):
     """An auditor's folder, held by one process at a time."""
 
     def _open(self) -> None:
@@ -124,7 +124,7 @@ class Keep(Records):
         self._agree()
 
     @classmethod
-    def create(cls, folder: Path, name: str | None = None, slot: float = WEEK, **more: float) -> Keep:
+    def create(cls, folder: Path, name: str | None = None, slot: float = WEEK, **more: float) -> Storage:
         """Set up an auditor in an empty folder.
 
         Raises:
@@ -303,8 +303,6 @@ def plain(value: dict[str, Any]) -> dict[str, Any]:
 
 def name_of_suite(project: str, terms: Terms) -> str:
     """What an embedded auditor calls the suite of a project: another name for other terms, the same for a run begun anew."""
-    from stagezero.ledger import digest
-
     said = terms.model_dump(mode="json", exclude={"sealed", "suite"} if terms.sealed is not None else set())
     name = f"{project[:80]}-{digest(plain(said))[:8]}"
     if not name[0].isalnum():

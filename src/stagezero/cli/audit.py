@@ -11,16 +11,16 @@ from cyclopts import App
 from stagezero.cli._output import Teller, output, print_json, table
 
 if TYPE_CHECKING:
-    from stagezero.auditor.storage import Keep, Records
+    from stagezero.auditor.storage import Records, Storage
 
 KEEP = Path("auditor")
 app = App(name="audit", help="Be the independent party: hold sealed items, take in models, answer pass or fail, and count every bit.")
 
 
-def _open(keep: Path) -> Keep:
-    from stagezero.auditor.storage import Keep
+def _open(keep: Path) -> Storage:
+    from stagezero.auditor.storage import Storage
 
-    return Keep(keep)
+    return Storage(keep)
 
 
 def _look(keep: Path) -> Records:
@@ -60,9 +60,9 @@ def init(keep: Path = KEEP, /, *, name: str | None = None, slot: str = "7d", mem
     largest
         GiB that a submitted model may have.
     """
-    from stagezero.auditor.storage import Keep
+    from stagezero.auditor.storage import Storage
 
-    with Keep.create(keep, name, seconds(slot), memory=memory, largest=largest) as made:
+    with Storage.create(keep, name, seconds(slot), memory=memory, largest=largest) as made:
         out = output()
         out.print(f"auditor {made.settings.name} in {made.folder}", soft_wrap=True)
         out.print(f"public key, to give to everybody: {made.public_key.text()}", soft_wrap=True)
