@@ -9,7 +9,6 @@ import pytest
 from scipy import stats
 
 from stagezero.evidence import (
-    any_time_level,
     beyond_hope,
     claim_level,
     clopper_pearson_lower,
@@ -112,12 +111,6 @@ def test_bits_are_the_documented_figures() -> None:
     level = claim_level(0.05, 6, counted_bits(12, 3))
     need = next(k for k in range(1001) if clopper_pearson_lower(k, 1000, level) >= 0.80) / 1000
     assert need == pytest.approx(0.851, abs=0.004)
-
-
-def test_ideas_at_any_time_spend_half_at_most() -> None:
-    assert sum(any_time_level(0.05, m) for m in range(1, 10_000)) < 0.025
-    with pytest.raises(ValueError, match="number"):
-        any_time_level(0.05, 0)
 
 
 def test_e_lond_holds_the_share_of_false_promotions() -> None:

@@ -21,7 +21,6 @@ from stagezero.evidence.leakage import (
     claim_level,
     counted_bits,
     kraft_bits,
-    matching_floor,
     matching_gain,
     needed,
     pass_probability,
@@ -29,7 +28,7 @@ from stagezero.evidence.leakage import (
 from stagezero.evidence.sequential import Look, Rule, Test
 from stagezero.evidence.shadow import ShadowFinding, shadow_finding, shadow_power
 from stagezero.evidence.signflip import log_sign_flip_e_value
-from stagezero.evidence.spending import any_time_level, e_lond_level, idea_level, stage_level
+from stagezero.evidence.spending import e_lond_level, idea_level, stage_level
 
 __all__ = [
     "Allowance",
@@ -40,7 +39,6 @@ __all__ = [
     "Rule",
     "ShadowFinding",
     "Test",
-    "any_time_level",
     "betting_interval",
     "beyond_hope",
     "capacity",
@@ -58,7 +56,6 @@ __all__ = [
     "log_betting_e_value",
     "log_e_value",
     "log_sign_flip_e_value",
-    "matching_floor",
     "matching_gain",
     "needed",
     "noise_floor",

@@ -34,17 +34,6 @@ def idea_level(level_of_stage: float, batch: int) -> float:
     return level_of_stage / batch
 
 
-def any_time_level(alpha: float, number: int) -> float:
-    """Error of the ``number``-th idea (from 1) that comes outside any batch: half of α is kept for those, spent by 1/(m(m+1)).
-
-    Raises:
-        ValueError: numbers begin with 1.
-    """
-    if number < 1:
-        raise ValueError(f"number: expected 1 or more, got {number}")
-    return alpha / 2 / (number * (number + 1))
-
-
 def e_lond_level(alpha: float, before: int, batch: int, promoted: int) -> float:
     """Level of each of ``batch`` hypotheses registered together, after ``before`` others of which ``promoted`` were promoted.
 
