@@ -18,10 +18,10 @@ ROOT = Path(__file__).parent.parent
 
 
 def named_in_strings() -> set[str]:
-    """Dotted names of this package that stand in quotes: what a fork server preloads, what ``-m`` runs."""
+    """Names of this package that stand in quotes: what a fork server preloads, what ``-m`` runs, ``module:attribute`` of a verb."""
     found: set[str] = set()
     for path in (*SOURCES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")):
-        found |= set(re.findall(r"""["'](stagezero(?:\.[a-z_]\w*)+)["']""", path.read_text(encoding="utf-8")))
+        found |= set(re.findall(r"""["'](stagezero(?:\.[a-z_]\w*)+(?::\w+)?)["']""", path.read_text(encoding="utf-8")))
     return found
 
 
@@ -29,11 +29,15 @@ def test_every_module_named_in_a_string_exists() -> None:
     # A fork server swallows ImportError: a stale name would silently cost 5 s and 470 MB in every worker.
     names = named_in_strings()
     assert {"stagezero.training.executors.worker", "stagezero.auditor.forkserver_preload"} <= names
+    assert "stagezero.cli.compare:compare" in names
     for name in sorted(names):
-        parts = name.split(".")
+        module, _, attribute = name.partition(":")
+        if attribute:
+            assert hasattr(importlib.import_module(module), attribute), name
+        parts = module.split(".")
         while (spec := _spec(".".join(parts))) is None:
             parts.pop()
-        rest = name.split(".")[len(parts) :]
+        rest = module.split(".")[len(parts) :]
         if spec.submodule_search_locations is not None and rest:  # a package, and no module of it
             assert hasattr(importlib.import_module(".".join(parts)), rest[0]), name
 

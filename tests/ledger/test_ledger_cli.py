@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stagezero.cli.ledger import app
+from stagezero.cli import app
 from stagezero.errors import LedgerError, StagezeroError, WitnessError
 from stagezero.ledger import Ledger, SigningKey, leaf_hash, verify_inclusion
 
@@ -28,7 +28,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def stagezero(*words: object) -> object:
-    return app([str(word) for word in words], result_action="return_value")
+    return app(["ledger", *map(str, words)], result_action="return_value")
 
 
 @pytest.mark.parametrize("deep", [[], ["--deep"]])

@@ -1,32 +1,17 @@
 """The command line: one file per verb, no logic. A user's mistake is one sentence and exit code 2, never a traceback.
 
-Each verb's module imports what is heavy only when it runs, so that ``--help`` is quick.
+A verb's module is imported when the verb runs or its help is shown, and not before: so ``stagezero --help`` is quick.
 """
 
 from __future__ import annotations
 
+import ast
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 from cyclopts import App, CycloptsError
 
-from stagezero.cli import (
-    attest,
-    audit,
-    compare,
-    doctor,
-    idea,
-    init,
-    ledger,
-    lineage,
-    mcp,
-    measure,
-    models,
-    rebuild,
-    report,
-    review,
-    run,
-    verify,
-)
 from stagezero.errors import StagezeroError
 
 app = App(
@@ -36,22 +21,69 @@ app = App(
     "Then `stagezero run`: many ideas, stages, an auditor. `stagezero init` writes a project to edit.",
     help_format="markdown",
 )
-app.command(compare.compare)
-app.command(run.run)
-app.command(init.init)
-app.command(idea.app)
-app.command(mcp.mcp)
-app.command(measure.measure)
-app.command(models.models)
-app.command(review.review)
-app.command(lineage.lineage)
-app.command(rebuild.rebuild)
-app.command(ledger.app)
-app.command(audit.app)
-app.command(attest.attest)
-app.command(verify.verify)
-app.command(report.report)
-app.command(doctor.doctor)
+
+
+def _docstring(path: str) -> str:
+    """The docstring of a function, from the source: an import would load all that the verb needs."""
+    module, _, name = path.partition(":")
+    spec = find_spec(module)
+    assert spec is not None and spec.origin is not None
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    return next(ast.get_docstring(f, clean=False) or "" for f in tree.body if isinstance(f, ast.FunctionDef) and f.name == name)
+
+
+def _add(group: App, *paths: str) -> None:
+    """Add verbs by their import paths. The list of verbs shows the first sentence of each docstring."""
+    for path in paths:
+        group.command(path, help=_docstring(path))
+
+
+def _group(name: str, text: str, *paths: str) -> None:
+    """Add a verb that has verbs of its own."""
+    group = App(name=name, help=text)
+    app.command(group)
+    _add(group, *paths)
+
+
+_add(app, "stagezero.cli.compare:compare", "stagezero.cli.run:run", "stagezero.cli.init:init")
+_group(
+    "idea",
+    "Write, check and submit ideas: what a campaign tries.",
+    "stagezero.cli.idea:new",
+    "stagezero.cli.idea:check",
+    "stagezero.cli.idea:schema",
+    "stagezero.cli.idea:submit",
+)
+_add(
+    app,
+    "stagezero.cli.mcp:mcp",
+    "stagezero.cli.measure:measure",
+    "stagezero.cli.models:models",
+    "stagezero.cli.review:review",
+    "stagezero.cli.lineage:lineage",
+    "stagezero.cli.rebuild:rebuild",
+)
+_group(
+    "ledger",
+    "Check a ledger, prove what it holds, or read it.",
+    "stagezero.cli.ledger:verify",
+    "stagezero.cli.ledger:prove",
+    "stagezero.cli.ledger:show",
+)
+_group(
+    "audit",
+    "Be the independent party: hold sealed items, take in models, answer pass or fail, and count every bit.",
+    "stagezero.cli.audit:init",
+    "stagezero.cli.audit:add",
+    "stagezero.cli.audit_serve:token",
+    "stagezero.cli.audit_serve:serve",
+    "stagezero.cli.audit_serve:unit",
+    "stagezero.cli.audit:status",
+    "stagezero.cli.audit:budget",
+    "stagezero.cli.audit:certificate",
+    "stagezero.cli.audit:burn_shadow",
+)
+_add(app, "stagezero.cli.attest:attest", "stagezero.cli.verify:verify", "stagezero.cli.report:report", "stagezero.cli.doctor:doctor")
 
 
 def main(arguments: list[str] | None = None) -> None:

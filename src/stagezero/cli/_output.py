@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
-from stagezero.evidence import Estimate
+if TYPE_CHECKING:
+    from stagezero.evidence import Estimate  # it imports scipy, which takes more than a second and most verbs do without
 
 
 def span(seconds: float) -> str:
@@ -58,6 +60,11 @@ class Teller:
 
     def __exit__(self, *_: object) -> None:
         self.done()
+
+
+def ledger_file(path: Path) -> Path:
+    """The ledger of a run's folder, or the ledger itself."""
+    return path / "ledger.jsonl" if path.is_dir() else path
 
 
 def output() -> Console:

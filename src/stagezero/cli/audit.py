@@ -1,32 +1,20 @@
-"""``stagezero audit …``: run an auditor of your own."""
+"""``stagezero audit init | add | status | budget | certificate | burn-shadow``: what an auditor holds, and what it has disclosed."""
 
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
-from cyclopts import App
-
+from stagezero.auditor import certificate as certificates
+from stagezero.auditor import shadow as shadows
+from stagezero.auditor.setup import add_suite
+from stagezero.auditor.storage import Records, Storage
 from stagezero.cli._output import Teller, output, print_json, table
-
-if TYPE_CHECKING:
-    from stagezero.auditor.storage import Records, Storage
+from stagezero.door.messages import MeterKind
+from stagezero.errors import InputError
 
 KEEP = Path("auditor")
-app = App(name="audit", help="Be the independent party: hold sealed items, take in models, answer pass or fail, and count every bit.")
-
-
-def _open(keep: Path) -> Storage:
-    from stagezero.auditor.storage import Storage
-
-    return Storage(keep)
-
-
-def _look(keep: Path) -> Records:
-    from stagezero.auditor.storage import Records
-
-    return Records(keep)
 
 
 def seconds(text: str) -> float:
@@ -35,16 +23,13 @@ def seconds(text: str) -> float:
     Raises:
         InputError: it is none of these.
     """
-    from stagezero.errors import InputError
-
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
     if found is None:
         raise InputError(f"--slot: expected a time such as 90s, 15m, 12h or 7d, got {text!r}; correct it.")
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
 
-@app.command
-def init(keep: Path = KEEP, /, *, name: str | None = None, slot: str = "7d", memory: float = 8.0, largest: float = 16.0) -> int:
+def init(keep: Path = KEEP, /, *, name: str | None = None, slot: str = "7d", memory: float = 8.0, largest: float = 16.0) -> None:
     """Set up an auditor: its folder, its lifetime key, its ledger.
 
     Parameters
@@ -60,17 +45,13 @@ def init(keep: Path = KEEP, /, *, name: str | None = None, slot: str = "7d", mem
     largest
         GiB that a submitted model may have.
     """
-    from stagezero.auditor.storage import Storage
-
     with Storage.create(keep, name, seconds(slot), memory=memory, largest=largest) as made:
         out = output()
         out.print(f"auditor {made.settings.name} in {made.folder}", soft_wrap=True)
         out.print(f"public key, to give to everybody: {made.public_key.text()}", soft_wrap=True)
         out.print("next: stagezero audit add SEALED.jsonl --name NAME --bar claim=0.8", soft_wrap=True)
-    return 0
 
 
-@app.command
 def add(
     sealed: str,
     /,
@@ -81,14 +62,14 @@ def add(
     submissions: int = 12,
     passes: int = 3,
     delta: float = 0.05,
-    meter: Literal["counted", "flat", "kraft", "randomised"] = "counted",
+    meter: MeterKind = "counted",
     bits: float | None = None,
     flip: float = 0.0,
     step: float | None = None,
     items: int = 1000,
     shadow: str | None = None,
     slowest: str | None = None,
-) -> int:
+) -> None:
     """Add a suite of sealed items, with the terms on which it answers. Both are fixed for ever.
 
     Parameters
@@ -122,117 +103,16 @@ def add(
     slowest
         A model of the largest size expected: its worst audit is measured, and must fit inside the slot.
     """
-    from stagezero.auditor.setup import add_suite
-
-    with _open(keep) as held, Teller() as tell:
+    with Storage(keep) as held, Teller() as tell:
         suite = add_suite(held, sealed, name, bar, shadow, slowest, tell.say, submissions=submissions, passes=passes, delta=delta,
                           meter=meter, bits=bits, flip=flip, step=step, items=items)  # fmt: skip
         out = output()
         out.print(f"suite {suite.name}: {suite.facts['generator']}, {held.meter.bits_allowed(suite):.1f} bits may ever be disclosed")
         for claim, n in suite.facts["clusters"].items():
             out.print(f"  {claim}: {n} independent clusters, bar {suite.terms.bars[claim]:g}")
-    return 0
 
 
-@app.command
-def token(account: str, /, *, keep: Path = KEEP) -> int:
-    """Let a lab in: prints a new token for it, once. The one it had before is void.
-
-    Parameters
-    ----------
-    account
-        The lab's name.
-    keep
-        The auditor's folder.
-    """
-    from stagezero.auditor.http_api import new_token, token_hash
-
-    with _look(keep) as held:
-        given = new_token()
-        held.meter.set_token(account, token_hash(given))
-    print(given)
-    return 0
-
-
-@app.command
-def serve(
-    keep: Path = KEEP,
-    /,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8443,
-    certfile: Path | None = None,
-    keyfile: Path | None = None,
-    folders: bool = False,
-    separation: Literal["colocated", "separate user", "separate host"] = "colocated",
-) -> int:
-    """Serve until stopped. What was charged and not answered is audited when it is next started.
-
-    Parameters
-    ----------
-    keep
-        The auditor's folder.
-    host
-        Address to listen on.
-    port
-        Port to listen on; 0 takes a free one.
-    certfile
-        TLS certificate (PEM); needed on any address but this machine's own.
-    keyfile
-        Its private key.
-    folders
-        Take models from folders on this machine instead of uploads.
-    separation
-        How far the labs are from here; certificates print it. It is checked as far as it can be from here.
-    """
-    from stagezero.auditor.server import serve as run
-
-    run(keep, host, port, certfile, keyfile, folders, separation, output().print)
-    return 0
-
-
-@app.command
-def unit(
-    keep: Path = KEEP,
-    /,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8443,
-    certfile: Path | None = None,
-    keyfile: Path | None = None,
-    folders: bool = False,
-    gpu: bool = False,
-) -> int:
-    """Print a systemd unit that serves as a user of its own, hardened; its first lines say what root does with it, once.
-
-    Parameters
-    ----------
-    keep
-        The auditor's folder; best under /var/lib/stagezero-auditor.
-    host
-        Address to listen on.
-    port
-        Port to listen on.
-    certfile
-        TLS certificate (PEM); needed on any address but this machine's own.
-    keyfile
-        Its private key.
-    folders
-        Take models from folders on this machine instead of uploads; that user must be able to read them.
-    gpu
-        Let it see the machine's devices.
-    """
-    from stagezero.auditor.systemd import unit as made
-
-    more = ["--host", host, "--port", str(port)]
-    for name, path in (("--certfile", certfile), ("--keyfile", keyfile)):
-        more += [name, str(path.resolve())] if path is not None else []
-    print(made(keep, [*more, *(["--folders"] if folders else [])], gpu), end="")
-    return 0
-
-
-@app.command
-def status(keep: Path = KEEP, /, *, json: bool = False) -> int:
+def status(keep: Path = KEEP, /, *, json: bool = False) -> None:
     """What the auditor serves, and what has been asked.
 
     Parameters
@@ -242,9 +122,7 @@ def status(keep: Path = KEEP, /, *, json: bool = False) -> int:
     json
         Print one JSON object instead.
     """
-    import time
-
-    with _look(keep) as held:
+    with Records(keep) as held:
         rows = []
         for name in held.served():
             suite = held.suite(name)
@@ -261,18 +139,16 @@ def status(keep: Path = KEEP, /, *, json: bool = False) -> int:
         told = {"auditor": held.public_key.text(), "closed": held.meter.closed, "suites": rows}
     if json:
         print_json(told)
-        return 0
+        return
     out = output()
     out.print(f"auditor {told['auditor']}" + (f", closed: {told['closed']}" if told["closed"] else ""), soft_wrap=True)
     shown = table("suite", "submissions", "bits disclosed", "bits allowed")
     for row in rows:
         shown.add_row(str(row["suite"]), f"{row['submissions']} of {row['allowed']}", f"{row['bits']:.1f}", f"{row['bits_allowed']:.1f}")
     out.print(shown)
-    return 0
 
 
-@app.command
-def budget(suite: str, /, *, keep: Path = KEEP, bar: float | None = None, mean: float | None = None, json: bool = False) -> int:
+def budget(suite: str, /, *, keep: Path = KEEP, bar: float | None = None, mean: float | None = None, json: bool = False) -> None:
     """How much a suite has disclosed, and how many more submissions it could carry.
 
     Parameters
@@ -288,15 +164,11 @@ def budget(suite: str, /, *, keep: Path = KEEP, bar: float | None = None, mean: 
     json
         Print one JSON object instead.
     """
-    import time
-
-    from stagezero.auditor.certificate import budget as found
-
-    with _look(keep) as held:
-        told = found(held, held.suite(suite), bar, mean, time.time())
+    with Records(keep) as held:
+        told = certificates.budget(held, held.suite(suite), bar, mean, time.time())
     if json:
         print_json(told)
-        return 0
+        return
     out = output()
     out.print(f"{told['submissions_used']} of {told['submissions']} submissions, {told['passes_used']} passes; "
               f"{told['bits_used']:.1f} of {told['bits_allowed']:.1f} bits disclosed")  # fmt: skip
@@ -307,11 +179,9 @@ def budget(suite: str, /, *, keep: Path = KEEP, bar: float | None = None, mean: 
             claim, f"{row['bar']:g}", str(row["clusters"]), need, f"{row['could_carry']:,} submissions at a true mean of {row['mean']:.3f}"
         )
     out.print(rows)
-    return 0
 
 
-@app.command
-def certificate(suite: str, /, *, keep: Path = KEEP, json: bool = False) -> int:
+def certificate(suite: str, /, *, keep: Path = KEEP, json: bool = False) -> None:
     """What a pass on a suite means: the sentence, its population, what it does not cover.
 
     Parameters
@@ -323,15 +193,11 @@ def certificate(suite: str, /, *, keep: Path = KEEP, json: bool = False) -> int:
     json
         Print one JSON object instead.
     """
-    import time
-
-    from stagezero.auditor.certificate import certificate as made
-
-    with _look(keep) as held:
-        told = made(held, held.suite(suite), held.separation(), time.time())
+    with Records(keep) as held:
+        told = certificates.certificate(held, held.suite(suite), held.separation(), time.time())
     if json:
         print_json(told)
-        return 0
+        return
     out = output()
     out.print(told["sentence"])
     out.print(f"\npopulation: {told['population']}")
@@ -348,13 +214,11 @@ def certificate(suite: str, /, *, keep: Path = KEEP, json: bool = False) -> int:
     out.print("not covered: " + "; ".join(told["not_covered"]))
     if told["closed"]:
         out.print(f"CLOSED: {told['closed']}")
-    return 0
 
 
-@app.command
 def burn_shadow(
     suite: str, /, *, door: list[Path], control: list[Path], keep: Path = KEEP, effect: float = 0.05, yes: bool = False, json: bool = False
-) -> int:
+) -> None:
     """Burn a suite's shadow, once: has the lab overfitted the sealed items, or has the distribution shifted?
 
     Without --yes it shows only how likely it is to find an overfit of the given size, and burns nothing.
@@ -376,19 +240,15 @@ def burn_shadow(
     json
         Print one JSON object instead.
     """
-    import time
-
-    from stagezero.auditor.shadow import burn, power
-
-    with _open(keep) as held, Teller(quiet=json) as tell:
+    with Storage(keep) as held, Teller(quiet=json) as tell:
         found = held.suite(suite)
-        told = (
-            burn(held, found, door, control, effect, tell.say, time.time()) if yes else power(held, found, len(door), len(control), effect)
-        )
+        if yes:
+            told = shadows.burn(held, found, door, control, effect, tell.say, time.time())
+        else:
+            told = shadows.power(held, found, len(door), len(control), effect)
     if json:
         print_json(told)
-        return 0
+        return
     out = output()
     out.print(f"power: an overfit of {effect:g} would be found with probability {told['power']:.2f}")
     out.print(told["sentence"] if yes else "nothing was burned; add --yes to burn the shadow, once")
-    return 0

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
+from pydantic import ValidationError
 from rich.markup import escape
 
 from stagezero.cli._output import Teller, number, output, print_json, table
+from stagezero.errors import InputError, explain
+from stagezero.isolation import Kind
+from stagezero.project import Trial
+from stagezero.trials import compare as lab
 
 
 def compare(
@@ -26,9 +30,9 @@ def compare(
     workers: int = 2,
     seed: int | None = None,
     runs: Path = Path("runs"),
-    sandbox: Literal["box", "landlock", "none"] = "box",
+    sandbox: Kind = "box",
     json: bool = False,
-) -> int:
+) -> None:
     """Is one recipe better than another on one property, with no side effects?
 
     Builds both from the base with fresh seeds and fresh items, pair by pair, until the question is decided. Looking
@@ -67,12 +71,6 @@ def compare(
     json
         Print one JSON object instead.
     """
-    from pydantic import ValidationError
-
-    from stagezero.errors import InputError, explain
-    from stagezero.project import Trial
-    from stagezero.trials import compare as lab
-
     try:
         plan = Trial(margin=margin, alpha=alpha, max_pairs=max_pairs, items=items, worth=worth)
     except ValidationError as error:
@@ -81,7 +79,7 @@ def compare(
         found = lab.compare(control, candidate, property, model, suite, plan, workers, seed, runs, tell, sandbox)
     if json:
         print_json(found.as_json())
-        return 0
+        return
     out = output()
     out.print(escape("\n" + "\n".join(lab.summary_lines(found))))
     if found.effects:
@@ -92,4 +90,3 @@ def compare(
         out.print()
         out.print(rows)
     out.print(f"\n  ledger     {found.ledger}", soft_wrap=True)
-    return 0

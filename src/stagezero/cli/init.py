@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from stagezero import examples
 from stagezero.cli._output import output
+from stagezero.lab.scaffold import write_project
 
 
 def init(
     folder: Path = Path("stagezero-project"), /, *, model: str | None = None, suite: Path | None = None, shipped: str = "first"
-) -> int:
+) -> None:
     """Write out a shipped project for you to edit.
 
     Parameters
@@ -23,12 +25,8 @@ def init(
     shipped
         Which project: first, or rlhf.
     """
-    from stagezero import examples
-    from stagezero.lab.scaffold import write_project
-
     written = write_project(folder, examples.contents(shipped), model, suite)
     out = output()
     for path in written:
         out.print(f"wrote {path}", soft_wrap=True)
     out.print(f"\nedit them, then: stagezero run {folder / 'project.yaml'}", soft_wrap=True)
-    return 0

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import json as js
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from cyclopts import App
-
-from stagezero.cli._output import output
-
-if TYPE_CHECKING:
-    from stagezero.ledger import VerifyKey
-
-app = App(name="ledger", help="Check a ledger, prove what it holds, or read it.")
-
-
-def _file(path: Path) -> Path:
-    return path / "ledger.jsonl" if path.is_dir() else path
+from stagezero.cli._output import ledger_file, output
+from stagezero.errors import WitnessError
+from stagezero.ledger import VerifyKey, read
+from stagezero.ledger import prove as find
+from stagezero.ledger import verify as check
 
 
 def _text(path: Path) -> str:
     """A checkpoint's text, with the line ends that it was signed with."""
-    from stagezero.errors import WitnessError
-
     try:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError:
@@ -33,13 +25,10 @@ def _text(path: Path) -> str:
 
 def _key(text: str) -> VerifyKey:
     """A public key, written out or in a file."""
-    from stagezero.ledger import VerifyKey
-
     return VerifyKey.parse(text if "+" in text and not Path(text).is_file() else _text(Path(text)))
 
 
-@app.command
-def verify(path: Path, /, *, deep: bool = False, checkpoint: Path | None = None, key: str | None = None) -> int:
+def verify(path: Path, /, *, deep: bool = False, checkpoint: Path | None = None, key: str | None = None) -> None:
     """Check every entry of a ledger: bytes, order and times. Names the first bad entry.
 
     Parameters
@@ -53,17 +42,13 @@ def verify(path: Path, /, *, deep: bool = False, checkpoint: Path | None = None,
     key
         The public key that the checkpoint must be signed with, written out (name+hash+base64) or in a file.
     """
-    from stagezero.ledger import verify as check
-
     signed = _text(checkpoint) if checkpoint is not None else None
-    entries = check(_file(path), signed, _key(key) if key is not None else None, deep=deep)
+    entries = check(ledger_file(path), signed, _key(key) if key is not None else None, deep=deep)
     against = " and as the checkpoint says" if signed is not None else ""
-    output().print(f"{entries} entries, all sound{against}: {_file(path)}", soft_wrap=True)
-    return 0
+    output().print(f"{entries} entries, all sound{against}: {ledger_file(path)}", soft_wrap=True)
 
 
-@app.command
-def prove(path: Path, seq: int, /, *, json: bool = False) -> int:
+def prove(path: Path, seq: int, /, *, json: bool = False) -> None:
     """Prove that an entry is in a ledger: its line, the size and root of the ledger, and the path between them (RFC 6962).
 
     Whoever has a signed checkpoint of that size and root can check the proof without the ledger.
@@ -77,24 +62,17 @@ def prove(path: Path, seq: int, /, *, json: bool = False) -> int:
     json
         One JSON object.
     """
-    import base64
-    import json as js
-
-    from stagezero.ledger import prove as find
-
-    proof = find(_file(path), seq)
+    proof = find(ledger_file(path), seq)
     line = proof.line.decode("utf-8", errors="backslashreplace")
     if json:
         print(js.dumps({"seq": seq, "line": line, "size": proof.size, "root": proof.root.hex(), "proof": [p.hex() for p in proof.path]}))
-        return 0
+        return
     print(f"entry  {seq}\nline   {line}\nsize   {proof.size}\nroot   {proof.root.hex()}  {base64.b64encode(proof.root).decode()}")
     for at, hash_ in enumerate(proof.path):
         print(f"{'' if at else 'proof':<6} {hash_.hex()}")
-    return 0
 
 
-@app.command
-def show(path: Path, /, *, kind: str | None = None, json: bool = False) -> int:
+def show(path: Path, /, *, kind: str | None = None, json: bool = False) -> None:
     """Print a ledger's entries.
 
     Parameters
@@ -106,12 +84,8 @@ def show(path: Path, /, *, kind: str | None = None, json: bool = False) -> int:
     json
         One JSON object a line.
     """
-    import json as js
-
-    from stagezero.ledger import read
-
     out = output()
-    for entry in read(_file(path)):
+    for entry in read(ledger_file(path)):
         if kind is not None and entry.kind != kind:
             continue
         if json:
@@ -123,4 +97,3 @@ def show(path: Path, /, *, kind: str | None = None, json: bool = False) -> int:
                 markup=False,
                 soft_wrap=True,
             )
-    return 0

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json as js
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 from rich.markup import escape
+from rich.table import Table
 
-from stagezero.cli._output import output, print_json, table
-
-if TYPE_CHECKING:
-    from stagezero.ledger.lineage import Lineage
+from stagezero.cli._output import ledger_file, output, print_json, table
+from stagezero.door.checkpoint_exchange import key_of
+from stagezero.errors import InputError
+from stagezero.files import write_whole
+from stagezero.ledger import read, seal
+from stagezero.ledger.lineage import Lineage, Record, record
+from stagezero.ledger.lineage import lineage as trace
+from stagezero.ledger.provenance import provenance
 
 
 def lineage(
@@ -22,7 +28,7 @@ def lineage(
     others: Annotated[tuple[Path, ...], Parameter(name="--with")] = (),
     attest: Path | None = None,
     json: bool = False,
-) -> int:
+) -> None:
     """Aligned by whom? Every influence on a stage's model, by kind and in bits, to the roots of trust.
 
     Parameters
@@ -38,16 +44,13 @@ def lineage(
     json
         Print one JSON object instead.
     """
-    from stagezero.ledger.lineage import lineage as trace
-    from stagezero.ledger.lineage import record
-
-    records = [record(_file(path)) for path in (run, *others)]
+    records = [record(ledger_file(path)) for path in (run, *others)]
     found = trace(records, stage)
     if attest is not None:
         _attest(run, records[0], found, attest)
     if json:
         print_json(found.as_json())
-        return 0
+        return
     out = output()
     out.print(escape(found.line()), soft_wrap=True)
     out.print()
@@ -61,37 +64,20 @@ def lineage(
     out.print(roots)
     out.print(escape(f"\nmodel {found.model}; auditor: {found.audited}; {found.confined}"), soft_wrap=True)
     if attest is not None:
-        from stagezero.door.checkpoint_exchange import key_of
-
         out.print(f"wrote {attest}, signed by {key_of(run).verify_key.text()}", soft_wrap=True)
-    return 0
 
 
-def _file(path: Path) -> Path:
-    return path / "ledger.jsonl" if path.is_dir() else path
-
-
-def _rows(rows: object, found: Lineage, depth: int) -> None:
+def _rows(rows: Table, found: Lineage, depth: int) -> None:
     for i in found.influences:
         bits = f"{i.bits:,}" if i.bits is not None else ""
-        rows.add_row(f"{'  ' * depth}{i.stage}", i.kind, escape(i.what), escape(i.by), bits, escape(i.let_in))  # type: ignore[attr-defined]
+        rows.add_row(f"{'  ' * depth}{i.stage}", i.kind, escape(i.what), escape(i.by), bits, escape(i.let_in))
         if i.behind is not None and i.behind.run != found.run:
             _rows(rows, i.behind, depth + 1)
 
 
-def _attest(run: Path, record: object, found: Lineage, path: Path) -> None:
-    import json
-
-    from stagezero.door.checkpoint_exchange import key_of
-    from stagezero.errors import InputError
-    from stagezero.files import write_whole
-    from stagezero.ledger import read, seal
-    from stagezero.ledger.lineage import Record
-    from stagezero.ledger.provenance import provenance
-
+def _attest(run: Path, record: Record, found: Lineage, path: Path) -> None:
     if not run.is_dir():
         raise InputError("--attest: expected the folder of a run, which holds its key; give the folder and not the ledger.")
-    assert isinstance(record, Record)
-    last = list(read(_file(run)))[-1]
+    last = list(read(ledger_file(run)))[-1]
     envelope = seal(provenance(record, found, last.hash, last.seq + 1), key_of(run))
-    write_whole(path, json.dumps(envelope, indent=1) + "\n")
+    write_whole(path, js.dumps(envelope, indent=1) + "\n")

@@ -7,8 +7,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from stagezero.researchers.mcp_server import serve
 
-def mcp(*, run: Path, name: Annotated[str, Parameter(name="--as")]) -> int:
+
+def mcp(*, run: Path, name: Annotated[str, Parameter(name="--as")]) -> None:
     """Let an agent take part in a campaign: an MCP server on standard input and output, for one outside researcher.
 
     Name this command in the agent's settings. It offers the brief, checks and takes ideas, and waits for results; of the run it
@@ -21,7 +23,4 @@ def mcp(*, run: Path, name: Annotated[str, Parameter(name="--as")]) -> int:
     name
         The outside researcher's name in the project file.
     """
-    from stagezero.researchers.mcp_server import serve
-
     serve(run, name)
-    return 0

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from stagezero import measure as room
 from stagezero.cli._output import Teller, number, output, print_json, table
+from stagezero.errors import InputError
+from stagezero.models import Model, home, materialise
+from stagezero.models.loader import settle_libraries
+from stagezero.tasks import load_suite, score
 
 
 def measure(
     model: str, /, *, suite: str = "atlas", items: int = 100, seed: int = 0, limit: int | None = None, show: int = 0, json: bool = False
-) -> int:
+) -> None:
     """Ask one model the open items and show its scores.
 
     Parameters
@@ -27,15 +32,8 @@ def measure(
     json
         Print one JSON object instead.
     """
-    from stagezero import measure as room
-    from stagezero.models import Model, home, materialise
-    from stagezero.models.loader import settle_libraries
-    from stagezero.tasks import load_suite, score
-
     for name, value in (("items", items), ("limit", limit if limit is not None else 1)):
         if value < 1:
-            from stagezero.errors import InputError
-
             raise InputError(f"--{name}: expected a positive number, got {value}; correct it.")
     settle_libraries()
     loaded = load_suite(suite)
@@ -51,7 +49,7 @@ def measure(
         print_json(
             {"model": model, "suite": suite, "seed": seed, "scores": found.scores.all(), "counts": counts, "items": len(found.items)}
         )
-        return 0
+        return
     out = output()
     rows = table("claim", "score", "kind", "right", "wrong", "refused", "unparseable")
     for claim, kinds in found.scores.counts.items():
@@ -66,4 +64,3 @@ def measure(
     out.print(f"{len(found.items)} items" + (f", {rate:.1f} answers a second" if rate else ", answers known from before"))
     for item, answer in list(zip(found.items, found.answers, strict=True))[: max(show, 0)]:
         out.print(f"\n{item.input}\n  → {answer!r}  ({score(item, answer)})", markup=False, soft_wrap=True)
-    return 0

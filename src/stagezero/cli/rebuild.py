@@ -9,6 +9,8 @@ from cyclopts import Parameter
 from rich.markup import escape
 
 from stagezero.cli._output import Teller, output, print_json, table
+from stagezero.lab.rebuild import Brought
+from stagezero.lab.rebuild import rebuild as make
 
 
 def rebuild(
@@ -56,9 +58,6 @@ def rebuild(
     json
         Print one JSON object instead.
     """
-    from stagezero.lab.rebuild import Brought
-    from stagezero.lab.rebuild import rebuild as make
-
     with Teller(quiet=json) as tell:
         found = make(
             run, stage, out, brought=Brought(base, suite, files, source), model=model, second=second_trainer, workers=workers, tell=tell

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import yaml
 from rich.markup import escape
 
 from stagezero.cli._output import output, print_json
+from stagezero.errors import InputError
+from stagezero.ideas.review import Waiting, Word, sign, waiting
+from stagezero.ledger import SigningKey
 
-if TYPE_CHECKING:
-    from stagezero.ideas.review import Waiting
+_WORDS: dict[str, Word] = {"a": "approve", "approve": "approve", "r": "reject", "reject": "reject"}
 
 
 def review(
@@ -24,7 +26,7 @@ def review(
     reject: tuple[str, ...] = (),
     note: str = "",
     json: bool = False,
-) -> int:
+) -> None:
     """List ideas that wait for a person's word, show what would cross, and sign approve or reject.
 
     Without a run it makes the reviewer's key, if need be, and prints the public part, which goes into the project (`review.keys`).
@@ -47,10 +49,6 @@ def review(
     json
         Print the waiting ideas as JSON instead.
     """
-    from stagezero.errors import InputError
-    from stagezero.ideas.review import sign, waiting
-    from stagezero.ledger import SigningKey
-
     if key is not None:
         key.parent.mkdir(parents=True, exist_ok=True)
     signing = SigningKey.lasting(key, name) if key is not None else None
@@ -58,28 +56,24 @@ def review(
         if signing is None:
             raise InputError("review: expected the folder of a run, or --key FILE to make a reviewer's key; give one of them.")
         output().print(signing.verify_key.text(), soft_wrap=True)
-        return 0
+        return
     ideas = waiting(run)
     if json:
         print_json([{n: getattr(w, n) for n in type(w).__slots__} for w in ideas])
-        return 0
-    if (approve or reject) and signing is None:
+        return
+    decided: list[tuple[Word, str]] = [*(("approve", prefix) for prefix in approve), *(("reject", prefix) for prefix in reject)]
+    if not decided:
+        _ask(run, ideas, signing, note)
+        return
+    if signing is None:
         raise InputError("review: --approve and --reject are signed; give the reviewer's key with --key FILE.")
-    for word, chosen in (("approve", approve), ("reject", reject)):
-        for prefix in chosen:
-            idea = _one(ideas, prefix)
-            assert signing is not None
-            sign(run, idea, word, signing, note)  # type: ignore[arg-type]
-            output().print(f"{word}: {escape(idea.title)} ({idea.digest[:12]})", soft_wrap=True)
-    if approve or reject:
-        return 0
-    _ask(run, ideas, signing, note)
-    return 0
+    for word, prefix in decided:
+        idea = _one(ideas, prefix)
+        sign(run, idea, word, signing, note)
+        output().print(f"{word}: {escape(idea.title)} ({idea.digest[:12]})", soft_wrap=True)
 
 
 def _one(ideas: list[Waiting], prefix: str) -> Waiting:
-    from stagezero.errors import InputError
-
     hits = [w for w in ideas if w.digest.startswith(prefix)]
     if len(hits) != 1 or len(prefix) < 4:
         there = ", ".join(w.digest[:12] for w in ideas) or "none"
@@ -87,11 +81,8 @@ def _one(ideas: list[Waiting], prefix: str) -> Waiting:
     return hits[0]
 
 
-def _ask(run: Path, ideas: list[Waiting], signing: object, note: str) -> None:
+def _ask(run: Path, ideas: list[Waiting], signing: SigningKey | None, note: str) -> None:
     """Show each idea; ask about it where there is a key and somebody to answer."""
-    from stagezero.ideas.review import sign
-    from stagezero.ledger import SigningKey
-
     out = output()
     if not ideas:
         out.print("no idea waits for review")
@@ -103,19 +94,17 @@ def _ask(run: Path, ideas: list[Waiting], signing: object, note: str) -> None:
         )
         out.print(escape(f"  reason: {w.reason}"), soft_wrap=True)
         out.print(escape(_crossing(w)), soft_wrap=True)
-        if isinstance(signing, SigningKey) and sys.stdin.isatty():
+        if signing is not None and sys.stdin.isatty():
             said = input("approve, reject or skip? [s] ").strip().lower()
-            word = {"a": "approve", "approve": "approve", "r": "reject", "reject": "reject"}.get(said)
+            word = _WORDS.get(said)
             if word is not None:
-                sign(run, w, word, signing, note)  # type: ignore[arg-type]
+                sign(run, w, word, signing, note)
                 out.print(f"  signed: {word}")
         out.print()
 
 
 def _crossing(w: Waiting) -> str:
     """What would reach a build, as a person reads it: code as code, a patch as YAML. Nothing that a terminal would obey is in it."""
-    import yaml
-
     steps = w.crosses["patch"]
     if len(steps) == 1 and isinstance(steps[0].get("step"), dict) and steps[0]["step"].get("step") == "code":
         text = str(steps[0]["step"]["source"])

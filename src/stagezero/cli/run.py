@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
+from stagezero import examples
 from stagezero.cli._output import Teller, number, output, print_json, table
-
-if TYPE_CHECKING:
-    from stagezero.report import View
+from stagezero.door import handed_over
+from stagezero.lab import isolated_run
+from stagezero.lab.campaign import Campaign
+from stagezero.report import View, gather, write_page
+from stagezero.report.page import lead
 
 
 def run(
@@ -44,12 +46,6 @@ def run(
     json
         Print one JSON object instead.
     """
-    from stagezero import examples
-    from stagezero.door import handed_over
-    from stagezero.lab import isolated_run
-    from stagezero.lab.campaign import Campaign
-    from stagezero.report import gather, write_page
-
     with Teller(quiet=json) as tell:
         named = str(project) if project is not None else "first"
         path = examples.folder(named) / "project.yaml" if named in examples.SHIPPED else Path(named)
@@ -106,8 +102,6 @@ def as_json(view: View, page: Path) -> dict[str, object]:
 
 def show(view: View, page: Path) -> None:
     """The table of stages, what became of the ideas, and where the report is."""
-    from stagezero.report.page import lead
-
     out = output()
     rows = table("stage", "what was new", "alignment score", "change", "weakest property", "headroom closed", "auditor")
     rows.add_row("base", view.base, number(view.base_score("alignment")), "", "", "", "")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from stagezero.cli._output import output, print_json
+from stagezero.door.verify_attestation import verified
 
 
-def verify(attestation: Path, /, *, key: str, model: Path | None = None, json: bool = False) -> int:
+def verify(attestation: Path, /, *, key: str, model: Path | None = None, json: bool = False) -> None:
     """Check a signed statement: an auditor's, of what a model passed, or a run's, of a stage's provenance.
 
     Neither the model nor the suite is needed.
@@ -23,18 +24,16 @@ def verify(attestation: Path, /, *, key: str, model: Path | None = None, json: b
     json
         Print the whole statement.
     """
-    from stagezero.door.verify_attestation import verified
-
     statement = verified(attestation, key, model)
     if json:
         print_json(statement)
-        return 0
+        return
     said, out = statement["predicate"], output()
     if "buildDefinition" in said:
         for subject in statement["subject"]:
             out.print(f"sound: {subject['name']}, model {subject['digest']['sha256']}", markup=False, soft_wrap=True)
         out.print(str(said.get("lineage", {}).get("line", "")), markup=False, soft_wrap=True)
-        return 0
+        return
     told = said["disclosure"]
     out.print(f"sound, signed by {said['auditor']}", soft_wrap=True)
     for subject in statement["subject"]:
@@ -43,4 +42,3 @@ def verify(attestation: Path, /, *, key: str, model: Path | None = None, json: b
     out.print(f"suite {said['suite']['name']}, commitment {said['suite']['commitment']}", soft_wrap=True)
     out.print(f"bits disclosed: {told['bits']['in_all']:.1f} of {told['bits']['budget']:.1f}; separation: {told['separation']['level']}")
     out.print(told["certificate"]["sentence"])
-    return 0

@@ -18,7 +18,6 @@ from stagezero.evidence.leakage import (
     claim_level,
     counted_bits,
     kraft_bits,
-    matching_floor,
     matching_gain,
     needed,
     pass_probability,
@@ -32,7 +31,7 @@ __all__ = [
     "RULE_VERSION", "Allowance", "Equivalence", "Estimate", "Guard", "Looks", "Rule", "ShadowFinding", "Test", "betting_interval",
     "beyond_hope", "capacity", "check_guards", "claim_level", "clopper_pearson_lower", "collapse_rate_bound", "counted_bits",
     "critical_t", "e_lond_level", "e_value", "equivalence", "gain_shown", "idea_level", "kraft_bits", "log_betting_e_values",
-    "log_e_value", "log_sign_flip_e_values", "looks", "matching_floor", "matching_gain", "needed", "noise_floor", "noise_of",
+    "log_e_value", "log_sign_flip_e_values", "looks", "matching_gain", "needed", "noise_floor", "noise_of",
     "non_inferiority", "pass_probability", "pooled_sd", "proportion", "shadow_finding", "shadow_power", "stage_level", "t_interval",
     "t_statistics", "trial_e_value",
 ]  # fmt: skip

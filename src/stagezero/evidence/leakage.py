@@ -228,14 +228,6 @@ def capacity(n: int, bar: float, mean: float, claims: int, delta: float, passes:
     return low
 
 
-def matching_floor(submissions: int, n: int) -> float:
-    """(1/π)√(k/n): what k one-bit replies on n items certainly give away to the attack that votes over random classifiers.
-
-    No honest statement about such a door can promise less; see ``matching_gain`` for the form that is not linearised.
-    """
-    return math.sqrt(submissions / n) / math.pi
-
-
 def matching_gain(submissions: int, n: int) -> float:
     """Φ(√(2k/πn)) − ½: the same attack's expected optimism, in the limit of many submissions and items."""
     return float(stats.norm.cdf(math.sqrt(2.0 * submissions / (math.pi * n)))) - 0.5

@@ -84,10 +84,6 @@ class Said(Generic[T]):
         """What the grammar's alternatives on this path come to: the most that saying this and nothing else could tell."""
         return sum(math.log2(len(c.choice.options)) for c in self.chosen)
 
-    @property
-    def log_probability(self) -> float:
-        return sum(c.log_probability for c in self.chosen)
-
 
 def speak(grammar: Grammar[T], chooser: Chooser) -> Said[T]:
     """Let a chooser say one text of a grammar."""

@@ -129,7 +129,6 @@ class View:
     alpha: float = 0.05
     spending: str = "split"
     test: str = "t"
-    stages_declared: int = 0
     audit: Mapping[str, Any] | None = None
     door: Mapping[str, Any] | None = None
     said: Mapping[str, Any] | None = None
@@ -266,7 +265,7 @@ def _describe(view: View, body: Mapping[str, Any]) -> None:
     project = body["project"]
     view.name, view.base, view.suite = project["name"], project["base"], project["suite"]
     view.properties, view.capabilities = tuple(body["properties"]), tuple(body["capabilities"])
-    view.finite, view.alpha, view.stages_declared = body["finite_suite"], project["trial"]["alpha"], project["stages"]
+    view.finite, view.alpha = body["finite_suite"], project["trial"]["alpha"]
     view.test = project["trial"]["test"]
     view.spending = project["trial"]["spending"]
     view.audit, view.environment = project["audit"], body["environment"]

@@ -18,8 +18,6 @@ ScorerName = Literal["exact", "choice", "regex", "python"]
 ALL_PROPERTIES = "alignment"
 """What the mean over all properties is called; no property may have that name."""
 
-KINDS: tuple[Kind, ...] = ("trap", "twin", "capability")
-
 
 @dataclass(frozen=True, slots=True)
 class Item:
