@@ -87,7 +87,7 @@ class Ground:
     """What an attacker would like to reach, and what can be seen of it from outside."""
 
     def __init__(self, place: Path) -> None:
-        from stagezero.isolation import bubblewrap
+        from stagezero.isolation.visible import python_paths
         from stagezero.tasks import load_suite
         from stagezero.training import Store
 
@@ -107,7 +107,7 @@ class Ground:
             "ledger": str(place / "ledger.jsonl"), "place": str(place), "store": str(self.store.root),
             "scratch": str(place / "home"), "pid": os.getpid(), "parent": os.getppid(),
             "port": tcp, "udp": udp, "abstract": f"escape-{self.mark}", "socket": str(place / "socket"), "host": "127.0.0.2",
-            "other": self.other, "mark": self.mark, "packages": [str(SOURCE), site], "masked": [str(p) for p in bubblewrap.shown()[1]],
+            "other": self.other, "mark": self.mark, "packages": [str(SOURCE), site], "masked": [str(p) for p in python_paths()[1]],
             "facts": {"items.py": "stagezero", "world.py": "stagezero"},
         }  # fmt: skip
         self.before = self.look()
@@ -200,16 +200,16 @@ class Ground:
         code = f"for f in /tmp /dev/shm /tmp/work; do echo {self.other} > $f/note; done; sleep 1000; : {self.other}"
         task = Task(("sh", "-c", code), self.base, self.base, {}, None, 1, 1000, 0)
         scratch = self.place / "home" / "neighbour"
-        place, (ours, theirs) = supervisor.lay(task, scratch), os.pipe()
-        with (scratch / "said").open("wb") as said:
-            running = bubblewrap.started(task, Limits(), place, theirs, said.fileno())
+        inputs, (pipe, pipe_end) = supervisor.prepare_inputs(task, scratch), os.pipe()
+        with (scratch / "output").open("wb") as output:
+            running = bubblewrap.start(task, Limits(), inputs, pipe_end, output.fileno())
         try:
             yield
         finally:
             os.killpg(running.pid, signal.SIGKILL)
             running.wait()
-            os.close(ours)
-            os.close(theirs)
+            os.close(pipe)
+            os.close(pipe_end)
             shutil.rmtree(scratch)
 
 
@@ -475,7 +475,7 @@ def python_for(user: int | None, top: Path) -> str:
     """
     if user is None:
         return sys.executable
-    site = next(p for p in sys.path if p.endswith("site-packages"))
+    site = next(p for p in sys.path if p.endswith("site-packages") and (Path(p) / "torch").is_dir())
     made = top / "python"
     for python in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):
         if not Path(python).exists():

@@ -18,7 +18,7 @@ from escape import base_model
 
 from stagezero.isolation import Confinement, Kind, Task, confine
 from stagezero.isolation.broker import Broker
-from stagezero.isolation.confinement import BROKER
+from stagezero.isolation.confinement import BROKER_VARIABLE
 from stagezero.models import home, materialise
 from stagezero.models.loader import settle_libraries
 from stagezero.training.steps.run_program import weights_at_most
@@ -71,7 +71,7 @@ def compared(base: Path, rounds: int) -> dict[str, float]:
     with Broker([base.parent]) as broker:
         for number in range(rounds + 1):
             for way, (kind, asked) in WAYS.items():
-                os.environ.pop(BROKER, None)
+                os.environ.pop(BROKER_VARIABLE, None)
                 os.environ.update(broker.environment if asked else {})
                 seconds = once(base, kind)
                 if number:  # the first round warms the caches

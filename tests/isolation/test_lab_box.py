@@ -22,6 +22,8 @@ from stagezero.files import PACKAGE
 from stagezero.isolation import lab_box
 
 NOBODY = 61003
+SITE = next(p for p in sys.path if p.endswith("-packages") and (Path(p) / "safetensors").is_dir())
+PATHS = f"sys.path[:0] = [{str(PACKAGE.parent)!r}, {SITE!r}]"
 Boxed = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -36,7 +38,7 @@ def python_of_nobody() -> str | None:
     python = f"/usr/bin/python3.{sys.version_info.minor}"
     if shutil.which("setpriv") is None or not Path(python).is_file():
         return None
-    code = f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); import stagezero.errors"
+    code = f"import sys; {PATHS}; import stagezero.isolation.lab_box"
     done = subprocess.run([*_become(), python, "-c", code], capture_output=True, check=False)
     return python if done.returncode == 0 else None
 
@@ -65,15 +67,13 @@ def place() -> Iterator[Path]:
 def _line(place: Path, script: str, python: str = sys.executable) -> list[str]:
     """A shell in a box that hides the keep and the sealed file and lets the lab's folder be written."""
     code = (
-        "import os, sys; sys.path.insert(0, sys.argv[1])\n"
-        "import importlib.util as u, pathlib\n"
-        "s = u.spec_from_file_location('box', sys.argv[2])\n"
-        "box = u.module_from_spec(s); sys.modules['box'] = box; s.loader.exec_module(box)\n"
-        "p = pathlib.Path(sys.argv[3])\n"
-        "l = box.Box([p / 'lab'], [p / 'keep', p / 'sealed.jsonl']).command(['sh', '-c', sys.argv[4]], p / 'lab')\n"
+        f"import os, pathlib, sys; {PATHS}\n"
+        "from stagezero.isolation import lab_box\n"
+        "p = pathlib.Path(sys.argv[1])\n"
+        "l = lab_box.Box([p / 'lab'], [p / 'keep', p / 'sealed.jsonl']).command(['sh', '-c', sys.argv[2]], p / 'lab')\n"
         "os.execvp(l[0], l)"
     )
-    return [python, "-c", code, str(PACKAGE.parent), lab_box.__file__, str(place), script]
+    return [python, "-c", code, str(place), script]
 
 
 @pytest.fixture(params=["this user", "a user without rights"])

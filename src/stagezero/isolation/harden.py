@@ -1,20 +1,20 @@
-"""What a process gives up for good before it becomes a program that is not trusted: the kernel's doors that no mount closes.
+"""Restricts its own process for good, then becomes an untrusted program: what mounts and namespaces leave open, the kernel closes here.
 
-Run as a program it narrows itself and becomes the command it is given; it imports nothing of the package, so that it can be shown to a box
-that has nothing else. Two kinds of program are started through it: a lab in its box (``lab_box.py``), which keeps the network, and
-a build in its sandbox (``bubblewrap.py``), which keeps next to nothing.
+It imports nothing of the package, so that it also runs in a sandbox that shows nothing else:
 
-    python -I -S harden.py [limit=number …] [sealed=1] [user=number] -- command …
+    python -I -S harden.py profile=NAME [LIMIT=number …] [user=number] [read=PATH …] [write=PATH …] -- command …
 
-- ``no_new_privs``: no set-user-id program gives anything back.
-- seccomp: nothing is typed into the terminal (TIOCSTI, TIOCLINUX), no user namespace is made; with ``sealed`` also no socket but of the
-  local and internet families (a virtual machine's VSOCK reaches its host from any namespace), no keyring, tracing, eBPF, io_uring or
-  module; none of what outlives a process or is counted to none (System V's shared memory, files in memory), and nothing by which two
-  programs that see the same read-only files could talk through them (locks, watches, what of a file is in memory). With ``sealed=2``,
-  where neither mounts nor namespaces stand between a program and the user's files, also no socket at all (a service that listens at a
-  path would do what it is told), no limits of other processes; and no mode, owner, time or attribute of a file is changed.
-- Landlock: no abstract socket and no signal to anybody outside (Linux 6.12 and later).
-- resource limits, which cannot be raised again.
+Every profile sets ``no_new_privs`` (no set-user-id program gives rights back), the resource limits named, and a seccomp filter that refuses
+new user namespaces and input typed into the terminal. Where Landlock can (Linux 6.12), abstract sockets and signals to processes outside
+are refused as well. The profiles differ in the rest of the filter:
+
+``lab``       a lab in its box (``lab_box.py``), which keeps the network.
+``sandbox``   a build in its mount namespace (``bubblewrap.py``). Refused are sockets but local and internet ones (a virtual machine's VSOCK
+              reaches its host from any namespace), the calls that reach other processes or the kernel's rarer parts, and all by which two
+              programs that see the same read-only files could leave each other a message.
+``landlock``  a build without a mount namespace (``landlock.py``). Refused are also all sockets (a service that listens at a path would obey
+              it), resource limits of other processes, and, by Landlock, all files but those under ``read=`` and ``write=``; changes of
+              mode, owner, times and attributes are ignored. It ends with an error unless Landlock and the filter are in force.
 """
 
 from __future__ import annotations
@@ -29,236 +29,300 @@ import signal
 import struct
 import sys
 from collections.abc import Sequence
+from typing import NamedTuple
 
-_NO_NEW_PRIVS, _SET_SECCOMP, _FILTER, _SET_DEATH_SIGNAL = 38, 22, 2, 1
-_CLONE3, _NEW_USER = 435, 0x10000000
-_TYPING = (0x5412, 0x541C)
-"""TIOCSTI and TIOCLINUX: what they are given is read by the shell as if it had been typed."""
-_LOCAL, _INTERNET = (1,), (2, 10)
+Numbers = tuple[int | None, int | None]
+"""A system call's number on x86_64 and on aarch64; None where the machine does not have the call."""
 
-_CALLS = {
-    "x86_64": {
-        "machine": 0xC000003E, "ioctl": 16, "clone": 56, "unshare": 272, "socket": 41, "fcntl": 72, "flock": 73, "prlimit": 302,
-        "sealed": (
-            101, 155, 165, 166, 175, 176, 246, 248, 249, 250, 272, 298, 308, 310, 311, 313, 320, 321, 323,
-            29, 30, 31, 64, 65, 66, 220, 68, 69, 70, 71, 240, 241, 253, 254, 294, 300, 319, 27, 327, 256, 279, 312,
-        ),
-        "kept": (90, 91, 92, 93, 94, 260, 268, 132, 235, 261, 280, 188, 189, 190, 197, 198, 199, 141, 142, 144, 203, 251, 314),
-    },
-    "aarch64": {
-        "machine": 0xC00000B7, "ioctl": 29, "clone": 220, "unshare": 97, "socket": 198, "fcntl": 25, "flock": 32, "prlimit": 261,
-        "sealed": (
-            39, 40, 41, 97, 104, 105, 106, 117, 217, 218, 219, 241, 268, 270, 271, 273, 280, 282, 294,
-            194, 195, 196, 190, 191, 192, 193, 186, 187, 188, 189, 180, 181, 26, 27, 262, 279, 232, 286, 238, 239, 272,
-        ),
-        "kept": (52, 53, 54, 55, 88, 5, 6, 7, 14, 15, 16, 140, 118, 119, 122, 30, 274),
-    },
+EXAMINED_CALLS: dict[str, Numbers] = {
+    "ioctl": (16, 29), "clone": (56, 220), "clone3": (435, 435), "unshare": (272, 97), "socket": (41, 198), "fcntl": (72, 25),
+    "flock": (73, 32), "prlimit64": (302, 261),
 }  # fmt: skip
-"""How seccomp calls a machine, and its numbers of the calls that are looked at. ``sealed``: ptrace, pivot_root, mount, umount,
-init_module, delete_module, kexec_load, the three of keyrings, unshare, perf_event_open, setns, process_vm_readv and _writev, finit_module,
-kexec_file_load, bpf, userfaultfd; then System V's shared memory, semaphores and messages, mq_open and mq_unlink, inotify, fanotify_init,
-memfd_create, mincore, preadv2, migrate_pages, move_pages, kcmp. ``kept``: chmod, chown, utime and setxattr in all their forms, and what
-sets the priority and processors of a process."""
-_SEALED_EVERYWHERE = (425, 426, 427, 428, 429, 430, 431, 432, 433, 438, 440, 442, 447, 448, 451)
-"""io_uring's three, the new mount calls, pidfd_getfd, process_madvise, mount_setattr, memfd_secret, process_mrelease and cachestat: one
-number on every machine."""
-_KEPT_EVERYWHERE = (452, 463, 466)
-"""fchmodat2, setxattrat and removexattrat."""
-_LOCKING = (5, 6, 7, 36, 37, 38, 1024, 1026)
-"""What asks fcntl for a lock, a lease or a notice."""
-
-LIMITS = {
-    "space": resource.RLIMIT_AS, "data": resource.RLIMIT_DATA, "cpu": resource.RLIMIT_CPU, "file": resource.RLIMIT_FSIZE,
-    "files": resource.RLIMIT_NOFILE, "processes": resource.RLIMIT_NPROC, "core": resource.RLIMIT_CORE,
+"""Calls whose arguments the filter examines, or that it treats on their own."""
+MOUNT_CALLS: dict[str, Numbers] = {
+    "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "setns": (308, 268), "unshare": (272, 97), "open_tree": (428, 428),
+    "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433),
+    "mount_setattr": (442, 442),
 }  # fmt: skip
+PROCESS_CALLS: dict[str, Numbers] = {
+    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272), "pidfd_getfd": (438, 438),
+    "process_madvise": (440, 440), "process_mrelease": (448, 448), "migrate_pages": (256, 238), "move_pages": (279, 239),
+}  # fmt: skip
+"""Calls that read or change another process."""
+KERNEL_CALLS: dict[str, Numbers] = {
+    "init_module": (175, 105), "delete_module": (176, 106), "finit_module": (313, 273), "kexec_load": (246, 104),
+    "kexec_file_load": (320, 294), "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282),
+    "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427), "add_key": (248, 217),
+    "request_key": (249, 218), "keyctl": (250, 219),
+}  # fmt: skip
+"""Calls into parts of the kernel that a build has no use for, and in which faults are found."""
+UNCOUNTED_CALLS: dict[str, Numbers] = {
+    "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195), "semget": (64, 190), "semop": (65, 193), "semctl": (66, 191),
+    "semtimedop": (220, 192), "msgget": (68, 186), "msgsnd": (69, 189), "msgrcv": (70, 188), "msgctl": (71, 187), "mq_open": (240, 180),
+    "mq_unlink": (241, 181), "memfd_create": (319, 279), "memfd_secret": (447, 447),
+}  # fmt: skip
+"""Calls that make what outlives its process, or memory that is counted to no process."""
+FILE_OBSERVING_CALLS: dict[str, Numbers] = {
+    "inotify_init": (253, None), "inotify_init1": (294, 26), "inotify_add_watch": (254, 27), "fanotify_init": (300, 262),
+    "mincore": (27, 232), "preadv2": (327, 286), "cachestat": (451, 451),
+}  # fmt: skip
+"""Calls that tell one reader of a file what another one does with it."""
+METADATA_CALLS: dict[str, Numbers] = {
+    "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "chown": (92, None), "fchown": (93, 55),
+    "lchown": (94, None), "fchownat": (260, 54), "utime": (132, None), "utimes": (235, None), "futimesat": (261, None),
+    "utimensat": (280, 88), "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7), "setxattrat": (463, 463),
+    "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16), "removexattrat": (466, 466),
+}  # fmt: skip
+SCHEDULING_CALLS: dict[str, Numbers] = {
+    "setpriority": (141, 140), "sched_setparam": (142, 118), "sched_setscheduler": (144, 119), "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274), "ioprio_set": (251, 30),
+}  # fmt: skip
+SYSTEM_CALLS: dict[str, Numbers] = {
+    **EXAMINED_CALLS, **MOUNT_CALLS, **PROCESS_CALLS, **KERNEL_CALLS, **UNCOUNTED_CALLS, **FILE_OBSERVING_CALLS, **METADATA_CALLS,
+    **SCHEDULING_CALLS,
+}  # fmt: skip
+MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
+"""Machine → its column of ``SYSTEM_CALLS``, and its AUDIT_ARCH, by which seccomp knows it."""
 
 
-def _program(sealed: int) -> bytes | None:
-    """The filter, as the kernel takes it; None on a machine whose numbers are not known here.
+class Profile(NamedTuple):
+    """What a seccomp filter does besides refusing new user namespaces and input typed into the terminal."""
 
-    A line loads a word, or compares it and jumps: a jump is written as what to do when it is so (``refuse``, ``allow``, ``unknown``,
-    ``pretend`` that it was done, or the name of a part), and the lines below are reached when it is not.
+    refused: frozenset[str] = frozenset()
+    """Calls that fail with EPERM."""
+    ignored: frozenset[str] = frozenset()
+    """Calls that do nothing and return success."""
+    socket_families: tuple[int, ...] | None = None
+    """Families of which sockets can be made; None: all."""
+    ignores_file_locks: bool = False
+    """Locks, leases and notifications by ``fcntl`` do nothing and return success: libraries insist on locks, and among a program's own
+    processes they are rarely needed."""
+    own_limits_only: bool = False
+    """``prlimit`` is refused for any process but the caller."""
+
+
+_AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
+_SANDBOX = Profile(
+    frozenset({*MOUNT_CALLS, *PROCESS_CALLS, *KERNEL_CALLS, *UNCOUNTED_CALLS, *FILE_OBSERVING_CALLS}),
+    frozenset({"flock"}),
+    (_AF_UNIX, _AF_INET, _AF_INET6),
+    ignores_file_locks=True,
+)
+_LANDLOCK = _SANDBOX._replace(
+    ignored=_SANDBOX.ignored | METADATA_CALLS.keys() | SCHEDULING_CALLS.keys(), socket_families=(), own_limits_only=True
+)
+PROFILES = {"lab": Profile(), "sandbox": _SANDBOX, "landlock": _LANDLOCK}
+
+_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _SECCOMP_MODE_FILTER = 1, 22, 38, 2
+_CLONE_NEWUSER = 0x10000000
+_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C  # the shell reads what they are given as if it had been typed
+_FCNTL_LOCKS = (5, 6, 7, 36, 37, 38, 1024, 1026)
+"""F_GETLK, F_SETLK, F_SETLKW, the same of open file descriptions, F_SETLEASE and F_NOTIFY."""
+_X32_CALLS = 0x40000000
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_RETURNED_VALUES = {"refuse": 0x00050000 | errno.EPERM, "unknown": 0x00050000 | errno.ENOSYS, "ignore": 0x00050000, "allow": 0x7FFF0000}
+_CALL_OFFSET, _MACHINE_OFFSET, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 0, 4, 16, 24
+"""Where they lie in what seccomp gives to the filter. Of an argument only the low half is examined, as by the kernel."""
+
+
+def seccomp_program(profile: Profile, machine: str) -> bytes | None:
+    """A profile's filter as a BPF program; None for a machine whose call numbers are not in ``SYSTEM_CALLS``.
+
+    An instruction loads a word, compares it and jumps to a label where the comparison holds, or returns. A string is a label.
     """
-    known = _CALLS.get(platform.machine())
-    if known is None:
+    if machine not in MACHINES:
         return None
-    load, equal, at_least, any_of, leave = 0x20, 0x15, 0x35, 0x45, 0x06
-    lines: list[tuple[int, int, str | None] | str] = [
-        (load, 4, None),
-        (equal, int(str(known["machine"])), "numbers"),
-        (leave, 0, "unknown"),  # a call made for another machine
-        "numbers",
-        (load, 0, None),
-        (at_least, 0x40000000, "unknown"),  # x86-64 with 32-bit pointers numbers them otherwise
-        (equal, _CLONE3, "unknown"),  # its flags cannot be seen from here; without it libraries use clone
-        (equal, int(str(known["clone"])), "flags"),
+    column, architecture = MACHINES[machine]
+
+    def on_call(names: Sequence[str] | frozenset[str], label: str) -> list[tuple[int, int, str]]:
+        numbers = (SYSTEM_CALLS[name][column] for name in sorted(names))
+        return [(_EQUAL, number, label) for number in numbers if number is not None]
+
+    lines: list[tuple[int, int, str] | str] = [
+        (_LOAD, _MACHINE_OFFSET, ""),
+        (_EQUAL, architecture, "native"),
+        (_RETURN, 0, "unknown"),  # a call made for another machine
+        "native",
+        (_LOAD, _CALL_OFFSET, ""),
+        (_AT_LEAST, _X32_CALLS, "unknown"),
+        *on_call(["clone3"], "unknown"),  # a filter cannot read its flags; libraries then use clone
+        *on_call(["clone"], "namespaces"),
+        *on_call(profile.refused, "refuse"),
+        *on_call(profile.ignored, "ignore"),
+        *(on_call(["socket"], "socket") if profile.socket_families is not None else []),
+        *(on_call(["fcntl"], "fcntl") if profile.ignores_file_locks else []),
+        *(on_call(["prlimit64"], "prlimit") if profile.own_limits_only else []),
+        *on_call(["unshare"], "namespaces"),
+        *on_call(["ioctl"], "ioctl"),
+        (_RETURN, 0, "allow"),
+        "socket",
+        (_LOAD, _FIRST_ARGUMENT, ""),
+        *((_EQUAL, family, "allow") for family in profile.socket_families or ()),
+        (_RETURN, 0, "refuse"),
+        "fcntl",
+        (_LOAD, _SECOND_ARGUMENT, ""),
+        *((_EQUAL, command, "ignore") for command in _FCNTL_LOCKS),
+        (_RETURN, 0, "allow"),
+        "prlimit",
+        (_LOAD, _FIRST_ARGUMENT, ""),
+        (_EQUAL, 0, "allow"),
+        (_RETURN, 0, "refuse"),
+        "ioctl",
+        (_LOAD, _SECOND_ARGUMENT, ""),
+        (_EQUAL, _TIOCSTI, "refuse"),
+        (_EQUAL, _TIOCLINUX, "refuse"),
+        (_RETURN, 0, "allow"),
+        "namespaces",
+        (_LOAD, _FIRST_ARGUMENT, ""),
+        (_ANY_BIT, _CLONE_NEWUSER, "refuse"),
+        (_RETURN, 0, "allow"),
     ]
-    if sealed:
-        calls = known["sealed"]
-        assert isinstance(calls, tuple)
-        lines += [(equal, call, "refuse") for call in (*calls, *_SEALED_EVERYWHERE)]
-        # Locks are pretended: among a program's own processes they are rarely needed, and libraries insist on them.
-        lines += [(equal, int(str(known["socket"])), "family"), (equal, int(str(known["fcntl"])), "lock")]
-        lines += [(equal, int(str(known["flock"])), "pretend")]
-    if sealed == 2:
-        kept = known["kept"]
-        assert isinstance(kept, tuple)
-        lines += [(equal, call, "pretend") for call in (*kept, *_KEPT_EVERYWHERE)]
-        lines += [(equal, int(str(known["prlimit"])), "whose")]
-    lines += [
-        (equal, int(str(known["unshare"])), "flags"),
-        (equal, int(str(known["ioctl"])), "device"),
-        (leave, 0, "allow"),
-        "family",
-        (load, 16, None),
-        *((equal, family, "allow") for family in (_LOCAL + _INTERNET if sealed == 1 else ())),
-        (leave, 0, "refuse"),
-        "lock",
-        (load, 24, None),
-        *((equal, what, "pretend") for what in _LOCKING),
-        (leave, 0, "allow"),
-        "whose",
-        (load, 16, None),
-        (equal, 0, "allow"),
-        (leave, 0, "refuse"),
-        "device",
-        (load, 24, None),  # the second argument: what is asked of it. Only the low half is looked at, as by the kernel.
-        (equal, _TYPING[0], "refuse"),
-        (equal, _TYPING[1], "refuse"),
-        (leave, 0, "allow"),
-        "flags",
-        (load, 16, None),
-        (any_of, _NEW_USER, "refuse"),
-        (leave, 0, "allow"),
-    ]
-    ends = {"refuse": 0x00050000 | errno.EPERM, "unknown": 0x00050000 | errno.ENOSYS, "pretend": 0x00050000, "allow": 0x7FFF0000}
-    places: dict[str, int] = {}
-    code: list[tuple[int, int, str | None]] = []
+    for label in _RETURNED_VALUES:
+        lines += [label, (_RETURN, 0, label)]
+    addresses: dict[str, int] = {}
+    instructions: list[tuple[int, int, str]] = []
     for line in lines:
         if isinstance(line, str):
-            places[line] = len(code)
+            addresses[line] = len(instructions)
         else:
-            code.append(line)
-    for name, action in ends.items():
-        places[name] = len(code)
-        code.append((leave, action, None))
-    made = []
-    for at, (operation, value, where) in enumerate(code):
-        if operation == leave:
-            made.append((leave, 0, 0, ends[where] if where is not None else value))
-        elif where is None:
-            made.append((operation, 0, 0, value))
-        else:
-            made.append((operation, places[where] - at - 1, 0, value))
-    return b"".join(struct.pack("=HBBI", *line) for line in made)
+            instructions.append(line)
+    code = b""
+    for address, (operation, value, label) in enumerate(instructions):
+        jump = addresses[label] - address - 1 if label and operation != _RETURN else 0
+        code += struct.pack("=HBBI", operation, jump, 0, _RETURNED_VALUES[label] if operation == _RETURN else value)
+    return code
 
 
-def filter_calls(libc: ctypes.CDLL, sealed: int = 0) -> bool:
-    """Put the filter in force; False where that cannot be done. Needs ``no_new_privs``."""
-    code = _program(sealed)
+def install_seccomp(libc: ctypes.CDLL, profile: Profile) -> bool:
+    """Put a profile's filter in force; False where that cannot be done. Needs ``no_new_privs``."""
+    code = seccomp_program(profile, platform.machine())
     if code is None:
         return False
-    held = ctypes.create_string_buffer(code, len(code))
-    told = ctypes.create_string_buffer(struct.pack("@HP", len(code) // 8, ctypes.addressof(held)))
-    done: int = libc.prctl(_SET_SECCOMP, _FILTER, ctypes.cast(told, ctypes.c_void_p), 0, 0)
-    return done == 0
+    buffer = ctypes.create_string_buffer(code, len(code))
+    program = ctypes.create_string_buffer(struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer)))
+    result: int = libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.cast(program, ctypes.c_void_p), 0, 0)
+    return result == 0
 
 
-LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT, _VERSION = 444, 445, 446, 1
-_SCOPED_SINCE, _ABSTRACT_SOCKETS, _SIGNALS = 6, 1, 2
-READ, WRITE_DEVICE, EVERYTHING = 0x1 | 0x4 | 0x8, 0x2 | 0x4, 0x7FFF
-"""Rights of Landlock's third version: execute, read a file, read a folder; write and read a file; and all there are."""
+_LANDLOCK_CREATE_RULESET, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT_SELF = 444, 445, 446
+_LANDLOCK_QUERY_VERSION, _LANDLOCK_RULE_PATH = 1, 1
+FILES_VERSION, _SCOPES_VERSION = 3, 6
+"""Versions of Landlock (Linux 6.2 and 6.12) from which on it restricts truncation of files, and abstract sockets and signals."""
+_SCOPE_ABSTRACT_SOCKETS, _SCOPE_SIGNALS = 1, 2
+_READ_RIGHTS, _DEVICE_RIGHTS, _ALL_RIGHTS, _RIGHTS_OF_FILES = 0x1 | 0x4 | 0x8, 0x2 | 0x4, 0x7FFF, 0x4007
+"""Execute, read a file, list a folder; write and read a file; all of version 3; and those of them that a file can have."""
 
 
 def landlock_version(libc: ctypes.CDLL) -> int:
     """The version of Landlock that the kernel has; below 1 it has none."""
-    return int(libc.syscall(LANDLOCK_CREATE, None, ctypes.c_size_t(0), _VERSION))
+    return int(libc.syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), _LANDLOCK_QUERY_VERSION))
 
 
-def no_abstract_sockets(libc: ctypes.CDLL) -> bool:
-    """Forbid abstract sockets and signals from inside out; False where the kernel cannot."""
-    if landlock_version(libc) < _SCOPED_SINCE:
+def _enforce_ruleset(libc: ctypes.CDLL, ruleset: int) -> bool:
+    result: int = libc.syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0)
+    os.close(ruleset)
+    return result == 0
+
+
+def restrict_ipc(libc: ctypes.CDLL) -> bool:
+    """Refuse abstract sockets and signals of processes outside; False where the kernel cannot."""
+    if landlock_version(libc) < _SCOPES_VERSION:
         return False
-    wanted = ctypes.create_string_buffer(struct.pack("=QQQ", 0, 0, _ABSTRACT_SOCKETS | _SIGNALS), 24)
-    rules = libc.syscall(LANDLOCK_CREATE, wanted, ctypes.c_size_t(24), 0)
-    if rules < 0:
-        return False
-    done: int = libc.syscall(LANDLOCK_RESTRICT, rules, 0)
-    os.close(rules)
-    return done == 0
+    attributes = ctypes.create_string_buffer(struct.pack("=QQQ", 0, 0, _SCOPE_ABSTRACT_SOCKETS | _SCOPE_SIGNALS), 24)
+    ruleset = libc.syscall(_LANDLOCK_CREATE_RULESET, attributes, ctypes.c_size_t(24), 0)
+    return ruleset >= 0 and _enforce_ruleset(libc, ruleset)
 
 
-def only_these(libc: ctypes.CDLL, readable: Sequence[str], writable: Sequence[str], devices: Sequence[str] = ()) -> bool:
-    """Let this process open nothing but these files and folders, for good; False where the kernel cannot (Linux 6.2 and later can).
+def restrict_files(libc: ctypes.CDLL, readable: Sequence[str], writable: Sequence[str], devices: Sequence[str] = ()) -> bool:
+    """Refuse to open any file but these and those below these folders; False where the kernel cannot.
 
-    In ``writable`` folders anything may be done, in ``devices`` what is there may be written and nothing made.
+    ``writable`` folders grant every right; ``devices`` can be read and written, and nothing can be made there.
     """
-    if landlock_version(libc) < 3:
+    if landlock_version(libc) < FILES_VERSION:
         return False
-    handled = ctypes.c_uint64(EVERYTHING)
-    rules = libc.syscall(LANDLOCK_CREATE, ctypes.byref(handled), ctypes.c_size_t(8), 0)
-    if rules < 0:
+    attributes = ctypes.c_uint64(_ALL_RIGHTS)
+    ruleset = libc.syscall(_LANDLOCK_CREATE_RULESET, ctypes.byref(attributes), ctypes.c_size_t(8), 0)
+    if ruleset < 0:
         return False
-    given_to = ((readable, READ), (writable, EVERYTHING), (devices, WRITE_DEVICE))
-    for path, rights in ((name, rights) for names, rights in given_to for name in names):
+    grants = ((readable, _READ_RIGHTS), (writable, _ALL_RIGHTS), (devices, _DEVICE_RIGHTS))
+    for path, rights in ((path, rights) for paths, rights in grants for path in paths):
         with contextlib.suppress(OSError):
             handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            given = rights if os.path.isdir(path) else rights & 0x4007  # noqa: PTH112  (a file has no entries; no package, no pathlib)
-            libc.syscall(LANDLOCK_ADD, rules, 1, given.to_bytes(8, sys.byteorder) + handle.to_bytes(4, sys.byteorder), 0)
+            granted = rights if os.path.isdir(path) else rights & _RIGHTS_OF_FILES  # noqa: PTH112  (pathlib is slow to import)
+            rule = granted.to_bytes(8, sys.byteorder) + handle.to_bytes(4, sys.byteorder)
+            libc.syscall(_LANDLOCK_ADD_RULE, ruleset, _LANDLOCK_RULE_PATH, rule, 0)
             os.close(handle)
-    held: bool = libc.syscall(LANDLOCK_RESTRICT, rules, 0) == 0
-    os.close(rules)
-    return held
+    return _enforce_ruleset(libc, ruleset)
 
 
-def limit(most: dict[str, int]) -> None:
-    """Bounds that this process and all that it starts cannot lift again."""
-    for name, number in most.items():
+RESOURCE_LIMITS = {
+    "address_space": resource.RLIMIT_AS, "data": resource.RLIMIT_DATA, "cpu_seconds": resource.RLIMIT_CPU,
+    "file_bytes": resource.RLIMIT_FSIZE, "open_files": resource.RLIMIT_NOFILE, "processes": resource.RLIMIT_NPROC,
+    "core_bytes": resource.RLIMIT_CORE,
+}  # fmt: skip
+
+
+def set_resource_limits(limits: dict[str, int]) -> None:
+    """Set limits that this process and its children cannot raise again."""
+    for name, number in limits.items():
         with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(LIMITS[name], (number, number))
+            resource.setrlimit(RESOURCE_LIMITS[name], (number, number))
 
 
-def end_with_parent(libc: ctypes.CDLL) -> None:
-    """Be killed when whoever started this process ends."""
-    libc.prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
+def die_with_parent(libc: ctypes.CDLL) -> None:
+    """Have the kernel kill this process when its parent ends."""
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def be_called(libc: ctypes.CDLL, number: int) -> bool:
-    """Go by one number of a user whatever the real one is, which would tell of the process that chose it; False where this cannot be done.
+def map_user_id(libc: ctypes.CDLL, number: int) -> bool:
+    """Show this process one user number whatever the real one is, which tells of the process that chose it; False where it cannot be done.
 
-    It takes two user namespaces: in the inner one even the map between them says nothing of the real number. What a namespace gives is
-    lost again when the next program is started, and a filter forbids further ones.
+    It takes two user namespaces: in the inner one even the map between them hides the real number. The capabilities that a namespace gives
+    are lost when the next program is started, and the filter refuses further namespaces.
     """
     for _ in range(2):
         user, group = os.getuid(), os.getgid()
-        if libc.unshare(_NEW_USER) != 0:
+        if libc.unshare(_CLONE_NEWUSER) != 0:
             return False
         for name, text in (("setgroups", "deny"), ("uid_map", f"{number} {user} 1"), ("gid_map", f"{number} {group} 1")):
             try:
-                with open(f"/proc/self/{name}", "w") as handle:  # noqa: PTH123  (no package, no pathlib)
+                with open(f"/proc/self/{name}", "w") as handle:  # noqa: PTH123  (pathlib is slow to import)
                     handle.write(text)
             except OSError:
                 return False
     return True
 
 
-def narrow(sealed: int = 0, limits: dict[str, int] | None = None, number: int | None = None) -> None:
-    """Give up what mounts and namespaces do not take away."""
+def harden(profile: str, limits: dict[str, int], user: int | None, readable: Sequence[str], writable: Sequence[str]) -> None:
+    """Put a profile in force on this process; exits where the profile ``landlock`` cannot be."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0)
-    if number is not None:
-        be_called(libc, number)
-    no_abstract_sockets(libc)
-    limit(limits or {})
-    if not filter_calls(libc, sealed):
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if user is not None:
+        map_user_id(libc, user)
+    restricted = profile != "landlock" or restrict_files(libc, readable, writable)
+    restrict_ipc(libc)
+    set_resource_limits(limits)
+    filtered = install_seccomp(libc, PROFILES[profile])
+    if profile == "landlock" and not (restricted and filtered):
+        sys.exit("no Landlock")
+    if not filtered:
         with contextlib.suppress(OSError):
             os.setsid()  # leaves the terminal; Ctrl-C then ends the box instead of reaching into it
 
 
-if __name__ == "__main__":
-    cut = sys.argv.index("--")
-    given = {name: int(value) for name, _, value in (word.partition("=") for word in sys.argv[1:cut])}
+def main() -> None:
+    """Harden this process as its command line says, and become the command."""
+    end = sys.argv.index("--")
+    given: dict[str, list[str]] = {}
+    for name, _, value in (word.partition("=") for word in sys.argv[1:end]):
+        given.setdefault(name, []).append(value)
     os.environ.pop("STAGEZERO_USER", None)
-    narrow(given.pop("sealed", 0), number=given.pop("user", None), limits=given)
-    os.execvp(sys.argv[cut + 1], sys.argv[cut + 1 :])
+    (profile,), readable, writable = given.pop("profile"), given.pop("read", []), given.pop("write", [])
+    user = int(given.pop("user")[0]) if "user" in given else None
+    harden(profile, {name: int(values[0]) for name, values in given.items()}, user, readable, writable)
+    os.execvp(sys.argv[end + 1], sys.argv[end + 1 :])
+
+
+if __name__ == "__main__":
+    main()

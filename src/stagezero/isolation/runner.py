@@ -1,33 +1,37 @@
 """The program inside a sandbox: runs an idea's code or a team's command, and sends the weights that it left.
 
-It lies in the sandbox as the program it runs could read it, and imports nothing of the package. Nothing it checks is relied on outside: it
-is there for good sentences. Weights are sent through one pipe as (length of name, name, size, bytes), file by file.
+The program it runs can read it, and it imports nothing of the package. No check made here is relied on outside: they serve good error
+messages. Weights are sent through one pipe as (length of name, name, size, bytes), file by file.
 
-What an idea's ``technique(ctx)`` is given is ``Context``.
+An idea's ``technique(ctx)`` is called with a ``Context``.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
+import signal
 import struct
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-PLACE = Path(os.environ.get("STAGEZERO_PLACE", "/in"))
-HOLDS, BEGUN = b"+", b"!"
-"""The first bytes that are sent: that the sandbox holds, before the program can say anything, and that the program was there. What it says
-or how it ends can then not look like the contrary."""
+INPUTS = Path(os.environ.get("STAGEZERO_PLACE", "/in"))
+SANDBOX_HOLDS, PROGRAM_STARTED = b"+", b"!"
+"""The first bytes sent: the sandbox is in force, sent before the program can print anything; and the program has been started. Whatever
+it prints and however it ends can then not be taken for a failure of the sandbox."""
+EXIT_NOT_STARTED = 250
+"""The exit code where the program is not on this machine."""
 OUT = Path(os.environ["STAGEZERO_OUT"]) if "STAGEZERO_OUT" in os.environ else Path("/tmp/out")
-WEIGHTS = re.compile(r"[A-Za-z0-9._-]{1,100}\.safetensors")
-CHUNK = 1 << 20
+WEIGHT_FILE = re.compile(r"[A-Za-z0-9._-]{1,100}\.safetensors")
+CHUNK_BYTES = 1 << 20
 
 
 class Context:
-    """What a technique has to work with.
+    """The inputs of a technique.
 
     ``seed``: a number; Python's, NumPy's and torch's generators start from it. ``data``: the human training examples, each with
     ``prompt``, ``completion`` (stop token included), ``rejected`` (or None), ``claim`` and ``kind``, in an order drawn from the
@@ -40,17 +44,17 @@ class Context:
 
         self.seed = seed
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(PLACE / "model", padding_side="left")
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(INPUTS / "model", padding_side="left")
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        rows = PLACE / "data.jsonl"
+        rows = INPUTS / "data.jsonl"
         self.data: list[dict[str, Any]] = [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
 
     def _load(self, name: str) -> Any:
         import torch
         from transformers import AutoModelForCausalLM
 
-        found: Any = AutoModelForCausalLM.from_pretrained(PLACE / name, dtype=torch.float32, use_safetensors=True)
+        found: Any = AutoModelForCausalLM.from_pretrained(INPUTS / name, dtype=torch.float32, use_safetensors=True)
         return found.to(self.device)
 
     def model(self) -> Any:
@@ -95,7 +99,7 @@ class Context:
         return [text.strip() for text in found]
 
 
-def technique(seed: int) -> None:
+def run_technique(seed: int) -> None:
     """Run an idea's code and save what it returns under the names, shapes and types that the model came with."""
     import random
 
@@ -112,7 +116,7 @@ def technique(seed: int) -> None:
     numpy.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
-    for path in sorted((PLACE / "model").glob("*.safetensors")):
+    for path in sorted((INPUTS / "model").glob("*.safetensors")):
         with safe_open(path, framework="pt") as handle:
             shapes |= {name: (tuple(handle.get_slice(name).get_shape()), handle.get_tensor(name).dtype) for name in handle.keys()}  # noqa: SIM118
     names: dict[str, Any] = {}
@@ -125,59 +129,53 @@ def technique(seed: int) -> None:
     if missing:
         sys.exit(f"technique: the model returned has no tensor {missing[0]!r}; return the model with the tensors that it came with")
     OUT.mkdir(exist_ok=True)
-    kept = {name: state[name].detach().to("cpu", kind).contiguous().clone() for name, (_, kind) in shapes.items()}
-    save_file(kept, OUT / "model.safetensors")
+    weights = {name: state[name].detach().to("cpu", kind).contiguous().clone() for name, (_, kind) in shapes.items()}
+    save_file(weights, OUT / "model.safetensors")
 
 
-def send(pipe: int) -> None:
-    """Send every weight file that was left, in order of their names; links are followed here, where they lead nowhere."""
+def send_weights(pipe: int) -> None:
+    """Send every weight file in ``OUT``, in order of their names; a link is followed inside the sandbox, where it reaches no secret."""
     with os.fdopen(pipe, "wb") as out:
         for path in sorted(OUT.iterdir()) if OUT.is_dir() else []:
-            if WEIGHTS.fullmatch(path.name) and path.is_file():
+            if WEIGHT_FILE.fullmatch(path.name) and path.is_file():
                 name, size = path.name.encode(), path.stat().st_size
                 out.write(struct.pack("<I", len(name)) + name + struct.pack("<Q", size))
                 with path.open("rb") as handle:
-                    while size > 0 and (chunk := handle.read(min(CHUNK, size))):
+                    while size > 0 and (chunk := handle.read(min(CHUNK_BYTES, size))):
                         out.write(chunk)
                         size -= len(chunk)
 
 
-def _with_this() -> None:
-    """In the command's process, before it starts: outside a box, nothing else ends it when this program is killed."""
+def _die_with_runner() -> None:
+    """Runs in the command's process before it starts: without a box, nothing else ends the command when this program is killed."""
     if sys.platform == "linux":
-        import ctypes
-        import signal
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def main() -> None:
     pipe = int(sys.argv[1])
     os.set_inheritable(pipe, False)
-    os.write(pipe, HOLDS)
+    os.write(pipe, SANDBOX_HOLDS)
     if len(sys.argv) == 2:
-        os.write(pipe, BEGUN)
+        os.write(pipe, PROGRAM_STARTED)
         try:
-            technique(int(os.environ["STAGEZERO_SEED"]))
+            run_technique(int(os.environ["STAGEZERO_SEED"]))
         except Exception as error:
             last = (str(error).strip() or "no message").splitlines()[0]
             sys.exit(f"technique: {type(error).__name__}: {last:.300}")
     else:
         OUT.mkdir(exist_ok=True)
         try:
-            running = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, preexec_fn=_with_this)
+            running = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, preexec_fn=_die_with_runner)
         except OSError as error:
             print(f"could not start {sys.argv[2]!r} ({error.strerror})", file=sys.stderr)
-            sys.exit(NOT_STARTED)
-        os.write(pipe, BEGUN)
+            sys.exit(EXIT_NOT_STARTED)
+        os.write(pipe, PROGRAM_STARTED)
         code = running.wait()
         if code != 0:
             sys.exit(code if code > 0 else 128 - code)
-    send(pipe)
+    send_weights(pipe)
 
-
-NOT_STARTED = 250
-"""The exit code that says so."""
 
 if __name__ == "__main__":
     main()

@@ -1,7 +1,7 @@
-"""Runs a sandboxed program: lays out what it sees, counts what it uses, and takes what it sends.
+"""Runs a sandboxed program: prepares its inputs, enforces its limits, and receives its weights.
 
-What comes through the pipe is bytes of a bounded number with names of one form, and is written to files that are parsed elsewhere. What the
-program says is kept to its last few lines.
+The bytes that come through the pipe are of a bounded number, their file names of one form, and they are parsed elsewhere. Of what the
+program prints, the end is recorded.
 """
 
 from __future__ import annotations
@@ -10,253 +10,221 @@ import contextlib
 import os
 import re
 import selectors
-import shutil
 import signal
 import struct
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from stagezero.errors import SandboxError
-from stagezero.isolation import bubblewrap, harden, runner
+from stagezero.isolation import runner
 from stagezero.isolation.confinement import Limits, Ran, Task
-from stagezero.models.checkpoint import content_files
 
-Start = Callable[[Task, Limits, Path, int, int], "subprocess.Popen[bytes]"]
+Starter = Callable[[Task, Limits, Path, int, int], "subprocess.Popen[bytes]"]
+"""Starts a task's program, given the folder with its inputs, and the write ends of the pipes for weights and for printed output."""
 
-EVERY = 0.1
-"""Seconds between two looks at what it uses."""
+POLL_SECONDS = 0.1
 FREE_SOCKETS, SOCKET_BYTES = 128, 2**19
-"""Sockets that cost a program nothing, and what each further one is taken to hold: the kernel does not say."""
-MOST_SAID = 8192
-MOST_FILES = 1000
-_NAME = re.compile(rb"[A-Za-z0-9._-]{1,100}\.safetensors")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-_CHUNK = 1 << 20
+"""Sockets that are not counted as memory, and what each further one is taken to hold: the kernel does not tell."""
+MAX_OUTPUT_BYTES = 8192
+MAX_WEIGHT_FILES = 1000
+MAX_NAME_BYTES = 200
+EXIT_SECONDS = 5.0
+"""Wall-clock time in which a program ends after it has closed its pipes."""
+BOX_PROCESSES = 8
+"""Processes of the sandbox itself, which a program's limit does not count."""
+_FILE_NAME = re.compile(rb"[A-Za-z0-9._-]{1,100}\.safetensors")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_CHUNK_BYTES = 1 << 20
+_INVALID_STREAM = "sent something that is no list of weight files."
 
 
-def lay(task: Task, scratch: Path) -> Path:
-    """The folder that is shown as /in, readable to anybody."""
-    place = scratch / "in"
-    (place / "work").mkdir(parents=True)
-    for folder in (scratch, place, place / "work"):
+def prepare_inputs(task: Task, scratch: Path) -> Path:
+    """Make the folder that is shown as /in, readable to every user."""
+    inputs = scratch / "in"
+    (inputs / "work").mkdir(parents=True)
+    for folder in (scratch, inputs, inputs / "work"):
         folder.chmod(0o755)
     for name in ("model", "base"):
-        (place / name).mkdir(mode=0o755)
+        (inputs / name).mkdir(mode=0o755)
     for name in ("harden.py", "runner.py"):
-        (place / name).touch()  # something to mount the programs on
+        (inputs / name).touch()  # mount points
     for name, content in task.files.items():
-        (place / "work" / name).write_bytes(content)
-        (place / "work" / name).chmod(0o755)
+        (inputs / "work" / name).write_bytes(content)
+        (inputs / "work" / name).chmod(0o755)
     if task.data is not None:
-        (place / "data.jsonl").write_bytes(task.data)
-        (place / "data.jsonl").chmod(0o644)
-    return place
+        (inputs / "data.jsonl").write_bytes(task.data)
+        (inputs / "data.jsonl").chmod(0o644)
+    return inputs
 
 
-def _tree(pid: int) -> Iterator[int]:
-    """A process and all below it; in a process namespace nothing gets out from below."""
+def _process_tree(pid: int) -> Iterator[int]:
+    """A process and its descendants; in a process namespace none escapes from below its first process."""
     waiting = [pid]
     while waiting:
         one = waiting.pop()
         yield one
         with contextlib.suppress(OSError):
-            for task in os.scandir(f"/proc/{one}/task"):
+            for thread in os.scandir(f"/proc/{one}/task"):
                 with contextlib.suppress(OSError, ValueError):
-                    waiting += [int(child) for child in Path(task.path, "children").read_text().split()]
+                    waiting += [int(child) for child in Path(thread.path, "children").read_text().split()]
 
 
-def _sockets(pids: Sequence[int]) -> int:
-    """How many sockets are open in a network of their own, which is a box's alone."""
-    ours = Path("/proc/self/ns/net").readlink()
-    for one in pids:
+def _open_sockets(pids: Sequence[int]) -> int:
+    """The number of open sockets in the network namespace of a sandbox; 0 where the processes share this one."""
+    own = Path("/proc/self/ns/net").readlink()
+    for pid in pids:
         with contextlib.suppress(OSError, ValueError, IndexError):
-            if Path(f"/proc/{one}/ns/net").readlink() != ours:
-                return int(Path(f"/proc/{one}/net/sockstat").read_text().split()[2])
+            if Path(f"/proc/{pid}/ns/net").readlink() != own:
+                return int(Path(f"/proc/{pid}/net/sockstat").read_text().split()[2])
     return 0
 
 
-def used(pid: int) -> tuple[int, int]:
-    """(bytes of memory, processes and threads) of a process and all below it."""
-    pids = list(_tree(pid))
-    # What lies in a socket is counted to no process; each may hold this much.
-    memory, count = max(0, _sockets(pids) - FREE_SOCKETS) * SOCKET_BYTES, 0
+def resource_usage(pid: int) -> tuple[int, int]:
+    """(bytes of memory, processes and threads) of a process and its descendants."""
+    pids = list(_process_tree(pid))
+    # What lies in a socket is counted to no process.
+    memory, count = max(0, _open_sockets(pids) - FREE_SOCKETS) * SOCKET_BYTES, 0
     for one in pids:
         with contextlib.suppress(OSError, ValueError, IndexError):
-            memory += int(Path(f"/proc/{one}/statm").read_text().split()[1]) * _PAGE
+            memory += int(Path(f"/proc/{one}/statm").read_text().split()[1]) * _PAGE_BYTES
             count += sum(1 for _ in os.scandir(f"/proc/{one}/task"))
     return memory, count
 
 
-class _Taken:
-    """The weights as they arrive."""
+class _WeightReceiver:
+    """Writes the weight files of ``runner.send_weights`` to a folder as their bytes arrive."""
 
-    def __init__(self, out: Path, most: int) -> None:
-        self.out, self.left = out, most
-        self.waiting = bytearray()
-        self.handle: BinaryIO | None = None
-        self.rest = 0
+    def __init__(self, out: Path, max_bytes: int) -> None:
+        self.out, self.bytes_left = out, max_bytes
+        self.buffer = bytearray()
+        self.file: BinaryIO | None = None
+        self.file_bytes_left = 0
         self.names: set[bytes] = set()
-        self.marks = runner.HOLDS + runner.BEGUN
-        """What is still to come before the weights."""
+        self.expected_marks = runner.SANDBOX_HOLDS + runner.PROGRAM_STARTED
 
     def feed(self, data: bytes) -> str | None:
-        """Take some bytes; what is wrong with them, if something is."""
-        while self.marks and data:
-            if data[:1] != self.marks[:1]:
-                return "sent something that is no list of weight files."
-            self.marks, data = self.marks[1:], data[1:]
-        self.left -= len(data)
-        if self.left < 0:
+        """Take some bytes; a sentence about what is wrong with them, or None."""
+        while self.expected_marks and data:
+            if data[:1] != self.expected_marks[:1]:
+                return _INVALID_STREAM
+            self.expected_marks, data = self.expected_marks[1:], data[1:]
+        self.bytes_left -= len(data)
+        if self.bytes_left < 0:
             return "sent more than the model's own weights; send the tensors it was given and nothing else."
-        self.waiting += data
-        while self.waiting:
-            if self.rest:
-                assert self.handle is not None
-                part = bytes(self.waiting[: self.rest])
-                self.handle.write(part)
-                self.rest -= len(part)
-                del self.waiting[: len(part)]
-                if not self.rest:
-                    self.handle.close()
+        self.buffer += data
+        while self.buffer:
+            if self.file_bytes_left:
+                assert self.file is not None
+                part = bytes(self.buffer[: self.file_bytes_left])
+                self.file.write(part)
+                self.file_bytes_left -= len(part)
+                del self.buffer[: len(part)]
+                if not self.file_bytes_left:
+                    self.file.close()
                 continue
-            if len(self.waiting) < 4:
+            if len(self.buffer) < 4:
                 return None
-            length = struct.unpack_from("<I", self.waiting)[0]
-            if length > 200:
-                return "sent something that is no list of weight files."
-            if len(self.waiting) < 12 + length:
+            length = struct.unpack_from("<I", self.buffer)[0]
+            if length > MAX_NAME_BYTES:
+                return _INVALID_STREAM
+            if len(self.buffer) < 12 + length:
                 return None
-            name = bytes(self.waiting[4 : 4 + length])
-            self.rest = struct.unpack_from("<Q", self.waiting, 4 + length)[0]
-            if _NAME.fullmatch(name) is None or name in self.names or len(self.names) >= MOST_FILES:
-                return "sent something that is no list of weight files."
+            name = bytes(self.buffer[4 : 4 + length])
+            self.file_bytes_left = struct.unpack_from("<Q", self.buffer, 4 + length)[0]
+            if _FILE_NAME.fullmatch(name) is None or name in self.names or len(self.names) >= MAX_WEIGHT_FILES:
+                return _INVALID_STREAM
             self.names.add(name)
-            del self.waiting[: 12 + length]
-            self.handle = (self.out / name.decode()).open("xb")
-            if not self.rest:
-                self.handle.close()
+            del self.buffer[: 12 + length]
+            self.file = (self.out / name.decode()).open("xb")
+            if not self.file_bytes_left:
+                self.file.close()
         return None
 
-    def whole(self) -> bool:
-        """Nothing is missing of what was begun."""
-        if self.rest and self.handle is not None:
-            self.handle.close()
-        return not self.rest and not self.waiting
+    def finish(self) -> bool:
+        """Close the last file; whether all files are complete."""
+        if self.file_bytes_left and self.file is not None:
+            self.file.close()
+        return not self.file_bytes_left and not self.buffer
 
 
-def follow(start: Start, task: Task, limits: Limits, out: Path, scratch: Path) -> Ran:
+def supervise(start: Starter, task: Task, limits: Limits, out: Path, scratch: Path) -> Ran:
     """Run a task to its end, or to a limit.
 
     Raises:
         SandboxError: the sandbox could not be made.
     """
-    place = lay(task, scratch)
+    inputs = prepare_inputs(task, scratch)
     out.mkdir(parents=True, exist_ok=True)
-    pipe, theirs = os.pipe()
-    said, told = os.pipe()
+    pipe, pipe_end = os.pipe()
+    output, output_end = os.pipe()
     try:
-        running = start(task, limits, place, theirs, told)
+        process = start(task, limits, inputs, pipe_end, output_end)
     except OSError as error:
         os.close(pipe)
-        os.close(said)
+        os.close(output)
         raise SandboxError(f"a sandbox could not be started ({error.strerror}: {error.filename}); see: stagezero doctor") from None
     finally:
-        os.close(theirs)
-        os.close(told)
-    taken = _Taken(out, task.output)
+        os.close(pipe_end)
+        os.close(output_end)
+    receiver = _WeightReceiver(out, task.output)
     try:
-        words, stopped = _attend(running, taken, pipe, said, task, limits)
+        printed, stopped = _attend(process, receiver, pipe, output, task, limits)
     finally:
-        _end(running)
+        _kill(process)
         os.close(pipe)
-        os.close(said)
-    code = running.returncode
-    text = words.decode("utf-8", errors="replace")
-    if stopped is None and not taken.whole() and code == 0:
+        os.close(output)
+    code = process.returncode
+    text = printed.decode("utf-8", errors="replace")
+    if stopped is None and not receiver.finish() and code == 0:
         stopped = "sent only a part of its weights."
-    if taken.marks.startswith(runner.HOLDS) and stopped is None and 0 <= code <= 128:
+    if receiver.expected_marks.startswith(runner.SANDBOX_HOLDS) and stopped is None and 0 <= code <= 128:
         first = ([line for line in text.splitlines() if line.strip()] or ["no reason given"])[0]
         raise SandboxError(f"a sandbox could not be made ({first:.200}); see: stagezero doctor")
-    return Ran(code, text, stopped, code == runner.NOT_STARTED and taken.marks == runner.BEGUN)
+    return Ran(code, text, stopped, code == runner.EXIT_NOT_STARTED and receiver.expected_marks == runner.PROGRAM_STARTED)
 
 
-def _attend(running: subprocess.Popen[bytes], taken: _Taken, pipe: int, said: int, task: Task, limits: Limits) -> tuple[bytes, str | None]:
-    """Take what comes until the program has ended; what it said last, and what stopped it."""
-    end = time.monotonic() + task.seconds
+def _attend(
+    process: subprocess.Popen[bytes], receiver: _WeightReceiver, pipe: int, output: int, task: Task, limits: Limits
+) -> tuple[bytes, str | None]:
+    """Receive what a program sends until it has ended; the end of what it printed, and why it is to be stopped."""
+    deadline = time.monotonic() + task.seconds
     late = f"still running after {task.seconds:g} s; raise 'timeout' or make it faster."
-    words = bytearray()
-    looked = 0.0
-    with selectors.DefaultSelector() as both:
-        both.register(pipe, selectors.EVENT_READ)
-        both.register(said, selectors.EVENT_READ)
-        while both.get_map():
+    printed = bytearray()
+    measured_at = 0.0
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, selectors.EVENT_READ)
+        selector.register(output, selectors.EVENT_READ)
+        while selector.get_map():
             now = time.monotonic()
-            if now > end:
-                return bytes(words), late
-            for key, _ in both.select(min(EVERY, end - now)):
-                data = os.read(key.fd, _CHUNK)
+            if now > deadline:
+                return bytes(printed), late
+            for key, _ in selector.select(min(POLL_SECONDS, deadline - now)):
+                data = os.read(key.fd, _CHUNK_BYTES)
                 if not data:
-                    both.unregister(key.fd)
-                elif key.fd == said:
-                    words = (words + data)[-MOST_SAID:]
-                elif (wrong := taken.feed(data)) is not None:
-                    return bytes(words), wrong
-            if now - looked > EVERY:
-                looked = now
-                memory, processes = used(running.pid)
+                    selector.unregister(key.fd)
+                elif key.fd == output:
+                    printed = (printed + data)[-MAX_OUTPUT_BYTES:]
+                elif (wrong := receiver.feed(data)) is not None:
+                    return bytes(printed), wrong
+            if now - measured_at > POLL_SECONDS:
+                measured_at = now
+                memory, processes = resource_usage(process.pid)
                 if memory > limits.memory:
-                    return bytes(words), f"used more than {limits.memory / 2**30:g} GiB of memory; use less, or raise sandbox.memory."
-                if processes > limits.processes + 8:  # the box's own among them
-                    return bytes(words), f"had more than {limits.processes} processes and threads; use fewer, or raise sandbox.processes."
-            if running.poll() is not None and not both.select(0):
-                break  # it has ended, and whoever holds its pipes open outlived it: the box takes care of those
+                    return bytes(printed), f"used more than {limits.memory / 2**30:g} GiB of memory; use less, or raise sandbox.memory."
+                if processes > limits.processes + BOX_PROCESSES:
+                    return bytes(printed), f"had more than {limits.processes} processes and threads; use fewer, or raise sandbox.processes."
+            if process.poll() is not None and not selector.select(0):
+                break  # it has ended; a descendant that still holds its pipes ends with the box
     with contextlib.suppress(subprocess.TimeoutExpired):
-        running.wait(max(0.1, min(5.0, end - time.monotonic())))
-    return bytes(words), None if running.poll() is not None else late
+        process.wait(max(0.1, min(EXIT_SECONDS, deadline - time.monotonic())))
+    return bytes(printed), None if process.poll() is not None else late
 
 
-def _end(running: subprocess.Popen[bytes]) -> None:
-    """Kill what is left, by the group it was started in; a box ends with the process that made it."""
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of its process group; a box ends with the process that made it."""
     with contextlib.suppress(OSError):
-        os.killpg(running.pid, signal.SIGKILL)
-    running.wait()
-
-
-def unconfined(task: Task, limits: Limits, place: Path, pipe: int, said: int) -> subprocess.Popen[bytes]:
-    """A program with the user's own rights: for what people wrote and a project lets run so, never for an idea's code.
-
-    Raises:
-        SandboxError: it is an idea's code.
-    """
-    if not task.run:
-        raise SandboxError("an idea's code is never run without a sandbox; set sandbox.kind to box or landlock.")
-    return beside(task, limits, place, pipe, said, [])
-
-
-def beside(task: Task, limits: Limits, place: Path, pipe: int, said: int, shut_in: list[str]) -> subprocess.Popen[bytes]:
-    """Start a program without a box, in a folder of its own beside what it is shown. ``shut_in``: words that its command begins with."""
-    for name, folder in (("model", task.model), ("base", task.base)):
-        for path in content_files(folder):  # the model alone: beside it lies what it was made from
-            (place / name / path.name).symlink_to(path.resolve())
-    work, temporary = place.parent / "work", place.parent / "tmp"
-    shutil.copytree(place / "work", work)
-    (temporary / "out").mkdir(parents=True)
-    run = [sys.executable if word in ("python", "python3") and at == 0 else word for at, word in enumerate(task.run)]
-    told = bubblewrap.variables(task, limits, place, temporary / "out")
-    told |= {"HOME": str(temporary), "TMPDIR": str(temporary), "TORCHINDUCTOR_CACHE_DIR": str(temporary / "inductor")}
-    return subprocess.Popen(
-        [*shut_in, sys.executable, "-I", str(Path(runner.__file__).resolve()), str(pipe), *run], env=told, cwd=work,
-        stdin=subprocess.DEVNULL, stdout=said, stderr=said, pass_fds=[pipe], process_group=0, preexec_fn=_with_parent,
-    )  # fmt: skip
-
-
-def _with_parent() -> None:
-    """In the program's process, before it starts: when the worker dies, so does it. Elsewhere than on Linux it is left behind."""
-    if sys.platform == "linux":
-        import ctypes
-
-        harden.end_with_parent(ctypes.CDLL(None))
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -1,0 +1,88 @@
+"""The sandbox of an installed wheel: stagezero lies beside other packages there, and is hidden without them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stagezero.isolation import why_not
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import importlib.util, json, os, safetensors, torch
+def attempt(f):
+    try: return f()
+    except OSError as error: return type(error).__name__
+site = os.path.dirname(os.path.dirname(safetensors.__file__))
+print(json.dumps({
+    "site": site,
+    "names": attempt(lambda: sorted(os.listdir(site + "/stagezero"))),
+    "file": attempt(lambda: open(site + "/stagezero/tasks/__init__.py").read()),
+    "neighbour": open(site + "/neighbour.py").read(),
+    "torch": int(torch.ones(3).sum()),
+}))
+"""
+RUN = """
+import json, os, sys
+from pathlib import Path
+from stagezero.files import PACKAGE
+from stagezero.isolation import Confinement, Task, confine, why_not
+base, made = Path(sys.argv[1]), Path(sys.argv[2])
+assert (why := why_not()) is None, why
+task = Task(("python", "x.py"), base, base, {"x.py": sys.argv[3].encode()}, None, 1, 120, 1 << 20)
+ran = confine(task, Confinement(), made / "out", made / "run")
+print(json.dumps({"package": str(PACKAGE), "code": ran.code, "said": ran.said}))
+"""
+
+
+@pytest.fixture(scope="module")
+def installed() -> Iterator[Path]:
+    """A virtual environment, not under /tmp, with the wheel, safetensors and a module in one folder; the other packages lie elsewhere."""
+    pytest.importorskip("build")
+    pytest.importorskip("hatchling")
+    above = next((p for p in (Path("/srv"), Path("/var/lib"), Path.home()) if os.access(p, os.W_OK)), None)
+    if above is None:
+        pytest.skip("no folder outside /tmp can be written")
+    packages = next(Path(p) for p in sys.path if p.endswith("-packages") and (Path(p) / "safetensors").is_dir())
+    with tempfile.TemporaryDirectory(dir=above, prefix="wheel-") as made:
+        folder = Path(made)
+        folder.chmod(0o755)
+        line = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
+        (site,) = (folder / "venv").glob("lib/python*/site-packages")
+        (wheel,) = folder.glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(site)
+        shutil.copytree(packages / "safetensors", site / "safetensors")
+        (site / "neighbour.py").write_text("here")
+        (site / "packages.pth").write_text(f"{packages}\n")
+        yield folder
+
+
+@pytest.mark.slow
+def test_a_wheels_sandbox_hides_stagezero_alone(installed: Path, base: Path) -> None:
+    if (why := why_not()) is not None:
+        pytest.skip(f"no sandbox can be made here: {why}")
+    python = installed / "venv" / "bin" / "python"
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    line = [str(python), "-c", RUN, str(base), str(installed), PROGRAM]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, cwd="/", env=variables)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    (site,) = (installed / "venv").glob("lib/python*/site-packages")
+    assert found["package"] == str(site / "stagezero"), "the wheel's package ran, not the checkout's"
+    assert found["code"] == 0, found["said"]
+    seen = json.loads(found["said"])
+    assert seen["site"] == str(site) and seen["neighbour"] == "here" and seen["torch"] == 3
+    assert seen["names"] == [] and seen["file"] == "FileNotFoundError", seen
