@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stagezero.errors import InputError
+from stagezero.files import PACKAGE
 
-TEMPLATE = Path(__file__).with_name("stagezero-auditor.service")
+TEMPLATE = PACKAGE / "auditor" / "stagezero-auditor.service"
 _NOT_IN_A_UNIT = set('"\\%\n$')
 
 
@@ -29,7 +30,7 @@ def unit(keep: Path, serve: Sequence[str] = (), gpu: bool = False) -> str:
             raise InputError(f'audit unit: expected a text without ", \\, %, $ and line breaks, got {text!r}; use another path.')
     homes = ("/home/", "/root/", "/run/user/")
     # What it is started from or works in may not lie in what is hidden from it.
-    home = "read-only" if any(str(path).startswith(homes) for path in (program, sys.base_prefix, folder, Path(__file__))) else "true"
+    home = "read-only" if any(str(path).startswith(homes) for path in (program, sys.base_prefix, folder, PACKAGE)) else "true"
     values = {
         "PYTHON": program, "KEEP": folder, "SERVE": " ".join(f'"{text}"' for text in serve), "HOME": home,
         "DEVICES": "false" if gpu else "true",
