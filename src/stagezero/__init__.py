@@ -28,41 +28,32 @@ if TYPE_CHECKING:
     from stagezero.trials.decision import Fate
     from stagezero.trials.state import Decision
 
-_WHERE = {
-    "Campaign": "lab.campaign",
-    "Comparison": "trials.compare",
-    "Decision": "trials.state",
-    "Estimate": "evidence",
-    "Fate": "trials.decision",
-    "Finished": "lab.stage",
-    "Idea": "ideas.idea",
-    "Item": "tasks",
-    "Ledger": "ledger",
-    "Model": "models",
-    "Outcome": "tasks",
-    "Project": "project",
-    "Recipe": "training",
-    "Scores": "measure",
-    "Stage": "lab.stage",
-    "StagezeroError": "errors",
-    "Suite": "tasks",
-    "Trial": "project",
-    "compare": "trials.compare",
-    "e_value": "evidence",
-    "load_project": "project",
-    "load_recipe": "training",
-    "load_suite": "tasks",
-    "materialise": "models",
+_NAMES = {
+    "errors": "StagezeroError",
+    "evidence": "Estimate e_value",
+    "ideas.idea": "Idea",
+    "lab.campaign": "Campaign",
+    "lab.stage": "Finished Stage",
+    "ledger": "Ledger",
+    "measure": "Scores",
+    "models": "Model materialise",
+    "project": "Project Trial load_project",
+    "tasks": "Item Outcome Suite load_suite",
+    "training": "Recipe load_recipe",
+    "trials.compare": "Comparison compare",
+    "trials.decision": "Fate",
+    "trials.state": "Decision",
 }
+_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
     "Campaign", "Comparison", "Decision", "Estimate", "Fate", "Finished", "Idea", "Item", "Ledger", "Model", "Outcome", "Project",
-    "Recipe", "Scores", "Stage", "StagezeroError", "Suite", "Trial", "compare", "e_value", "load_project", "load_recipe",
-    "load_suite", "materialise",
+    "Recipe", "Scores", "Stage", "StagezeroError", "Suite", "Trial", "compare", "e_value", "load_project", "load_recipe", "load_suite",
+    "materialise",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(importlib.import_module(f"stagezero.{_WHERE[name]}"), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"stagezero.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'stagezero' has no attribute {name!r}")
