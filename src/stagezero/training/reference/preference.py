@@ -32,7 +32,7 @@ from stagezero.training.reference.network import (  # fmt: skip
     save,
     without_dropout,
 )
-from stagezero.training.reference.optimise import learn, order, seeded
+from stagezero.training.reference.optimise import order, seeded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -79,14 +79,8 @@ def train_dpo(source: Path, out: Path, step: DPO, examples: Sequence[Example], s
         sums = _sums(network, [better[i] for i in batch] + [worse[i] for i in batch], pad)
         return softplus(-step.beta * (sums[: len(batch)] - sums[len(batch) :] - margins[batch])).mean()
 
-    if step.lora is not None:
-        with seeded(seed):
-            adapters.attach(network, step.lora)
     without_dropout(network)
-    network.train()
-    with seeded(seed):
-        learn(network, step, order(len(pairs), step.batch_size, seed), loss)
-    adapters.merge(network)
+    adapters.fit(network, step, order(len(pairs), step.batch_size, seed), loss, seed)
     save(network, source, out)
 
 
@@ -117,12 +111,6 @@ def train_reward(source: Path, out: Path, step: Reward, examples: Sequence[Examp
         scores = network(input_ids=ids, attention_mask=real, use_cache=False).logits[:, 0]
         return softplus(scores[len(batch) :] - scores[: len(batch)]).mean()
 
-    if step.lora is not None:
-        with seeded(seed):
-            adapters.attach(network, step.lora)
     without_dropout(network)
-    network.train()
-    with seeded(seed):
-        learn(network, step, order(len(prompts), step.batch_size, seed), loss)
-    adapters.merge(network)
+    adapters.fit(network, step, order(len(prompts), step.batch_size, seed), loss, seed)
     save(network, source, out, config=False)
