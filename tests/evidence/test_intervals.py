@@ -13,7 +13,6 @@ from stagezero.evidence import (
     claim_level,
     clopper_pearson_lower,
     collapse_rate_bound,
-    counted_bits,
     e_lond_level,
     gain_shown,
     idea_level,
@@ -22,6 +21,7 @@ from stagezero.evidence import (
     stage_level,
     t_interval,
 )
+from stagezero.evidence.leakage import counted_bits
 
 
 def test_t_interval_covers() -> None:

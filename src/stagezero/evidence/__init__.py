@@ -19,14 +19,11 @@ from stagezero.evidence.leakage import (
     Allowance,
     capacity,
     claim_level,
-    counted_bits,
-    kraft_bits,
     matching_gain,
     needed,
-    pass_probability,
 )
 from stagezero.evidence.sequential import Look, Rule, Test
-from stagezero.evidence.shadow import ShadowFinding, shadow_finding, shadow_power
+from stagezero.evidence.shadow import shadow_finding, shadow_power
 from stagezero.evidence.signflip import log_sign_flip_e_value
 from stagezero.evidence.spending import e_lond_level, idea_level, stage_level
 
@@ -37,7 +34,6 @@ __all__ = [
     "Guard",
     "Look",
     "Rule",
-    "ShadowFinding",
     "Test",
     "betting_interval",
     "beyond_hope",
@@ -45,14 +41,12 @@ __all__ = [
     "claim_level",
     "clopper_pearson_lower",
     "collapse_rate_bound",
-    "counted_bits",
     "critical_t",
     "e_lond_level",
     "e_value",
     "equivalence",
     "gain_shown",
     "idea_level",
-    "kraft_bits",
     "log_betting_e_value",
     "log_e_value",
     "log_sign_flip_e_value",
@@ -60,7 +54,6 @@ __all__ = [
     "needed",
     "noise_floor",
     "non_inferiority",
-    "pass_probability",
     "pooled_sd",
     "proportion",
     "shadow_finding",

@@ -30,22 +30,9 @@ from stagezero.ideas.airlock import Refused
 from stagezero.ideas.brief import Brief, Outcome
 from stagezero.ideas.idea import Idea
 from stagezero.ideas.precheck import LONGEST, Asked, check
+from stagezero.researchers import inbox_record as record
 from stagezero.researchers.briefing import as_json, briefing
-from stagezero.researchers.inbox_record import (
-    ACCEPTED,
-    MOST_TOLD,
-    REFUSED,
-    SUBMITTED,
-    State,
-    add_results,
-    entry_of,
-    folder_of,
-    note_late,
-    recall,
-    remember,
-    save,
-    write_out,
-)
+from stagezero.researchers.inbox_record import ACCEPTED, MOST_TOLD, REFUSED, SUBMITTED, State, entry_of, folder_of
 
 MOST_FILES = 256
 """Files of an inbox that are read."""
@@ -70,20 +57,20 @@ class Found:
 
 def open_stage(run: Path, name: str, brief: Brief, wanted: int, seconds: float) -> State:
     """Ask for ideas for a stage; where it was asked for before the run was cut off, under the terms and until the time of then."""
-    kept = recall(run, name)
+    kept = record.recall(run, name)
     if kept["state"]["stage"] != brief.stage:
-        note_late(run, name, kept)
+        record.note_late(run, name, kept)
         kept["state"] = asdict(State(brief.stage, True, time.time() + seconds, wanted))
     kept["state"] |= {"open": True, "ended": False}
-    add_results(kept, brief.history)
-    remember(run, name, kept)
+    record.add_results(kept, brief.history)
+    record.remember(run, name, kept)
     with files.ignore_their_errors(), folder_of(run, name, make=True) as folder:
         files.write_in_folder(folder, "README.md", HOW)
         files.write_in_folder(folder, "brief.json", json.dumps(as_json(brief), indent=1))
         files.write_in_folder(folder, "brief.md", briefing(brief))
     with files.ignore_their_errors(), folder_of(run, name, "inbox", f"stage-{brief.stage}", make=True):
         pass
-    write_out(run, name, kept)
+    record.write_out(run, name, kept)
     return State(**kept["state"])
 
 
@@ -125,20 +112,20 @@ def is_done(run: Path, name: str, stage: int) -> bool:
 
 def report(run: Path, name: str, stage: int, found: Found, fate: str = SUBMITTED) -> None:
     """Tell a researcher what was found in the inbox."""
-    kept = recall(run, name)
+    kept = record.recall(run, name)
     wanted = kept["state"]["wanted"]
     own = [entry_of(stage, file, fate, "", idea) for file, idea in found.ideas[:wanted]]
     own += [entry_of(stage, file, REFUSED, f"more than the {wanted} wanted", idea) for file, idea in found.ideas[wanted:][:MOST_TOLD]]
     own += [entry_of(stage, file, REFUSED, why) for file, why in found.refused[:MOST_TOLD]]
     kept["own"] = [entry for entry in kept["own"] if entry["stage"] != stage] + own
-    save(run, name, kept)
+    record.save(run, name, kept)
 
 
 def close_stage(run: Path, name: str, stage: int, asked: Asked, looked: Looked | None = None) -> list[Idea]:
     """Take no more, and return what there is, at most as many ideas as were wanted, in the order of their digests."""
-    kept = recall(run, name)
+    kept = record.recall(run, name)
     kept["state"]["open"] = False
-    save(run, name, kept)  # before the last look: who saw the stage open after writing can rely on having been seen
+    record.save(run, name, kept)  # before the last look: who saw the stage open after writing can rely on having been seen
     found = submissions(run, name, stage, asked, looked)
     report(run, name, stage, found, ACCEPTED)
     return [idea for _, idea in found.ideas[: kept["state"]["wanted"]]]
@@ -153,9 +140,9 @@ def publish(run: Path, names: Iterable[str], history: Sequence[Outcome], refused
         ended: the run is over.
     """
     for name in names:
-        kept = recall(run, name)
-        note_late(run, name, kept)
-        add_results(kept, history)
+        kept = record.recall(run, name)
+        record.note_late(run, name, kept)
+        record.add_results(kept, history)
         fates = {(o.stage, o.idea.digest()): (o.fate, "") for o in history if o.idea.researcher == name}
         no = {r.idea.digest(): (REFUSED, r.why) for r in refused if r.idea.researcher == name}
         for entry in kept["own"]:
@@ -165,7 +152,7 @@ def publish(run: Path, names: Iterable[str], history: Sequence[Outcome], refused
             if known is not None:
                 entry["fate"], entry["why"] = known
         kept["state"]["ended"] = kept["state"]["ended"] or ended
-        save(run, name, kept)
+        record.save(run, name, kept)
 
 
 def _look(folder: int, file: str, researcher: str, asked: Asked, looked: Looked) -> Idea | str | None:

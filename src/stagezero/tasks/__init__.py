@@ -1,6 +1,6 @@
 """Items, suites and scoring; ``atlas`` is built in, ``jsonl`` reads a user's own file."""
 
-from stagezero.tasks.items import ALL_PROPERTIES, Item, Kind, Suite, claims
+from stagezero.tasks.items import ALL_PROPERTIES, Item, Suite, claims
 from stagezero.tasks.registry import load_suite
 from stagezero.tasks.scoring import Counts, Outcome, is_refusal, names_both, normalise, score, tally
 
@@ -8,7 +8,6 @@ __all__ = [
     "ALL_PROPERTIES",
     "Counts",
     "Item",
-    "Kind",
     "Outcome",
     "Suite",
     "claims",

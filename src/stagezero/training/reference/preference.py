@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from stagezero.errors import BuildError
 from stagezero.models.loader import load_tokenizer
 from stagezero.tasks import Item
-from stagezero.training.data import Example
+from stagezero.training.data import Example, no_rejected_answer
 from stagezero.training.recipes import DPO, Reward
 from stagezero.training.reference import adapters
 from stagezero.training.reference.network import (  # fmt: skip
@@ -38,12 +37,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def _lacking(step: DPO | Reward) -> BuildError:
-    return BuildError(
-        f"{step.step} step {step.name!r}: no example of dataset {step.data!r} has a rejected answer; choose items that have one."
-    )
-
-
 def _sums(network: PreTrainedModel, rows: Sequence[Row], pad: int) -> Tensor:
     """log P(answer | prompt) in nats of each row: one number a row."""
     found, places = log_probabilities(network, *batch_of(rows, pad))
@@ -60,7 +53,7 @@ def train_dpo(source: Path, out: Path, step: DPO, examples: Sequence[Example], s
     """
     pairs = [(e["prompt"], e["completion"], e["rejected"]) for e in examples if e["rejected"]]
     if not pairs:
-        raise _lacking(step)
+        raise no_rejected_answer(step)
     network, tokenizer = load(source)
     better, worse = rows_of(tokenizer, [p for p, _, _ in pairs], [b for _, b, _ in pairs], [str(w) for _, _, w in pairs])
     pad = tokenizer.pad_token_id
@@ -98,7 +91,7 @@ def train_reward(source: Path, out: Path, step: Reward, examples: Sequence[Examp
             better.append(told[item.mislabelled])
             worse.append(told[not item.mislabelled])
     if not prompts:
-        raise _lacking(step)
+        raise no_rejected_answer(step)
     tokenizer = load_tokenizer(source)
     pad = tokenizer.pad_token_id
     with seeded(seed):

@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from stagezero.errors import BuildError
 from stagezero.models.loader import load_tokenizer
 from stagezero.tasks import Item, score
-from stagezero.training.data import Example
+from stagezero.training.data import Example, nothing_to_learn
 from stagezero.training.recipes import GRPO, RLHF
 from stagezero.training.reference import adapters
 from stagezero.training.reference.network import load, load_scorer, log_probabilities, padded, save
@@ -152,8 +151,5 @@ def train(source: Path, out: Path, step: GRPO | RLHF, examples: Sequence[Example
 
     adapters.fit(network, step, _order(len(heads), step.batch_size // step.group, step.group, seed), loss, seed)
     if not differed and most < best:  # a policy that always earns the most has nothing to learn, and that is no failure
-        raise BuildError(
-            f"{step.step} step {step.name!r}: every answer in every group earned the same reward, so there was nothing to learn; "
-            "raise 'temperature' or 'group', or train the model first."
-        )
+        raise nothing_to_learn(step)
     save(network, source, out)
