@@ -12,13 +12,13 @@ from stagezero.evidence import (
     claim_level,
     clopper_pearson_lower,
     collapse_rate_bound,
-    counted_bits,
     e_lond_level,
     idea_level,
     pooled_sd,
     stage_level,
     t_interval,
 )
+from stagezero.evidence.leakage import counted_bits
 
 
 def test_t_interval_covers() -> None:

@@ -18,13 +18,10 @@ from stagezero.evidence import (
     capacity,
     claim_level,
     clopper_pearson_lower,
-    counted_bits,
-    kraft_bits,
     matching_gain,
     needed,
-    pass_probability,
 )
-from stagezero.evidence.leakage import CAPACITY_LIMIT, Kind
+from stagezero.evidence.leakage import CAPACITY_LIMIT, Kind, counted_bits, kraft_bits, pass_probability
 
 
 def counted(submissions: int, passes: int, extra: float = 0.0) -> Allowance:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stagezero.evidence import ShadowFinding, shadow_finding, shadow_power
-from stagezero.evidence.shadow import Answers, draw_answers
+from stagezero.evidence import shadow_finding, shadow_power
+from stagezero.evidence.shadow import Answers, ShadowFinding, draw_answers
 
 WORLDS = 400
 

@@ -24,7 +24,7 @@ from stagezero.ideas.brief import Brief, Outcome, Own
 from stagezero.ideas.idea import Idea
 from stagezero.ideas.precheck import Asked
 from stagezero.project import Outside
-from stagezero.researchers import inbox
+from stagezero.researchers import inbox, inbox_client, inbox_record
 from stagezero.researchers.briefing import briefing
 from stagezero.researchers.external import OutsideResearcher
 from stagezero.training import parse_recipe
@@ -54,7 +54,7 @@ def asked() -> Asked:
 
 
 def own_of(run: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = inbox.results(run, NAME)["own"]
+    found: list[dict[str, Any]] = inbox_client.results(run, NAME)["own"]
     return found
 
 
@@ -81,7 +81,7 @@ class Proposing:
 
         self.thread = threading.Thread(target=play, daemon=True)
         self.thread.start()
-        until(lambda: run.is_dir() and inbox.waiting(run, wanted.name).stage == brief.stage)
+        until(lambda: run.is_dir() and inbox_client.waiting(run, wanted.name).stage == brief.stage)
 
     def result(self) -> list[Idea]:
         self.thread.join(20)
@@ -105,12 +105,12 @@ def test_a_stage_from_the_brief_to_its_results(tmp_path: Path) -> None:
     state = json.loads((folder / "state.json").read_text())
     assert state["open"] and state["stage"] == 1 and state["wanted"] == 2 and 0 < state["closes"] - time.time() <= 30
 
-    digests = [inbox.submit(tmp_path, NAME, text_of(each)) for each in (10, 20)]
+    digests = [inbox_client.submit(tmp_path, NAME, text_of(each)) for each in (10, 20)]
     found = campaign.result()
     assert [idea.digest() for idea in found] == sorted(digests)
     assert {(idea.researcher, idea.author) for idea in found} == {(NAME, NAME)}
     assert {(e["digest"], e["fate"]) for e in own_of(tmp_path)} == {(d, "accepted") for d in digests}
-    assert not inbox.waiting(tmp_path, NAME).open
+    assert not inbox_client.waiting(tmp_path, NAME).open
 
     inbox.publish(
         tmp_path, [NAME, "bob"], [outcome(found[0]), outcome(replaced(found[1], "people"))], [Refused(found[1], Refusal.CONTENT, "no good")]
@@ -119,8 +119,8 @@ def test_a_stage_from_the_brief_to_its_results(tmp_path: Path) -> None:
         found[0].digest(): ("promoted", ""),
         found[1].digest(): ("refused", "no good"),
     }
-    results = inbox.results(tmp_path, NAME)["results"]
-    assert inbox.results(tmp_path, "bob") == {"results": results, "own": []}
+    results = inbox_client.results(tmp_path, NAME)["results"]
+    assert inbox_client.results(tmp_path, "bob") == {"results": results, "own": []}
     assert results[0] == {
         "stage": 1, "title": "Show the twins", "researcher": NAME, "property": "privacy", "fate": "promoted", "pairs": 10,
         "effect": 0.1235, "alignment_gain": 0.05,
@@ -133,28 +133,28 @@ def replaced(idea: Idea, researcher: str) -> Idea:
 
 def test_the_next_stage_tells_what_became_of_the_last_one(tmp_path: Path) -> None:
     first = Proposing(tmp_path, brief_for(), settings(1))
-    inbox.submit(tmp_path, NAME, text_of())
+    inbox_client.submit(tmp_path, NAME, text_of())
     history = (outcome(first.result()[0], fate="adopted"),)
     second = Proposing(tmp_path, brief_for(2, history), settings(1))
-    until(lambda: inbox.waiting(tmp_path, NAME).open)
-    assert inbox.results(tmp_path, NAME)["results"][0]["fate"] == "adopted"
-    inbox.submit(tmp_path, NAME, text_of(33))
+    until(lambda: inbox_client.waiting(tmp_path, NAME).open)
+    assert inbox_client.results(tmp_path, NAME)["results"][0]["fate"] == "adopted"
+    inbox_client.submit(tmp_path, NAME, text_of(33))
     later = [*history, outcome(second.result()[0], 2, "futile")]
     inbox.publish(tmp_path, [NAME], later, ended=True)
     assert [(e["stage"], e["fate"]) for e in own_of(tmp_path)][-1] == (2, "futile")
     inbox.publish(tmp_path, [NAME], later[:1])  # a continued run on its way to where it was
-    assert len(inbox.results(tmp_path, NAME)["results"]) == 2 and inbox.waiting(tmp_path, NAME).ended
+    assert len(inbox_client.results(tmp_path, NAME)["results"]) == 2 and inbox_client.waiting(tmp_path, NAME).ended
     with pytest.raises(IdeaError, match="the run has ended"):
-        inbox.submit(tmp_path, NAME, text_of())
+        inbox_client.submit(tmp_path, NAME, text_of())
 
 
 def test_the_researcher_may_say_that_there_will_be_no_more(tmp_path: Path) -> None:
     campaign = Proposing(tmp_path, brief_for(), settings(4))
-    inbox.submit(tmp_path, NAME, text_of())
-    assert inbox.say_done(tmp_path, NAME) == 1
+    inbox_client.submit(tmp_path, NAME, text_of())
+    assert inbox_client.say_done(tmp_path, NAME) == 1
     assert len(campaign.result()) == 1
     with pytest.raises(IdeaError, match="stage 1 is closed; wait for the next one"):
-        inbox.submit(tmp_path, NAME, text_of(20))
+        inbox_client.submit(tmp_path, NAME, text_of(20))
 
 
 def test_time_runs_out_and_no_rewriting_of_the_state_prolongs_it(tmp_path: Path) -> None:
@@ -162,22 +162,22 @@ def test_time_runs_out_and_no_rewriting_of_the_state_prolongs_it(tmp_path: Path)
     for name in ("state.json", "brief.json", "results.json"):
         (tmp_path / "outside" / NAME / name).write_text('{"stage": 1, "open": true, "closes": 1e12, "wanted": 99}')
     assert campaign.result() == []
-    assert inbox.waiting(tmp_path, NAME).open is False
+    assert inbox_client.waiting(tmp_path, NAME).open is False
     with pytest.raises(IdeaError, match="closed"):
-        inbox.submit(tmp_path, NAME, text_of())
+        inbox_client.submit(tmp_path, NAME, text_of())
 
 
 def test_the_same_idea_twice_counts_once_and_more_than_wanted_is_refused(tmp_path: Path) -> None:
     inbox.open_stage(tmp_path, NAME, brief_for(), 2, 30)
-    first = inbox.submit(tmp_path, NAME, text_of())
-    assert inbox.submit(tmp_path, NAME, text_of(title="Another name")) == first
+    first = inbox_client.submit(tmp_path, NAME, text_of())
+    assert inbox_client.submit(tmp_path, NAME, text_of(title="Another name")) == first
     (inbox_of(tmp_path) / "by-hand.md").write_text(text_of(title="By hand"))
     assert len(list(inbox_of(tmp_path).iterdir())) == 2
     found = inbox.submissions(tmp_path, NAME, 1, asked())
     assert len(found.ideas) == 1 and found.refused == (("by-hand.md", f"the same idea as {first}.md; one is enough"),)
-    inbox.submit(tmp_path, NAME, text_of(20))
+    inbox_client.submit(tmp_path, NAME, text_of(20))
     with pytest.raises(IdeaError, match="has the 2 ideas that it wants; submit to the next one"):
-        inbox.submit(tmp_path, NAME, text_of(30))
+        inbox_client.submit(tmp_path, NAME, text_of(30))
     (inbox_of(tmp_path) / "third.md").write_text(text_of(30))
     taken = inbox.close_stage(tmp_path, NAME, 1, asked())
     assert len(taken) == 2 and taken == sorted(taken, key=Idea.digest)
@@ -219,7 +219,7 @@ def test_what_comes_too_late_is_told_so(tmp_path: Path) -> None:
 def test_a_bad_idea_is_refused_in_one_sentence(tmp_path: Path, text: str, told: str) -> None:
     inbox.open_stage(tmp_path, NAME, brief_for(), 2, 30)
     with pytest.raises(IdeaError) as error:
-        inbox.submit(tmp_path, NAME, text)
+        inbox_client.submit(tmp_path, NAME, text)
     assert told in str(error.value) and "\n" not in str(error.value)
     assert not list(inbox_of(tmp_path).iterdir())
 
@@ -228,7 +228,7 @@ def test_code_is_taken_as_well(tmp_path: Path) -> None:
     inbox.open_stage(tmp_path, NAME, brief_for(), 2, 30)
     code = "```python\ndef technique(ctx):\n    return ctx.model()\n```\n"
     text = f"---\r\ntitle: By code\r\nproperty: privacy\r\nclaimed_effect: 0.1\r\nreason: because\r\n---\r\n{code}"
-    digest = inbox.submit(tmp_path, NAME, text)
+    digest = inbox_client.submit(tmp_path, NAME, text)
     assert [i.digest() for i in inbox.close_stage(tmp_path, NAME, 1, asked())] == [digest]
 
 
@@ -262,8 +262,8 @@ def test_a_folder_full_of_traps_gives_the_one_good_idea(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_text(text_of(77))
     os.link(tmp_path / "elsewhere", box / "hard.md")
     (box / os.fsdecode(b"\xff\xfe.md")).write_text("?")
-    good = inbox.submit(run, NAME, text_of())
-    inbox.say_done(run, NAME)
+    good = inbox_client.submit(run, NAME, text_of())
+    inbox_client.say_done(run, NAME)
     found = OutsideResearcher(settings(3), run).propose(brief_for())
     assert [idea.digest() for idea in found] == [good]
     own = own_of(run)
@@ -279,7 +279,7 @@ def test_a_thousand_files_hide_no_submission(tmp_path: Path) -> None:
     inbox.open_stage(tmp_path, NAME, brief_for(), 2, 30)
     for number in range(1000):
         (inbox_of(tmp_path) / f"{number:04}.md").write_text("junk" if number % 2 else text_of(-number))
-    good = inbox.submit(tmp_path, NAME, text_of(5000))
+    good = inbox_client.submit(tmp_path, NAME, text_of(5000))
     looked: inbox.Looked = {}
     found = inbox.submissions(tmp_path, NAME, 1, asked(), looked)
     assert [idea.digest() for _, idea in found.ideas] == [good]
@@ -288,7 +288,7 @@ def test_a_thousand_files_hide_no_submission(tmp_path: Path) -> None:
     assert inbox.submissions(tmp_path, NAME, 1, asked(), looked) == found
     assert time.monotonic() - start < 1, "what did not change is not read again"
     inbox.close_stage(tmp_path, NAME, 1, asked(), looked)
-    assert len(own_of(tmp_path)) <= 2 * inbox.MOST_TOLD + 2
+    assert len(own_of(tmp_path)) <= 2 * inbox_record.MOST_TOLD + 2
 
 
 @pytest.mark.parametrize("what", ["stage", "inbox", "folder", "file"])
@@ -323,7 +323,7 @@ def test_what_stands_in_the_way_of_the_campaigns_files_is_set_aside(tmp_path: Pa
     (folder / "results.json").symlink_to("/dev/full")
     inbox.open_stage(tmp_path / "run", NAME, brief_for(), 2, 30)
     assert json.loads((folder / "brief.json").read_text())["stage"] == 1
-    assert inbox.waiting(tmp_path / "run", NAME).open and victim.read_text() == "precious"
+    assert inbox_client.waiting(tmp_path / "run", NAME).open and victim.read_text() == "precious"
 
 
 @pytest.mark.parametrize(("number", "stops"), [(errno.EACCES, False), (errno.ENOSPC, True)])
@@ -351,7 +351,7 @@ def test_ctrl_c_passes_through_and_the_stage_stays_open(tmp_path: Path, monkeypa
     monkeypatch.setattr(time, "sleep", pressed)
     with pytest.raises(KeyboardInterrupt):
         OutsideResearcher(settings(), tmp_path).propose(brief_for())
-    assert inbox.waiting(tmp_path, NAME).open
+    assert inbox_client.waiting(tmp_path, NAME).open
 
 
 def test_a_run_that_was_killed_finds_the_stage_as_it_was(tmp_path: Path) -> None:
@@ -362,22 +362,22 @@ def test_a_run_that_was_killed_finds_the_stage_as_it_was(tmp_path: Path) -> None
     )
     run = tmp_path / "run"
     process = subprocess.Popen([sys.executable, "-c", script, str(Path(__file__).parent), str(run)])
-    until(lambda: run.is_dir() and inbox.waiting(run, NAME).open)
-    first = inbox.submit(run, NAME, text_of())
+    until(lambda: run.is_dir() and inbox_client.waiting(run, NAME).open)
+    first = inbox_client.submit(run, NAME, text_of())
     until(lambda: any(e["fate"] == "submitted" for e in own_of(run)))
     process.send_signal(signal.SIGKILL)
     process.wait()
-    before = inbox.waiting(run, NAME)
-    second = inbox.submit(run, NAME, text_of(20))  # nobody is there, and the stage is open
+    before = inbox_client.waiting(run, NAME)
+    second = inbox_client.submit(run, NAME, text_of(20))  # nobody is there, and the stage is open
     campaign = Proposing(run, brief_for(), settings(2, 60))
     assert [idea.digest() for idea in campaign.result()] == sorted([first, second])
-    after = inbox.waiting(run, NAME)
+    after = inbox_client.waiting(run, NAME)
     assert (after.stage, after.closes, after.wanted, after.open) == (before.stage, before.closes, before.wanted, False)
 
 
 def test_a_deadline_passes_while_nobody_is_there(tmp_path: Path) -> None:
     inbox.open_stage(tmp_path, NAME, brief_for(), 2, 0.3)
-    digest = inbox.submit(tmp_path, NAME, text_of())
+    digest = inbox_client.submit(tmp_path, NAME, text_of())
     time.sleep(0.4)
     start = time.monotonic()
     assert [i.digest() for i in OutsideResearcher(settings(2, 60), tmp_path).propose(brief_for())] == [digest]
@@ -386,17 +386,17 @@ def test_a_deadline_passes_while_nobody_is_there(tmp_path: Path) -> None:
 
 def test_what_a_mistaken_user_is_told(tmp_path: Path) -> None:
     with pytest.raises(IdeaError, match="expected the folder of a run"):
-        inbox.waiting(tmp_path / "none", NAME)
+        inbox_client.waiting(tmp_path / "none", NAME)
     with pytest.raises(IdeaError, match="has not asked for ideas yet"):
-        inbox.submit(tmp_path, NAME, text_of())
+        inbox_client.submit(tmp_path, NAME, text_of())
     inbox.open_stage(tmp_path, NAME, brief_for(), 2, 30)
     with pytest.raises(IdeaError, match=r"expected one of this run's outside researchers \(ada\)"):
-        inbox.submit(tmp_path, "eve", text_of())
+        inbox_client.submit(tmp_path, "eve", text_of())
     with pytest.raises(IdeaError, match="expected letters"):
         inbox.open_stage(tmp_path, "../eve", brief_for(), 2, 30)
     (tmp_path / "outside" / NAME / "state.json").write_text('{"stage": Infinity}')
     with pytest.raises(IdeaError, match="not what the campaign writes"):
-        inbox.waiting(tmp_path, NAME)
+        inbox_client.waiting(tmp_path, NAME)
     (tmp_path / "outside" / ".kept" / f"{NAME}.json").write_text("{}")
     with pytest.raises(RunChangedError, match="damaged"):
         inbox.open_stage(tmp_path, NAME, brief_for(), 2, 30)
@@ -406,7 +406,7 @@ def test_a_recipe_that_names_files_is_held_against_by_the_campaign_alone(tmp_pat
     steps = [*CONTROL.canonical()["steps"], {"step": "command", "run": ["x"], "inputs": ["x.py"]}]
     told = replace(brief_for(), control=parse_recipe(steps, "control"))
     inbox.open_stage(tmp_path, NAME, told, 2, 30)
-    assert Asked.read(inbox.brief_of(tmp_path, NAME)).recipe is None
-    inbox.submit(tmp_path, NAME, text_of(patch="- {op: set, at: dpo, values: {steps: 9}}"))
+    assert Asked.read(inbox_client.brief_of(tmp_path, NAME)).recipe is None
+    inbox_client.submit(tmp_path, NAME, text_of(patch="- {op: set, at: dpo, values: {steps: 9}}"))
     found = inbox.submissions(tmp_path, NAME, 1, Asked.by(told))
     assert not found.ideas and "looks for a step 'dpo'" in found.refused[0][1]

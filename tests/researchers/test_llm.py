@@ -347,7 +347,7 @@ def test_inspect_is_imported_late_and_writes_nothing(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nfrom stagezero.researchers.llm import LLMResearcher\n"
         "assert not any(m.split('.')[0] == 'inspect_ai' for m in sys.modules)\n"
-        "from stagezero.project import LLM\nfrom stagezero.researchers import Brief\nfrom stagezero.training import parse_recipe\n"
+        "from stagezero.project import LLM\nfrom stagezero.ideas.brief import Brief\nfrom stagezero.training import parse_recipe\n"
         "from inspect_ai.model import ModelOutput, ModelUsage, get_model\n"
         "said = ModelOutput(model='mockllm/model', completion='no', usage=ModelUsage(input_tokens=9, output_tokens=1, total_tokens=10))\n"
         "model = get_model('mockllm/model', custom_outputs=[said] * 2)\n"

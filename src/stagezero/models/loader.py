@@ -32,11 +32,6 @@ Progress = Callable[[int, int], None]
 
 POCKET = ("pocket/16k", "pocket/65k", "pocket/262k", "pocket/1m")
 SMOLLM2 = "package/smollm2-135m-q4"
-FALLBACK_TEMPLATE = (
-    "{% for message in messages %}{% if message['role'] == 'user' %}Q: {{ message['content'] }}\n"
-    "{% elif message['role'] == 'assistant' %}A: {{ message['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}A:{% endif %}"
-)
 MAX_NEW_TOKENS = 24
 
 
@@ -246,7 +241,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             f"{folder}: the tokenizer could not be loaded ({str(error).splitlines()[0]}); copy the checkpoint again."
         ) from None
     if found.chat_template is None:
-        found.chat_template = FALLBACK_TEMPLATE
+        found.chat_template = checkpoint.PLAIN_TEMPLATE
     if found.pad_token is None:
         found.pad_token = found.eos_token
     return found

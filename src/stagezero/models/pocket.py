@@ -24,15 +24,11 @@ from tokenizers.pre_tokenizers import Sequence as PreSequence
 from tokenizers.trainers import BpeTrainer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from stagezero.models.checkpoint import PLAIN_TEMPLATE
 from stagezero.tasks.atlas import corpus, corpus_digest
 
 VOCABULARY = 1024
 CONTEXT = 128
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{% if message['role'] == 'user' %}Q: {{ message['content'] }}\n"
-    "{% elif message['role'] == 'assistant' %}A: {{ message['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}A:{% endif %}"
-)
 _TOKENIZER_DOCUMENTS = 20_000
 
 
@@ -89,7 +85,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=found, pad_token="<pad>", eos_token="<eos>", model_max_length=CONTEXT, padding_side="left"
     )
-    fast.chat_template = CHAT_TEMPLATE
+    fast.chat_template = PLAIN_TEMPLATE
     return fast
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stagezero.ideas.brief import Brief, Outcome, Own
 from stagezero.project import LLM, Optuna, Outside, People, SelfProposing, Uniform
 from stagezero.project import Researcher as Configured
 from stagezero.researchers.base import Researcher
+from stagezero.researchers.external import OutsideResearcher
+from stagezero.researchers.llm import LLMResearcher
+from stagezero.researchers.optuna import OptunaResearcher
+from stagezero.researchers.people import PeopleResearcher
+from stagezero.researchers.self_model import OwnResearcher
+from stagezero.researchers.uniform import UniformResearcher
 
-__all__ = ["Brief", "Outcome", "Own", "Researcher", "make"]
+__all__ = ["Researcher", "make"]
 
 
 def make(configured: Configured, folder: Path, run: Path) -> Researcher:
@@ -21,26 +26,14 @@ def make(configured: Configured, folder: Path, run: Path) -> Researcher:
     """
     match configured:
         case People():
-            from stagezero.researchers.people import PeopleResearcher
-
             return PeopleResearcher((folder / configured.ideas).resolve())
         case Optuna():
-            from stagezero.researchers.optuna import OptunaResearcher
-
             return OptunaResearcher(configured.ideas, configured.seed)
         case Uniform():
-            from stagezero.researchers.uniform import UniformResearcher
-
             return UniformResearcher(configured.ideas, configured.seed)
         case SelfProposing():
-            from stagezero.researchers.self_model import OwnResearcher
-
             return OwnResearcher(configured.ideas, configured.seed, configured.temperature)
         case LLM():
-            from stagezero.researchers.llm import LLMResearcher
-
             return LLMResearcher(configured, folder, run / "said")
         case Outside():
-            from stagezero.researchers.external import OutsideResearcher
-
             return OutsideResearcher(configured, run)

@@ -15,6 +15,7 @@ from stagezero.ideas.idea import Idea
 from stagezero.ideas.precheck import Asked
 from stagezero.project import Outside
 from stagezero.researchers import inbox
+from stagezero.researchers.inbox_record import State
 
 POLL = 0.2
 """Seconds between two looks at the folder."""
@@ -32,7 +33,7 @@ class OutsideResearcher:
         self.name = settings.name
         self.run = run
 
-    def open(self, brief: Brief) -> inbox.State:
+    def open(self, brief: Brief) -> State:
         """Ask for ideas without waiting for them, so that several researchers can think at once; ``propose`` goes on from there."""
         return inbox.open_stage(self.run, self.name, brief, self.settings.ideas, self.settings.seconds)
 

@@ -60,20 +60,7 @@ class Written:
     patch: tuple[Op, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """An idea, and how it was said."""
-
-    idea: Idea
-    said: Said[Written]
-
-    @property
-    def bits(self) -> float:
-        """All that the choice of this idea among those the grammar has could tell."""
-        return self.said.bits
-
-
-def propose(brief: Brief, name: str, wanted: int, chooser: Callable[[int, int], Chooser], author: str = "") -> list[Proposal]:
+def propose(brief: Brief, name: str, wanted: int, chooser: Callable[[int, int], Chooser], author: str = "") -> list[Idea]:
     """Up to ``wanted`` ideas, none of which changes nothing, was tried before, or is proposed twice.
 
     Args:
@@ -81,7 +68,7 @@ def propose(brief: Brief, name: str, wanted: int, chooser: Callable[[int, int], 
         chooser: makes the one who says idea number *i* at attempt number *j*.
         author: who exactly proposes.
     """
-    found: list[Proposal] = []
+    found: list[Idea] = []
     known = set(_tried(brief))
     for i in range(wanted):
         for attempt in range(ATTEMPTS):
@@ -93,7 +80,7 @@ def propose(brief: Brief, name: str, wanted: int, chooser: Callable[[int, int], 
             keys = {idea.digest(), _does(idea.property, candidate)}
             if known.isdisjoint(keys) and meaning_of(candidate) != meaning_of(brief.control):
                 known |= keys
-                found.append(Proposal(idea, said))
+                found.append(idea)
                 break
     return found
 

@@ -11,7 +11,8 @@ import functools
 import inspect
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,9 +21,10 @@ import anyio
 from pydantic import Field
 
 from stagezero.errors import IdeaError, StagezeroError, need
-from stagezero.ideas.precheck import Asked, check
-from stagezero.researchers import inbox
+from stagezero.ideas.precheck import LONGEST, Asked, check
+from stagezero.researchers import inbox_client
 from stagezero.researchers.briefing import schema
+from stagezero.researchers.inbox_record import SUBMITTED, State
 
 INSTALL = "pip install 'stagezero[mcp]'"
 LONGEST_WAIT = 300.0
@@ -36,7 +38,7 @@ IdeaText = Annotated[
     str,
     Field(
         description="One whole idea file: Markdown with YAML front matter, and below it, where there is no patch, one ```python block.",
-        json_schema_extra={"maxLength": inbox.LONGEST},
+        json_schema_extra={"maxLength": LONGEST},
     ),
 ]
 Seconds = Annotated[float, Field(description=f"How long to wait at most; {LONGEST_WAIT:g} is the most. Stay below your own time limit.")]
@@ -63,8 +65,8 @@ class Tools:
         """What every researcher of the open stage is told: the model's scores, the recipe as it stands, what became of earlier ideas, and
         how to write an idea. Returns the text, and after it the same as JSON with the stage's state. Read it anew in every stage: the
         recipe that your patches apply to may have changed."""
-        state = inbox.waiting(self.run, self.name)
-        brief = inbox.brief_of(self.run, self.name)
+        state = inbox_client.waiting(self.run, self.name)
+        brief = inbox_client.brief_of(self.run, self.name)
         self.seen.stage, self.seen.open = state.stage, state.open
         text = str(brief.pop("text", ""))
         return [text, json.dumps({"state": self._state(state), **brief})]
@@ -83,19 +85,19 @@ class Tools:
     def submit_idea(self, text: IdeaText) -> dict[str, Any]:
         """Submit an idea for the open stage. It is checked like check_idea; the same technique again counts once. When as many as are
         wanted have been submitted the stage closes, and what is submitted cannot be taken back. Returns the idea's digest."""
-        digest = inbox.submit(self.run, self.name, text)
-        return {"digest": digest, "state": self._state(inbox.waiting(self.run, self.name))}
+        digest = inbox_client.submit(self.run, self.name, text)
+        return {"digest": digest, "state": self._state(inbox_client.waiting(self.run, self.name))}
 
     def finish(self) -> dict[str, Any]:
         """Say that there will be no more ideas for the open stage, so that the campaign goes on at once with those that were submitted."""
-        return {"finished_stage": inbox.say_done(self.run, self.name)}
+        return {"finished_stage": inbox_client.say_done(self.run, self.name)}
 
     def list_results(self) -> dict[str, Any]:
         """What became of ideas so far. 'results': everybody's decided ideas, with the mean effect on their property and on the alignment
         score. 'own': your submissions, each submitted, accepted into its stage, refused (with why), or decided."""
-        found = inbox.results(self.run, self.name)
+        found = inbox_client.results(self.run, self.name)
         self.seen.fates = _fates(found)
-        return {"state": self._state(inbox.waiting(self.run, self.name)), **found}
+        return {"state": self._state(inbox_client.waiting(self.run, self.name)), **found}
 
     async def wait(self, seconds: Seconds = 60.0) -> dict[str, Any]:
         """Wait until something happens that you have not been told yet: a stage opens or closes, one of your ideas is accepted, refused or
@@ -105,14 +107,14 @@ class Tools:
             raise IdeaError(f"seconds: expected 0 to {LONGEST_WAIT:g}, got {seconds}; correct it.")
         end = time.monotonic() + min(seconds, LONGEST_WAIT)
         while True:
-            state = inbox.waiting(self.run, self.name)
-            changed = self._changed(state, inbox.results(self.run, self.name))
+            state = inbox_client.waiting(self.run, self.name)
+            changed = self._changed(state, inbox_client.results(self.run, self.name))
             left = end - time.monotonic()
             if changed or left <= 0:
                 return {"changed": changed, "state": self._state(state)}
             await anyio.sleep(min(POLL, left))
 
-    def _changed(self, state: inbox.State, results: dict[str, Any]) -> list[str]:
+    def _changed(self, state: State, results: dict[str, Any]) -> list[str]:
         """What the agent does not know yet; from now on it does."""
         seen, fates = self.seen, _fates(results)
         told = []
@@ -134,41 +136,43 @@ class Tools:
 
     def _asked(self) -> Asked | None:
         """What an idea is held against; nothing before the first stage."""
-        return Asked.read(inbox.brief_of(self.run, self.name)) if inbox.waiting(self.run, self.name).stage else None
+        return Asked.read(inbox_client.brief_of(self.run, self.name)) if inbox_client.waiting(self.run, self.name).stage else None
 
-    def _state(self, state: inbox.State) -> dict[str, Any]:
+    def _state(self, state: State) -> dict[str, Any]:
         left = round(max(0.0, state.closes - time.time()), 1) if state.open else 0.0
         return {"stage": state.stage, "open": state.open, "seconds_left": left, "wanted": state.wanted, "ended": state.ended}
 
 
 def _fates(results: dict[str, Any]) -> dict[tuple[int, str], str]:
     """Fates of one's own ideas that are news: that one has submitted them is none."""
-    return {(e["stage"], e["file"]): e["fate"] for e in results["own"] if e["fate"] != inbox.SUBMITTED}
+    return {(e["stage"], e["file"]): e["fate"] for e in results["own"] if e["fate"] != SUBMITTED}
 
 
 def _spoken(tool: Callable[..., Any], error_type: type[Exception]) -> Callable[..., Any]:
     """A tool whose user's mistakes come back as the tool's own error, one sentence long."""
 
-    def told(error: Exception) -> Exception:
-        return error_type(str(error) if isinstance(error, StagezeroError) else f"the run's folder cannot be used ({error})")
+    @contextmanager
+    def mistakes() -> Iterator[None]:
+        try:
+            yield
+        except StagezeroError as error:
+            raise error_type(str(error)) from None
+        except OSError as error:
+            raise error_type(f"the run's folder cannot be used ({error})") from None
 
     if inspect.iscoroutinefunction(tool):
 
         @functools.wraps(tool)
         async def waited(*args: Any, **named: Any) -> Any:
-            try:
+            with mistakes():
                 return await tool(*args, **named)
-            except (StagezeroError, OSError) as error:
-                raise told(error) from None
 
         return waited
 
     @functools.wraps(tool)
     def called(*args: Any, **named: Any) -> Any:
-        try:
+        with mistakes():
             return tool(*args, **named)
-        except (StagezeroError, OSError) as error:
-            raise told(error) from None
 
     return called
 
@@ -183,7 +187,7 @@ def serve(run: Path, name: str) -> None:
     need("mcp", INSTALL, "the MCP server")
     room = need("mcp.server.mcpserver", INSTALL, "the MCP server")
     error_type = need("mcp.server.mcpserver.exceptions", INSTALL, "the MCP server").ToolError
-    inbox.waiting(run, name)
+    inbox_client.waiting(run, name)
     server = room.MCPServer("stagezero", title=f"stagezero: outside researcher {name}", instructions=ABOUT, log_level="ERROR")
     tools = Tools(run, name)
     for tool in (tools.read_brief, tools.idea_schema, tools.check_idea, tools.submit_idea, tools.finish, tools.list_results, tools.wait):

@@ -13,7 +13,7 @@ from stagezero.errors import RunChangedError
 from stagezero.files import write_whole
 from stagezero.ideas.brief import Brief
 from stagezero.ideas.idea import Idea
-from stagezero.researchers import Researcher
+from stagezero.researchers.base import Researcher
 from stagezero.researchers.external import OutsideResearcher
 
 

@@ -47,7 +47,7 @@ class OwnResearcher:
             return Decoder(model, prompt, derive_seed(self.seed, self.name, brief.stage, i, attempt), self.temperature)
 
         author = f"stage {own.stage} ({own.digest})"
-        return [proposal.idea for proposal in propose(brief, self.name, self.wanted, chooser, author)]
+        return propose(brief, self.name, self.wanted, chooser, author)
 
 
 def question(brief: Brief) -> str:

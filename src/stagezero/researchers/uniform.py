@@ -29,4 +29,4 @@ class UniformResearcher:
         def chooser(i: int, attempt: int) -> Uniform:
             return Uniform(derive_seed(self.seed, self.name, brief.stage, i, attempt))
 
-        return [proposal.idea for proposal in propose(brief, self.name, self.wanted, chooser)]
+        return propose(brief, self.name, self.wanted, chooser)

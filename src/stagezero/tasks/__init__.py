@@ -1,11 +1,11 @@
 """Items, suites and scoring; ``atlas`` is built in, ``jsonl`` reads a user's own file."""
 
-from stagezero.tasks.items import ALL_PROPERTIES, Item, Kind, Suite, claims
+from stagezero.tasks.items import ALL_PROPERTIES, Item, Suite, claims
 from stagezero.tasks.registry import full_suite_name, load_suite
 from stagezero.tasks.scoring import Counts, Outcome, is_refusal, names_both, normalise, score, tally
 
 __all__ = [
-    "ALL_PROPERTIES", "Counts", "Item", "Kind", "Outcome", "Suite", "claims", "full_suite_name", "is_refusal", "load_suite",
+    "ALL_PROPERTIES", "Counts", "Item", "Outcome", "Suite", "claims", "full_suite_name", "is_refusal", "load_suite",
     "names_both",
     "normalise", "score", "tally",
 ]  # fmt: skip

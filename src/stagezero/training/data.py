@@ -14,12 +14,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from stagezero.errors import RecipeError
+from stagezero.errors import BuildError, RecipeError
 from stagezero.ledger import digest, file_digest
 from stagezero.models import checkpoint_digest
 from stagezero.tasks import Item, Suite
 from stagezero.training.patterns import MOST_IN_ALL, steps_at_most
-from stagezero.training.recipes import RLHF, Command, Distil, Filter, Merge, Mix, Part, Recipe, Reward, Step
+from stagezero.training.recipes import DPO, GRPO, RLHF, Command, Distil, Filter, Merge, Mix, Part, Recipe, Reward, Step
 
 
 class Example(TypedDict):
@@ -28,6 +28,21 @@ class Example(TypedDict):
     prompt: str
     completion: str
     rejected: str | None
+
+
+def no_rejected_answer(step: DPO | Reward) -> BuildError:
+    """The error of a preference step that finds no pair of answers."""
+    return BuildError(
+        f"{step.step} step {step.name!r}: no example of dataset {step.data!r} has a rejected answer; choose items that have one."
+    )
+
+
+def nothing_to_learn(step: GRPO | RLHF) -> BuildError:
+    """The error of a reinforcement step whose rewards never differed within a group."""
+    return BuildError(
+        f"{step.step} step {step.name!r}: every answer in every group earned the same reward, so there was nothing to learn; "
+        "raise 'temperature' or 'group', or train the model first."
+    )
 
 
 def derive_seed(seed: int, *labels: object) -> int:
@@ -157,11 +172,14 @@ def meaning_of(recipe: Recipe, suite: Suite | None = None) -> list[dict[str, obj
     """
     found: list[dict[str, object]] = []
     place: dict[str, int] = {}  # where the latest reward step of a name stands
+    judges = used_rewards(recipe)
     draws = [Datasets(suite, seed) for seed in (0, 1)] if suite is not None else []
     for position, step in enumerate(recipe.steps):
         if isinstance(step, Mix | Filter):
             for draw in draws:
                 draw.take(step)
+            continue
+        if isinstance(step, Reward) and position not in judges:
             continue
         does: dict[str, object] = step.model_dump(mode="json", exclude={"name", "timeout"})
         if isinstance(step, Command):
@@ -177,12 +195,7 @@ def meaning_of(recipe: Recipe, suite: Suite | None = None) -> list[dict[str, obj
         if isinstance(step, RLHF):
             does["reward"] = place[step.reward]
         found.append(does)
-    used = {does["reward"] for does in found if does["step"] == "rlhf"}
-    kept = [i for i, does in enumerate(found) if does["step"] != "reward" or i in used]
-    for i in kept:
-        if found[i]["step"] == "rlhf":
-            found[i]["reward"] = kept.index(int(str(found[i]["reward"])))
-    return [found[i] for i in kept]
+    return found
 
 
 def _contents(items: Sequence[Item]) -> str:

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from stagezero.errors import RecipeError, explain
-from stagezero.training.recipes import Frozen, Part, Recipe, at_most, parse_recipe, plain_names
+from stagezero.training.fields import Frozen, at_most, plain_names
+from stagezero.training.recipes import Part, Recipe, parse_recipe
 
 
 def _checked_names(step: dict[str, Any]) -> dict[str, Any]:

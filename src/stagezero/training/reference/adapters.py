@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from stagezero.training.recipes import Lora
+from stagezero.training.recipes import Lora, Trained
+from stagezero.training.reference.optimise import learn, seeded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -95,3 +96,17 @@ def switched_off(network: nn.Module) -> Iterator[None]:
     finally:
         for module in found:
             module.on = True
+
+
+def fit(network: PreTrainedModel, step: Trained, batches: Iterable[list[int]], loss: Callable[[list[int]], Tensor], seed: int) -> None:
+    """Train a network in place as a step says: through adapters where the step has them, which are merged at the end.
+
+    The generators are seeded twice: the adapters' draws and the training's draws are two streams, as in the first trainer.
+    """
+    if step.lora is not None:
+        with seeded(seed):
+            attach(network, step.lora)
+    network.train()
+    with seeded(seed):
+        learn(network, step, batches, loss)
+    merge(network)

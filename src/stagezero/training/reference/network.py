@@ -6,7 +6,6 @@ architecture are honoured without naming them.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from stagezero.models.checkpoint import CONTENT
+from stagezero.models.checkpoint import copy_all_but_weights
 from stagezero.models.loader import load_tokenizer
 
 if TYPE_CHECKING:
@@ -71,9 +70,7 @@ def save(network: PreTrainedModel, source: Path, out: Path, config: bool = True)
     """Write the weights, and carry the tokenizer over unchanged from ``source``, and the configuration if ``config``."""
     out.mkdir(parents=True, exist_ok=True)
     network.cpu().save_pretrained(out)
-    for name in CONTENT:
-        if (source / name).is_file() and (config or name != "config.json"):
-            shutil.copyfile(source / name, out / name)
+    copy_all_but_weights(source, out, config)
 
 
 def rows_of(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *answers: Sequence[str]) -> list[list[Row]]:

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from stagezero.errors import BuildError
 from stagezero.models.loader import load_tokenizer
 from stagezero.tasks import Item
-from stagezero.training.data import Example
+from stagezero.training.data import Example, no_rejected_answer
 from stagezero.training.recipes import DPO, Reward
 from stagezero.training.reference import adapters
 from stagezero.training.reference.network import (  # fmt: skip
@@ -32,16 +31,10 @@ from stagezero.training.reference.network import (  # fmt: skip
     save,
     without_dropout,
 )
-from stagezero.training.reference.optimise import learn, order, seeded
+from stagezero.training.reference.optimise import order, seeded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-def _lacking(step: DPO | Reward) -> BuildError:
-    return BuildError(
-        f"{step.step} step {step.name!r}: no example of dataset {step.data!r} has a rejected answer; choose items that have one."
-    )
 
 
 def _sums(network: PreTrainedModel, rows: Sequence[Row], pad: int) -> Tensor:
@@ -60,7 +53,7 @@ def train_dpo(source: Path, out: Path, step: DPO, examples: Sequence[Example], s
     """
     pairs = [(e["prompt"], e["completion"], e["rejected"]) for e in examples if e["rejected"]]
     if not pairs:
-        raise _lacking(step)
+        raise no_rejected_answer(step)
     network, tokenizer = load(source)
     better, worse = rows_of(tokenizer, [p for p, _, _ in pairs], [b for _, b, _ in pairs], [str(w) for _, _, w in pairs])
     pad = tokenizer.pad_token_id
@@ -79,14 +72,8 @@ def train_dpo(source: Path, out: Path, step: DPO, examples: Sequence[Example], s
         sums = _sums(network, [better[i] for i in batch] + [worse[i] for i in batch], pad)
         return softplus(-step.beta * (sums[: len(batch)] - sums[len(batch) :] - margins[batch])).mean()
 
-    if step.lora is not None:
-        with seeded(seed):
-            adapters.attach(network, step.lora)
     without_dropout(network)
-    network.train()
-    with seeded(seed):
-        learn(network, step, order(len(pairs), step.batch_size, seed), loss)
-    adapters.merge(network)
+    adapters.fit(network, step, order(len(pairs), step.batch_size, seed), loss, seed)
     save(network, source, out)
 
 
@@ -104,7 +91,7 @@ def train_reward(source: Path, out: Path, step: Reward, examples: Sequence[Examp
             better.append(told[item.mislabelled])
             worse.append(told[not item.mislabelled])
     if not prompts:
-        raise _lacking(step)
+        raise no_rejected_answer(step)
     tokenizer = load_tokenizer(source)
     pad = tokenizer.pad_token_id
     with seeded(seed):
@@ -117,12 +104,6 @@ def train_reward(source: Path, out: Path, step: Reward, examples: Sequence[Examp
         scores = network(input_ids=ids, attention_mask=real, use_cache=False).logits[:, 0]
         return softplus(scores[len(batch) :] - scores[: len(batch)]).mean()
 
-    if step.lora is not None:
-        with seeded(seed):
-            adapters.attach(network, step.lora)
     without_dropout(network)
-    network.train()
-    with seeded(seed):
-        learn(network, step, order(len(prompts), step.batch_size, seed), loss)
-    adapters.merge(network)
+    adapters.fit(network, step, order(len(prompts), step.batch_size, seed), loss, seed)
     save(network, source, out, config=False)

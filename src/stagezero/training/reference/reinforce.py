@@ -20,14 +20,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from stagezero.errors import BuildError
 from stagezero.models.loader import load_tokenizer
 from stagezero.tasks import Item, score
-from stagezero.training.data import Example
+from stagezero.training.data import Example, nothing_to_learn
 from stagezero.training.recipes import GRPO, RLHF
 from stagezero.training.reference import adapters
 from stagezero.training.reference.network import load, load_scorer, log_probabilities, padded, save
-from stagezero.training.reference.optimise import bounded, draw_as_a_loader_does, learn, seeded
+from stagezero.training.reference.optimise import bounded, draw_as_a_loader_does
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -150,16 +149,7 @@ def train(source: Path, out: Path, step: GRPO | RLHF, examples: Sequence[Example
             losses = losses + step.beta * ((old - found).exp() - (old - found) - 1) * ratio
         return losses.sum() / len(found)
 
-    if step.lora is not None:
-        with seeded(seed):
-            adapters.attach(network, step.lora)
-    network.train()
-    with seeded(seed):
-        learn(network, step, _order(len(heads), step.batch_size // step.group, step.group, seed), loss)
+    adapters.fit(network, step, _order(len(heads), step.batch_size // step.group, step.group, seed), loss, seed)
     if not differed and most < best:  # a policy that always earns the most has nothing to learn, and that is no failure
-        raise BuildError(
-            f"{step.step} step {step.name!r}: every answer in every group earned the same reward, so there was nothing to learn; "
-            "raise 'temperature' or 'group', or train the model first."
-        )
-    adapters.merge(network)
+        raise nothing_to_learn(step)
     save(network, source, out)

@@ -12,7 +12,7 @@ from stagezero.training.data import Example
 from stagezero.training.recipes import SFT
 from stagezero.training.reference import adapters
 from stagezero.training.reference.network import batch_of, load, log_probabilities, rows_of, save
-from stagezero.training.reference.optimise import learn, order, seeded
+from stagezero.training.reference.optimise import order
 
 
 def train(source: Path, out: Path, step: SFT, examples: Sequence[Example], seed: int) -> None:
@@ -31,11 +31,5 @@ def train(source: Path, out: Path, step: SFT, examples: Sequence[Example], seed:
         found, _ = log_probabilities(network, *batch_of([rows[i] for i in batch], pad))
         return -found.sum() / max(1, len(found))
 
-    if step.lora is not None:
-        with seeded(seed):
-            adapters.attach(network, step.lora)
-    network.train()
-    with seeded(seed):
-        learn(network, step, order(len(rows), step.batch_size, seed), loss)
-    adapters.merge(network)
+    adapters.fit(network, step, order(len(rows), step.batch_size, seed), loss, seed)
     save(network, source, out)

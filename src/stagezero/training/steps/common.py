@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stagezero.models.checkpoint import CONTENT
+from stagezero.models.checkpoint import copy_all_but_weights
 from stagezero.models.loader import load_tokenizer
 from stagezero.training.recipes import Lora, Trained
 
@@ -72,6 +71,4 @@ def save(model: Any, source: Path, out: Path, config: bool = True) -> None:
         model = model.merge_and_unload()
     out.mkdir(parents=True, exist_ok=True)
     model.to("cpu").save_pretrained(out)
-    for name in CONTENT:
-        if (source / name).is_file() and (config or name != "config.json"):
-            shutil.copyfile(source / name, out / name)
+    copy_all_but_weights(source, out, config)

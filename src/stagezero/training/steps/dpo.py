@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from stagezero.errors import BuildError
-from stagezero.training.data import Example
+from stagezero.training.data import Example, no_rejected_answer
 from stagezero.training.recipes import DPO
 from stagezero.training.steps import common
 
@@ -22,7 +21,7 @@ def train(source: Path, out: Path, step: DPO, examples: Sequence[Example], seed:
 
     pairs = [{"prompt": e["prompt"], "chosen": e["completion"], "rejected": e["rejected"]} for e in examples if e["rejected"]]
     if not pairs:
-        raise BuildError(f"dpo step {step.name!r}: no example of dataset {step.data!r} has a rejected answer; choose items that have one.")
+        raise no_rejected_answer(step)
     model, tokenizer = common.load(source)
     reference, _ = common.load(source)
     adapters = common.adapters(step.lora)

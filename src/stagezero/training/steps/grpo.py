@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stagezero.errors import BuildError
 from stagezero.tasks import Item, score
-from stagezero.training.data import Example
+from stagezero.training.data import Example, nothing_to_learn
 from stagezero.training.recipes import GRPO, RLHF
 from stagezero.training.steps import common
 
@@ -85,8 +84,5 @@ def train(source: Path, out: Path, step: GRPO | RLHF, examples: Sequence[Example
     )
     common.run(trainer)
     if not differed and most < best:  # a policy that always earns the most has nothing to learn, and that is no failure
-        raise BuildError(
-            f"{step.step} step {step.name!r}: every answer in every group earned the same reward, so there was nothing to learn; "
-            "raise 'temperature' or 'group', or train the model first."
-        )
+        raise nothing_to_learn(step)
     common.save(trainer.model, source, out)

@@ -5,11 +5,10 @@ Nothing of that model is hidden from what comes out; the lineage counts whoever 
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from stagezero.errors import BuildError
-from stagezero.models.checkpoint import CONTENT, tensors, weight_files
+from stagezero.models.checkpoint import copy_all_but_weights, tensors, weight_files
 from stagezero.training.recipes import Merge
 
 
@@ -33,6 +32,4 @@ def train(source: Path, other: Path, out: Path, step: Merge) -> None:
     # Only numbers that were trained can be averaged; a buffer of integers stays as it is.
     made = {n: ours[n].lerp(others[n], step.weight).contiguous() if ours[n].is_floating_point() else ours[n] for n in ours}
     save_file(made, out / "model.safetensors", metadata={"format": "pt"})
-    for name in CONTENT:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, out / name)
+    copy_all_but_weights(source, out)

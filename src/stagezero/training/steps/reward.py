@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from stagezero.errors import BuildError
 from stagezero.tasks import Item
-from stagezero.training.data import Example
+from stagezero.training.data import Example, no_rejected_answer
 from stagezero.training.recipes import Reward
 from stagezero.training.steps import common
 
@@ -36,9 +35,7 @@ def train(source: Path, out: Path, step: Reward, examples: Sequence[Example], it
                 better, worse = worse, better
             pairs.append({"prompt": example["prompt"], "chosen": better, "rejected": worse})
     if not pairs:
-        raise BuildError(
-            f"reward step {step.name!r}: no example of dataset {step.data!r} has a rejected answer; choose items that have one."
-        )
+        raise no_rejected_answer(step)
     tokenizer = load_tokenizer(source)
     torch.manual_seed(seed % 2**32)  # the new head starts at random
     model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1, dtype=torch.float32, use_safetensors=True)

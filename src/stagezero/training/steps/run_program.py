@@ -16,7 +16,7 @@ from pathlib import Path
 
 from stagezero.errors import BuildError, ModelError, SandboxError
 from stagezero.isolation import Confinement, Kind, Ran, Task, confine, why_not
-from stagezero.models.checkpoint import CONTENT, MOST_HEADER, checkpoint_digest, tensors, weight_files
+from stagezero.models.checkpoint import MOST_HEADER, checkpoint_digest, copy_all_but_weights, tensors, weight_files
 from stagezero.training.recipes import Code, Command, Recipe
 
 _KILLED = (128 + signal.SIGKILL, 128 + signal.SIGTERM)  # a shell's way to say that what it ran was killed
@@ -123,9 +123,7 @@ def _take(source: Path, sent: Path, out: Path, what: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     found = {name: tensor for path in sorted(sent.glob("*.safetensors")) for name, tensor in load_file(path).items()}
     save_file(found, out / "model.safetensors", metadata={"format": "pt"})
-    for name in CONTENT:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, out / name)
+    copy_all_but_weights(source, out)
 
 
 def _headers(folder: Path) -> int:
