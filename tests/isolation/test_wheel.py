@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from stagezero.isolation import why_not
+from stagezero.isolation import Kind, why_not
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -36,10 +36,10 @@ import json, os, sys
 from pathlib import Path
 from stagezero.files import PACKAGE
 from stagezero.isolation import Confinement, Task, confine, why_not
-base, made = Path(sys.argv[1]), Path(sys.argv[2])
-assert (why := why_not()) is None, why
-task = Task(("python", "x.py"), base, base, {"x.py": sys.argv[3].encode()}, None, 1, 120, 1 << 20)
-ran = confine(task, Confinement(), made / "out", made / "run")
+kind, base, made = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+assert (why := why_not(kind)) is None, why
+task = Task(("python", "x.py"), base, base, {"x.py": sys.argv[4].encode()}, None, 1, 120, 1 << 20)
+ran = confine(task, Confinement(kind), made / "out", made / "run")
 print(json.dumps({"package": str(PACKAGE), "code": ran.code, "said": ran.said}))
 """
 
@@ -71,12 +71,13 @@ def installed() -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_a_wheels_sandbox_hides_stagezero_alone(installed: Path, base: Path) -> None:
-    if (why := why_not()) is not None:
+@pytest.mark.parametrize("kind", ["box", "landlock"])
+def test_a_wheels_sandbox_hides_stagezero_alone(installed: Path, base: Path, kind: Kind) -> None:
+    if (why := why_not(kind)) is not None:
         pytest.skip(f"no sandbox can be made here: {why}")
     python = installed / "venv" / "bin" / "python"
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    line = [str(python), "-c", RUN, str(base), str(installed), PROGRAM]
+    line = [str(python), "-c", RUN, kind, str(base), str(installed / kind), PROGRAM]
     done = subprocess.run(line, capture_output=True, text=True, check=False, cwd="/", env=variables)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
@@ -85,4 +86,5 @@ def test_a_wheels_sandbox_hides_stagezero_alone(installed: Path, base: Path) -> 
     assert found["code"] == 0, found["said"]
     seen = json.loads(found["said"])
     assert seen["site"] == str(site) and seen["neighbour"] == "here" and seen["torch"] == 3
-    assert seen["names"] == [] and seen["file"] == "FileNotFoundError", seen
+    assert seen["file"] == ("FileNotFoundError" if kind == "box" else "PermissionError"), seen
+    assert kind == "landlock" or seen["names"] == [], "names alone are seen under Landlock"

@@ -2,7 +2,7 @@
 
 It imports nothing of the package, so that it also runs in a sandbox that shows nothing else:
 
-    python -I -S harden.py profile=NAME [LIMIT=number …] [user=number] [read=PATH …] [write=PATH …] -- command …
+    python -I -S harden.py profile=NAME [LIMIT=number …] [user=number] [read=PATH …] [write=PATH …] [list=PATH …] -- command …
 
 Every profile sets ``no_new_privs`` (no set-user-id program gives rights back), the resource limits named, and a seccomp filter that refuses
 new user namespaces and input typed into the terminal. Where Landlock can (Linux 6.12), abstract sockets and signals to processes outside
@@ -13,8 +13,9 @@ are refused as well. The profiles differ in the rest of the filter:
               reaches its host from any namespace), the calls that reach other processes or the kernel's rarer parts, and all by which two
               programs that see the same read-only files could leave each other a message.
 ``landlock``  a build without a mount namespace (``landlock.py``). Refused are also all sockets (a service that listens at a path would obey
-              it), resource limits of other processes, and, by Landlock, all files but those under ``read=`` and ``write=``; changes of
-              mode, owner, times and attributes are ignored. It ends with an error unless Landlock and the filter are in force.
+              it), resource limits of other processes, and, by Landlock, all files but those under ``read=`` and ``write=``, and all names
+              but those and the ones under ``list=``; changes of mode, owner, times and attributes are ignored. It ends with an error unless
+              Landlock and the filter are in force.
 """
 
 from __future__ import annotations
@@ -211,6 +212,7 @@ FILES_VERSION, _SCOPES_VERSION = 3, 6
 _SCOPE_ABSTRACT_SOCKETS, _SCOPE_SIGNALS = 1, 2
 _READ_RIGHTS, _DEVICE_RIGHTS, _ALL_RIGHTS, _RIGHTS_OF_FILES = 0x1 | 0x4 | 0x8, 0x2 | 0x4, 0x7FFF, 0x4007
 """Execute, read a file, list a folder; write and read a file; all of version 3; and those of them that a file can have."""
+_LIST_RIGHT = 0x8
 
 
 def landlock_version(libc: ctypes.CDLL) -> int:
@@ -233,10 +235,13 @@ def restrict_ipc(libc: ctypes.CDLL) -> bool:
     return ruleset >= 0 and _enforce_ruleset(libc, ruleset)
 
 
-def restrict_files(libc: ctypes.CDLL, readable: Sequence[str], writable: Sequence[str], devices: Sequence[str] = ()) -> bool:
+def restrict_files(
+    libc: ctypes.CDLL, readable: Sequence[str], writable: Sequence[str], devices: Sequence[str] = (), listed: Sequence[str] = ()
+) -> bool:
     """Refuse to open any file but these and those below these folders; False where the kernel cannot.
 
-    ``writable`` folders grant every right; ``devices`` can be read and written, and nothing can be made there.
+    ``writable`` folders grant every right; ``devices`` can be read and written, and nothing can be made there; the names
+    below ``listed`` can be listed.
     """
     if landlock_version(libc) < FILES_VERSION:
         return False
@@ -244,7 +249,7 @@ def restrict_files(libc: ctypes.CDLL, readable: Sequence[str], writable: Sequenc
     ruleset = libc.syscall(_LANDLOCK_CREATE_RULESET, ctypes.byref(attributes), ctypes.c_size_t(8), 0)
     if ruleset < 0:
         return False
-    grants = ((readable, _READ_RIGHTS), (writable, _ALL_RIGHTS), (devices, _DEVICE_RIGHTS))
+    grants = ((readable, _READ_RIGHTS), (writable, _ALL_RIGHTS), (devices, _DEVICE_RIGHTS), (listed, _LIST_RIGHT))
     for path, rights in ((path, rights) for paths, rights in grants for path in paths):
         with contextlib.suppress(OSError):
             handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -293,14 +298,16 @@ def map_user_id(libc: ctypes.CDLL, number: int) -> bool:
     return True
 
 
-def harden(profile: str, limits: dict[str, int], user: int | None, readable: Sequence[str], writable: Sequence[str]) -> None:
+def harden(
+    profile: str, limits: dict[str, int], user: int | None, readable: Sequence[str], writable: Sequence[str], listed: Sequence[str]
+) -> None:
     """Put a profile in force on this process; exits where the profile ``landlock`` cannot be."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if user is not None:
         map_user_id(libc, user)
-    restricted = profile != "landlock" or restrict_files(libc, readable, writable)
+    restricted = profile != "landlock" or restrict_files(libc, readable, writable, (), listed)
     restrict_ipc(libc)
     set_resource_limits(limits)
     filtered = install_seccomp(libc, PROFILES[profile])
@@ -318,9 +325,9 @@ def main() -> None:
     for name, _, value in (word.partition("=") for word in sys.argv[1:end]):
         given.setdefault(name, []).append(value)
     os.environ.pop("STAGEZERO_USER", None)
-    (profile,), readable, writable = given.pop("profile"), given.pop("read", []), given.pop("write", [])
+    (profile,), readable, writable, listed = given.pop("profile"), *(given.pop(name, []) for name in ("read", "write", "list"))
     user = int(given.pop("user")[0]) if "user" in given else None
-    harden(profile, {name: int(values[0]) for name, values in given.items()}, user, readable, writable)
+    harden(profile, {name: int(values[0]) for name, values in given.items()}, user, readable, writable, listed)
     os.execvp(sys.argv[end + 1], sys.argv[end + 1 :])
 
 

@@ -39,7 +39,9 @@ def _prefix(task: Task, limits: Limits, inputs: Path) -> list[str]:
     writable = [inputs.parent / "work", inputs.parent / "tmp", *_DEVICES, *accelerators()]
     # Processes are not bounded: the kernel would count all of the user's.
     words = [f"{name}={number}" for name, number in resource_limits(limits, task.seconds).items() if name != "processes"]
-    words += [*(f"read={path}" for path in readable), *(f"write={path}" for path in writable)]
+    # Python imports only from folders that it can list; those with something hidden in them are not readable as a whole.
+    listed = {path.parent for path in hidden if path.parent.name.endswith("-packages")}
+    words += [*(f"read={path}" for path in readable), *(f"write={path}" for path in writable), *(f"list={path}" for path in sorted(listed))]
     # Root stays root, since its files are root's, and drops the rights that root has beyond that.
     return [*(DROP_CAPABILITIES if os.geteuid() == 0 else ()), *hardened("landlock", words)]
 
@@ -50,7 +52,10 @@ def _without(folder: Path, hidden: list[Path]) -> Iterator[Path]:
         yield folder
     elif folder not in hidden:
         for entry in sorted(folder.iterdir()):
-            yield from _without(entry, [path for path in hidden if path.is_relative_to(entry)])
+            # A rule holds for what a link leads to: lib64 of a virtual environment leads to the packages hidden below lib.
+            target = entry.resolve()
+            if entry == target or not any(path.is_relative_to(target) or target.is_relative_to(path) for path in hidden):
+                yield from _without(entry, [path for path in hidden if path.is_relative_to(entry)])
 
 
 def start(task: Task, limits: Limits, inputs: Path, pipe: int, output: int) -> subprocess.Popen[bytes]:
