@@ -286,7 +286,7 @@ def test_an_upload_that_is_cut_off_leaves_nothing(uploading: Desk) -> None:
         _raw(address, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
         _raw(address, b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 20_000 + b"\r\n")
         end = time.monotonic() + 5
-        while any((uploading.folder / "intake").rglob("*.json")) or any((uploading.folder / "intake").rglob(".receiving-*")):
+        while any((uploading.folder / "intake").rglob("*.json")) or any((uploading.folder / "intake").rglob(".writing-*")):
             assert time.monotonic() < end
             time.sleep(0.02)
         assert httpx.get(f"{address}/v1/suites", headers=LAB, trust_env=False).json() == ["suite"]

@@ -28,6 +28,7 @@ def test_eight_kills_leave_nothing_uncharged_charged_twice_or_lost(base: Path, t
 
 def test_a_folder_that_was_hardly_begun_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "auditor.writing").write_text("{")
+    (tmp_path / ".writing-0f0f").write_text("{")
     (tmp_path / "auditor.log").write_text("")
     with Storage.create(tmp_path, "second", 8.0) as storage:
         assert [e.kind for e in storage.ledger.entries] == ["auditor"]

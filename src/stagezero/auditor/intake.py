@@ -7,19 +7,19 @@ folder is held open while it is copied, and where it lies is asked of the kernel
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import shutil
-import stat
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
-from io import FileIO
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from stagezero.errors import ClosedError, ModelError
+from stagezero.files import SourceError, copy_plain_file, lies_in, open_folder, staged
 from stagezero.models import checkpoint_digest
 from stagezero.models.checkpoint import CONTENT, check
 
@@ -29,9 +29,6 @@ MOST_TEXT = 64 * 2**20  # bytes of any file but the weights
 MOST_READ = 16 * 2**20  # bytes of those that are parsed before the charge
 MOST_CONFIG = 2**20
 MOST_UPLOADS = 4
-_CHUNK = 2**20
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC
-_SEARCH = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC  # the right to pass through is enough
 
 
 def permitted(name: str) -> bool:
@@ -47,23 +44,6 @@ def most_bytes(name: str, largest: int) -> int:
         return min(MOST_CONFIG, largest)
     parsed = name == "tokenizer_config.json" or name.endswith(".index.json")
     return min(MOST_READ if parsed else MOST_TEXT, largest)
-
-
-def _lies_in(folder: int, home: Path) -> bool:
-    """Whether an open folder is another one or lies in it, whatever its path said when it was opened."""
-    kept, handle = home.stat(), os.dup(folder)
-    try:
-        while True:
-            here = os.fstat(handle)
-            if os.path.samestat(here, kept):
-                return True
-            above = os.open("..", _SEARCH, dir_fd=handle)
-            os.close(handle)
-            handle = above
-            if os.path.samestat(here, os.fstat(handle)):
-                return False
-    finally:
-        os.close(handle)
 
 
 class Intake:
@@ -105,7 +85,7 @@ class Intake:
         staging = Path(tempfile.mkdtemp(prefix="taking-", dir=self.folder))
         try:
             left = self.largest
-            with self._uploaded(digest, account) if source is None else self._in_folder(source) as folder:
+            with self._in_folder(source) if source is not None else self._uploaded(digest, account) as folder:
                 for name in self._names(folder):
                     left -= self._copy(folder, staging / name, min(left, most_bytes(name, self.largest)))
             self._check(staging, digest)
@@ -121,25 +101,19 @@ class Intake:
 
     @contextmanager
     def _in_folder(self, source: Path) -> Iterator[int]:
-        """A folder of the lab's, held open."""
+        """A folder of the lab's, held open. Links on the way to it are followed; what counts is where the open folder lies."""
         refused = ModelError("submission: folder: expected the full path of a checkpoint folder that the auditor can read; correct it.")
-        try:
-            if not source.is_absolute():
-                raise refused
-            folder = os.open(source, _FOLDER)
-        except (OSError, ValueError):
-            raise refused from None
-        try:
+        if not source.is_absolute():
+            raise refused
+        with _held(source, refused) as folder:
             if self._ours(folder):
                 raise refused
             yield folder
-        finally:
-            os.close(folder)
 
     def _ours(self, folder: int) -> bool:
         """Whether a folder lies in the auditor's own, or where that cannot be told."""
         try:
-            return _lies_in(folder, self.home)
+            return lies_in(folder, self.home)
         except OSError:
             return True
 
@@ -156,25 +130,11 @@ class Intake:
         refused = ModelError(f"submission: {name}: expected a regular file that the auditor can read, not a link; copy it in.")
         large = ModelError(f"submission: {name}: larger than this auditor takes ({most:,} bytes left); submit a smaller model.")
         try:
-            handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+            return copy_plain_file(folder, name, target, most)
+        except SourceError as error:
+            raise (large if error.errno == errno.EFBIG else refused) from None
         except OSError:
-            raise refused from None
-        there = os.fstat(handle)
-        if not stat.S_ISREG(there.st_mode) or there.st_size > most:
-            os.close(handle)
-            raise large if stat.S_ISREG(there.st_mode) else refused
-        with os.fdopen(handle, "rb", buffering=0) as given, target.open("xb") as out:
-            size = 0
-            while chunk := _read(given, refused):
-                size += len(chunk)
-                if size > most:
-                    raise large
-                try:
-                    out.write(chunk)
-                    out.flush()
-                except OSError:
-                    raise ClosedError("the auditor has no room for the model; try again later, and tell its operator.") from None
-        return size
+            raise ClosedError("the auditor has no room for the model; try again later, and tell its operator.") from None
 
     def _check(self, folder: Path, digest: str) -> None:
         try:
@@ -195,17 +155,10 @@ class Intake:
         # One for each account: nobody can spoil what somebody else is uploading.
         return self.folder / f"upload-{hashlib.sha256(account.encode()).hexdigest()[:16]}-{digest}"
 
-    @contextmanager
-    def _uploaded(self, digest: str, account: str) -> Iterator[int]:
+    def _uploaded(self, digest: str, account: str) -> AbstractContextManager[int]:
         """What was uploaded, held open."""
-        try:
-            folder = os.open(self._upload_folder(digest, account), _FOLDER)
-        except OSError:
-            raise ModelError("submission: no files of this digest were uploaded; upload them first, or name a folder.") from None
-        try:
-            yield folder
-        finally:
-            os.close(folder)
+        missing = ModelError("submission: no files of this digest were uploaded; upload them first, or name a folder.")
+        return _held(self._upload_folder(digest, account), missing)
 
     def _make_room(self, wanted: Path) -> None:
         """An account has so many unfinished uploads at most; the oldest goes when another begins.
@@ -250,26 +203,25 @@ class Intake:
         if len(sizes) >= MOST_FILES:
             raise ModelError(f"upload: expected at most {MOST_FILES} files; join the shards.")
         most = min(most_bytes(name, self.largest), self.largest - sum(sizes.values()))
-        handle, staging = tempfile.mkstemp(dir=folder, prefix=".receiving-")
-        try:
-            size = 0
-            with os.fdopen(handle, "wb") as out:
-                async for chunk in body:
-                    size += len(chunk)
-                    if size > most:
-                        raise ModelError(f"upload: {name}: larger than this auditor takes ({most:,} bytes left); submit a smaller model.")
-                    out.write(chunk)
-            Path(staging).rename(folder / name)
-        finally:
-            Path(staging).unlink(missing_ok=True)
+        size = 0
+        with open_folder(folder) as held, staged(held, name, sync=False) as out:
+            async for chunk in body:
+                size += len(chunk)
+                if size > most:
+                    raise ModelError(f"upload: {name}: larger than this auditor takes ({most:,} bytes left); submit a smaller model.")
+                out.write(chunk)
         return size
 
 
-def _read(given: FileIO, refused: ModelError) -> bytes:
-    try:
-        return given.read(_CHUNK) or b""
-    except OSError:
-        raise refused from None
+@contextmanager
+def _held(path: Path, refused: ModelError) -> Iterator[int]:
+    """A folder, held open; refused where that cannot be."""
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(open_folder(path))
+        except (OSError, ValueError):
+            raise refused from None
+        yield folder
 
 
 def _changed(path: Path) -> float:

@@ -20,7 +20,7 @@ from stagezero.auditor.budget_tables import SHADOW, Charge, Suite, allowance_of
 from stagezero.auditor.sealed import Sealed, keep_copy, sealed_suite
 from stagezero.door.messages import SEPARATIONS, Separation, Terms, Word
 from stagezero.errors import ClosedError, DoorError, InputError, explain
-from stagezero.files import lasting_secret
+from stagezero.files import STAGED, lasting_secret, write_whole
 from stagezero.ledger import Ledger, VerifyKey, digest, read
 from stagezero.ledger.keys import SigningKey
 
@@ -28,7 +28,7 @@ WEEK = 7 * 86400.0
 LEAST_SLOT = 1.0
 SETTINGS, LEDGER, METER = "auditor.json", "ledger.jsonl", "meter.sqlite"
 _LEFT_OVER = {"auditor.writing", "auditor.log"}
-"""What a kill during the first start may leave in the folder."""
+"""What a kill during the first start may leave in the folder, beside staged files."""
 
 
 class Settings(BaseModel):
@@ -130,7 +130,7 @@ class Storage(Records):
         Raises:
             DoorError: the folder is in use, or a setting is out of range.
         """
-        if folder.exists() and {path.name for path in folder.iterdir()} - _LEFT_OVER:
+        if folder.exists() and any(path.name not in _LEFT_OVER and not path.name.startswith(STAGED) for path in folder.iterdir()):
             raise DoorError(f"{folder}: expected an empty folder or none, found files; name another, or use the auditor that is there.")
         try:
             settings = Settings(name=name or f"auditor-{socket.gethostname()}"[:100], slot=slot, created=time.time(), **more)
@@ -138,7 +138,7 @@ class Storage(Records):
             raise DoorError(explain(error, "audit init")) from None
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.chmod(0o700)
-        write_settings(folder, settings)
+        write_whole(folder / SETTINGS, json.dumps(settings.model_dump(mode="json"), indent=1, sort_keys=True) + "\n", mode=0o666)
         return cls(folder)
 
     def close(self) -> None:
@@ -266,14 +266,6 @@ class Storage(Records):
 
     def _sealed_folder(self, name: str) -> Path:
         return self.folder / "sealed" / name
-
-
-def write_settings(folder: Path, settings: Settings) -> None:
-    """Write the settings whole."""
-    path = folder / SETTINGS
-    staging = path.with_suffix(".writing")
-    staging.write_text(json.dumps(settings.model_dump(mode="json"), indent=1, sort_keys=True) + "\n")
-    staging.rename(path)
 
 
 def _charged(charge: Charge) -> dict[str, Any]:

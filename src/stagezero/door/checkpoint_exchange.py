@@ -7,6 +7,7 @@ from pathlib import Path
 from stagezero.door.client import Door
 from stagezero.door.messages import Sighting
 from stagezero.errors import WitnessError
+from stagezero.files import write_whole
 from stagezero.ledger import Ledger, SigningKey, VerifyKey, Witness, read_checkpoint
 
 
@@ -57,7 +58,7 @@ class Exchange:
         shown = Sighting(key=self.key.verify_key.text(), checkpoint=self.ledger.checkpoint(self.key), proof=proof)
         cosigned = self.door.show(shown)
         read_checkpoint(cosigned, auditor)
-        self._keep(cosigned)
+        write_whole(self._cosigned, cosigned, mode=0o666)
         return cosigned
 
     def _look(self) -> VerifyKey:
@@ -76,8 +77,3 @@ class Exchange:
             )
         self._auditors.see(shown.checkpoint, key, shown.proof if seen is not None else ())
         return key
-
-    def _keep(self, cosigned: str) -> None:
-        staging = self._cosigned.with_suffix(".writing")
-        staging.write_text(cosigned, encoding="utf-8")
-        staging.rename(self._cosigned)

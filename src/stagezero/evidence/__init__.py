@@ -25,10 +25,9 @@ from stagezero.evidence.signflip import log_sign_flip_e_values
 from stagezero.evidence.spending import e_lond_level, idea_level, stage_level
 
 __all__ = [
-    "RULE_VERSION", "Allowance", "Equivalence", "Estimate", "Guard", "Looks", "Rule", "Test", "betting_interval",
-    "beyond_hope", "capacity", "check_guards", "claim_level", "clopper_pearson_lower", "collapse_rate_bound",
-    "critical_t", "e_lond_level", "e_value", "equivalence", "gain_shown", "idea_level", "log_betting_e_values",
-    "log_e_value", "log_sign_flip_e_values", "looks", "matching_gain", "needed", "noise_floor", "noise_of",
-    "non_inferiority", "pooled_sd", "proportion", "shadow_finding", "shadow_power", "stage_level", "t_interval",
-    "t_statistics", "trial_e_value",
+    "RULE_VERSION", "Allowance", "Equivalence", "Estimate", "Guard", "Looks", "Rule", "Test", "betting_interval", "beyond_hope",
+    "capacity", "check_guards", "claim_level", "clopper_pearson_lower", "collapse_rate_bound", "critical_t", "e_lond_level",
+    "e_value", "equivalence", "gain_shown", "idea_level", "log_betting_e_values", "log_e_value", "log_sign_flip_e_values", "looks",
+    "matching_gain", "needed", "noise_floor", "noise_of", "non_inferiority", "pooled_sd", "proportion", "shadow_finding",
+    "shadow_power", "stage_level", "t_interval", "t_statistics", "trial_e_value",
 ]  # fmt: skip

@@ -14,7 +14,6 @@ import hmac
 import json
 import os
 import secrets
-import shutil
 import socket
 import struct
 import tempfile
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from stagezero.errors import BuildError, SandboxError
+from stagezero.files import copy_plain_file, open_folder
 from stagezero.isolation import bubblewrap
 from stagezero.isolation.confinement import BROKER_VARIABLE, Limits, Ran, Task
 from stagezero.isolation.supervisor import supervise
@@ -179,28 +179,15 @@ class Broker:
         if root is None:
             raise SandboxError(f"{folder}: a sandbox is given checkpoints of this run's own store alone.")
         to.mkdir(mode=0o755)
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            handle = os.open(root, flags)
-            for part in folder.relative_to(root).parts:
-                inner = os.open(part, flags, dir_fd=handle)
-                os.close(handle)
-                handle = inner
-            try:
-                for name in os.listdir(handle):  # noqa: PTH208  (of a folder that is held open)
+            # The root's own name is a step too: it may have become a link since.
+            with open_folder(root.parent, *folder.relative_to(root.parent).parts) as source:
+                for name in os.listdir(source):  # noqa: PTH208  (of a folder that is held open)
                     if name in CONTENT or name.endswith((".safetensors", ".safetensors.index.json")):
-                        self._one_file(handle, name, to / name)
-            finally:
-                os.close(handle)
+                        copy_plain_file(source, name, to / name)
+                        (to / name).chmod(0o644)
         except OSError as error:
             raise SandboxError(f"{folder}: cannot be shown to a sandbox ({error.strerror}).") from None
-
-    @staticmethod
-    def _one_file(folder: int, name: str, to: Path) -> None:
-        given = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-        with os.fdopen(given, "rb") as source, to.open("xb") as out:
-            shutil.copyfileobj(source, out, 1 << 20)
-        to.chmod(0o644)
 
     def close(self) -> None:
         """Take no further requests."""

@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from stagezero.errors import LedgerError
+from stagezero.files import open_folder
 from stagezero.ledger.canonical import canonical
 from stagezero.ledger.checkpoints import Checkpoint, hold_against, read_checkpoint, sign_checkpoint
 from stagezero.ledger.format import GENESIS, Entries, Entry, end_of_lines, is_whole, parsed, walk, written
 from stagezero.ledger.keys import SigningKey, VerifyKey
 from stagezero.ledger.merkle import leaf_hash
-from stagezero.ledger.tree_file import StoredTree, sync_folder
+from stagezero.ledger.tree_file import StoredTree
 
 GOING = 2.0
 """Seconds that a writer which was just killed may take to be gone."""
@@ -124,7 +125,8 @@ class Ledger:
             self._tree = StoredTree(path.with_name(path.name + ".tree"), writable=True)
             self._tree.check(self._leaves())
             if not self.entries:
-                sync_folder(path.parent)
+                with open_folder(path.parent) as folder:
+                    os.fsync(folder)  # a file is not safe on disk before its name is
         except BaseException:
             self.close()
             raise
@@ -229,16 +231,6 @@ class Ledger:
     def checkpoint(self, key: SigningKey) -> str:
         """A signed checkpoint of all that is there; its origin is the key's name."""
         return sign_checkpoint(self, key)
-
-    def inclusion(self, seq: int) -> list[str]:
-        """The proof, as hex, that entry ``seq`` stands in the ledger as it is now.
-
-        Raises:
-            LedgerError: there is no such entry.
-        """
-        if not 0 <= seq < self.size:
-            raise LedgerError(f"{self.path}: expected an entry below {self.size}, got {seq}; ask for one that is there.")
-        return [hash_.hex() for hash_ in self._proofs.inclusion(seq)]
 
     def consistency(self, size: int) -> list[str]:
         """The proof, as hex, that the ledger as it is now extends its first ``size`` entries.

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from stagezero.errors import LedgerError, WitnessError
+from stagezero.errors import WitnessError
 from stagezero.ledger.keys import SigningKey, VerifyKey, from_base64, to_base64
 from stagezero.ledger.merkle import Frontier, leaf_hash
 
@@ -169,18 +169,3 @@ def hold_against(path: Path, lines: Iterable[bytes], checkpoint: Checkpoint) -> 
     if root != checkpoint.root:
         raise WitnessError(f"{who} has another root for its first {checkpoint.size} entries; entries were changed, restore it from a copy.")
     return found
-
-
-def check_against(path: Path, checkpoint: Checkpoint) -> None:
-    """Hold the ledger on disk against a checkpoint whose signature was read: cut short, rolled back or forked?
-
-    Every line up to the checkpoint is hashed as stored; whether the chain holds is for ``verify`` to say.
-
-    Raises:
-        WitnessError: it is not the ledger of which the checkpoint speaks.
-        LedgerError: there is none.
-    """
-    if not path.exists():
-        raise LedgerError(f"there is no ledger at {path}; check the path.")
-    with path.open("rb", buffering=1 << 18) as handle:
-        hold_against(path, (line[:-1] for line in handle if line.endswith(b"\n")), checkpoint)

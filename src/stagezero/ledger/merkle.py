@@ -49,11 +49,6 @@ def _subtree(node: Node, start: int, end: int) -> bytes:
     return _folded([node(level, n) for level, n in peaks(start, end)])
 
 
-def root(node: Node, size: int) -> bytes:
-    """The root of the first ``size`` leaves."""
-    return _subtree(node, 0, size) if size else EMPTY_ROOT
-
-
 def _split(size: int) -> int:
     """The largest power of two below ``size``."""
     return 1 << ((size - 1).bit_length() - 1)

@@ -117,15 +117,14 @@ class StoredTree:
             raise LedgerError(f"{self.path}: this ledger was closed; open it again to prove anything.")
         return os.pread(self._file.fileno(), SIZE, at * SIZE)
 
-    def root(self, size: int | None = None) -> bytes:
-        """The root of the whole tree, or of its first ``size`` leaves."""
-        return self._frontier.root() if size is None or size == self.size else merkle.root(self.node, size)
+    def root(self) -> bytes:
+        return self._frontier.root()
 
-    def inclusion(self, seq: int, size: int | None = None) -> list[bytes]:
-        return merkle.inclusion_proof(self.node, seq, self.size if size is None else size)
+    def inclusion(self, seq: int) -> list[bytes]:
+        return merkle.inclusion_proof(self.node, seq, self.size)
 
-    def consistency(self, old: int, size: int | None = None) -> list[bytes]:
-        return merkle.consistency_proof(self.node, old, self.size if size is None else size)
+    def consistency(self, old: int) -> list[bytes]:
+        return merkle.consistency_proof(self.node, old, self.size)
 
     def close(self) -> None:
         if self._file is not None:
@@ -138,12 +137,3 @@ def _write_all(file: int, data: bytes | bytearray, at: int) -> None:
         done = 0
         while done < len(view):
             done += os.pwrite(file, view[done:], at + done)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder last: a file is not safe on disk before its name is."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -126,16 +126,6 @@ class LedgerView:
             self._continue()
         raise LedgerError(f"{self.path}: entry {seq} is not where its number says; run `stagezero ledger verify` to see what changed.")
 
-    def consistency(self, size: int) -> list[bytes]:
-        """The proof that the ledger extends its first ``size`` entries.
-
-        Raises:
-            LedgerError: it never had as many.
-        """
-        if not 0 <= size <= self.size:
-            raise LedgerError(f"{self.path}: expected a size of at most {self.size}, got {size}; was this ledger cut short?")
-        return self._tree.consistency(size)
-
     def close(self) -> None:
         self._handle.close()
         self._tree.close()

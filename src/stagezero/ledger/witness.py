@@ -9,32 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from stagezero.errors import WitnessError
-from stagezero.files import locked
+from stagezero.files import locked, write_whole
 from stagezero.ledger.checkpoints import Checkpoint, read_checkpoint
 from stagezero.ledger.keys import VerifyKey
 from stagezero.ledger.merkle import verify_consistency
-from stagezero.ledger.tree_file import sync_folder
 
 MOST_CONFLICTS = 100
 LONGEST_PROOF = 128
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """All there and on disk, or not there at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-    with os.fdopen(handle, "w", encoding="utf-8", newline="") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    Path(name).rename(path)
-    sync_folder(path.parent)
 
 
 def _hashes(proof: Sequence[str]) -> list[bytes] | None:
@@ -92,7 +78,7 @@ class Witness:
                     raise WitnessError(
                         f"checkpoint of {key.name!r}: it came with a proof and none was seen before; ask `newest` what to prove."
                     )
-                _write_whole(self._file(key.name), text)
+                write_whole(self._file(key.name), text, lasting=True)
                 return checkpoint
             try:
                 kept = read_checkpoint(kept_text, key)
@@ -107,7 +93,7 @@ class Witness:
                 why = f"the proof does not show that {checkpoint.size} entries extend the {kept.size} seen before"
                 self._conflict(kept_text, text, proof, "split view", why)
             if checkpoint.size > kept.size:
-                _write_whole(self._file(key.name), text)
+                write_whole(self._file(key.name), text, lasting=True)
             return checkpoint
 
     def _conflict(self, kept: str, shown: str, proof: Sequence[str], name: str, why: str) -> NoReturn:
@@ -117,7 +103,8 @@ class Witness:
         full = len(self.conflicts(shown.split("\n", 1)[0])) >= MOST_CONFLICTS
         if not path.exists() and not full:
             short = [str(p)[:64] for p in proof[:LONGEST_PROOF]]
-            _write_whole(path, json.dumps({"why": f"{name}: {why}", "kept": kept, "shown": shown, "proof": short}, indent=1) + "\n")
+            found = {"why": f"{name}: {why}", "kept": kept, "shown": shown, "proof": short}
+            write_whole(path, json.dumps(found, indent=1) + "\n", lasting=True)
         raise WitnessError(
             f"checkpoint: {name}: {why}; both signed notes are kept in {path if path.exists() else self.folder}, show them to its owner."
         )

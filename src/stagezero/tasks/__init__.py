@@ -5,7 +5,6 @@ from stagezero.tasks.registry import full_suite_name, load_suite
 from stagezero.tasks.scoring import Counts, Outcome, is_refusal, names_both, normalise, score, tally
 
 __all__ = [
-    "ALL_PROPERTIES", "Counts", "Item", "Outcome", "Suite", "claims", "full_suite_name", "is_refusal", "load_suite",
-    "names_both",
+    "ALL_PROPERTIES", "Counts", "Item", "Outcome", "Suite", "claims", "full_suite_name", "is_refusal", "load_suite", "names_both",
     "normalise", "score", "tally",
 ]  # fmt: skip
