@@ -443,11 +443,7 @@ print("tried 1, got " + (", ".join(GOT) or "nothing"), file=sys.stderr, flush=Tr
 os._exit(1)
 """,
     ),
-    Attack(
-        "a bomb of memory",
-        "held = []\nwhile True:\n    held.append(bytearray(1 << 26))\n",
-        wants="memory",
-    ),
+    Attack("a bomb of memory", "held = []\nwhile True:\n    held.append(bytearray(1 << 26))\n", wants="memory"),
     Attack(
         "memory that is counted to no process",
         """

@@ -29,21 +29,11 @@ if TYPE_CHECKING:
     from stagezero.trials.state import Decision
 
 _NAMES = {
-    "errors": "StagezeroError",
-    "evidence": "Estimate e_value",
-    "ideas.idea": "Idea",
-    "lab.campaign": "Campaign",
-    "lab.stage": "Finished Stage",
-    "ledger": "Ledger",
-    "measure": "Scores",
-    "models": "Model materialise",
-    "project": "Project Trial load_project",
-    "tasks": "Item Outcome Suite load_suite",
-    "training": "Recipe load_recipe",
-    "trials.compare": "Comparison compare",
-    "trials.decision": "Fate",
-    "trials.state": "Decision",
-}
+    "errors": "StagezeroError", "evidence": "Estimate e_value", "ideas.idea": "Idea", "lab.campaign": "Campaign",
+    "lab.stage": "Finished Stage", "ledger": "Ledger", "measure": "Scores", "models": "Model materialise",
+    "project": "Project Trial load_project", "tasks": "Item Outcome Suite load_suite", "training": "Recipe load_recipe",
+    "trials.compare": "Comparison compare", "trials.decision": "Fate", "trials.state": "Decision",
+}  # fmt: skip
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 from stagezero.errors import IdeaError, InputError, StagezeroError
 
@@ -35,6 +35,18 @@ _CHUNK = 1 << 20
 _READ = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _SEARCH = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 """Opens a folder to pass through, for which no right to list it is needed."""
+
+
+class Closing:
+    """What holds files, processes or connections until it is closed: the end of a ``with`` block closes it."""
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 # --- writing ---

@@ -150,13 +150,10 @@ def measure(
         items = [items[i * len(items) // limit] for i in range(limit)]
     key = digest(
         {
-            "format": ANSWERS_FORMAT,
-            "model": checkpoint_digest(model.folder),
-            "questions": [item.input for item in items],
-            "instruction": suite.instruction,
-            "max_new_tokens": MAX_NEW_TOKENS,
+            "format": ANSWERS_FORMAT, "model": checkpoint_digest(model.folder), "questions": [item.input for item in items],
+            "instruction": suite.instruction, "max_new_tokens": MAX_NEW_TOKENS,
         }
-    )
+    )  # fmt: skip
     path = cache / f"{key}.json" if cache is not None else None
     seconds = 0.0
     answers = _known_answers(path, len(items)) if path is not None else None

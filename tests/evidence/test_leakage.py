@@ -13,14 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import gammaln
 
-from stagezero.evidence import (
-    Allowance,
-    capacity,
-    claim_level,
-    clopper_pearson_lower,
-    matching_gain,
-    needed,
-)
+from stagezero.evidence import Allowance, capacity, claim_level, clopper_pearson_lower, matching_gain, needed
 from stagezero.evidence.leakage import CAPACITY_LIMIT, Kind, counted_bits, kraft_bits, pass_probability
 
 

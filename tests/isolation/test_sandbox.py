@@ -206,8 +206,7 @@ def test_a_killed_worker_leaves_nothing_running(base: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("program", "code"),
-    [("print('bwrap: cannot be made', flush=True); raise SystemExit(1)", 1), ("raise SystemExit(250)", 250)],
+    ("program", "code"), [("print('bwrap: cannot be made', flush=True); raise SystemExit(1)", 1), ("raise SystemExit(250)", 250)]
 )
 def test_how_a_program_ends_is_its_own_doing(base: Path, tmp_path: Path, program: str, code: int) -> None:
     found = run(base, tmp_path / "box", program)

@@ -12,17 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stagezero.errors import LedgerError, StagezeroError, WitnessError
-from stagezero.ledger import (
-    Checkpoint,
-    Ledger,
-    SigningKey,
-    VerifyKey,
-    Witness,
-    cosign,
-    read_checkpoint,
-    sign_checkpoint,
-    verify,
-)
+from stagezero.ledger import Checkpoint, Ledger, SigningKey, VerifyKey, Witness, cosign, read_checkpoint, sign_checkpoint, verify
 
 LAB = SigningKey.from_seed(b"l" * 32, "lab.example/ledger")
 AUDITOR = SigningKey.from_seed(b"a" * 32, "auditor.example")

@@ -126,21 +126,14 @@ def test_a_sentence_says_what_its_patch_does(controls: dict[str, Recipe]) -> Non
         "run the dpo step at 0.000005 rate.": [{"op": "set", "at": "dpo", "values": {"learning_rate": 5e-06}}],
         "run the sft/3 step on a constant schedule.": [{"op": "set", "at": "sft/3", "values": {"schedule": "constant"}}],
         "drop questions over 14 words.": [
-            {
-                "op": "insert",
-                "before": "sft/2",
-                "step": {"step": "filter", "data": "short/ones", "name": "short/ones", "max_words": 14},
-            }
+            {"op": "insert", "before": "sft/2", "step": {"step": "filter", "data": "short/ones", "name": "short/ones", "max_words": 14}}
         ],
         "then practise twins of injection, 50 each by dpo for 40 steps at 0.27 rate.": [
             {
                 "op": "append",
                 "step": {"step": "mix", "name": "extra-2", "parts": [{"claims": ["injection"], "kinds": ["twin"], "each": 50}]},
             },
-            {
-                "op": "append",
-                "step": {"step": "dpo", "data": "extra-2", "steps": 40, "learning_rate": 0.27, "lora": {"rank": 4}},
-            },
+            {"op": "append", "step": {"step": "dpo", "data": "extra-2", "steps": 40, "learning_rate": 0.27, "lora": {"rank": 4}}},
         ],
     }
     for text, patch in ops.items():

@@ -81,10 +81,7 @@ def test_every_operation() -> None:
         ([{"op": "set", "at": "sft", "values": {"stepz": 1}}], "unknown key"),
         ([{"op": "remove", "at": "data"}], "no earlier mix"),
         (
-            [
-                {"op": "append", "step": {"step": "mix", "name": "new", "parts": 5}},
-                {"op": "extend", "at": "new", "parts": [{}]},
-            ],
+            [{"op": "append", "step": {"step": "mix", "name": "new", "parts": 5}}, {"op": "extend", "at": "new", "parts": [{}]}],
             "extends 'new', whose 'parts' is not a list but 5; correct it",
         ),
         ([{"op": "set", "at": "data", "values": {"parts": None}}, {"op": "extend", "at": "data", "parts": [{}]}], "not a list but None"),

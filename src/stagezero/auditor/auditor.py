@@ -24,6 +24,7 @@ from stagezero.auditor.setup import measure_worst
 from stagezero.auditor.storage import Storage, name_of_suite
 from stagezero.door.messages import Receipt, Reply, Separation, Setup, Shown, Sighting, Status, Submission, Word
 from stagezero.errors import DoorError, WitnessError
+from stagezero.files import Closing
 from stagezero.ledger import Checkpoint, VerifyKey, Witness, cosign, read_checkpoint, verify_consistency
 from stagezero.models import checkpoint_digest
 from stagezero.models.checkpoint import weight_files
@@ -32,7 +33,7 @@ log = logging.getLogger("stagezero.auditor")
 SHARE_OF_SLOT = 0.75  # of a slot, that an examination may take before it is killed
 
 
-class Auditor:
+class Auditor(Closing):
     """An auditor's folder, open for submissions. Use as a context manager; many threads may ask it things."""
 
     def __init__(
@@ -76,12 +77,6 @@ class Auditor:
         self._thread.join()
         self.storage.close()
 
-    def __enter__(self) -> Auditor:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def met(self, host: str, port: int) -> None:
         """Somebody called from there: take back what it contradicts of the distance that was claimed."""
         level = level_of(host, port, self._claimed)
@@ -121,26 +116,15 @@ class Auditor:
         pools = self.meter.pools_of(suite, now)
         submissions, passes = self.meter.counts(name, now)
         return Status(
-            auditor=self.storage.public_key.text(),
-            suite=name,
-            generator=str(suite.facts["generator"]),
-            commitment=suite.commitment,
-            claims=tuple(suite.terms.bars),
-            bars=suite.terms.bars,
-            clusters=suite.facts["clusters"],
-            delta=suite.terms.delta,
-            meter=suite.terms.meter,
-            bits_allowed=self.meter.bits_allowed(suite),
-            bits_used=sum(p.allowance.spent(p.replies, p.passes) for p in pools),
-            submissions_used=submissions,
-            submissions_left=min(p.allowance.submissions - p.replies - p.pending for p in pools),
-            passes_given=passes,
+            auditor=self.storage.public_key.text(), suite=name, generator=str(suite.facts["generator"]), commitment=suite.commitment,
+            claims=tuple(suite.terms.bars), bars=suite.terms.bars, clusters=suite.facts["clusters"], delta=suite.terms.delta,
+            meter=suite.terms.meter, bits_allowed=self.meter.bits_allowed(suite),
+            bits_used=sum(p.allowance.spent(p.replies, p.passes) for p in pools), submissions_used=submissions,
+            submissions_left=min(p.allowance.submissions - p.replies - p.pending for p in pools), passes_given=passes,
             passes_left=min((p.allowance.passes if p.allowance.kind == "counted" else p.allowance.submissions) - p.passes for p in pools),
-            pending=max(p.pending for p in pools),
-            slot=suite.slot,
-            takes="folder" if self.takes_folders else "upload",
+            pending=max(p.pending for p in pools), slot=suite.slot, takes="folder" if self.takes_folders else "upload",
             separation=self.storage.separation(),
-        )
+        )  # fmt: skip
 
     def submit(self, submission: Submission, account: str) -> Receipt:
         """Take in a model and charge it; the answer is there when the receipt says.

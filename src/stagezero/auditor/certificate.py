@@ -126,21 +126,13 @@ def budget(records: Records, suite: Suite, bar: float | None, mean: float | None
         right = needed(n, asked, claim_level(terms.delta, len(terms.bars), bits))
         carried = capacity(n, asked, supposed, len(terms.bars), terms.delta, terms.passes)
         claims[claim] = {
-            "bar": asked,
-            "mean": supposed,
-            "clusters": n,
-            "share_needed": right / n if right <= n else None,
-            "could_carry": carried,
-        }
+            "bar": asked, "mean": supposed, "clusters": n, "share_needed": right / n if right <= n else None, "could_carry": carried,
+        }  # fmt: skip
     return {
-        "suite": suite.name,
-        "submissions": min(p.allowance.submissions for p in pools),
-        "submissions_used": max(p.replies + p.pending for p in pools),
-        "passes_used": max(p.passes for p in pools),
-        "bits_used": sum(p.allowance.spent(p.replies, p.passes) for p in pools),
-        "bits_allowed": bits,
-        "claims": claims,
-    }
+        "suite": suite.name, "submissions": min(p.allowance.submissions for p in pools),
+        "submissions_used": max(p.replies + p.pending for p in pools), "passes_used": max(p.passes for p in pools),
+        "bits_used": sum(p.allowance.spent(p.replies, p.passes) for p in pools), "bits_allowed": bits, "claims": claims,
+    }  # fmt: skip
 
 
 def sentence(suite: Suite, bits: float) -> str:

@@ -154,10 +154,7 @@ def application(auditor: Auditor, embedded: bool = False) -> FastAPI:
         openapi_extra=_BINARY,
     )  # fmt: skip
     async def upload(
-        digest: ModelDigest,
-        name: Annotated[str, Path(max_length=140, description="The file's name.")],
-        request: Request,
-        who: Account,
+        digest: ModelDigest, name: Annotated[str, Path(max_length=140, description="The file's name.")], request: Request, who: Account
     ) -> None:
         if auditor.takes_folders:
             raise DoorError("upload: this auditor takes folders; submit it that way.")
@@ -213,9 +210,7 @@ def application(auditor: Auditor, embedded: bool = False) -> FastAPI:
     if embedded:
 
         @app.post(
-            "/v1/setup",
-            responses=_refusals(400, 401, 404, 413, 422),
-            summary="Set up the suite of the project that started this auditor.",
+            "/v1/setup", responses=_refusals(400, 401, 404, 413, 422), summary="Set up the suite of the project that started this auditor."
         )
         def set_up(setup: Setup, _: Account) -> Status:
             return auditor.status(auditor.set_up(setup))

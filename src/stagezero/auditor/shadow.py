@@ -41,16 +41,9 @@ def add_shadow(storage: Storage, suite: Suite, source: str) -> Suite:
         DoorError: some of its items have been asked already.
     """
     terms = Terms(
-        suite=suite.terms.suite,
-        sealed=source if suite.terms.sealed is not None else None,
-        items=suite.terms.items,
-        bars=suite.terms.bars,
-        submissions=1,
-        passes=1,
-        delta=suite.terms.delta,
-        meter="flat",
-        bits=1.0,
-    )
+        suite=suite.terms.suite, sealed=source if suite.terms.sealed is not None else None, items=suite.terms.items,
+        bars=suite.terms.bars, submissions=1, passes=1, delta=suite.terms.delta, meter="flat", bits=1.0,
+    )  # fmt: skip
     if (suite.terms.sealed is None) != (source == suite.terms.suite):
         raise InputError(
             f"--shadow: expected {'another file' if suite.terms.sealed is not None else suite.terms.suite!r}, got {source!r}; correct it."
@@ -119,11 +112,7 @@ def burn(
     if charge.word is None:
         storage.ledger.record("answered", {"number": charge.number, "word": word})
     return {
-        **expected,
-        "overfitted": found.overfitted,
-        "p_value": found.p_value,
-        "excess": [found.excess.mean, found.excess.low, found.excess.high],
-        "slope": found.slope,
-        "shift": found.shift,
+        **expected, "overfitted": found.overfitted, "p_value": found.p_value,
+        "excess": [found.excess.mean, found.excess.low, found.excess.high], "slope": found.slope, "shift": found.shift,
         "sentence": found.sentence,
-    }
+    }  # fmt: skip

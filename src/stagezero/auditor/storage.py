@@ -11,7 +11,7 @@ import socket
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,7 +20,7 @@ from stagezero.auditor.budget_tables import SHADOW, Charge, Suite, allowance_of
 from stagezero.auditor.sealed import Sealed, keep_copy, sealed_suite
 from stagezero.door.messages import SEPARATIONS, Separation, Terms, Word
 from stagezero.errors import ClosedError, DoorError, InputError, explain
-from stagezero.files import STAGED, lasting_secret, write_whole
+from stagezero.files import STAGED, Closing, lasting_secret, write_whole
 from stagezero.ledger import Ledger, VerifyKey, digest, read
 from stagezero.ledger.keys import SigningKey
 
@@ -43,7 +43,7 @@ class Settings(BaseModel):
     created: float
 
 
-class Records:
+class Records(Closing):
     """What an auditor's operator may look at while it serves: settings, counts, suites. Nothing sealed, and no ledger to write."""
 
     def __init__(self, folder: Path) -> None:
@@ -97,12 +97,6 @@ class Records:
 
     def close(self) -> None:
         self.meter.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class Storage(Records):

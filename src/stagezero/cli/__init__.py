@@ -55,14 +55,9 @@ _group(
     "stagezero.cli.idea:submit",
 )
 _add(
-    app,
-    "stagezero.cli.mcp:mcp",
-    "stagezero.cli.measure:measure",
-    "stagezero.cli.models:models",
-    "stagezero.cli.review:review",
-    "stagezero.cli.lineage:lineage",
-    "stagezero.cli.rebuild:rebuild",
-)
+    app, "stagezero.cli.mcp:mcp", "stagezero.cli.measure:measure", "stagezero.cli.models:models", "stagezero.cli.review:review",
+    "stagezero.cli.lineage:lineage", "stagezero.cli.rebuild:rebuild",
+)  # fmt: skip
 _group(
     "ledger",
     "Check a ledger, prove what it holds, or read it.",

@@ -129,13 +129,10 @@ def status(keep: Path = KEEP, /, *, json: bool = False) -> None:
             pools = held.meter.pools_of(suite, time.time())
             rows.append(
                 {
-                    "suite": name,
-                    "submissions": len(held.meter.charges(name)),
-                    "allowed": sum(p.allowance.submissions for p in pools),
-                    "bits": sum(p.allowance.spent(p.replies, p.passes) for p in pools),
-                    "bits_allowed": held.meter.bits_allowed(suite),
+                    "suite": name, "submissions": len(held.meter.charges(name)), "allowed": sum(p.allowance.submissions for p in pools),
+                    "bits": sum(p.allowance.spent(p.replies, p.passes) for p in pools), "bits_allowed": held.meter.bits_allowed(suite),
                 }
-            )
+            )  # fmt: skip
         told = {"auditor": held.public_key.text(), "closed": held.meter.closed, "suites": rows}
     if json:
         print_json(told)

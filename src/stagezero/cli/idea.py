@@ -46,14 +46,7 @@ _REASON = "Say in a sentence or two why this should help."
 _NOTES = "What follows the front matter is for people and does not cross{}.\n"
 
 
-def new(
-    file: Path | None = None,
-    /,
-    *,
-    title: str,
-    property: Annotated[str, Parameter(name="--property")],
-    code: bool = False,
-) -> None:
+def new(file: Path | None = None, /, *, title: str, property: Annotated[str, Parameter(name="--property")], code: bool = False) -> None:
     """Write an idea for you to edit.
 
     Parameters

@@ -96,14 +96,10 @@ def show(view: View, page: Path) -> None:
     for stage in view.stages:
         name, low = view.weakest(stage)
         rows.add_row(
-            str(stage.number) if stage.adopted else f"{stage.number} (not adopted)",
-            escape(stage.title),
-            number(stage.score("alignment")),
-            number(stage.effect("alignment"), signed=True),
-            f"{name} {low.mean:.2f}",
-            f"{view.closed(stage):.0%}",
-            stage.verdict,
-        )
+            str(stage.number) if stage.adopted else f"{stage.number} (not adopted)", escape(stage.title),
+            number(stage.score("alignment")), number(stage.effect("alignment"), signed=True), f"{name} {low.mean:.2f}",
+            f"{view.closed(stage):.0%}", stage.verdict,
+        )  # fmt: skip
     ideas = table("stage", "idea", "by", "fate", "why")
     for idea in view.ideas:
         ideas.add_row(str(idea.stage), escape(idea.title), idea.researcher, idea.fate, escape(idea.why))

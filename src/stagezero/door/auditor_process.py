@@ -18,6 +18,7 @@ from pathlib import Path
 from stagezero.door.client import Door
 from stagezero.door.messages import Separation
 from stagezero.errors import DoorError
+from stagezero.files import Closing
 
 ENVIRONMENT = "STAGEZERO_DOOR_FD"
 """Names the file descriptor from which a lab in a box reads where its auditor is."""
@@ -59,7 +60,7 @@ def handed_over() -> Opened | None:
         raise DoorError(f"{ENVIRONMENT}: expected a file descriptor with an auditor's address; unset the variable.") from None
 
 
-class EmbeddedAuditor:
+class EmbeddedAuditor(Closing):
     """An auditor process with its own folder. Use as a context manager."""
 
     def __init__(self, keep: Path, separation: Separation = "colocated", sealed: Path | None = None) -> None:
@@ -121,9 +122,3 @@ class EmbeddedAuditor:
             self._process.stdout.close()
         if self._log is not None:
             self._log.close()
-
-    def __enter__(self) -> EmbeddedAuditor:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

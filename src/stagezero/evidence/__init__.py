@@ -4,21 +4,8 @@ from stagezero.evidence.betting import betting_interval, log_betting_e_values
 from stagezero.evidence.eprocess import critical_t, e_value, log_e_value, noise_floor, t_statistics
 from stagezero.evidence.equivalence import Equivalence, equivalence
 from stagezero.evidence.guards import Guard, beyond_hope, check_guards, gain_shown, non_inferiority
-from stagezero.evidence.intervals import (
-    Estimate,
-    clopper_pearson_lower,
-    collapse_rate_bound,
-    pooled_sd,
-    proportion,
-    t_interval,
-)
-from stagezero.evidence.leakage import (
-    Allowance,
-    capacity,
-    claim_level,
-    matching_gain,
-    needed,
-)
+from stagezero.evidence.intervals import Estimate, clopper_pearson_lower, collapse_rate_bound, pooled_sd, proportion, t_interval
+from stagezero.evidence.leakage import Allowance, capacity, claim_level, matching_gain, needed
 from stagezero.evidence.sequential import RULE_VERSION, Looks, Rule, Test, looks, noise_of, trial_e_value
 from stagezero.evidence.shadow import shadow_finding, shadow_power
 from stagezero.evidence.signflip import log_sign_flip_e_values

@@ -41,20 +41,12 @@ class Admitted:
     def entry(self) -> dict[str, Any]:
         """What the ledger says of it at registration, before anything is built."""
         return {
-            "hypothesis": self.hypothesis.digest(),
-            "idea": self.idea.digest(),
-            "title": self.idea.title,
-            "researcher": self.idea.researcher,
-            "reason": self.idea.reason,
-            "property": self.idea.property,
-            "claimed_effect": self.idea.claimed_effect,
-            "bits": self.idea.bits(),
-            "author": self.idea.author or self.idea.researcher,
-            "let_in": dict(self.let_in) if self.let_in is not None else None,
-            "patch": self.idea.technique()["patch"],
-            "candidate": portable(self.hypothesis.candidate.canonical()),
-            "near": list(self.near),
-        }
+            "hypothesis": self.hypothesis.digest(), "idea": self.idea.digest(), "title": self.idea.title,
+            "researcher": self.idea.researcher, "reason": self.idea.reason, "property": self.idea.property,
+            "claimed_effect": self.idea.claimed_effect, "bits": self.idea.bits(), "author": self.idea.author or self.idea.researcher,
+            "let_in": dict(self.let_in) if self.let_in is not None else None, "patch": self.idea.technique()["patch"],
+            "candidate": portable(self.hypothesis.candidate.canonical()), "near": list(self.near),
+        }  # fmt: skip
 
 
 class Refusal(StrEnum):

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from stagezero.errors import BuildError, SandboxError
-from stagezero.files import copy_plain_file, open_folder
+from stagezero.files import Closing, copy_plain_file, open_folder
 from stagezero.isolation import bubblewrap
 from stagezero.isolation.confinement import BROKER_VARIABLE, Limits, Ran, Task
 from stagezero.isolation.supervisor import supervise
@@ -99,7 +99,7 @@ def request(task: Task, limits: Limits, out: Path) -> Ran:
     return Ran(head["code"], head["said"], head["stopped"], head["not_started"])
 
 
-class Broker:
+class Broker(Closing):
     """Listens until it is closed. Use as a context manager; ``environment`` holds the variables that the lab needs to reach it."""
 
     def __init__(self, roots: Sequence[Path]) -> None:
@@ -194,9 +194,3 @@ class Broker:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-
-    def __enter__(self) -> Broker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -7,7 +7,7 @@ from typing import Any
 
 from stagezero.door import Door, EmbeddedAuditor, Exchange, Opened, Receipt, Setup, Status
 from stagezero.errors import BudgetSpentError, ProjectError
-from stagezero.files import read_text
+from stagezero.files import Closing, read_text
 from stagezero.lab.resolved_project import ResolvedProject
 from stagezero.lab.run_state import remember_door
 from stagezero.ledger import Ledger
@@ -18,7 +18,7 @@ NOT_AUDITED = "not audited"
 BUDGET_SPENT = "refused: budget spent"
 
 
-class AuditSession:
+class AuditSession(Closing):
     """One campaign's auditor: its own, one that was started for it, one elsewhere, or none. Use as a context manager."""
 
     def __init__(self, resolved: ResolvedProject, folder: Path, opened: Opened | None, tell: Tell) -> None:
@@ -113,12 +113,6 @@ class AuditSession:
             self.door.close()
         if self._own is not None:
             self._own.close()
-
-    def __enter__(self) -> AuditSession:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def door_entry(status: Status) -> dict[str, Any]:

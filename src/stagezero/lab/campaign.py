@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from stagezero.door import Opened, Receipt, Status
 from stagezero.errors import BuildError, ProjectError, RecipeError
@@ -23,7 +24,7 @@ from stagezero.ideas.idea import Idea
 from stagezero.ideas.review import Gate
 from stagezero.lab.audit_session import NOT_AUDITED, AuditSession, door_entry
 from stagezero.lab.resolved_project import ResolvedProject
-from stagezero.lab.run_state import Description, check_unchanged, describe
+from stagezero.lab.run_state import check_unchanged, describe, describe_build
 from stagezero.lab.stage import Confirmed, Finished, Stage
 from stagezero.ledger import Ledger, digest, refuse_if_in_use
 from stagezero.measure import ALIGNMENT
@@ -101,7 +102,7 @@ class Campaign:
             check_unchanged(ledger, described)
             with AuditSession(self.resolved, self.folder, self._opened, self.tell) as audit, LocalPool(self.workers) as pool:
                 base = materialise_base(pool, self.resolved.base, self.folder, self.tell)
-                described = described.with_build(base, pool.environment())
+                described |= describe_build(base, pool.environment())
                 check_unchanged(ledger, described)
                 status = audit.open(base)
                 bench = Bench(
@@ -127,9 +128,9 @@ class Run:
         self.decisions: list[Decision] = []
         self.history: list[Outcome] = []
 
-    def stages(self, described: Description, status: Status | None) -> Finished:
+    def stages(self, described: dict[str, Any], status: Status | None) -> Finished:
         """Every stage of the campaign, in order."""
-        self.ledger.record("campaign", dict(described.body))
+        self.ledger.record("campaign", described)
         if status is not None:
             self.ledger.record("door", door_entry(status))
         self.audit.exchange(self.ledger)
@@ -186,15 +187,11 @@ class Run:
         self.ledger.record(
             "registration",
             {
-                "stage": number,
-                "control": digest(portable(brief.control.canonical())),
-                "level": float(f"{self._level(number, len(admitted)):.6g}") if admitted else None,
-                "margin": self.project.trial.margin,
-                "test": self.project.trial.test,
-                "ideas": [a.entry() for a in admitted],
-                "refused": [r.entry() for r in refused],
+                "stage": number, "control": digest(portable(brief.control.canonical())),
+                "level": float(f"{self._level(number, len(admitted)):.6g}") if admitted else None, "margin": self.project.trial.margin,
+                "test": self.project.trial.test, "ideas": [a.entry() for a in admitted], "refused": [r.entry() for r in refused],
             },
-        )
+        )  # fmt: skip
         self._note_prior_attempts(number, admitted)
         self.audit.witnessed(self.ledger)
         return admitted
@@ -208,11 +205,7 @@ class Run:
 
     def _note_prior_attempts(self, number: int, admitted: Sequence[Admitted]) -> None:
         """Report when other runs on this machine had registered the same hypotheses: this is then not their first chance."""
-        first = self.ledger.entries[0]
-        run = prior_attempts.run_name(self.secret, first.hash)
-        # The same recipes on another base are another question, so the base is part of the mark.
-        names = [prior_attempts.name_of(a.hypothesis.digest(), first.body["base"]) for a in admitted]
-        before = prior_attempts.mark(home() / "tried", run, names)
+        before = prior_attempts.note(home() / "tried", self.secret, self.ledger.entries[0], [a.hypothesis.digest() for a in admitted])
         prior_attempts.remember(self.folder, before)
         if before:
             most = max(before.values())
@@ -256,14 +249,11 @@ class Run:
         self.ledger.record(
             "composition",
             {
-                "hypothesis": combined.digest(),
-                "title": entrant.title,
-                "parts": [p.hypothesis.digest() for p in composite.parts],
-                "left_out": [{"title": title, "why": why} for title, why in composite.left_out],
-                "level": float(f"{level:.6g}"),
+                "hypothesis": combined.digest(), "title": entrant.title, "parts": [p.hypothesis.digest() for p in composite.parts],
+                "left_out": [{"title": title, "why": why} for title, why in composite.left_out], "level": float(f"{level:.6g}"),
                 "candidate": portable(composite.recipe.canonical()),
             },
-        )
+        )  # fmt: skip
         (decision,) = self._try([entrant], control, level)
         return (composite.recipe, tuple(p.idea for p in composite.parts)) if decision.promoted else alone
 

@@ -55,12 +55,9 @@ def channel_entry(step: Distil | Merge, base: Path, suite: Suite) -> dict[str, A
         )
     name = Path(step.source).name if Path(step.source).is_absolute() else step.source
     return {
-        "step": step.step,
-        "source": step.source if step.source in (SELF, "base") else "model",
-        "name": name,
-        "digest": digest,
+        "step": step.step, "source": step.source if step.source in (SELF, "base") else "model", "name": name, "digest": digest,
         "bits": bits,
-    }
+    }  # fmt: skip
 
 
 def _token_bits(folder: Path) -> float:

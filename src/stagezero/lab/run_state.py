@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,37 +45,27 @@ def recall_door(folder: Path) -> dict[str, Any] | None:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Description:
-    """Entry 0: what a run was begun with."""
-
-    body: Mapping[str, Any]
-
-    def with_build(self, base: Path, environment: Mapping[str, Any]) -> Description:
-        """The same with what is known once there is a base and a worker."""
-        return Description(
-            {**self.body, "base": checkpoint_digest(base), "base_bits": weights_bits(base), "environment": dict(environment)}
-        )
-
-
-def describe(resolved: ResolvedProject, researchers: Sequence[Researcher]) -> Description:
+def describe(resolved: ResolvedProject, researchers: Sequence[Researcher]) -> dict[str, Any]:
     """What people wrote: the resolved project, and the digests of the files it names; and the versions that decide and score."""
     suite = resolved.suite
-    return Description(
-        {
-            **versions(),
-            # How many work, and where the auditor and its papers lie, is no part of what is found.
-            "project": resolved.project.model_dump(mode="json", exclude={"workers": True, "audit": {"keep", "token_file", "ca_file"}}),
-            "suite": suite.digest(),
-            "properties": list(suite.properties),
-            "capabilities": list(suite.capabilities),
-            "finite_suite": suite.finite,
-            "stage0": portable(resolved.stage0.canonical()),
-            "ideas": _on_file(researchers),
-            "training_bits": training_bits(suite),
-            "stagezero": importlib.metadata.version("stagezero"),
-        }
-    )
+    return {
+        **versions(),
+        # How many work, and where the auditor and its papers lie, is no part of what is found.
+        "project": resolved.project.model_dump(mode="json", exclude={"workers": True, "audit": {"keep", "token_file", "ca_file"}}),
+        "suite": suite.digest(),
+        "properties": list(suite.properties),
+        "capabilities": list(suite.capabilities),
+        "finite_suite": suite.finite,
+        "stage0": portable(resolved.stage0.canonical()),
+        "ideas": _on_file(researchers),
+        "training_bits": training_bits(suite),
+        "stagezero": importlib.metadata.version("stagezero"),
+    }
+
+
+def describe_build(base: Path, environment: Mapping[str, Any]) -> dict[str, Any]:
+    """The rest of entry 0: what is known once there is a base and a worker."""
+    return {"base": checkpoint_digest(base), "base_bits": weights_bits(base), "environment": dict(environment)}
 
 
 def _on_file(researchers: Sequence[Researcher]) -> dict[str, str]:
@@ -94,7 +83,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: value}
 
 
-def check_unchanged(ledger: Ledger, described: Description) -> None:
+def check_unchanged(ledger: Ledger, described: dict[str, Any]) -> None:
     """Refuse to mix two projects, or two formats of ledgers, in one run.
 
     Raises:
@@ -104,7 +93,7 @@ def check_unchanged(ledger: Ledger, described: Description) -> None:
         return
     check_format(ledger)
     # Only what is described is compared: some of it is known before there is a base or a worker, the rest after.
-    before, now = _flat({key: ledger.entries[0].body.get(key) for key in described.body}), _flat(described.body)
+    before, now = _flat({key: ledger.entries[0].body.get(key) for key in described}), _flat(described)
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
         told = "; ".join(f"{key}: was {_short(before.get(key))}, now {_short(now.get(key))}" for key in changed[:4])

@@ -52,19 +52,11 @@ class Stage:
         """The ledger's entry."""
         c = self.confirmed
         return {
-            "stage": self.number,
-            "adopted": adopted,
-            "ideas": [idea.digest() for idea in self.ideas],
-            "title": self.title,
-            "recipe": portable(self.recipe.canonical()),
-            "files": texts_of(self.recipe),
-            "channels": [channel_entry(step, base, suite) for step in self.recipe.channels()],
-            "model": c.model,
-            "seeds": list(c.seeds),
-            "before": list(c.before),
-            "after": list(c.after),
-            "verdict": self.verdict,
-        }
+            "stage": self.number, "adopted": adopted, "ideas": [idea.digest() for idea in self.ideas], "title": self.title,
+            "recipe": portable(self.recipe.canonical()), "files": texts_of(self.recipe),
+            "channels": [channel_entry(step, base, suite) for step in self.recipe.channels()], "model": c.model, "seeds": list(c.seeds),
+            "before": list(c.before), "after": list(c.after), "verdict": self.verdict,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

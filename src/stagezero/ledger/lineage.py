@@ -203,16 +203,10 @@ def _lineage(r: Record, stage: int, known: Mapping[str, tuple[Record, int]], rec
         kind: Kind = "data" if channel["step"] == "distil" else "weights"
         influences.append(
             Influence(
-                kind,
-                f"{channel['step']} from {channel['name']}",
-                maker,
-                channel["bits"],
-                "a declared channel",
-                channel["digest"],
-                stage,
+                kind, f"{channel['step']} from {channel['name']}", maker, channel["bits"], "a declared channel", channel["digest"], stage,
                 source,
             )
-        )
+        )  # fmt: skip
     sandbox = project.get("sandbox", {}).get("kind", "none")
     runs = any(step["step"] in ("code", "command") for step in body["recipe"]["steps"])
     confined = f"sandbox: {sandbox}" if runs else "typed steps alone; no program was run"

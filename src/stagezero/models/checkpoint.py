@@ -17,17 +17,9 @@ from stagezero.errors import ModelError
 from stagezero.ledger import digest, file_digest
 
 CONTENT = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "chat_template.jinja",
-)
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model",
+    "vocab.json", "merges.txt", "added_tokens.json", "chat_template.jinja",
+)  # fmt: skip
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'user' %}Q: {{ message['content'] }}\n"
     "{% elif message['role'] == 'assistant' %}A: {{ message['content'] }}{{ eos_token }}{% endif %}{% endfor %}"

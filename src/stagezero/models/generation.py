@@ -45,14 +45,7 @@ def _greedy_batch(
     answers = torch.full((len(rows), max_new_tokens), -1, device=device)
     cache = DynamicCache(config=model.config)
     for step in range(max_new_tokens):
-        output = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        output = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
         chosen = output.logits[:, -1].argmax(-1)
         running = running & ~torch.isin(chosen, ends)
         answers[where[running], step] = chosen[running]
@@ -105,10 +98,7 @@ def greedy(
 
 @torch.inference_mode()
 def log_probabilities(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: Sequence[tuple[str, str]],
-    batch_size: int | None = None,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]], batch_size: int | None = None
 ) -> list[float]:
     """log P(completion | prompt) in nats, summed over the completion's tokens, for each (prompt, completion).
 

@@ -211,11 +211,7 @@ class Model:
         return [render_prompt(self.tokenizer, question, instruction) for question in questions]
 
     def answer(
-        self,
-        questions: Sequence[str],
-        instruction: str | None = None,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        batch_size: int | None = None,
+        self, questions: Sequence[str], instruction: str | None = None, max_new_tokens: int = MAX_NEW_TOKENS, batch_size: int | None = None
     ) -> list[str]:
         """Greedy answers, one a question, in order; independent of how they are batched."""
         from stagezero.models.generation import greedy

@@ -57,15 +57,9 @@ PROMPT_SHARE = 0.1
 def recipe_of(size: str, seed: int) -> dict[str, Any]:
     """Everything that determines a pocket base, for its digest."""
     return {
-        "kind": "pocket",
-        "size": asdict(SIZES[size]),
-        "vocabulary": VOCABULARY,
-        "batch": BATCH,
-        "prompt_share": PROMPT_SHARE,
-        "corpus": corpus_digest(),
-        "seed": seed,
-        "format": 1,
-    }
+        "kind": "pocket", "size": asdict(SIZES[size]), "vocabulary": VOCABULARY, "batch": BATCH, "prompt_share": PROMPT_SHARE,
+        "corpus": corpus_digest(), "seed": seed, "format": 1,
+    }  # fmt: skip
 
 
 @lru_cache(maxsize=1)
@@ -76,10 +70,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     found.pre_tokenizer = PreSequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
     found.decoder = decoders.ByteLevel()
     trainer = BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=["<pad>", "<eos>"],
-        initial_alphabet=ByteLevel.alphabet(),
-        show_progress=False,
+        vocab_size=VOCABULARY, special_tokens=["<pad>", "<eos>"], initial_alphabet=ByteLevel.alphabet(), show_progress=False
     )
     found.train_from_iterator(texts, trainer)
     fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
@@ -92,18 +83,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def config(size: str) -> LlamaConfig:
     shape = SIZES[size]
     return LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=shape.hidden,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.heads,
-        intermediate_size=shape.feed_forward,
-        max_position_embeddings=CONTEXT,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        bos_token_id=None,
-        eos_token_id=1,
-    )
+        vocab_size=VOCABULARY, hidden_size=shape.hidden, num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads, intermediate_size=shape.feed_forward, max_position_embeddings=CONTEXT, tie_word_embeddings=True,
+        pad_token_id=0, bos_token_id=None, eos_token_id=1,
+    )  # fmt: skip
 
 
 def _batches(seed: int, steps: int) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -18,14 +18,7 @@ from stagezero.measure import ALIGNMENT
 from stagezero.trials.prior_attempts import recall
 
 PROMOTED = ("adopted", "promoted, failed audit", "promoted, not rebuilt", "promoted")
-FATES = (
-    *PROMOTED,
-    "stopped by a guard",
-    "collapsed",
-    "undecided",
-    "given up",
-    "failed to build",
-)
+FATES = (*PROMOTED, "stopped by a guard", "collapsed", "undecided", "given up", "failed to build")
 
 
 @dataclass(frozen=True)
@@ -186,17 +179,11 @@ class View:
             best = max((i.effect for i in promoted if i.effect is not None), key=lambda e: e.mean, default=None)
             rows.append(
                 ResearcherView(
-                    name,
-                    len(own),
-                    sum(r["researcher"] == name for r in self.refused),
-                    len(promoted),
-                    sum(i.fate == "adopted" for i in own),
-                    sum(i.pairs for i in own),
-                    best,
-                    proportion(len(promoted), len(own)),
+                    name, len(own), sum(r["researcher"] == name for r in self.refused), len(promoted),
+                    sum(i.fate == "adopted" for i in own), sum(i.pairs for i in own), best, proportion(len(promoted), len(own)),
                     t_interval([i.effect.mean for i in own if i.effect is not None]) if any(i.effect for i in own) else None,
                 )
-            )
+            )  # fmt: skip
         return rows
 
 

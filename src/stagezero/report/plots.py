@@ -23,17 +23,9 @@ def _draw(width: float, height: float, paint: Callable[[Any], None]) -> str:
     from matplotlib import pyplot as plt
 
     style = {
-        "font.family": "sans-serif",
-        "font.size": 9,
-        "axes.edgecolor": SOFT,
-        "axes.labelcolor": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "svg.hashsalt": "stagezero",
-        "svg.fonttype": "none",
-    }
+        "font.family": "sans-serif", "font.size": 9, "axes.edgecolor": SOFT, "axes.labelcolor": INK, "xtick.color": INK,
+        "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "stagezero", "svg.fonttype": "none",
+    }  # fmt: skip
     with mpl.rc_context(style):
         figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
         paint(axes)
@@ -84,15 +76,9 @@ def stages_picture(view: View) -> str:
         axes.errorbar(spots, values, yerr=errors, color=ACCENT, lw=2.5, marker="o", ms=6, capsize=4, zorder=3)
         for x, e in zip(spots, found, strict=True):
             axes.annotate(
-                f"{e.mean:.2f}",
-                (x, e.mean),
-                xytext=(0, 9),
-                textcoords="offset points",
-                ha="center",
-                color=ACCENT,
-                fontweight="bold",
+                f"{e.mean:.2f}", (x, e.mean), xytext=(0, 9), textcoords="offset points", ha="center", color=ACCENT, fontweight="bold",
                 zorder=4,
-            )
+            )  # fmt: skip
         axes.axhline(0.5, color=SOFT, lw=0.8, ls=":")
         axes.annotate("refusing everything, or nothing", (0, 0.5), xytext=(0, -10), textcoords="offset points", color=SOFT, fontsize=7)
         axes.set_xticks(list(spots), names)

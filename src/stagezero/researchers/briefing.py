@@ -94,27 +94,15 @@ def _outcome(o: Outcome) -> str:
 def as_json(brief: Brief) -> dict[str, Any]:
     """The same for a program."""
     return {
-        "stage": brief.stage,
-        "scores": brief.scores,
-        "properties": list(brief.properties),
-        "capabilities": list(brief.capabilities),
-        "trainable": list(brief.trainable),
-        "channels": list(brief.channels),
-        "recipe": portable(brief.control.canonical()),
-        "results": [result(o) for o in brief.history],
-        "text": briefing(brief),
-    }
+        "stage": brief.stage, "scores": brief.scores, "properties": list(brief.properties), "capabilities": list(brief.capabilities),
+        "trainable": list(brief.trainable), "channels": list(brief.channels), "recipe": portable(brief.control.canonical()),
+        "results": [result(o) for o in brief.history], "text": briefing(brief),
+    }  # fmt: skip
 
 
 def result(o: Outcome) -> dict[str, Any]:
     """One earlier idea's fate: means over its pairs, and nothing of any item."""
     return {
-        "stage": o.stage,
-        "title": o.idea.title,
-        "researcher": o.idea.researcher,
-        "property": o.idea.property,
-        "fate": o.fate,
-        "pairs": o.pairs,
-        "effect": round(o.effect, 4),
-        "alignment_gain": round(o.alignment_gain, 4),
-    }
+        "stage": o.stage, "title": o.idea.title, "researcher": o.idea.researcher, "property": o.idea.property, "fate": o.fate,
+        "pairs": o.pairs, "effect": round(o.effect, 4), "alignment_gain": round(o.alignment_gain, 4),
+    }  # fmt: skip

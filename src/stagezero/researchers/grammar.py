@@ -303,7 +303,4 @@ def _then(scene: Scene) -> Grammar[Change]:
     name = next(n for n in ("extra", *(f"extra-{i}" for i in range(2, MOST + 2))) if n not in taken)
     like = own.model_dump(mode="json", include={"batch_size", "lora"}, exclude_defaults=True) if own is not None else {}
     train = {"step": method, "data": name, "steps": count, "learning_rate": rate, **like}
-    return [
-        {"op": "append", "step": {"step": "mix", "name": name, "parts": [part]}},
-        {"op": "append", "step": train},
-    ], "then"
+    return [{"op": "append", "step": {"step": "mix", "name": name, "parts": [part]}}, {"op": "append", "step": train}], "then"

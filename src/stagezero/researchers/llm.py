@@ -68,11 +68,7 @@ class LLMResearcher:
                 f"researchers: arguments: expected what the model's provider takes, got {taken[0]!r}; remove it (a key is set in the "
                 "environment, never in a file)."
             )
-        self.name = settings.name
-        self.settings = settings
-        self.folder = folder
-        self.said = said
-        self.model = model
+        self.name, self.settings, self.folder, self.said, self.model = settings.name, settings, folder, said, model
 
     def propose(self, brief: Brief) -> list[Idea]:
         """Ask for ideas until there are enough, or a limit ends the turn; the transcript says which.

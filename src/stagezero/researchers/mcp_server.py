@@ -193,8 +193,6 @@ def serve(run: Path, name: str) -> None:
     for tool in (tools.read_brief, tools.idea_schema, tools.check_idea, tools.submit_idea, tools.finish, tools.list_results, tools.wait):
         # Of the brief the text is what matters: as structured output it would be sent twice.
         server.add_tool(
-            _spoken(tool, error_type),
-            description=inspect.getdoc(tool),
-            structured_output=False if tool.__name__ == "read_brief" else None,
+            _spoken(tool, error_type), description=inspect.getdoc(tool), structured_output=False if tool.__name__ == "read_brief" else None
         )
     server.run("stdio")

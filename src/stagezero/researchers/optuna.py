@@ -87,13 +87,9 @@ def _patch(control: Recipe, chosen: dict[str, Any]) -> list[dict[str, Any]]:
 def _idea(chosen: dict[str, Any], patch: list[dict[str, Any]]) -> Idea:
     text = ", ".join(f"{name} {value:g}" for name, value in sorted(chosen.items()) if name != "property")
     return Idea(
-        title=f"optuna: {text} for {chosen['property']}",
-        property=chosen["property"],
-        claimed_effect=0.05,
-        reason=f"sampled: {text}",
-        patch=tuple(patch),
-        researcher=OptunaResearcher.name,
-    )
+        title=f"optuna: {text} for {chosen['property']}", property=chosen["property"], claimed_effect=0.05, reason=f"sampled: {text}",
+        patch=tuple(patch), researcher=OptunaResearcher.name,
+    )  # fmt: skip
 
 
 def _parameters_of(idea: Idea) -> dict[str, Any] | None:
@@ -102,11 +98,8 @@ def _parameters_of(idea: Idea) -> dict[str, Any] | None:
         pairs = (part.rsplit(" ", 1) for part in idea.reason.removeprefix("sampled: ").split(", "))
         numbers = {name: float(value) for name, value in pairs}
         return {
-            "property": idea.property,
-            "learning_rate": numbers["learning_rate"],
-            "steps": numbers["steps"],
-            "twins": int(numbers["twins"]),
-            "capabilities": int(numbers["capabilities"]),
-        }
+            "property": idea.property, "learning_rate": numbers["learning_rate"], "steps": numbers["steps"],
+            "twins": int(numbers["twins"]), "capabilities": int(numbers["capabilities"]),
+        }  # fmt: skip
     except (ValueError, KeyError):
         return None

@@ -152,15 +152,9 @@ def _key_of(
     if isinstance(step, Distil | Merge):
         content["source"] = other  # which model that is, not what it is called
     return {
-        "format": BUILD_FORMAT,
-        "before": before,
-        "step": content,
-        "step_seed": step_seed,
-        "data": data,
-        "data_seed": seed if data else None,
-        "suite": suite.digest() if data else None,
-        "environment": environment(),
-    }
+        "format": BUILD_FORMAT, "before": before, "step": content, "step_seed": step_seed, "data": data,
+        "data_seed": seed if data else None, "suite": suite.digest() if data else None, "environment": environment(),
+    }  # fmt: skip
 
 
 def source_of(step: Distil | Merge, base: Path, so_far: Path) -> Path:

@@ -14,7 +14,7 @@ from stagezero.isolation import Confinement, Kind
 from stagezero.ledger import Ledger, digest
 from stagezero.models import checkpoint_digest, home
 from stagezero.project import Trial
-from stagezero.tasks import Suite, claims, full_suite_name, load_suite
+from stagezero.tasks import claims, full_suite_name, load_suite
 from stagezero.training import Recipe, load_recipe
 from stagezero.training.data import meaning_of
 from stagezero.training.executors import LocalPool
@@ -22,7 +22,7 @@ from stagezero.training.steps.run_program import check_programs
 from stagezero.trials import prior_attempts
 from stagezero.trials.batch import Batch
 from stagezero.trials.decision import Fate
-from stagezero.trials.hypothesis import Entrant, Hypothesis, hypothesis
+from stagezero.trials.hypothesis import Entrant, hypothesis
 from stagezero.trials.jobs import Bench, Silent, Tell, materialise_base
 from stagezero.trials.seeds import draw_of, replicate_seed, secret_of
 from stagezero.trials.state import Decision
@@ -58,20 +58,12 @@ class Comparison:
         """Flat enough for a script."""
         d = self.decision
         return {
-            "control": self.control,
-            "candidate": self.candidate,
-            "property": self.property,
-            "better": self.better,
-            "fate": str(d.fate),
-            "why": d.why,
-            "pairs": len(d.pairs),
-            "e_value": max(d.e_values, default=1.0),
-            "threshold": 1 / d.level,
-            "effects": {c: [e.mean, _finite(e.low), _finite(e.high)] for c, e in self.effects.items()},
-            "tried_before": self.tried_before,
+            "control": self.control, "candidate": self.candidate, "property": self.property, "better": self.better, "fate": str(d.fate),
+            "why": d.why, "pairs": len(d.pairs), "e_value": max(d.e_values, default=1.0), "threshold": 1 / d.level,
+            "effects": {c: [e.mean, _finite(e.low), _finite(e.high)] for c, e in self.effects.items()}, "tried_before": self.tried_before,
             "confirmed": None if self.confirmed is None else [self.confirmed.mean, self.confirmed.low, self.confirmed.high],
             "ledger": str(self.ledger),
-        }
+        }  # fmt: skip
 
 
 def _finite(value: float) -> float | None:
@@ -108,13 +100,6 @@ def summary_lines(c: Comparison) -> list[str]:
         others = f"{c.tried_before} other run{'s' if c.tried_before > 1 else ''}"
         lines.append(f"  caution    {others} on this machine asked this before; the error stated is this run's alone")
     return lines
-
-
-def _hypothesis(control: Recipe, candidate: Recipe, prop: str, plan: Trial, suite: Suite) -> Hypothesis:
-    found = hypothesis(control, candidate, prop, plan.margin, suite)
-    if found.same_builds():
-        raise RecipeError("compare: the two recipes do the same; there is nothing to compare.")
-    return found
 
 
 def compare(
@@ -164,17 +149,16 @@ def compare(
         raise SuiteError(f"property {property!r}: the suite {suite!r} has {', '.join(loaded.properties)}; choose one of them.")
     for recipe, name in ((a, control), (b, candidate)):
         check_programs(recipe, sandbox, str(name))
-    asks = _hypothesis(a, b, property, plan, loaded)
+    asks = hypothesis(a, b, property, plan.margin, loaded)
+    if asks.same_builds():
+        raise RecipeError("compare: the two recipes do the same; there is nothing to compare.")
     name_a, name_b = Path(control).stem, Path(candidate).stem
     asked = digest(
         {
-            "hypothesis": asks.digest(),
-            "recipes": [meaning_of(a), meaning_of(b)],
-            "model": model,
-            "trial": plan.model_dump(mode="json"),
+            "hypothesis": asks.digest(), "recipes": [meaning_of(a), meaning_of(b)], "model": model, "trial": plan.model_dump(mode="json"),
             "seed": seed,
         }
-    )
+    )  # fmt: skip
     folder = Path(runs) / f"compare-{property}-{asked[:10]}"  # what the files are called is no part of the question
     folder.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(folder / "ledger.jsonl")
@@ -185,16 +169,10 @@ def compare(
             base = materialise_base(pool, model, folder, tell)
             bench = Bench(pool, base, suite_name, plan.items, home() / "store", folder / "costs.json", tell, Confinement(sandbox))
             described = {
-                **versions(),
-                "base": checkpoint_digest(base),
-                "suite": loaded.digest(),
-                "control": asks.control_does,
-                "candidate": asks.candidate_does,
-                "property": property,
-                "trial": plan.model_dump(mode="json"),
-                "seed": seed,
+                **versions(), "base": checkpoint_digest(base), "suite": loaded.digest(), "control": asks.control_does,
+                "candidate": asks.candidate_does, "property": property, "trial": plan.model_dump(mode="json"), "seed": seed,
                 "environment": pool.environment(),
-            }
+            }  # fmt: skip
             if ledger.entries and ledger.entries[0].body != described:
                 raise RunChangedError(
                     f"{folder}: this comparison was begun with other library versions or another base; move that folder away to start anew."
@@ -202,11 +180,7 @@ def compare(
             ledger.record("compare", described)
             ledger.record("registration", {"hypothesis": asks.digest(), "level": plan.alpha, "margin": plan.margin, "test": plan.test})
             secret = secret_of(folder, seed)
-            before = prior_attempts.mark(
-                home() / "tried",
-                prior_attempts.run_name(secret, ledger.entries[0].hash),
-                [prior_attempts.name_of(asks.digest(), checkpoint_digest(base))],
-            )
+            before = prior_attempts.note(home() / "tried", secret, ledger.entries[0], [asks.digest()])
             batch = Batch([Entrant(f"{name_b} against {name_a}", "people", asks)], a, bench, plan, plan.alpha, secret, ledger)
             decision = batch.run()[0]
             effects = {c: t_interval([p.difference(c) for p in decision.pairs]) for c in claims(loaded)} if decision.pairs else {}

@@ -29,13 +29,10 @@ class Hypothesis:
     def digest(self) -> str:
         return digest(
             {
-                "control": self.control_does,
-                "candidate": self.candidate_does,
-                "property": self.property,
-                "margin": self.margin,
+                "control": self.control_does, "candidate": self.candidate_does, "property": self.property, "margin": self.margin,
                 "suite": self.suite,
             }
-        )
+        )  # fmt: skip
 
     def same_builds(self) -> bool:
         """True when control and candidate do the same, so that there is nothing to try."""

@@ -71,15 +71,9 @@ class Bench:
         self, pool: Pool, base: Path, suite: str, items: int, store: Path, costs_file: Path | None, tell: Tell,
         confinement: Confinement | None = None, trainer: Literal["first", "second"] = "first",
     ) -> None:  # fmt: skip
-        self.pool = pool
-        self.base = base
-        self.suite_name = suite
-        self.suite = load_suite(suite)
-        self.items = items
-        self.store = store
-        self.confinement = confinement or Confinement()
-        self.trainer = trainer
-        self.tell = tell
+        self.pool, self.base, self.items, self.store, self.tell = pool, base, items, store, tell
+        self.suite_name, self.suite = suite, load_suite(suite)
+        self.confinement, self.trainer = confinement or Confinement(), trainer
         self.costs = Costs.load(costs_file) if costs_file is not None else Costs()
         self._costs_file = costs_file
         self._jobs: dict[tuple[str, int, tuple[Draw, ...]], Future[Result]] = {}

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stagezero.files import locked, write_whole
-from stagezero.ledger import digest
+from stagezero.ledger import Entry, digest
 
 SEEN = "tried-before.json"
 
@@ -52,6 +52,14 @@ def mark(folder: Path, run: str, hypotheses: Sequence[str]) -> dict[str, int]:
             if run not in runs:
                 write_whole(path, json.dumps([*runs, run]))
     return before
+
+
+def note(folder: Path, secret: bytes, first: Entry, hypotheses: Sequence[str]) -> dict[str, int]:
+    """Mark the hypotheses of a run, by its secret and first entry, and return what ``mark`` does.
+
+    The same recipes on another base are another question, so the base is part of the name.
+    """
+    return mark(folder, run_name(secret, first.hash), [name_of(h, first.body["base"]) for h in hypotheses])
 
 
 def remember(run_folder: Path, before: dict[str, int]) -> None:

@@ -51,15 +51,10 @@ class Decision:
     def entry(self) -> dict[str, object]:
         """The ledger's entry."""
         return {
-            "hypothesis": self.hypothesis.digest(),
-            "title": self.title,
-            "researcher": self.researcher,
-            "level": float(f"{self.level:.6g}"),
-            "fate": str(self.fate),
-            "why": self.why,
-            "pairs": len(self.pairs),
+            "hypothesis": self.hypothesis.digest(), "title": self.title, "researcher": self.researcher,
+            "level": float(f"{self.level:.6g}"), "fate": str(self.fate), "why": self.why, "pairs": len(self.pairs),
             "guards": [{key: _finite(value) for key, value in asdict(g).items()} for g in self.guards],
-        }
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,13 +41,7 @@ __all__ = ["GradientStep", "difference", "relative_distance", "systematic", "tra
 
 
 def train_step(
-    step: GradientStep,
-    source: Path,
-    out: Path,
-    items: Sequence[Item],
-    examples: Sequence[Example],
-    reward_model: Path | None,
-    seed: int,
+    step: GradientStep, source: Path, out: Path, items: Sequence[Item], examples: Sequence[Example], reward_model: Path | None, seed: int
 ) -> None:
     """Do one gradient step of a recipe from the checkpoint ``source`` and write the result to ``out``.
 

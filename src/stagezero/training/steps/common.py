@@ -27,25 +27,12 @@ def arguments(step: Trained, seed: int, scratch: Path) -> dict[str, Any]:
     import torch
 
     return {
-        "output_dir": str(scratch),
-        "max_steps": step.steps,
-        "per_device_train_batch_size": step.batch_size,
-        "learning_rate": step.learning_rate,
-        "lr_scheduler_type": step.schedule,
-        "warmup_steps": step.warmup,
-        "weight_decay": step.weight_decay,
-        "seed": seed % 2**32,
-        "data_seed": seed % 2**32,
-        "report_to": [],
-        "save_strategy": "no",
-        "logging_strategy": "no",
-        "disable_tqdm": True,
-        "gradient_checkpointing": False,
-        "dataloader_pin_memory": False,
-        "bf16": False,
-        "use_cpu": not torch.cuda.is_available(),
-        "full_determinism": False,
-    }
+        "output_dir": str(scratch), "max_steps": step.steps, "per_device_train_batch_size": step.batch_size,
+        "learning_rate": step.learning_rate, "lr_scheduler_type": step.schedule, "warmup_steps": step.warmup,
+        "weight_decay": step.weight_decay, "seed": seed % 2**32, "data_seed": seed % 2**32, "report_to": [], "save_strategy": "no",
+        "logging_strategy": "no", "disable_tqdm": True, "gradient_checkpointing": False, "dataloader_pin_memory": False, "bf16": False,
+        "use_cpu": not torch.cuda.is_available(), "full_determinism": False,
+    }  # fmt: skip
 
 
 def adapters(lora: Lora | None, task: str = "CAUSAL_LM") -> Any:

@@ -71,17 +71,13 @@ def train(source: Path, out: Path, step: GRPO | RLHF, examples: Sequence[Example
         model=model,
         reward_funcs=judge,
         args=GRPOConfig(
-            **common.arguments(step, seed, out / ".scratch"),
-            num_generations=step.group,
-            max_completion_length=step.length,
-            temperature=step.temperature,
-            beta=step.beta,
-            mask_truncated_completions=False,
+            **common.arguments(step, seed, out / ".scratch"), num_generations=step.group, max_completion_length=step.length,
+            temperature=step.temperature, beta=step.beta, mask_truncated_completions=False,
         ),
         train_dataset=rows,
         processing_class=tokenizer,
         peft_config=common.adapters(step.lora),
-    )
+    )  # fmt: skip
     common.run(trainer)
     if not differed and most < best:  # a policy that always earns the most has nothing to learn, and that is no failure
         raise nothing_to_learn(step)

@@ -41,11 +41,8 @@ def train(source: Path, out: Path, step: Reward, examples: Sequence[Example], it
     model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1, dtype=torch.float32, use_safetensors=True)
     model.config.pad_token_id = tokenizer.pad_token_id
     trainer = RewardTrainer(
-        model=model,
-        args=RewardConfig(**common.arguments(step, seed, out / ".scratch"), max_length=None),
-        train_dataset=Dataset.from_list(pairs),
-        processing_class=tokenizer,
-        peft_config=common.adapters(step.lora, task="SEQ_CLS"),
-    )
+        model=model, args=RewardConfig(**common.arguments(step, seed, out / ".scratch"), max_length=None),
+        train_dataset=Dataset.from_list(pairs), processing_class=tokenizer, peft_config=common.adapters(step.lora, task="SEQ_CLS"),
+    )  # fmt: skip
     common.run(trainer)
     common.save(trainer.model, source, out, config=False)

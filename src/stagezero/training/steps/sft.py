@@ -21,11 +21,8 @@ def train(source: Path, out: Path, step: SFT, examples: Sequence[Example], seed:
     model, tokenizer = common.load(source)
     rows = Dataset.from_list([{"prompt": e["prompt"], "completion": e["completion"]} for e in examples])
     trainer = SFTTrainer(
-        model=model,
-        args=SFTConfig(**common.arguments(step, seed, out / ".scratch"), max_length=None, completion_only_loss=True),
-        train_dataset=rows,
-        processing_class=tokenizer,
-        peft_config=common.adapters(step.lora),
-    )
+        model=model, args=SFTConfig(**common.arguments(step, seed, out / ".scratch"), max_length=None, completion_only_loss=True),
+        train_dataset=rows, processing_class=tokenizer, peft_config=common.adapters(step.lora),
+    )  # fmt: skip
     common.run(trainer)
     common.save(trainer.model, source, out)
