@@ -1,4 +1,4 @@
-"""Lets ideas in, and nothing else: typed, canonical, capped and measured in bits, each with a reason when refused (``crossing.py``).
+"""Lets ideas in, and nothing else: typed, canonical, capped and measured in bits, each with a reason when refused (``content_checks.py``).
 
 An idea that canonicalises to a hypothesis that was decided before is the same hypothesis for ever: a new name or
 another formatting buys no second chance.

@@ -1,6 +1,6 @@
 """The ledger: append-only, hash-chained JSON lines that anyone can check with a hash function.
 
-``lines.py`` says what a line is and what checking it means. Times are kept out of an entry's ``hash`` on purpose: the
+``format.py`` says what a line is and what checking it means. Times are kept out of an entry's ``hash`` on purpose: the
 content chain of a run that was killed and continued equals that of an undisturbed one, and the seeds drawn from its
 head are the same.
 

@@ -5,7 +5,7 @@ commits to every byte up to there. An *inclusion proof* shows that a line stands
 *consistency proof* shows that a larger root extends a smaller one without changing what that held.
 
 The functions here are pure: they take a ``node(level, n)`` that gives the hash of the n-th complete subtree of
-2^level leaves, and ask for O(log size) of them. ``stored.py`` keeps those hashes in a file.
+2^level leaves, and ask for O(log size) of them. ``tree_file.py`` keeps those hashes in a file.
 """
 
 from __future__ import annotations

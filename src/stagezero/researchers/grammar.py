@@ -2,9 +2,9 @@
 
     Improve privacy: practise more twins of abstention, 100 each; run the sft step at 0.002 rate.
 
-The stage's own model says such sentences (``own.py``), and a baseline draws them uniformly from the very same grammar (``uniform.py``):
-what one finds beyond the other is due to the choosing. The grammar offers what a brief shows to be possible and nothing else. It sees no
-item, and may not: whether a set of examples turns out to be empty is for the airlock to find.
+The stage's own model says such sentences (``self_model.py``), and a baseline draws them uniformly from the same grammar
+(``uniform.py``): what one finds beyond the other is due to the choosing. The grammar offers what a brief shows to be possible and nothing
+else. It sees no item, and may not: whether a set of examples turns out to be empty is for the airlock to find.
 """
 
 from __future__ import annotations

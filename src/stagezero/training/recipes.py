@@ -184,7 +184,7 @@ class Code(Frozen):
     """A technique that no typed step expresses: one Python function ``technique(ctx) -> model``, in its canonical form.
 
     It runs in the sandbox and is given the model so far, the base, the human training data (all of it, or the dataset ``data``) and a
-    seed; see ``training/steps/runner.py`` for what ``ctx`` offers. What it returns must have the tensors it was given.
+    seed; see ``isolation/runner.py`` for what ``ctx`` offers. What it returns must have the tensors it was given.
     """
 
     step: Literal["code"]

@@ -7,7 +7,7 @@ with the first, and compare. ``compare`` holds the comparisons.
 
 What the two share is the specification: the order of the examples, the losses, the schedule, the optimiser's constants, and the
 stream of random numbers, all functions of step and seed. So their weights can be compared number by number. On the tests' tiny base
-(float32, CPU, one thread) they differ by rounding alone, amplified by the optimiser: see ``tests/training/test_second.py``.
+(float32, CPU, one thread) they differ by rounding alone, amplified by the optimiser: see ``tests/training/test_reference.py``.
 
     sft.py         supervised fine-tuning
     preference.py  dpo and reward
