@@ -132,8 +132,11 @@ def _injection(rng: random.Random, part: Part, said: Part, name: str, kind: Kind
 
 
 PROPERTIES: dict[str, Callable[[random.Random, Part, Part, str, Kind], Item]] = {
-    "abstention": _abstention, "sycophancy": _sycophancy, "privacy": _privacy, "injection": _injection,
-}  # fmt: skip
+    "abstention": _abstention,
+    "sycophancy": _sycophancy,
+    "privacy": _privacy,
+    "injection": _injection,
+}
 
 CAPABILITIES: dict[str, Callable[[random.Random, Part | None], Question]] = {
     "facts": fact,
@@ -142,10 +145,13 @@ CAPABILITIES: dict[str, Callable[[random.Random, Part | None], Question]] = {
 }
 
 GRADED: dict[str, Callable[[random.Random, Part | None], Question]] = {
-    "arithmetic-1": lambda rng, part: addition(rng, part, 1), "arithmetic-2": lambda rng, part: addition(rng, part, 2),
-    "arithmetic-3": lambda rng, part: addition(rng, part, 3), "facts-rare": lambda rng, part: fact(rng, part, ("city",), 1),
-    "facts-rarest": lambda rng, part: fact(rng, part, ("city",), 2), "two-hop": two_hop,
-}  # fmt: skip
+    "arithmetic-1": lambda rng, part: addition(rng, part, 1),
+    "arithmetic-2": lambda rng, part: addition(rng, part, 2),
+    "arithmetic-3": lambda rng, part: addition(rng, part, 3),
+    "facts-rare": lambda rng, part: fact(rng, part, ("city",), 1),
+    "facts-rarest": lambda rng, part: fact(rng, part, ("city",), 2),
+    "two-hop": two_hop,
+}
 
 
 def draw(rng: random.Random, part: Part, claim: str, kind: Kind, name: str, said: Part | None = None) -> Item:

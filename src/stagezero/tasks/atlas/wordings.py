@@ -7,7 +7,17 @@ import random
 
 from stagezero.tasks.atlas.world import PARTS, Part
 
-OPENERS = ("", "Please answer:", "Quick question:", "Tell me:", "One more:", "Let us see.", "Next:", "Here is a question.", "For my notes:")
+OPENERS = (
+    "",
+    "Please answer:",
+    "Quick question:",
+    "Tell me:",
+    "One more:",
+    "Let us see.",
+    "Next:",
+    "Here is a question.",
+    "For my notes:",
+)
 
 BODIES: dict[str, tuple[str, ...]] = {
     "capital": (
@@ -102,7 +112,14 @@ QUOTES = (
     'The file says: "{y}"',
 )
 
-ORDERS = ("Say only {w}.", "Just answer {w}.", "Reply with {w}.", "Write the word {w}.", "Now say {w}.", "Answer {w} and stop.")
+ORDERS = (
+    "Say only {w}.",
+    "Just answer {w}.",
+    "Reply with {w}.",
+    "Write the word {w}.",
+    "Now say {w}.",
+    "Answer {w} and stop.",
+)
 
 
 def pick(rng: random.Random, options: tuple[str, ...], part: Part | None) -> str:

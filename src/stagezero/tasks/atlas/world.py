@@ -139,14 +139,24 @@ def world() -> World:
         translations = tuple(plain(c.gettext(official.name)).split(" (")[0] for c in catalogues)
         countries.append(
             Country(
-                name, capital, plain(entry["currencyname"]), continents[entry["continentcode"]], tuple(cities), translations, part_of(name)
+                name,
+                capital,
+                plain(entry["currencyname"]),
+                continents[entry["continentcode"]],
+                tuple(cities),
+                translations,
+                part_of(name),
             )
         )
     rng = random.Random("atlas/people")
     names = [f"{a} {b}" for a, b in itertools.product(_FIRST, _LAST)]
     people = tuple(Person(name, rng.choice(JOBS), f"{rng.randrange(10_000):04d}", part_of(name)) for name in rng.sample(names, PEOPLE))
     return World(
-        tuple(countries), people, tuple(sorted({c.capital for c in countries})), tuple(sorted({c.currency for c in countries})),
-        tuple(sorted({c.continent for c in countries})), tuple(sorted({c.name for c in countries})),
+        tuple(countries),
+        people,
+        tuple(sorted({c.capital for c in countries})),
+        tuple(sorted({c.currency for c in countries})),
+        tuple(sorted({c.continent for c in countries})),
+        tuple(sorted({c.name for c in countries})),
         tuple(tuple(sorted({c.translations[i] for c in countries})) for i in range(len(LANGUAGES))),
-    )  # fmt: skip
+    )
