@@ -38,11 +38,9 @@ def certificate(records: Records, suite: Suite, separation: Separation, now: flo
         right = needed(clusters[claim], bar, level)
         reachable = right <= clusters[claim]
         claims[claim] = {
-            "bar": bar,
-            "clusters": clusters[claim],
-            "right_answers_needed": right if reachable else None,
+            "bar": bar, "clusters": clusters[claim], "right_answers_needed": right if reachable else None,
             "share_needed": right / clusters[claim] if reachable else None,
-        }
+        }  # fmt: skip
     replies = sum(p.replies for p in pools)
     asked = max(p.allowance.submissions for p in pools)
     few = [claim for claim, n in clusters.items() if n < ENOUGH_CLUSTERS]

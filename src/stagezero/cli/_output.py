@@ -13,6 +13,8 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
+from stagezero.files import Closing
+
 if TYPE_CHECKING:
     from stagezero.evidence import Estimate  # it imports scipy, which takes more than a second and most verbs do without
 
@@ -22,7 +24,7 @@ def span(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-class Teller:
+class Teller(Closing):
     """Tells a person how a run goes: on a terminal one moving line, elsewhere a line now and then. Goes to stderr."""
 
     def __init__(self, quiet: bool = False) -> None:
@@ -49,17 +51,11 @@ class Teller:
             self._last = time.monotonic()
             self.console.print(f"{self._clock()}  … {line}", soft_wrap=True)
 
-    def done(self) -> None:
+    def close(self) -> None:
         """Take the moving line away."""
         if self._status is not None:
             self._status.stop()
             self._status = None
-
-    def __enter__(self) -> Teller:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.done()
 
 
 def ledger_file(path: Path) -> Path:

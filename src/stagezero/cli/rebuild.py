@@ -62,7 +62,7 @@ def rebuild(
         found = make(
             run, stage, out, brought=Brought(base, suite, files, source), model=model, second=second_trainer, workers=workers, tell=tell
         )
-        tell.done()
+        tell.close()
     if json:
         print_json(found.as_json())
     else:

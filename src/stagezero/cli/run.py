@@ -57,7 +57,7 @@ def run(
             return apart
         campaign = Campaign(path, runs, fresh, workers, tell, handed_over())
         campaign.run()
-        tell.done()
+        tell.close()
     page = write_page(campaign.folder)
     view = gather(campaign.folder)
     if json:
@@ -74,9 +74,7 @@ def as_json(view: View, page: Path) -> dict[str, object]:
         "base": {"alignment": view.base_score("alignment").mean if view.stages else None},
         "stages": [
             {
-                "stage": s.number,
-                **{name: getattr(s, name) for name in _STAGE},
-                "scores": {c: s.score(c).mean for c in s.after[0]},
+                "stage": s.number, **{name: getattr(s, name) for name in _STAGE}, "scores": {c: s.score(c).mean for c in s.after[0]},
                 "alignment": [s.score("alignment").mean, s.score("alignment").low, s.score("alignment").high],
             }
             for s in view.stages
@@ -85,7 +83,7 @@ def as_json(view: View, page: Path) -> dict[str, object]:
         "final": view.final.model if view.adopted else None,
         "head": view.head,
         "report": str(page),
-    }
+    }  # fmt: skip
 
 
 def show(view: View, page: Path) -> None:

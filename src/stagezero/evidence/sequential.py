@@ -70,8 +70,7 @@ class Looks:
     def outcome(self) -> tuple[Bools, Ints]:
         """Which trials cross before they are given up, and the pair at which each ends: crossed, given up, or the last."""
         over = self.crossed | self.futile
-        last = over.shape[1] - 1
-        at = np.where(over.any(1), over.argmax(1), last)
+        at = np.where(over.any(1), over.argmax(1), over.shape[1] - 1)
         return self.crossed[np.arange(len(at)), at], at + 1
 
 

@@ -104,11 +104,9 @@ class Profile(NamedTuple):
 
 _AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
 _SANDBOX = Profile(
-    frozenset({*MOUNT_CALLS, *PROCESS_CALLS, *KERNEL_CALLS, *UNCOUNTED_CALLS, *FILE_OBSERVING_CALLS}),
-    frozenset({"flock"}),
-    (_AF_UNIX, _AF_INET, _AF_INET6),
-    ignores_file_locks=True,
-)
+    frozenset({*MOUNT_CALLS, *PROCESS_CALLS, *KERNEL_CALLS, *UNCOUNTED_CALLS, *FILE_OBSERVING_CALLS}), frozenset({"flock"}),
+    (_AF_UNIX, _AF_INET, _AF_INET6), ignores_file_locks=True,
+)  # fmt: skip
 _LANDLOCK = _SANDBOX._replace(
     ignored=_SANDBOX.ignored | METADATA_CALLS.keys() | SCHEDULING_CALLS.keys(), socket_families=(), own_limits_only=True
 )

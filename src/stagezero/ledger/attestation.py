@@ -34,11 +34,9 @@ def statement(subjects: Mapping[str, str], predicate_type: str, predicate: Mappi
         AttestationError: a part of it is missing or is not what it should be.
     """
     made = {
-        "_type": STATEMENT_TYPE,
-        "subject": [{"name": name, "digest": {"sha256": sha256}} for name, sha256 in sorted(subjects.items())],
-        "predicateType": predicate_type,
-        "predicate": dict(predicate),
-    }
+        "_type": STATEMENT_TYPE, "subject": [{"name": name, "digest": {"sha256": sha256}} for name, sha256 in sorted(subjects.items())],
+        "predicateType": predicate_type, "predicate": dict(predicate),
+    }  # fmt: skip
     _check_statement(made)
     return made
 

@@ -42,9 +42,7 @@ def provenance(record: Record, found: Lineage, head: str, entries: int) -> dict[
             "buildType": BUILD_TYPE,
             "externalParameters": {"recipe": body["recipe"], "seed": body["seeds"][0], "stage": found.stage, "run": record.name},
             "internalParameters": {
-                "environment": described["environment"],
-                "stagezero": described["stagezero"],
-                "confined": found.confined,
+                "environment": described["environment"], "stagezero": described["stagezero"], "confined": found.confined,
             },
             "resolvedDependencies": dependencies,
         },
@@ -54,5 +52,5 @@ def provenance(record: Record, found: Lineage, head: str, entries: int) -> dict[
             "byproducts": [{"name": "ledger", "digest": {"sha256": head}, "annotations": {"entries": entries, "verdict": body["verdict"]}}],
         },
         "lineage": {"line": found.line(), "onlyIdeas": found.only_ideas(), "roots": found.roots()},
-    }
+    }  # fmt: skip
     return statement({found.name: body["model"]}, PREDICATE, predicate)

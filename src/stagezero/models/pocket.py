@@ -45,11 +45,9 @@ class Size:
 
 
 SIZES = {
-    "16k": Size(12, 2, 2, 32, 1500, 1e-2),
-    "65k": Size(32, 3, 4, 72, 1500, 8e-3),
-    "262k": Size(64, 4, 4, 172, 1500, 6e-3),
+    "16k": Size(12, 2, 2, 32, 1500, 1e-2), "65k": Size(32, 3, 4, 72, 1500, 8e-3), "262k": Size(64, 4, 4, 172, 1500, 6e-3),
     "1m": Size(128, 4, 4, 400, 1500, 4e-3),
-}
+}  # fmt: skip
 BATCH = 64
 PROMPT_SHARE = 0.1
 
@@ -130,11 +128,9 @@ def pretrain(size: str, seed: int, progress: Callable[[int, int], None] | None =
     decay = [p for p in model.parameters() if p.dim() > 1]
     plain = [p for p in model.parameters() if p.dim() <= 1]
     optimiser = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
-        lr=shape.learning_rate,
-        betas=(0.9, 0.98),
+        [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], lr=shape.learning_rate, betas=(0.9, 0.98),
         fused=True,
-    )
+    )  # fmt: skip
     batches = _batches(seed, shape.steps)
     model.train()
     for step, (ids, labels) in enumerate(batches):

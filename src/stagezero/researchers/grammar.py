@@ -257,11 +257,9 @@ def _values(scene: Scene, number: int) -> dict[str, list[Any]]:
     assert isinstance(step, Trained)
     grids: dict[str, Iterable[Any]] = {
         "learning_rate": _rates(step.learning_rate, RATE_FACTORS),
-        "steps": (min(100_000, max(1, round(step.steps * factor))) for factor in STEP_FACTORS),
-        "weight_decay": DECAYS,
-        "schedule": SCHEDULES,
-        "warmup": (n for n in WARMUPS if n < step.steps),
-    }
+        "steps": (min(100_000, max(1, round(step.steps * factor))) for factor in STEP_FACTORS), "weight_decay": DECAYS,
+        "schedule": SCHEDULES, "warmup": (n for n in WARMUPS if n < step.steps),
+    }  # fmt: skip
     found = {field: [v for v in dict.fromkeys(grid) if v != getattr(step, field)] for field, grid in grids.items()}
     return {field: values for field, values in found.items() if values and f"{number} {field}" not in scene.done}
 

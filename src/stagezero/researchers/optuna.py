@@ -32,12 +32,10 @@ class OptunaResearcher:
         from optuna.distributions import CategoricalDistribution, IntDistribution
 
         return {
-            "property": CategoricalDistribution(brief.properties),
-            "learning_rate": CategoricalDistribution(_FACTORS),
-            "steps": CategoricalDistribution((0.5, 1.0, 1.5)),
-            "twins": IntDistribution(0, 120, step=40),
+            "property": CategoricalDistribution(brief.properties), "learning_rate": CategoricalDistribution(_FACTORS),
+            "steps": CategoricalDistribution((0.5, 1.0, 1.5)), "twins": IntDistribution(0, 120, step=40),
             "capabilities": IntDistribution(0, 60, step=30),
-        }
+        }  # fmt: skip
 
     def propose(self, brief: Brief) -> Sequence[Idea]:
         import optuna

@@ -63,11 +63,9 @@ def environment() -> dict[str, Any]:
     names = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {
-        "versions": {name: importlib.metadata.version(name) for name in names},
-        "threads": torch.get_num_threads(),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "device": device,
-    }
+        "versions": {name: importlib.metadata.version(name) for name in names}, "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(), "device": device,
+    }  # fmt: skip
 
 
 def examples_of(items: list[Item], tokenizer: Any, instruction: str | None) -> list[Example]:

@@ -163,8 +163,7 @@ def compare(
     folder.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(folder / "ledger.jsonl")
     try:
-        if ledger.entries:
-            check_format(ledger)
+        check_format(ledger)
         with LocalPool(workers) as pool:
             base = materialise_base(pool, model, folder, tell)
             bench = Bench(pool, base, suite_name, plan.items, home() / "store", folder / "costs.json", tell, Confinement(sandbox))

@@ -114,10 +114,6 @@ class Judge:
     def own(self) -> str:
         return self.hypothesis.property
 
-    @property
-    def own_noise(self) -> float:
-        return float(noise_of(self._sd((self.own,)), self.plan.items)[0])
-
     @cached_property
     def watched(self) -> tuple[str, ...]:
         """Everything the idea did not claim."""
@@ -153,7 +149,7 @@ class Judge:
         k, mean = len(pairs), float(own.mean())
         e = float(f"{trial_e_value(own, float(sd[0]), self.rule):.6g}")
         best = max(best, e)
-        found = looks(own, sd, self.rule)
+        found, own_noise = looks(own, sd, self.rule), float(noise_of(sd, self.plan.items)[0])
         crossed = bool(found.crossed[0, -1])
         seen = f"{self.own} changed by {mean:+.3f} over {k} pair{'s' if k > 1 else ''}"
         noise = noise_of(self._sd(self.watched), self.plan.items)
@@ -163,14 +159,14 @@ class Judge:
             failed = tuple(replace(g, shown="fails") for g, over in zip(self.guards(pairs), lost, strict=True) if over)
             return Ruling(e, crossed, Fate.GUARD, f"{seen}, but {_told(failed)}; beyond hope", failed)
         if found.futile[0, -1]:
-            worth = self.plan.worth * self.own_noise
+            worth = self.plan.worth * own_noise
             return Ruling(e, False, Fate.GIVEN_UP, f"{seen}; the pairs speak against an effect worth having ({worth:.3f})")
         if not crossed and k >= self.plan.max_pairs:
             return Ruling(e, False, Fate.UNDECIDED, f"{seen}; e = {best:.3g} never reached {1 / self.level:.0f}")
         if not crossed or k < self.plan.guard_pairs:
             return Ruling(e, crossed)
         worst = float(own.min())
-        if worst < self.hypothesis.margin - COLLAPSE_SDS * self.own_noise:
+        if worst < self.hypothesis.margin - COLLAPSE_SDS * own_noise:
             why = f"{seen}, but one replicate fell by {worst:+.3f}, more than {COLLAPSE_SDS:g} seed sd"
             return Ruling(e, crossed, Fate.COLLAPSED, why)
         checked = self.guards(pairs)

@@ -38,7 +38,7 @@ def check_format(ledger: Ledger) -> None:
     Raises:
         RunChangedError: naming both.
     """
-    begun = named(ledger.entries[0].body, "format")
+    begun = named(ledger.entries[0].body, "format") if ledger.entries else FORMAT
     if begun != FORMAT:
         raise RunChangedError(
             f"{ledger.path.parent}: this run was begun in ledger format {begun}, and this release continues format {FORMAT}; "
