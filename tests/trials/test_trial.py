@@ -16,7 +16,7 @@ from stagezero.trials.capability_control import ENOUGH
 from stagezero.trials.decision import MATCHED, Fate, Judge, Ruling
 from stagezero.trials.hypothesis import Entrant, hypothesis
 from stagezero.trials.state import CONTROL as CONTROL_JOB
-from stagezero.trials.state import Request, State, Wanted
+from stagezero.trials.state import Reply, Request, State, Wanted
 from stagezero.trials.trial import TrialSteps
 
 SUITE, PLAN = load_suite("atlas"), Trial(items=50)
@@ -48,18 +48,20 @@ def result(job: Wanted, effects: dict[str, float]) -> Result:
     return Result(job.who, Path(), (scores,), (dict.fromkeys(SIGNS, 0.0),), 0.0, 0.0, 1, 0)
 
 
-def run(effects: dict[str, float], fails: str | None = None) -> tuple[State, list[Request], Ruling]:
+def run(effects: dict[str, float], fails: str | None = None, last_first: bool = False) -> tuple[State, list[Request], Ruling]:
     """Send every request its results, or the failure of a build."""
     state, trial = begun()
     steps, asked = trial.steps(), list[Request]()
     request = next(steps)
     while True:
         asked.append(request)
+        number = len(request.questions) - 1 if last_first else 0
+        jobs = request.questions[number]
         try:
-            if fails is not None and any(fails in job.who for job in request.jobs):
-                request = steps.throw(BuildError("no such control"))
+            if fails is not None and any(fails in job.who for job in jobs):
+                request = steps.send(Reply(number, error=BuildError("no such control")))
             else:
-                request = steps.send([result(job, effects if MATCHED not in job.who else {}) for job in request.jobs])
+                request = steps.send(Reply(number, tuple(result(job, effects if MATCHED not in job.who else {}) for job in jobs)))
         except StopIteration as end:
             return state, asked, end.value
 
@@ -76,19 +78,24 @@ def test_a_useful_idea_gets_its_pairs_then_other_wordings() -> None:
     pairs, wordings = asked[:-1], asked[-1]
     assert [r.jobs[1].replicate for r in pairs] == list(range(1, PLAN.guard_pairs + 1))
     assert {job.reworded for job in wordings.jobs} == {"privacy"} and len(wordings.jobs) == 2 * PLAN.guard_pairs
-    assert not wordings.soon, "no capability was gained, and no control is as capable"
+    assert len(wordings.questions) == 1, "no capability was gained, and no control is as capable"
 
 
-def test_a_gain_in_capability_asks_for_a_control_that_is_as_capable() -> None:
-    _, asked, ruling = run({"privacy": 0.2, "facts": 0.2})
-    wordings, doses = asked[PLAN.guard_pairs], asked[PLAN.guard_pairs + 1 :]
-    assert len(wordings.soon) == ENOUGH and wordings.soon == doses[0].jobs
-    assert all(MATCHED in job.who for request in doses for job in request.jobs) and len(doses[-1].jobs) == PLAN.guard_pairs
-    assert ruling.fate is Fate.GUARD and "could not be made as capable" in ruling.why
+@pytest.mark.parametrize("last_first", [False, True])
+def test_a_gain_in_capability_asks_for_a_control_that_is_as_capable_at_the_same_time(last_first: bool) -> None:
+    state, asked, ruling = run({"privacy": 0.2, "facts": 0.2}, last_first=last_first)
+    checks = asked[PLAN.guard_pairs :]
+    wordings, dose = checks[0].questions
+    assert len(wordings) == 2 * PLAN.guard_pairs and {job.reworded for job in wordings} == {"privacy"}
+    assert len(dose) == ENOUGH and all(MATCHED in job.who for job in dose)
+    assert all(len(request.questions) == (2 if last_first else 1) for request in checks[1:-1])
+    assert ruling == run({"privacy": 0.2, "facts": 0.2}, last_first=not last_first)[2], "the order of the checks decides nothing"
+    assert ruling.fate is Fate.GUARD and "could not be made as capable" in ruling.why and state.checking
 
 
-def test_a_matched_control_that_cannot_be_built_shows_nothing() -> None:
-    _, _, ruling = run({"privacy": 0.2, "facts": 0.2}, fails=MATCHED)
+@pytest.mark.parametrize("last_first", [False, True])
+def test_a_matched_control_that_cannot_be_built_shows_nothing(last_first: bool) -> None:
+    _, _, ruling = run({"privacy": 0.2, "facts": 0.2}, fails=MATCHED, last_first=last_first)
     assert ruling.fate is Fate.GUARD and ruling.guards[-1].shown == "not shown" and ruling.guards[-1].n == 0
 
 
@@ -97,5 +104,5 @@ def test_a_candidate_that_cannot_be_built_is_the_schedulers_to_record() -> None:
     steps = trial.steps()
     next(steps)
     with pytest.raises(BuildError, match="no luck"):
-        steps.throw(BuildError("no luck"))
+        steps.send(Reply(0, error=BuildError("no luck")))
     assert not state.pairs and state.decision is None

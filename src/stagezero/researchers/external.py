@@ -7,7 +7,6 @@ it finds the stage open as it was, until the same time, with whatever came meanw
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from stagezero.ideas.brief import Brief
@@ -15,17 +14,15 @@ from stagezero.ideas.idea import Idea
 from stagezero.ideas.precheck import Asked
 from stagezero.project import Outside
 from stagezero.researchers import inbox
+from stagezero.researchers.base import Researcher
 from stagezero.researchers.inbox_record import State
 
 POLL = 0.2
 """Seconds between two looks at the folder."""
 
 
-class OutsideResearcher:
+class OutsideResearcher(Researcher):
     """Waits for up to ``settings.ideas`` ideas a stage, for at most ``settings.seconds``."""
-
-    repeatable = False
-    ideas_on_file: Sequence[Idea] = ()
 
     def __init__(self, settings: Outside, run: Path) -> None:
         """Nothing is made yet: the run's folder may not be there."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -27,6 +27,7 @@ from stagezero.ideas import content_checks
 from stagezero.ideas.brief import Brief
 from stagezero.ideas.idea import MAX_BYTES, Idea, parse_idea
 from stagezero.project import LLM
+from stagezero.researchers.base import Researcher
 from stagezero.researchers.briefing import briefing, schema
 from stagezero.researchers.inspect_client import RESERVED, Answer, Unanswered, ask, count, plain, reach, scrubbed, window
 from stagezero.researchers.replies import LOOKED_AT, extract
@@ -43,11 +44,8 @@ three dashes, then come the front matter, another line of three dashes and, only
 Turns = list[tuple[str, str]]
 
 
-class LLMResearcher:
+class LLMResearcher(Researcher):
     """Proposes up to ``settings.ideas`` ideas a stage."""
-
-    repeatable = False
-    ideas_on_file: Sequence[Idea] = ()
 
     def __init__(self, settings: LLM, folder: Path, said: Path, *, model: Any = None) -> None:
         """Check now what can be checked without loading anything.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagezero.ideas.brief import Brief
 from stagezero.ideas.idea import Idea
+from stagezero.researchers.base import Researcher
 from stagezero.training.recipes import DPO, SFT, Mix, Recipe
 
 if TYPE_CHECKING:
@@ -16,12 +17,11 @@ if TYPE_CHECKING:
 _FACTORS = (0.25, 0.5, 1.0, 2.0)
 
 
-class OptunaResearcher:
+class OptunaResearcher(Researcher):
     """Proposes ``ideas`` patches a stage."""
 
     name = "optuna"
     repeatable = True
-    ideas_on_file: Sequence[Idea] = ()
 
     def __init__(self, ideas: int, seed: int) -> None:
         self.wanted = ideas

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from stagezero.ideas.brief import Brief
 from stagezero.ideas.idea import Idea, load_ideas
+from stagezero.researchers.base import Researcher
 
 
-class PeopleResearcher:
+class PeopleResearcher(Researcher):
     """Reads a folder of idea files."""
 
     name = "people"

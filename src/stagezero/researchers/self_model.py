@@ -17,16 +17,15 @@ from stagezero.ideas.idea import Idea
 from stagezero.models import Model
 from stagezero.models.constrained import Decoder
 from stagezero.models.loader import render_completion, render_prompt
+from stagezero.researchers.base import Researcher
 from stagezero.researchers.grammar import propose
 from stagezero.training.data import derive_seed
 
 
-class OwnResearcher:
+class OwnResearcher(Researcher):
     """Lets the model in ``brief.own`` propose ``ideas`` patches a stage; proposes nothing where there is none."""
 
     name = "self"
-    repeatable = False
-    ideas_on_file: Sequence[Idea] = ()
 
     def __init__(self, ideas: int, seed: int, temperature: float) -> None:
         self.wanted = ideas

@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from stagezero.ideas.brief import Brief
 from stagezero.ideas.idea import Idea
 from stagezero.models.constrained import Uniform
+from stagezero.researchers.base import Researcher
 from stagezero.researchers.grammar import propose
 from stagezero.training.data import derive_seed
 
 
-class UniformResearcher:
+class UniformResearcher(Researcher):
     """Proposes ``ideas`` patches a stage."""
 
     name = "uniform"
     repeatable = True
-    ideas_on_file: Sequence[Idea] = ()
 
     def __init__(self, ideas: int, seed: int) -> None:
         self.wanted = ideas

@@ -21,7 +21,7 @@ from stagezero.trials.hypothesis import Entrant
 from stagezero.trials.jobs import Bench
 from stagezero.trials.record import record_in_order
 from stagezero.trials.seeds import draw_of, replicate_seed
-from stagezero.trials.state import CONTROL, Decision, State, Wanted
+from stagezero.trials.state import CONTROL, Decision, Reply, Request, State, Wanted
 from stagezero.trials.trial import TrialSteps
 
 FAULTS = (BuildError, RecipeError, SuiteError)
@@ -108,24 +108,29 @@ class Batch:
         Raises:
             BuildError, RecipeError, SuiteError: a replicate's control failed, and so no idea can be tried.
         """
-        while trial.decision is None and all(job in self._jobs and self._jobs[job].done() for job in trial.request.jobs):
-            steps, jobs = self._steps[trial.key], trial.request.jobs
-            for job in jobs:
-                if job.who == CONTROL and job.reworded is None:
-                    self.bench.settle(self._jobs[job])
+        while trial.decision is None and (reply := self._reply(trial.request)) is not None:
             try:
-                try:
-                    results = [self.bench.settle(self._jobs[job]) for job in jobs]
-                except FAULTS as error:
-                    trial.request = steps.throw(error)
-                else:
-                    trial.request = steps.send(results)
+                trial.request = self._steps[trial.key].send(reply)
             except StopIteration as end:
                 trial.end(self.level, end.value.fate, end.value.why, end.value.guards)
             except FAULTS as error:
                 trial.end(self.level, Fate.FAILED, str(error))
             if trial.decision is not None:
                 self.bench.tell.say(f"{trial.decision.fate}: {trial.entrant.title} ({trial.decision.why})")
+
+    def _reply(self, request: Request) -> Reply | None:
+        """The results of the first question of which every job has ended; None while there is none."""
+        for number, jobs in enumerate(request.questions):
+            if not all(job in self._jobs and self._jobs[job].done() for job in jobs):
+                continue
+            for job in jobs:
+                if job.who == CONTROL and job.reworded is None:
+                    self.bench.settle(self._jobs[job])
+            try:
+                return Reply(number, tuple(self.bench.settle(self._jobs[job]) for job in jobs))
+            except FAULTS as error:
+                return Reply(number, error=error)
+        return None
 
     # --- what to run ---------------------------------------------------------------------------------------------
 
@@ -141,7 +146,7 @@ class Batch:
         undecided = [trial for trial in self.trials if trial.decision is None]
         for trial in undecided:
             if trial.checking:
-                yield from (*trial.request.jobs, *trial.request.soon)
+                yield from trial.request.jobs
         active = [trial for trial in undecided if not trial.checking]
         # After the threshold is crossed the guards' pairs are certain to be needed, or nearly; before, only the next one is.
         reach = [max(trial.next, self.plan.guard_pairs if trial.crossed else 0) for trial in active]

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from stagezero.evidence import Guard
 from stagezero.measure import ALIGNMENT
 from stagezero.training import Recipe
+from stagezero.training.executors import Result
 from stagezero.trials.decision import Fate, Pair
 from stagezero.trials.hypothesis import Entrant, Hypothesis
 
@@ -70,10 +71,32 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a trial needs before it can go on, and what it is likely to need after that."""
+    """What a trial needs before it can go on: all the jobs of any one of these questions."""
 
-    jobs: tuple[Wanted, ...]
-    soon: tuple[Wanted, ...] = ()
+    questions: tuple[tuple[Wanted, ...], ...] = ()
+
+    @property
+    def jobs(self) -> tuple[Wanted, ...]:
+        return tuple(job for question in self.questions for job in question)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The results of one question, or why there are none."""
+
+    question: int
+    results: tuple[Result, ...] = ()
+    error: Exception | None = None
+
+    def take(self) -> tuple[Result, ...]:
+        """The results.
+
+        Raises:
+            BuildError, RecipeError, SuiteError: a job failed.
+        """
+        if self.error is not None:
+            raise self.error
+        return self.results
 
 
 @dataclass
@@ -85,7 +108,7 @@ class State:
     """The hypothesis as it was registered."""
     pairs: list[Pair] = field(default_factory=list)
     e_values: list[float] = field(default_factory=list)
-    request: Request = field(default=Request(()))
+    request: Request = field(default=Request())
     crossed: bool = False
     """The threshold has been reached."""
     checking: bool = False
