@@ -1,6 +1,6 @@
 """Ledgers of every format that was ever written: they verify, can be shown and traced, and their decisions are recomputed.
 
-``fixtures/ledgers/1`` was written before format, rule and scorer were named in entry 0 (``fixtures/make_ledgers_1.py``).
+``fixtures/ledgers/1`` was written before format, rule and scorer were named in entry 0 (``fixtures/make_ledgers.py``).
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ from stagezero.trials.hypothesis import Entrant, Hypothesis, hypothesis
 from stagezero.trials.jobs import Bench, Silent
 from stagezero.trials.seeds import draw_of, replicate_seed, secret_of
 
-FIXTURES = Path(__file__).parent / "fixtures" / "ledgers" / "1"
+FIXTURES = Path(__file__).parent / "fixtures" / "ledgers"
 PROJECTS = FIXTURES / "projects"
-LEDGERS = ("finished", "half", "comparison", "finished-auditor", "half-auditor")
+FORMATS = ("1", "2")
+LEDGERS = tuple(f"{f}/{name}" for f in FORMATS for name in ("finished", "half", "comparison", "finished-auditor", "half-auditor"))
 SEED = {"finished": 5, "half": 6, "comparison": 7}
 
 
@@ -48,8 +49,9 @@ def test_they_verify(name: str) -> None:
     assert verify(FIXTURES / name / "ledger.jsonl", deep=True) == len(entries(name)) > 2
 
 
-def test_a_finished_run_is_shown_and_traced(tmp_path: Path) -> None:
-    run = Path(shutil.copytree(FIXTURES / "finished", tmp_path / "run"))
+@pytest.mark.parametrize("format_", FORMATS)
+def test_a_finished_run_is_shown_and_traced(format_: str, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(FIXTURES / format_ / "finished", tmp_path / "run"))
     view = gather(run)
     assert view.finished and [s.number for s in view.adopted] == [0, 1]
     assert {i.fate for i in view.ideas} >= {"adopted", "given up", "stopped by a guard"}
@@ -64,7 +66,7 @@ def test_a_half_finished_run_is_refused_by_its_format(home: Path, tmp_path: Path
     project = Path(shutil.copytree(PROJECTS / "campaign", tmp_path / "half")) / "project.yaml"
     project.write_text(project.read_text().replace("name: fixture", "name: half").replace("seed: 5", "seed: 6"))
     runs = tmp_path / "runs"
-    before = (Path(shutil.copytree(FIXTURES / "half", runs / "half")) / "ledger.jsonl").read_bytes()
+    before = (Path(shutil.copytree(FIXTURES / "1" / "half", runs / "half")) / "ledger.jsonl").read_bytes()
     with pytest.raises(RunChangedError, match=r"begun in ledger format 1, and this release continues format 2; finish it with"):
         Campaign(project, runs=runs).run()
     assert (runs / "half" / "ledger.jsonl").read_bytes() == before
@@ -73,7 +75,7 @@ def test_a_half_finished_run_is_refused_by_its_format(home: Path, tmp_path: Path
 def test_what_another_build_version_made_names_its_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "BUILD_FORMAT", "build/3")
     with pytest.raises(InputError, match=r"built in format build/2, and this release builds build/3; use release 0\.1"):
-        rebuild(FIXTURES / "finished", out=tmp_path)
+        rebuild(FIXTURES / "1" / "finished", out=tmp_path)
 
 
 # --- decisions from the pairs that are written down ----------------------------------------------------------------------
@@ -87,7 +89,7 @@ def registered(name: str) -> Iterator[tuple[list[Entrant], Recipe, float, Trial,
     """Every batch of a ledger: what was tried, on which control, at which level, and the entries of its trials."""
     found, suite = entries(name), load_suite("atlas")
     assert all(versions.named(found[0].body, what) == now for what, now in (("rule", RULE_VERSION), ("scorer", SCORER_VERSION)))
-    if name == "comparison":
+    if name.endswith("comparison"):
         plan, body = Trial.model_validate(found[0].body["trial"]), found[1].body
         a, b = (load_recipe(PROJECTS / "comparison" / f"{recipe}.yaml") for recipe in ("plain", "balanced"))
         entrant = Entrant("balanced against plain", "people", hypothesis(a, b, found[0].body["property"], plan.margin, suite))
@@ -117,7 +119,7 @@ def _hypothesis(control: Recipe, idea: dict[str, Any], plan: Trial, suite: Suite
     return found
 
 
-@pytest.mark.parametrize("name", ["finished", "half", "comparison"])
+@pytest.mark.parametrize("name", [name for name in LEDGERS if "auditor" not in name])
 def test_the_pairs_that_are_written_down_give_the_same_e_values_and_fates(name: str) -> None:
     suite, looks = load_suite("atlas"), 0
     for batch, _, level, plan, trials in registered(name):
@@ -177,13 +179,13 @@ def pool() -> Iterator[LocalPool]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["finished", "comparison"])
+@pytest.mark.parametrize("name", [name for name in LEDGERS if name.endswith(("finished", "comparison"))])
 def test_every_pair_stage_and_decision_comes_out_again_from_its_seeds(name: str, pool: LocalPool, home: Path, tmp_path: Path) -> None:
     found = entries(name)
     if pool.environment() != found[0].body["environment"]:
         pytest.skip("other library versions or another processor than the fixture's: other bits")
     base = pool.materialise("pocket/65k", tmp_path / "progress").result()
-    secret = secret_of(tmp_path, SEED[name])
+    secret = secret_of(tmp_path, SEED[Path(name).name])
     batches = 0
     for batch, control, level, plan, trials in registered(name):
         bench = Bench(pool, base, "atlas", plan.items, home / "store", None, Silent())
@@ -192,7 +194,7 @@ def test_every_pair_stage_and_decision_comes_out_again_from_its_seeds(name: str,
         Batch(batch, control, bench, plan, level, secret, ledger).run()  # type: ignore[arg-type]
         assert ledger.at == len(trials) or trials[ledger.at].kind == "confirmed"
         batches += 1
-    assert batches == (2 if name == "finished" else 1)
+    assert batches == (1 if name.endswith("comparison") else 2)
     bench = Bench(pool, base, "atlas", plan.items, home / "store", None, Silent())
     before = Recipe()
     for entry in found:
@@ -212,8 +214,9 @@ def test_every_pair_stage_and_decision_comes_out_again_from_its_seeds(name: str,
 
 
 @pytest.mark.slow
-def test_a_stage_of_an_old_ledger_is_rebuilt(pool: LocalPool, home: Path, tmp_path: Path) -> None:
-    assert rebuild(FIXTURES / "finished", out=tmp_path, pool=pool).sound
+@pytest.mark.parametrize("format_", FORMATS)
+def test_a_stage_of_an_old_ledger_is_rebuilt(format_: str, pool: LocalPool, home: Path, tmp_path: Path) -> None:
+    assert rebuild(FIXTURES / format_ / "finished", out=tmp_path, pool=pool).sound
 
 
 def test_a_comparison_of_an_old_format_is_refused(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,6 +235,6 @@ def test_a_comparison_of_an_old_format_is_refused(home: Path, tmp_path: Path, mo
     with pytest.raises(FakeStop):
         compare(a, b, "privacy", "pocket/65k", seed=7, runs=tmp_path)
     folder = recorded_folder(tmp_path)
-    shutil.copyfile(FIXTURES / "comparison" / "ledger.jsonl", folder / "ledger.jsonl")
+    shutil.copyfile(FIXTURES / "1" / "comparison" / "ledger.jsonl", folder / "ledger.jsonl")
     with pytest.raises(RunChangedError, match="begun in ledger format 1"):
         compare(a, b, "privacy", "pocket/65k", seed=7, runs=tmp_path)

@@ -55,8 +55,8 @@ def run(effects: dict[str, float], fails: str | None = None, last_first: bool = 
     request = next(steps)
     while True:
         asked.append(request)
-        number = len(request.questions) - 1 if last_first else 0
-        jobs = request.questions[number]
+        number = len(request) - 1 if last_first else 0
+        jobs = request[number]
         try:
             if fails is not None and any(fails in job.who for job in jobs):
                 request = steps.send(Reply(number, error=BuildError("no such control")))
@@ -69,26 +69,26 @@ def run(effects: dict[str, float], fails: str | None = None, last_first: bool = 
 def test_a_useless_idea_asks_for_pairs_until_it_is_given_up() -> None:
     state, asked, ruling = run({"privacy": -0.1})
     assert ruling.fate is Fate.GIVEN_UP and len(state.pairs) == len(asked) == 1
-    assert [job.who for job in asked[0].jobs] == [CONTROL_JOB, state.key]
+    assert [job.who for job in asked[0][0]] == [CONTROL_JOB, state.key]
 
 
 def test_a_useful_idea_gets_its_pairs_then_other_wordings() -> None:
     state, asked, ruling = run({"privacy": 0.2})
     assert ruling.fate is Fate.PROMOTED and state.crossed and state.checking
-    pairs, wordings = asked[:-1], asked[-1]
-    assert [r.jobs[1].replicate for r in pairs] == list(range(1, PLAN.guard_pairs + 1))
-    assert {job.reworded for job in wordings.jobs} == {"privacy"} and len(wordings.jobs) == 2 * PLAN.guard_pairs
-    assert len(wordings.questions) == 1, "no capability was gained, and no control is as capable"
+    pairs, wordings = asked[:-1], asked[-1][0]
+    assert [r[0][1].replicate for r in pairs] == list(range(1, PLAN.guard_pairs + 1))
+    assert {job.reworded for job in wordings} == {"privacy"} and len(wordings) == 2 * PLAN.guard_pairs
+    assert len(asked[-1]) == 1, "no capability was gained, and no control is as capable"
 
 
 @pytest.mark.parametrize("last_first", [False, True])
 def test_a_gain_in_capability_asks_for_a_control_that_is_as_capable_at_the_same_time(last_first: bool) -> None:
     state, asked, ruling = run({"privacy": 0.2, "facts": 0.2}, last_first=last_first)
     checks = asked[PLAN.guard_pairs :]
-    wordings, dose = checks[0].questions
+    wordings, dose = checks[0]
     assert len(wordings) == 2 * PLAN.guard_pairs and {job.reworded for job in wordings} == {"privacy"}
     assert len(dose) == ENOUGH and all(MATCHED in job.who for job in dose)
-    assert all(len(request.questions) == (2 if last_first else 1) for request in checks[1:-1])
+    assert all(len(request) == (2 if last_first else 1) for request in checks[1:-1])
     assert ruling == run({"privacy": 0.2, "facts": 0.2}, last_first=not last_first)[2], "the order of the checks decides nothing"
     assert ruling.fate is Fate.GUARD and "could not be made as capable" in ruling.why and state.checking
 

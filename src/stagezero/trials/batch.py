@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from itertools import chain
 
 from stagezero.errors import BuildError, RecipeError, SuiteError
 from stagezero.evidence import pooled_sd
@@ -120,7 +121,7 @@ class Batch:
 
     def _reply(self, request: Request) -> Reply | None:
         """The results of the first question of which every job has ended; None while there is none."""
-        for number, jobs in enumerate(request.questions):
+        for number, jobs in enumerate(request):
             if not all(job in self._jobs and self._jobs[job].done() for job in jobs):
                 continue
             for job in jobs:
@@ -146,7 +147,7 @@ class Batch:
         undecided = [trial for trial in self.trials if trial.decision is None]
         for trial in undecided:
             if trial.checking:
-                yield from trial.request.jobs
+                yield from chain.from_iterable(trial.request)
         active = [trial for trial in undecided if not trial.checking]
         # After the threshold is crossed the guards' pairs are certain to be needed, or nearly; before, only the next one is.
         reach = [max(trial.next, self.plan.guard_pairs if trial.crossed else 0) for trial in active]

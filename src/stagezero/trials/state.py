@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
 
 from stagezero.evidence import Guard
 from stagezero.measure import ALIGNMENT
@@ -69,34 +70,16 @@ class Wanted:
     reworded: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a trial needs before it can go on: all the jobs of any one of these questions."""
-
-    questions: tuple[tuple[Wanted, ...], ...] = ()
-
-    @property
-    def jobs(self) -> tuple[Wanted, ...]:
-        return tuple(job for question in self.questions for job in question)
+Request = tuple[tuple[Wanted, ...], ...]
+"""What a trial needs before it can go on: all the jobs of any one of these questions."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """The results of one question, or why there are none."""
+class Reply(NamedTuple):
+    """The results of one question, or what went wrong with a job of it."""
 
     question: int
     results: tuple[Result, ...] = ()
     error: Exception | None = None
-
-    def take(self) -> tuple[Result, ...]:
-        """The results.
-
-        Raises:
-            BuildError, RecipeError, SuiteError: a job failed.
-        """
-        if self.error is not None:
-            raise self.error
-        return self.results
 
 
 @dataclass
@@ -108,7 +91,7 @@ class State:
     """The hypothesis as it was registered."""
     pairs: list[Pair] = field(default_factory=list)
     e_values: list[float] = field(default_factory=list)
-    request: Request = field(default=Request())
+    request: Request = ()
     crossed: bool = False
     """The threshold has been reached."""
     checking: bool = False

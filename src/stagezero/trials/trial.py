@@ -35,10 +35,10 @@ def side_by_side(first: Check, second: Check) -> Generator[Request, Reply, list[
 
     def advance(i: int, reply: Reply | None = None) -> None:
         try:
-            if reply is not None and reply.error is not None:
-                asked[i] = checks[i].throw(reply.error)
+            if reply is None:
+                asked[i] = next(checks[i])
             else:
-                asked[i] = checks[i].send(reply.results) if reply is not None else next(checks[i])
+                asked[i] = checks[i].send(reply.results) if reply.error is None else checks[i].throw(reply.error)
         except StopIteration as end:
             asked.pop(i, None)
             guards[i] = end.value
@@ -47,7 +47,7 @@ def side_by_side(first: Check, second: Check) -> Generator[Request, Reply, list[
     advance(1)
     while asked and all(g.shown == "holds" for g in guards.get(0, [])):
         order = sorted(asked)
-        reply = yield Request(tuple(asked[i] for i in order))
+        reply = yield tuple(asked[i] for i in order)
         advance(order[reply.question], reply)
     return guards[0] if any(g.shown != "holds" for g in guards[0]) else [*guards[0], *guards[1]]
 
@@ -77,8 +77,10 @@ class TrialSteps:
         state = self.state
         while True:
             s = state.next
-            reply = yield Request(((self.control_job(s), state.candidate(s)),))
-            a, b = reply.take()
+            reply = yield ((self.control_job(s), state.candidate(s)),)
+            if reply.error is not None:
+                raise reply.error
+            a, b = reply.results
             pair = Pair(s, self.seeds[s - 1], a.digest, b.digest, a.scores[0], b.scores[0], a.signs[0], b.signs[0])
             state.pairs.append(pair)
             ruling = self.judge.look(state.pairs, state.best)
