@@ -20,11 +20,11 @@ NEW_USER = 0x10000000
 REFUSED_NUMBERS = {
     "x86_64": {
         27, 29, 30, 31, 64, 65, 66, 68, 69, 70, 71, 101, 155, 165, 166, 175, 176, 220, 240, 241, 246, 248, 249, 250, 253, 254, 256, 272,
-        279, 294, 298, 300, 308, 310, 311, 312, 313, 319, 320, 321, 323, 327,
+        279, 294, 298, 300, 308, 310, 311, 312, 313, 319, 320, 321, 323, 327, 206, 207, 208, 209, 210, 333,
     },
     "aarch64": {
         26, 27, 39, 40, 41, 97, 104, 105, 106, 117, 180, 181, 186, 187, 188, 189, 190, 191, 192, 193, 194, 195, 196, 217, 218, 219, 232,
-        238, 239, 241, 262, 268, 270, 271, 272, 273, 279, 280, 282, 286, 294,
+        238, 239, 241, 262, 268, 270, 271, 272, 273, 279, 280, 282, 286, 294, 0, 1, 2, 3, 4, 292,
     },
 }  # fmt: skip
 """Numbers of the calls that sandboxes refuse, written down independently of their names."""
@@ -33,10 +33,12 @@ IGNORED_NUMBERS = {
     "x86_64": {90, 91, 92, 93, 94, 132, 141, 142, 144, 188, 189, 190, 197, 198, 199, 203, 235, 251, 260, 261, 268, 280, 314},
     "aarch64": {5, 6, 7, 14, 15, 16, 30, 52, 53, 54, 55, 88, 118, 119, 122, 140, 274},
 }
-IGNORED_ON_BOTH = {452, 463, 466}
+IGNORED_ON_BOTH = {452, 463, 466, 469}
 SOCKET, FCNTL, FLOCK, PRLIMIT = ({"x86_64": x, "aarch64": a} for x, a in ((41, 198), (72, 25), (73, 32), (302, 261)))
 IOCTL, CLONE, UNSHARE = ({"x86_64": x, "aarch64": a} for x, a in ((16, 29), (56, 220), (272, 97)))
 CLONE3 = 435
+SOCKETPAIR = {"x86_64": 53, "aarch64": 199}
+SOCKET_NAMES = {"x86_64": {42, 49, 50}, "aarch64": {200, 201, 203}}
 
 
 def outcome(profile: str, machine: str, call: int, first: int = 0, second: int = 0, architecture: int | None = None) -> int:
@@ -51,6 +53,8 @@ def outcome(profile: str, machine: str, call: int, first: int = 0, second: int =
             return int(value)
         if operation == 0x20:
             loaded, taken = struct.unpack_from("=I", data, value)[0], 0
+        elif operation == 0x54:
+            loaded, taken = loaded & value, 0
         else:
             taken = if_true if {0x15: loaded == value, 0x35: loaded >= value, 0x45: loaded & value != 0}[operation] else if_false
         at += 1 + taken
@@ -65,7 +69,7 @@ def test_profiles_refuse_and_ignore_these_calls(machine: str) -> None:
     refused = REFUSED_NUMBERS[machine] | REFUSED_ON_BOTH
     assert calls("lab", machine, REFUSED) == calls("lab", machine, IGNORED) == set()
     assert calls("sandbox", machine, REFUSED) == refused | {SOCKET[machine]}, "family 0 is not one that is allowed"
-    assert calls("landlock", machine, REFUSED) == refused | {SOCKET[machine]}
+    assert calls("landlock", machine, REFUSED) == refused | {SOCKET[machine], SOCKETPAIR[machine]} | SOCKET_NAMES[machine]
     assert calls("sandbox", machine, IGNORED) == {FLOCK[machine]}
     assert calls("landlock", machine, IGNORED) == IGNORED_NUMBERS[machine] | IGNORED_ON_BOTH | {FLOCK[machine]}
     for profile in harden.PROFILES:
@@ -84,8 +88,13 @@ def test_profiles_examine_arguments(machine: str) -> None:
         assert outcome(profile, machine, IOCTL[machine], 0, 0x5413) == ALLOWED
         families = {"lab": set(range(50)), "sandbox": {1, 2, 10}, "landlock": set[int]()}[profile]
         assert {f for f in range(50) if outcome(profile, machine, SOCKET[machine], f) == ALLOWED} == families
-        locks = set() if profile == "lab" else {5, 6, 7, 36, 37, 38, 1024, 1026}
-        assert {c for c in range(1040) if outcome(profile, machine, FCNTL[machine], 0, c) == IGNORED} == locks
+        locks = set() if profile == "lab" else {5, 6, 7, 36, 37, 38, 1024, 1026, 1036, 1038}
+        assert {c for c in range(1050) if outcome(profile, machine, FCNTL[machine], 0, c) == IGNORED} == locks
+        pairs = {1, 5} if profile == "landlock" else set(range(16))  # a datagram socket reaches any other that has a path
+        flags = 0o2004000
+        assert {k for k in range(16) if outcome(profile, machine, SOCKETPAIR[machine], 1, k | flags) == ALLOWED} == pairs
+        for request in (0x40086602, 0x40046602, 0x40087602, 0x40047602, 0x401C5820):
+            assert outcome(profile, machine, IOCTL[machine], 0, request) == (ALLOWED if profile == "lab" else REFUSED)
         assert outcome(profile, machine, PRLIMIT[machine]) == ALLOWED
         assert outcome(profile, machine, PRLIMIT[machine], 7) == (REFUSED if profile == "landlock" else ALLOWED)
         assert outcome(profile, machine, 0x40000000 | IOCTL[machine]) == UNKNOWN, "x32"

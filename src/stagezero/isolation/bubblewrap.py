@@ -47,7 +47,7 @@ _COUNTER = itertools.count()
 def _mount_points(paths: Iterable[Path]) -> list[str]:
     """Options that make the folders above some paths, readable to every user."""
     above = {folder for path in paths for folder in path.parents} - {Path("/")}
-    return [word for folder in sorted(above, key=lambda p: len(p.parts)) for word in ("--perms", "0755", "--dir", str(folder))]
+    return [word for folder in sorted(above, key=lambda p: (len(p.parts), p)) for word in ("--perms", "0755", "--dir", str(folder))]
 
 
 def _system_paths() -> Iterator[str]:

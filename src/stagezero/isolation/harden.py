@@ -37,7 +37,7 @@ Numbers = tuple[int | None, int | None]
 
 EXAMINED_CALLS: dict[str, Numbers] = {
     "ioctl": (16, 29), "clone": (56, 220), "clone3": (435, 435), "unshare": (272, 97), "socket": (41, 198), "fcntl": (72, 25),
-    "flock": (73, 32), "prlimit64": (302, 261),
+    "flock": (73, 32), "prlimit64": (302, 261), "socketpair": (53, 199),
 }  # fmt: skip
 """Calls whose arguments the filter examines, or that it treats on their own."""
 MOUNT_CALLS: dict[str, Numbers] = {
@@ -50,11 +50,13 @@ PROCESS_CALLS: dict[str, Numbers] = {
     "process_madvise": (440, 440), "process_mrelease": (448, 448), "migrate_pages": (256, 238), "move_pages": (279, 239),
 }  # fmt: skip
 """Calls that read or change another process."""
+SOCKET_NAME_CALLS: dict[str, Numbers] = {"bind": (49, 200), "connect": (42, 203), "listen": (50, 201)}
 KERNEL_CALLS: dict[str, Numbers] = {
     "init_module": (175, 105), "delete_module": (176, 106), "finit_module": (313, 273), "kexec_load": (246, 104),
     "kexec_file_load": (320, 294), "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282),
     "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427), "add_key": (248, 217),
-    "request_key": (249, 218), "keyctl": (250, 219),
+    "request_key": (249, 218), "keyctl": (250, 219), "io_setup": (206, 0), "io_destroy": (207, 1), "io_submit": (209, 2),
+    "io_cancel": (210, 3), "io_getevents": (208, 4), "io_pgetevents": (333, 292),
 }  # fmt: skip
 """Calls into parts of the kernel that a build has no use for, and in which faults are found."""
 UNCOUNTED_CALLS: dict[str, Numbers] = {
@@ -73,14 +75,15 @@ METADATA_CALLS: dict[str, Numbers] = {
     "lchown": (94, None), "fchownat": (260, 54), "utime": (132, None), "utimes": (235, None), "futimesat": (261, None),
     "utimensat": (280, 88), "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7), "setxattrat": (463, 463),
     "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16), "removexattrat": (466, 466),
+    "file_setattr": (469, 469),
 }  # fmt: skip
 SCHEDULING_CALLS: dict[str, Numbers] = {
     "setpriority": (141, 140), "sched_setparam": (142, 118), "sched_setscheduler": (144, 119), "sched_setaffinity": (203, 122),
     "sched_setattr": (314, 274), "ioprio_set": (251, 30),
 }  # fmt: skip
 SYSTEM_CALLS: dict[str, Numbers] = {
-    **EXAMINED_CALLS, **MOUNT_CALLS, **PROCESS_CALLS, **KERNEL_CALLS, **UNCOUNTED_CALLS, **FILE_OBSERVING_CALLS, **METADATA_CALLS,
-    **SCHEDULING_CALLS,
+    **EXAMINED_CALLS, **MOUNT_CALLS, **PROCESS_CALLS, **SOCKET_NAME_CALLS, **KERNEL_CALLS, **UNCOUNTED_CALLS, **FILE_OBSERVING_CALLS,
+    **METADATA_CALLS, **SCHEDULING_CALLS,
 }  # fmt: skip
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 """Machine → its column of ``SYSTEM_CALLS``, and its AUDIT_ARCH, by which seccomp knows it."""
@@ -95,30 +98,38 @@ class Profile(NamedTuple):
     """Calls that do nothing and return success."""
     socket_families: tuple[int, ...] | None = None
     """Families of which sockets can be made; None: all."""
+    connected_sockets_only: bool = False
+    """``socketpair`` makes streams and sequences alone: a datagram socket can also be sent from to any other that has a path."""
+    refused_ioctls: tuple[int, ...] = ()
     ignores_file_locks: bool = False
-    """Locks, leases and notifications by ``fcntl`` do nothing and return success: libraries insist on locks, and among a program's own
-    processes they are rarely needed."""
+    """Locks, leases, notifications and hints by ``fcntl`` do nothing and return success: libraries insist on locks, and among a program's
+    own processes they are rarely needed."""
     own_limits_only: bool = False
     """``prlimit`` is refused for any process but the caller."""
 
 
 _AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
+_SOCK_STREAM, _SOCK_SEQPACKET, _SOCK_TYPES = 1, 5, 0xF
+_SET_ATTRIBUTES = (0x40086602, 0x40046602, 0x40087602, 0x40047602, 0x401C5820)
+"""FS_IOC_SETFLAGS and FS_IOC_SETVERSION, for words of 8 and of 4 bytes, and FS_IOC_FSSETXATTR; they need no file opened for writing."""
 _SANDBOX = Profile(
     frozenset({*MOUNT_CALLS, *PROCESS_CALLS, *KERNEL_CALLS, *UNCOUNTED_CALLS, *FILE_OBSERVING_CALLS}), frozenset({"flock"}),
-    (_AF_UNIX, _AF_INET, _AF_INET6), ignores_file_locks=True,
+    (_AF_UNIX, _AF_INET, _AF_INET6), refused_ioctls=_SET_ATTRIBUTES, ignores_file_locks=True,
 )  # fmt: skip
 _LANDLOCK = _SANDBOX._replace(
-    ignored=_SANDBOX.ignored | METADATA_CALLS.keys() | SCHEDULING_CALLS.keys(), socket_families=(), own_limits_only=True
-)
+    refused=_SANDBOX.refused | SOCKET_NAME_CALLS.keys(), ignored=_SANDBOX.ignored | METADATA_CALLS.keys() | SCHEDULING_CALLS.keys(),
+    socket_families=(), connected_sockets_only=True, own_limits_only=True,
+)  # fmt: skip
 PROFILES = {"lab": Profile(), "sandbox": _SANDBOX, "landlock": _LANDLOCK}
 
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _SECCOMP_MODE_FILTER = 1, 22, 38, 2
 _CLONE_NEWUSER = 0x10000000
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C  # the shell reads what they are given as if it had been typed
-_FCNTL_LOCKS = (5, 6, 7, 36, 37, 38, 1024, 1026)
-"""F_GETLK, F_SETLK, F_SETLKW, the same of open file descriptions, F_SETLEASE and F_NOTIFY."""
+_FCNTL_LOCKS = (5, 6, 7, 36, 37, 38, 1024, 1026, 1036, 1038)
+"""F_GETLK, F_SETLK, F_SETLKW, the same of open file descriptions, F_SETLEASE, F_NOTIFY, F_SET_RW_HINT and F_SET_FILE_RW_HINT. A hint
+stays with a file that was opened to be read, even below a read-only mount, and others can read it."""
 _X32_CALLS = 0x40000000
-_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_LOAD, _AND, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06
 _RETURNED_VALUES = {"refuse": 0x00050000 | errno.EPERM, "unknown": 0x00050000 | errno.ENOSYS, "ignore": 0x00050000, "allow": 0x7FFF0000}
 _CALL_OFFSET, _MACHINE_OFFSET, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 0, 4, 16, 24
 """Where they lie in what seccomp gives to the filter. Of an argument only the low half is examined, as by the kernel."""
@@ -127,7 +138,7 @@ _CALL_OFFSET, _MACHINE_OFFSET, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 0, 4, 16, 24
 def seccomp_program(profile: Profile, machine: str) -> bytes | None:
     """A profile's filter as a BPF program; None for a machine whose call numbers are not in ``SYSTEM_CALLS``.
 
-    An instruction loads a word, compares it and jumps to a label where the comparison holds, or returns. A string is a label.
+    An instruction loads a word, masks it, compares it and jumps to a label where the comparison holds, or returns. A string is a label.
     """
     if machine not in MACHINES:
         return None
@@ -149,6 +160,7 @@ def seccomp_program(profile: Profile, machine: str) -> bytes | None:
         *on_call(profile.refused, "refuse"),
         *on_call(profile.ignored, "ignore"),
         *(on_call(["socket"], "socket") if profile.socket_families is not None else []),
+        *(on_call(["socketpair"], "socketpair") if profile.connected_sockets_only else []),
         *(on_call(["fcntl"], "fcntl") if profile.ignores_file_locks else []),
         *(on_call(["prlimit64"], "prlimit") if profile.own_limits_only else []),
         *on_call(["unshare"], "namespaces"),
@@ -157,6 +169,12 @@ def seccomp_program(profile: Profile, machine: str) -> bytes | None:
         "socket",
         (_LOAD, _FIRST_ARGUMENT, ""),
         *((_EQUAL, family, "allow") for family in profile.socket_families or ()),
+        (_RETURN, 0, "refuse"),
+        "socketpair",
+        (_LOAD, _SECOND_ARGUMENT, ""),
+        (_AND, _SOCK_TYPES, ""),
+        (_EQUAL, _SOCK_STREAM, "allow"),
+        (_EQUAL, _SOCK_SEQPACKET, "allow"),
         (_RETURN, 0, "refuse"),
         "fcntl",
         (_LOAD, _SECOND_ARGUMENT, ""),
@@ -168,8 +186,7 @@ def seccomp_program(profile: Profile, machine: str) -> bytes | None:
         (_RETURN, 0, "refuse"),
         "ioctl",
         (_LOAD, _SECOND_ARGUMENT, ""),
-        (_EQUAL, _TIOCSTI, "refuse"),
-        (_EQUAL, _TIOCLINUX, "refuse"),
+        *((_EQUAL, request, "refuse") for request in (_TIOCSTI, _TIOCLINUX, *profile.refused_ioctls)),
         (_RETURN, 0, "allow"),
         "namespaces",
         (_LOAD, _FIRST_ARGUMENT, ""),
