@@ -209,7 +209,8 @@ def open_plain_file(folder: int, name: str, hard_links: bool = True) -> BinaryIO
     if not stat.S_ISREG(before.st_mode) or (before.st_nlink != 1 and not hard_links):
         raise OSError(errno.EINVAL, "no plain file")
     handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    if not os.path.samestat(before, os.fstat(handle)):
+    after = os.fstat(handle)
+    if not os.path.samestat(before, after) or not stat.S_ISREG(after.st_mode):  # the number of a file that is gone is given again
         os.close(handle)
         raise OSError(errno.ESTALE, "exchanged while it was opened")
     return os.fdopen(handle, "rb")

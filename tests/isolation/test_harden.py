@@ -53,8 +53,6 @@ def outcome(profile: str, machine: str, call: int, first: int = 0, second: int =
             return int(value)
         if operation == 0x20:
             loaded, taken = struct.unpack_from("=I", data, value)[0], 0
-        elif operation == 0x54:
-            loaded, taken = loaded & value, 0
         else:
             taken = if_true if {0x15: loaded == value, 0x35: loaded >= value, 0x45: loaded & value != 0}[operation] else if_false
         at += 1 + taken

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ import pytest
 from stagezero.errors import BuildError, SandboxError
 from stagezero.isolation import Confinement, Limits, Ran, Task, confine, why_not
 from stagezero.isolation.broker import Broker
+from stagezero.isolation.visible import python_paths
 from stagezero.models import checkpoint_digest
 from stagezero.tasks import load_suite
 from stagezero.training import Store, build, parse_recipe
@@ -31,6 +33,7 @@ from stagezero.training.steps.run_program import check_programs, weights_at_most
 
 KINDS = [k for k in ("box", "landlock") if why_not(k) is None]
 pytestmark = pytest.mark.skipif("box" not in KINDS, reason=f"no sandbox can be made here: {why_not()}")
+F_GET_RW_HINT = 1035
 PLAIN = "def technique(ctx):\n    return ctx.model()\n"
 
 
@@ -52,9 +55,12 @@ def test_nothing_outside_is_seen_or_reached(base: Path, tmp_path: Path, kind: st
     secret = tmp_path / "secret"
     secret.write_text("told")
     monkeypatch.setenv("SECRET", "told")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    model = base / "model.safetensors"
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as service:
+        service.bind(str(tmp_path / "service"))
+        (tmp_path / "service").chmod(0o777)
         program = f"""
-import os, socket
+import ctypes, fcntl, os, socket, struct
 def attempt(what, f):
     try: print(what, "GOT", f())
     except BaseException as error: print(what, type(error).__name__)
@@ -67,11 +73,26 @@ attempt("core_pattern", lambda: open("/proc/sys/kernel/core_pattern", "w").write
 attempt("usr", lambda: open("/usr/left", "w"))
 attempt("store", lambda: os.listdir({str(base.parent)!r}))
 attempt("package", lambda: __import__("stagezero.errors"))
+attempt("datagram", lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)[0].sendto(b"told", {str(tmp_path / "service")!r}))
+attempt("attributes", lambda: fcntl.ioctl(open(os.environ["STAGEZERO_MODEL"] + "/{model.name}"), 0x40086602, struct.pack("q", 0x40)))
+attempt("native AIO", lambda: ctypes.CDLL(None).syscall(206, 1, ctypes.byref(ctypes.c_ulong())) < 0 and 1 / 0)
+# A hint is ignored, and so the call succeeds; that nothing came of it is seen from outside.
+fcntl.fcntl(open(os.environ["STAGEZERO_MODEL"] + "/{model.name}"), 1036, struct.pack("Q", 3))
 print("own", "told" in str(dict(os.environ)), os.environ.get("SECRET"))
 """
         said = run(base, tmp_path / "box", program, kind).said
-    assert "GOT" not in said and "own False None" in said and said.count("\n") == 10, said
+    assert "GOT" not in said and "own False None" in said and said.count("\n") == 13, said
     assert not (tmp_path / "left").exists()
+    with model.open("rb") as handle:
+        assert fcntl.fcntl(handle, F_GET_RW_HINT, bytes(8)) == bytes(8)
+
+
+def test_packages_of_the_base_interpreter_are_hidden_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = tmp_path / "lib" / "python3.11" / "site-packages" / "pycountry"
+    facts.mkdir(parents=True)
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
+    shown, hidden = python_paths.__wrapped__()
+    assert tmp_path.resolve() in shown and facts.resolve() in hidden
 
 
 @pytest.mark.parametrize(

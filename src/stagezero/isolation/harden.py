@@ -12,10 +12,10 @@ are refused as well. The profiles differ in the rest of the filter:
 ``sandbox``   a build in its mount namespace (``bubblewrap.py``). Refused are sockets but local and internet ones (a virtual machine's VSOCK
               reaches its host from any namespace), the calls that reach other processes or the kernel's rarer parts, and all by which two
               programs that see the same read-only files could leave each other a message.
-``landlock``  a build without a mount namespace (``landlock.py``). Refused are also all sockets (a service that listens at a path would obey
-              it), resource limits of other processes, and, by Landlock, all files but those under ``read=`` and ``write=``, and all names
-              but those and the ones under ``list=``; changes of mode, owner, times and attributes are ignored. It ends with an error unless
-              Landlock and the filter are in force.
+``landlock``  a build without a mount namespace (``landlock.py``). Refused are also all sockets but connected pairs (a service would obey
+              a socket that reaches it at a path), resource limits of other processes, and, by Landlock, all files but those under ``read=``
+              and ``write=``, all names but those and the ones under ``list=``; changes of mode, owner, times and attributes do nothing.
+              It ends with an error unless Landlock and the filter are in force.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ PROCESS_CALLS: dict[str, Numbers] = {
 }  # fmt: skip
 """Calls that read or change another process."""
 SOCKET_NAME_CALLS: dict[str, Numbers] = {"bind": (49, 200), "connect": (42, 203), "listen": (50, 201)}
+"""Calls that give a socket a name, or find one by its name."""
 KERNEL_CALLS: dict[str, Numbers] = {
     "init_module": (175, 105), "delete_module": (176, 106), "finit_module": (313, 273), "kexec_load": (246, 104),
     "kexec_file_load": (320, 294), "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282),
@@ -89,56 +90,67 @@ MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 """Machine → its column of ``SYSTEM_CALLS``, and its AUDIT_ARCH, by which seccomp knows it."""
 
 
-class Profile(NamedTuple):
-    """What a seccomp filter does besides refusing new user namespaces and input typed into the terminal."""
+class Examined(NamedTuple):
+    """A call that is decided by one of its arguments: ``on_match`` where it is one of ``values``, else ``otherwise``."""
 
+    argument: int
+    values: tuple[int, ...]
+    on_match: str
+    otherwise: str
+
+
+_AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
+_SOCK_STREAM, _SOCK_SEQPACKET, _SOCK_NONBLOCK, _SOCK_CLOEXEC = 1, 5, 0o4000, 0o2000000
+_TYPED_INPUT = (0x5412, 0x541C)
+"""TIOCSTI and TIOCLINUX: the shell reads what they are given as if it had been typed."""
+_SET_ATTRIBUTES = (0x40086602, 0x40046602, 0x40087602, 0x40047602, 0x401C5820)
+"""FS_IOC_SETFLAGS and FS_IOC_SETVERSION, for words of 8 and of 4 bytes, and FS_IOC_FSSETXATTR; they need no file opened for writing."""
+_LOCAL_AND_INTERNET = {"socket": Examined(0, (_AF_UNIX, _AF_INET, _AF_INET6), "allow", "refuse")}
+_NO_FILE_LOCKS = {"fcntl": Examined(1, (5, 6, 7, 36, 37, 38, 1024, 1026, 1036, 1038), "ignore", "allow")}
+"""F_GETLK, F_SETLK, F_SETLKW, the same of open file descriptions, F_SETLEASE, F_NOTIFY, F_SET_RW_HINT and F_SET_FILE_RW_HINT do nothing
+and return success. Libraries insist on locks, and among a program's own processes they are rarely needed. A hint stays with a file that
+was opened to be read, even below a read-only mount, and others can read it."""
+_NO_ATTRIBUTES = {"ioctl": Examined(1, (*_TYPED_INPUT, *_SET_ATTRIBUTES), "refuse", "allow")}
+_FLAGS = (0, _SOCK_NONBLOCK, _SOCK_CLOEXEC, _SOCK_NONBLOCK | _SOCK_CLOEXEC)
+_CONNECTED_PAIRS = tuple(kind | flags for kind in (_SOCK_STREAM, _SOCK_SEQPACKET) for flags in _FLAGS)
+_PAIRS_ONLY = {"socket": Examined(0, (), "allow", "refuse"), "socketpair": Examined(1, _CONNECTED_PAIRS, "allow", "refuse")}
+"""A pair of datagram sockets is refused, too: one end can send to any other datagram socket that has a path."""
+_OWN_LIMITS_ONLY = {"prlimit64": Examined(0, (0,), "allow", "refuse")}
+
+
+class Profile(NamedTuple):
+    """What a seccomp filter does besides refusing new user namespaces."""
+
+    examined: dict[str, Examined]
     refused: frozenset[str] = frozenset()
     """Calls that fail with EPERM."""
     ignored: frozenset[str] = frozenset()
     """Calls that do nothing and return success."""
-    socket_families: tuple[int, ...] | None = None
-    """Families of which sockets can be made; None: all."""
-    connected_sockets_only: bool = False
-    """``socketpair`` makes streams and sequences alone: a datagram socket can also be sent from to any other that has a path."""
-    refused_ioctls: tuple[int, ...] = ()
-    ignores_file_locks: bool = False
-    """Locks, leases, notifications and hints by ``fcntl`` do nothing and return success: libraries insist on locks, and among a program's
-    own processes they are rarely needed."""
-    own_limits_only: bool = False
-    """``prlimit`` is refused for any process but the caller."""
 
 
-_AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
-_SOCK_STREAM, _SOCK_SEQPACKET, _SOCK_TYPES = 1, 5, 0xF
-_SET_ATTRIBUTES = (0x40086602, 0x40046602, 0x40087602, 0x40047602, 0x401C5820)
-"""FS_IOC_SETFLAGS and FS_IOC_SETVERSION, for words of 8 and of 4 bytes, and FS_IOC_FSSETXATTR; they need no file opened for writing."""
 _SANDBOX = Profile(
+    _LOCAL_AND_INTERNET | _NO_FILE_LOCKS | _NO_ATTRIBUTES,
     frozenset({*MOUNT_CALLS, *PROCESS_CALLS, *KERNEL_CALLS, *UNCOUNTED_CALLS, *FILE_OBSERVING_CALLS}), frozenset({"flock"}),
-    (_AF_UNIX, _AF_INET, _AF_INET6), refused_ioctls=_SET_ATTRIBUTES, ignores_file_locks=True,
 )  # fmt: skip
-_LANDLOCK = _SANDBOX._replace(
-    refused=_SANDBOX.refused | SOCKET_NAME_CALLS.keys(), ignored=_SANDBOX.ignored | METADATA_CALLS.keys() | SCHEDULING_CALLS.keys(),
-    socket_families=(), connected_sockets_only=True, own_limits_only=True,
+_LANDLOCK = Profile(
+    _SANDBOX.examined | _PAIRS_ONLY | _OWN_LIMITS_ONLY, _SANDBOX.refused | SOCKET_NAME_CALLS.keys(),
+    _SANDBOX.ignored | METADATA_CALLS.keys() | SCHEDULING_CALLS.keys(),
 )  # fmt: skip
-PROFILES = {"lab": Profile(), "sandbox": _SANDBOX, "landlock": _LANDLOCK}
+PROFILES = {"lab": Profile({"ioctl": Examined(1, _TYPED_INPUT, "refuse", "allow")}), "sandbox": _SANDBOX, "landlock": _LANDLOCK}
 
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _SECCOMP_MODE_FILTER = 1, 22, 38, 2
 _CLONE_NEWUSER = 0x10000000
-_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C  # the shell reads what they are given as if it had been typed
-_FCNTL_LOCKS = (5, 6, 7, 36, 37, 38, 1024, 1026, 1036, 1038)
-"""F_GETLK, F_SETLK, F_SETLKW, the same of open file descriptions, F_SETLEASE, F_NOTIFY, F_SET_RW_HINT and F_SET_FILE_RW_HINT. A hint
-stays with a file that was opened to be read, even below a read-only mount, and others can read it."""
 _X32_CALLS = 0x40000000
-_LOAD, _AND, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _RETURNED_VALUES = {"refuse": 0x00050000 | errno.EPERM, "unknown": 0x00050000 | errno.ENOSYS, "ignore": 0x00050000, "allow": 0x7FFF0000}
-_CALL_OFFSET, _MACHINE_OFFSET, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 0, 4, 16, 24
+_CALL_OFFSET, _MACHINE_OFFSET, _ARGUMENT_OFFSETS = 0, 4, (16, 24)
 """Where they lie in what seccomp gives to the filter. Of an argument only the low half is examined, as by the kernel."""
 
 
 def seccomp_program(profile: Profile, machine: str) -> bytes | None:
     """A profile's filter as a BPF program; None for a machine whose call numbers are not in ``SYSTEM_CALLS``.
 
-    An instruction loads a word, masks it, compares it and jumps to a label where the comparison holds, or returns. A string is a label.
+    An instruction loads a word, compares it and jumps to a label where the comparison holds, or returns. A string is a label.
     """
     if machine not in MACHINES:
         return None
@@ -159,40 +171,17 @@ def seccomp_program(profile: Profile, machine: str) -> bytes | None:
         *on_call(["clone"], "namespaces"),
         *on_call(profile.refused, "refuse"),
         *on_call(profile.ignored, "ignore"),
-        *(on_call(["socket"], "socket") if profile.socket_families is not None else []),
-        *(on_call(["socketpair"], "socketpair") if profile.connected_sockets_only else []),
-        *(on_call(["fcntl"], "fcntl") if profile.ignores_file_locks else []),
-        *(on_call(["prlimit64"], "prlimit") if profile.own_limits_only else []),
+        *(line for name in profile.examined for line in on_call([name], name)),
         *on_call(["unshare"], "namespaces"),
-        *on_call(["ioctl"], "ioctl"),
-        (_RETURN, 0, "allow"),
-        "socket",
-        (_LOAD, _FIRST_ARGUMENT, ""),
-        *((_EQUAL, family, "allow") for family in profile.socket_families or ()),
-        (_RETURN, 0, "refuse"),
-        "socketpair",
-        (_LOAD, _SECOND_ARGUMENT, ""),
-        (_AND, _SOCK_TYPES, ""),
-        (_EQUAL, _SOCK_STREAM, "allow"),
-        (_EQUAL, _SOCK_SEQPACKET, "allow"),
-        (_RETURN, 0, "refuse"),
-        "fcntl",
-        (_LOAD, _SECOND_ARGUMENT, ""),
-        *((_EQUAL, command, "ignore") for command in _FCNTL_LOCKS),
-        (_RETURN, 0, "allow"),
-        "prlimit",
-        (_LOAD, _FIRST_ARGUMENT, ""),
-        (_EQUAL, 0, "allow"),
-        (_RETURN, 0, "refuse"),
-        "ioctl",
-        (_LOAD, _SECOND_ARGUMENT, ""),
-        *((_EQUAL, request, "refuse") for request in (_TIOCSTI, _TIOCLINUX, *profile.refused_ioctls)),
         (_RETURN, 0, "allow"),
         "namespaces",
-        (_LOAD, _FIRST_ARGUMENT, ""),
+        (_LOAD, _ARGUMENT_OFFSETS[0], ""),
         (_ANY_BIT, _CLONE_NEWUSER, "refuse"),
         (_RETURN, 0, "allow"),
     ]
+    for name, call in profile.examined.items():
+        lines += [name, (_LOAD, _ARGUMENT_OFFSETS[call.argument], ""), *((_EQUAL, value, call.on_match) for value in call.values)]
+        lines.append((_RETURN, 0, call.otherwise))
     for label in _RETURNED_VALUES:
         lines += [label, (_RETURN, 0, label)]
     addresses: dict[str, int] = {}

@@ -42,9 +42,9 @@ def python_paths() -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     wanted = [p.resolve() for p in (Path(sys.prefix), Path(sys.base_prefix), *packages)]
     shown = [p for p in dict.fromkeys(wanted) if p.is_dir() and not any(p.is_relative_to(s) for s in SYSTEM_PATHS)]
     shown = [p for p in shown if not any(p != q and p.is_relative_to(q) for q in shown)]
-    # Besides its own, a virtual environment's interpreter shows those of the one that it was made from, and of the system.
-    below = [*packages, *(q for p in (*shown, Path("/usr")) for kind in ("site", "dist") for q in p.glob(f"lib*/python3*/{kind}-packages"))]
-    hidden = [folder / name for folder in below for name in HIDDEN_PACKAGES]
+    # A virtual environment's interpreter also shows the packages of the interpreter that it was made from, and of the system.
+    packages += [folder for path in (*shown, Path("/usr"), Path("/usr/local")) for folder in path.glob("lib*/python3*/[sd]*-packages")]
+    hidden = [folder / name for folder in packages for name in HIDDEN_PACKAGES]
     hidden += [PACKAGE.resolve(), home()]
     hidden += [path for name in HIDDEN_SHARES for share in ("/usr/share", "/usr/local/share") for path in sorted(Path(share).glob(name))]
     hidden = [p.resolve() for p in hidden if p.is_dir()]
