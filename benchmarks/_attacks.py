@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from stagezero.evidence import Allowance, claim_level, needed
+from stagezero.evidence import Allowance, claim_level, required_correct
 
 Signs = NDArray[np.int8]
 Floats = NDArray[np.float32]
@@ -66,7 +66,7 @@ class Door:
         """One reply is always kept back for the lab's last model."""
         counts = list(zip(self.replies.tolist(), self.passes.tolist(), strict=True))
         for key in set(counts) - self._open.keys():
-            self._open[key] = self.allowance.may_ask(*key, pending=1)
+            self._open[key] = self.allowance.allows_submission(*key, pending=1)
         return np.array([self._open[key] for key in counts])
 
     def ask(self, models: Signs) -> Ints:
@@ -166,7 +166,7 @@ class Outcome:
 
 def allowed_gain(allowance: Allowance, n: int = ITEMS) -> float:
     """How far above its true mean of ½ the certificate admits that a model may score."""
-    return needed(n, 0.5, claim_level(DELTA, 1, allowance.total())) / n - 0.5
+    return required_correct(n, 0.5, claim_level(DELTA, 1, allowance.total_bits())) / n - 0.5
 
 
 def best_bar(allowance: Allowance, attack: str, n: int = ITEMS) -> int:

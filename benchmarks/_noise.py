@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from stagezero.models import home
 from stagezero.training import parse_recipe
 from stagezero.training.executors import Draw, LocalPool
-from stagezero.trials.jobs import Bench
-from stagezero.trials.jobs import Silent as Nobody
+from stagezero.trials.jobs import BuildQueue, NoProgress
 
 Floats = NDArray[np.float64]
 GROUPS, EACH, ITEMS = 10, 21, 80
@@ -48,8 +47,8 @@ class Noise:
         return np.asarray((rng.choice(self.residuals, shape) + kernel) / np.sqrt(1 + h * h))
 
 
-class Dots(Nobody):
-    def doing(self, text: str, done: int, expected: int, seconds_left: float | None) -> None:
+class Dots(NoProgress):
+    def status(self, text: str, done: int, expected: int, seconds_left: float | None) -> None:
         if done % 20 == 0 and seconds_left:
             print(f"{text}: {done} of {expected}, about {seconds_left:.0f} s left", flush=True)
 
@@ -59,13 +58,13 @@ def collect() -> dict[str, Noise]:
     recipe = parse_recipe(yaml.safe_load(files("stagezero.examples").joinpath("first/stage0.yaml").read_text()), "stage0")
     with tempfile.TemporaryDirectory() as scratch, LocalPool(2) as pool:
         base = pool.materialise("pocket/65k", Path(scratch) / "progress").result()
-        bench = Bench(pool, base, "atlas", ITEMS, home() / "store", None, Dots())
+        queue = BuildQueue(pool, base, "atlas", ITEMS, home() / "store", None, Dots())
         jobs = []
         for group in range(GROUPS):
             draws = (Draw(1_000_000 + group), Draw(1_000_000 + (group + 1) % GROUPS))
-            jobs += [bench.submit(recipe, 1 + EACH * group + i, draws) for i in range(EACH)]
-        found = bench.gather(jobs, "noise: builds of one recipe")
-        properties = bench.suite.properties
+            jobs += [queue.submit(recipe, 1 + EACH * group + i, draws) for i in range(EACH)]
+        found = queue.gather(jobs, "noise: builds of one recipe")
+        properties = queue.suite.properties
     noise = {}
     for prop in properties:
         own = np.array([r.scores[0][prop] for r in found]).reshape(GROUPS, EACH)

@@ -31,7 +31,7 @@ from stagezero.auditor.http_api import token_hash
 from stagezero.auditor.shadow import add_shadow
 from stagezero.auditor.storage import Storage
 from stagezero.door import Receipt, Reply, Setup, Submission, Terms
-from stagezero.door.verify_attestation import verified
+from stagezero.door.verify_attestation import verify_attestation
 from stagezero.errors import ClosedError, StagezeroError, WitnessError
 from stagezero.models import checkpoint_digest
 
@@ -279,13 +279,13 @@ def restored_with_ledger(lab: Lab) -> int:
     shutil.copytree(lab.keep_folder, lab.folder / "earlier")
     lab.auditor = Auditor(Storage(lab.keep_folder), clock=lab.clock)
     lab.spend()
-    held = lab.auditor.show(None).checkpoint
+    held = lab.auditor.checkpoint(None).checkpoint
     lab.auditor.close()
     shutil.rmtree(lab.keep_folder)
     shutil.copytree(lab.folder / "earlier", lab.keep_folder)
     lab.auditor = Auditor(Storage(lab.keep_folder), clock=lab.clock)
     try:
-        lab.auditor.show(held)
+        lab.auditor.checkpoint(held)
     except WitnessError:
         return lab.more()
     return lab.more() + 1
@@ -355,7 +355,7 @@ def crash_between(lab: Lab) -> int:
     """The auditor dies after each charge and before the answer: the charge stands, and there is one answer to it."""
     made = []
     for _ in range(ALLOWED):
-        lab.auditor._ending = True  # it will not settle what it examines
+        lab.auditor._stopping = True  # it will not settle what it examines
         made.append(lab.models.new())
         lab.submit(made[-1])
         lab.auditor.examiner.stop()
@@ -397,9 +397,9 @@ def fresh_keep(lab: Lab) -> int:
     gained = other.more()
     envelope = other.folder / "attestation.json"
     envelope.write_text(json.dumps(other.auditor.attestation(1, "lab")))
-    verified(envelope, other.auditor.storage.public_key.text())
+    verify_attestation(envelope, other.auditor.storage.public_key.text())
     try:
-        verified(envelope, lab.auditor.storage.public_key.text())
+        verify_attestation(envelope, lab.auditor.storage.public_key.text())
     except StagezeroError:
         other.auditor.close()
         return gained
@@ -483,7 +483,7 @@ def environment(lab: Lab) -> int:
     changed = {**os.environ, **dict.fromkeys(names, str(elsewhere)), "PYTHONHASHSEED": "7", "USER": "other", "LOGNAME": "other"}
     told = [
         subprocess.run(
-            [sys.executable, "-c", "from stagezero.door.auditor_process import default_keep as k; print(k())"],
+            [sys.executable, "-c", "from stagezero.door.auditor_process import default_auditor_folder as k; print(k())"],
             env=env, capture_output=True, text=True, check=True,
         ).stdout
         for env in (dict(os.environ), changed)
@@ -492,8 +492,8 @@ def environment(lab: Lab) -> int:
         "import sys; from pathlib import Path; from stagezero.door.auditor_process import EmbeddedAuditor\n"
         "from stagezero.models import checkpoint_digest; from stagezero.errors import StagezeroError\n"
         "with EmbeddedAuditor(Path(sys.argv[1])) as auditor:\n"
-        "    door = auditor.opened().door(); door.suite = 'suite'; m = Path(sys.argv[2])\n"
-        "    try: print(door.hand_in(m, checkpoint_digest(m)).submission)\n"
+        "    door = auditor.endpoint().door(); door.suite = 'suite'; m = Path(sys.argv[2])\n"
+        "    try: print(door.submit(m, checkpoint_digest(m)).submission)\n"
         "    except StagezeroError as error: print(type(error).__name__)\n"
     )
     command = [sys.executable, "-c", script, str(lab.keep_folder), str(lab.models.new())]
@@ -556,7 +556,7 @@ def whether_it_is_over(lab: Lab, calls: int = 150) -> Tried:
         "reply": lambda: lab.auditor.reply(receipt.submission, "lab"),
         "status": lambda: lab.auditor.status("suite"),
         "again": lambda: lab.submit(model),
-        "checkpoint": lambda: lab.auditor.show(None),
+        "checkpoint": lambda: lab.auditor.checkpoint(None),
         "unknown": lambda: lab.auditor.receipt("suite", checkpoint_digest(other), "lab"),
     }
     for over in (False, True):

@@ -20,7 +20,7 @@ from _common import arguments, publish
 
 from stagezero import examples
 from stagezero.models import materialise
-from stagezero.models.loader import settle_libraries
+from stagezero.models.loader import configure_libraries
 
 
 def _children(pid: int) -> list[int]:
@@ -52,7 +52,7 @@ def _memory(pid: int) -> float:
 
 def main() -> None:
     options = arguments(__doc__ or "").parse_args()
-    settle_libraries()
+    configure_libraries()
     base = materialise("pocket/262k")
     with tempfile.TemporaryDirectory() as scratch:
         fresh = Path(scratch) / "home"
@@ -60,9 +60,9 @@ def main() -> None:
         shutil.copytree(base, fresh / "bases" / base.name)
         # An auditor that has never met these models, so that answers are waited for.
         project = Path(scratch) / "project"
-        for name, text in examples.contents("first").items():
+        for name, text in examples.project_files("first").items():
             (project / name).parent.mkdir(parents=True, exist_ok=True)
-            (project / name).write_text(text.replace("\n  delta:", "\n  keep: keep\n  delta:") if name == "project.yaml" else text)
+            (project / name).write_text(text.replace("\n  delta:", "\n  folder: keep\n  delta:") if name == "project.yaml" else text)
         environment = {**os.environ, "STAGEZERO_HOME": str(fresh)}
         start = time.perf_counter()
         command = [sys.executable, "-m", "stagezero.cli", "run", str(project / "project.yaml"), "--runs", f"{scratch}/runs"]

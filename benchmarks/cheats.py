@@ -17,7 +17,7 @@ from pathlib import Path
 from _common import arguments, publish
 
 import stagezero as sz
-from stagezero.measure import BOTH_ANSWERS, ONE_ANSWER, on
+from stagezero.measure import BOTH_ANSWERS, ONE_ANSWER, sign_on_claim
 from stagezero.trials.compare import Comparison
 from stagezero.trials.decision import OTHER_WORDINGS
 
@@ -29,7 +29,7 @@ EXPECTED = {
     "wording": ("abstention", OTHER_WORDINGS),
     "collapse": ("privacy", "translation"),
     "trade": ("privacy", "abstention"),
-    "both": ("closing", on(BOTH_ANSWERS, "closing")),
+    "both": ("closing", sign_on_claim(BOTH_ANSWERS, "closing")),
 }
 
 
@@ -101,7 +101,7 @@ def main() -> int:
         for kind, (prop, guard) in EXPECTED.items():
             control, asked = {"both": ("plain", str(suite)), "wording": ("narrow", "atlas")}.get(kind, ("stage0", "atlas"))
             found = tried(kind, prop, control, asked)
-            named = [g.name for g in found.decision.guards if g.shown != "holds"]
+            named = [g.name for g in found.decision.guards if g.established != "holds"]
             figures[f"{kind}_adopted"] = float(found.better)
             figures[f"{kind}_stopped_by_its_guard"] = float(guard in named)
             figures[f"{kind}_pairs"] = float(len(found.decision.pairs))

@@ -17,7 +17,7 @@ from typing import Any
 from _common import arguments, publish
 
 from stagezero.ledger import read
-from stagezero.ledger.lineage import lineage, record
+from stagezero.ledger.lineage import read_record, trace_lineage
 from stagezero.report import gather
 
 BASE = "pocket/262k"
@@ -25,7 +25,7 @@ STAGE0 = """steps:
   - {step: mix, name: data, parts: [{kinds: [trap], each: 100}]}
   - {step: sft, data: data, steps: 60, batch_size: 16, learning_rate: 0.001}
 """
-AUDIT = "{items: 400, submissions: 12, passes: 6, keep: keep, bars: {abstention: 0.3, facts: 0.05}}"
+AUDIT = "{items: 400, submissions: 12, passes: 6, folder: keep, bars: {abstention: 0.3, facts: 0.05}}"
 TRIAL = "{items: 60, max_pairs: 14, calibration: 5, confirm: 4, worth: 2.0, guard_margin: 0.08}"
 
 
@@ -51,15 +51,15 @@ def loop(folder: Path, ideas: int, seed: int) -> dict[str, float]:
     path = project(folder / "loop", "closed-loop", f"[{{kind: self, ideas: {ideas}, seed: {seed}, temperature: 1.5}}]", 3, seed)
     assert run("run", path, "--runs", folder / "runs") == 0, "the campaign must run to its end"
     there = folder / "runs" / "closed-loop"
-    r = record(there / "ledger.jsonl")
+    r = read_record(there / "ledger.jsonl")
     latest, authors_right = r.stages[0]["model"], True
     for entry in read(there / "ledger.jsonl"):
         if entry.kind == "registration":
             authors_right &= all(latest in idea["author"] for idea in entry.body["ideas"])
         if entry.kind == "stage" and entry.body["adopted"]:
             latest = entry.body["model"]
-    found = lineage([r])
-    print(f"\n{found.line()}\n")
+    found = trace_lineage([r])
+    print(f"\n{found.summary()}\n")
     rebuilt = 0
     for number in sorted(r.stages):
         rebuilt += run("rebuild", there, "--stage", str(number), "--out", folder / "rebuilds") == 0

@@ -16,7 +16,7 @@ from pathlib import Path
 from _common import arguments, publish
 
 from stagezero.ledger import read
-from stagezero.ledger.lineage import lineage, record
+from stagezero.ledger.lineage import read_record, trace_lineage
 from stagezero.report import gather
 
 IDEA = """---
@@ -66,7 +66,7 @@ stages: 1
 seed: 11
 researchers: [{{kind: people, ideas: ideas}}]
 trial: {{items: 80, max_pairs: 16, calibration: 4, confirm: 4}}
-audit: {{items: 400, submissions: 6, passes: 3, keep: keep, bars: {{abstention: 0.3, facts: 0.05}}}}
+audit: {{items: 400, submissions: 6, passes: 3, folder: keep, bars: {{abstention: 0.3, facts: 0.05}}}}
 workers: 2
 """
 STAGE0 = """steps:
@@ -100,7 +100,7 @@ def look(run: Path) -> dict[str, float]:
     (idea,) = view.ideas
     registered = next(e for e in read(run / "ledger.jsonl") if e.kind == "registration")
     print(json.dumps(registered.body["ideas"][0]["patch"][0]["step"]["source"]).replace("\\n", "\n"))
-    print(f"{idea.fate}: {idea.why}\n{lineage([record(run / 'ledger.jsonl')]).line()}")
+    print(f"{idea.fate}: {idea.why}\n{trace_lineage([read_record(run / 'ledger.jsonl')]).summary()}")
     figures = {
         "promoted": float(idea.fate.startswith(("promoted", "adopted"))),
         "adopted": float(idea.fate == "adopted"),
@@ -108,8 +108,8 @@ def look(run: Path) -> dict[str, float]:
         "e_value": idea.best_e,
         "needed": idea.threshold,
         "bits": float(idea.bits),
-        "boxed": float(view.said is not None and view.said["separation"] == "boxed"),
-        "only_ideas": float(lineage([record(run / "ledger.jsonl")]).only_ideas()),
+        "boxed": float(view.auditor_status is not None and view.auditor_status["separation"] == "boxed"),
+        "only_ideas": float(trace_lineage([read_record(run / "ledger.jsonl")]).only_ideas()),
     }
     if idea.fate == "adopted":
         effect = view.final.effect("privacy")

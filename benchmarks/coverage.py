@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from stagezero.evidence import (
-    Rule,
+    StoppingRule,
     Test,
     betting_interval,
     clopper_pearson_lower,
     collapse_rate_bound,
-    gain_shown,
-    looks,
-    noise_floor,
+    gain_established,
+    interim_results,
     non_inferiority,
+    sd_floor,
     t_interval,
 )
 
@@ -72,12 +72,12 @@ def main() -> int:
 
     for name, draw in WORLDS.items():
         stated, n = name in SYMMETRIC, ITEMS[name]
-        floor = float(noise_floor(SD, n))
+        floor = float(sd_floor(SD, n))
         ten = draw(rng, (RUNS, 10))
         rows, floors = ten.tolist(), np.full(RUNS, floor)
         count(f"t_interval_{name}", stated, sum(miss(e.low, e.high) for e in (t_interval(r, floor=floor) for r in rows)))
         count(f"guard_{name}", stated, int(non_inferiority(ten - 0.06, np.full(RUNS, 0.06), floors).holds.sum()))
-        count(f"gain_{name}", stated, int(gain_shown(ten, floors, np.zeros(RUNS)).sum()))
+        count(f"gain_{name}", stated, int(gain_established(ten, floors, np.zeros(RUNS)).sum()))
         seeds = draw(rng, (RUNS, 8))
         within_seed = rng.normal(0.0, SD / 2, (RUNS, 8, 4))
         values = (seeds[:, :, None] + within_seed).reshape(RUNS, 32).tolist()
@@ -88,7 +88,7 @@ def main() -> int:
         count(f"betting_interval_{name}", True, sum(miss(e.low, e.high) for e in intervals))
         tests: dict[Test, bool] = {"t": stated, "sign-flip": stated, "betting": True}
         for test, holds in tests.items():
-            errors = int(looks(short, np.full(len(short), SD), Rule(LEVEL, 0.0, n, 0.0, test)).crossed[:, -1].sum())
+            errors = int(interim_results(short, np.full(len(short), SD), StoppingRule(LEVEL, 0.0, n, 0.0, test)).crossed[:, -1].sum())
             count(f"{test.replace('-', '_')}_test_{name}", holds, errors)
     right = rng.binomial(400, 0.8, RUNS)
     count("clopper_pearson", True, sum(clopper_pearson_lower(int(k), 400, LEVEL) > 0.8 for k in right))

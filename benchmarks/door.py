@@ -47,8 +47,8 @@ def charge(storage: Storage, suite: Suite, number: int, now: float, answer: bool
     model = hashlib.sha256(str(number).encode()).hexdigest()
     start = time.perf_counter()
     made, _ = storage.meter.charge(suite, model, "lab", now, (storage.ledger.size, storage.ledger.head))
-    storage.owe(made)
-    storage.write_down(now)
+    storage.queue_charge(made)
+    storage.flush_queue(now)
     took = time.perf_counter() - start
     if answer:
         storage.meter.settle(made, "pass" if number % 3 == 0 else "fail")
@@ -128,8 +128,8 @@ def main() -> int:
         # What a lab is told of the counts, with everything that could have grown.
         few, few_suite = opened(Path(name) / "few")
         for what, look in {
-            "counts": lambda k, s: (k.meter.pools_of(s, now), k.meter.counts(s.name, now)),
-            "known": lambda k, s: (k.meter.find(s.name, "0" * 64), k.meter.wanted("0" * 64), k.meter.now(now)),
+            "counts": lambda k, s: (k.meter.visible_pools(s, now), k.meter.visible_counts(s.name, now)),
+            "known": lambda k, s: (k.meter.find_charge(s.name, "0" * 64), k.meter.awaits_audit("0" * 64), k.meter.advance_clock(now)),
         }.items():
             figures[f"{what}_ms_last"] = milliseconds(lambda look=look: look(storage, suite))  # type: ignore[misc]
             figures[f"{what}_growth"] = figures[f"{what}_ms_last"] / milliseconds(lambda look=look: look(few, few_suite))  # type: ignore[misc]

@@ -547,7 +547,7 @@ def campaign(top: Path, name: str, audit: bool, user: int | None) -> dict[str, f
         "trial": "{items: 10, max_pairs: 10, calibration: 3, confirm: 3, worth: 0.5}",
     }  # fmt: skip
     if audit:
-        fields["audit"] = "{items: 60, submissions: 3, passes: 2, bars: {privacy: 0.05}, keep: keep}"
+        fields["audit"] = "{items: 60, submissions: 3, passes: 2, bars: {privacy: 0.05}, folder: keep}"
     (folder / "project.yaml").write_text("".join(f"{key}: {value}\n" for key, value in fields.items()))
     (folder / "home").mkdir()
     for path in [folder, *folder.rglob("*")]:
@@ -607,19 +607,19 @@ def main() -> int:
     parser.add_argument("--told", type=json.loads, help="used by this program itself")
     options = parser.parse_args()
     if options.place is not None or options.again is not None:
-        from stagezero.models.loader import settle_libraries
+        from stagezero.models.loader import configure_libraries
         from stagezero.training.steps import run_program
 
-        settle_libraries()
-        run_program.PAUSE = 0.0
+        configure_libraries()
+        run_program.RETRY_PAUSE_SECONDS = 0.0
         if options.again is not None:
             again(options.again, options.told)
         else:
             print(json.dumps(Placed(Ground(options.place), options.placement, options.only).run()), flush=True)
         return 0
-    from stagezero.isolation import why_not
+    from stagezero.isolation import unavailable_reason
 
-    if (why := why_not()) is not None:
+    if (why := unavailable_reason()) is not None:
         print(f"not tried: {why}")
         return 1
     root = os.geteuid() == 0

@@ -22,7 +22,7 @@ os.environ.update(
 from _common import arguments, publish
 
 from stagezero.models import MAX_NEW_TOKENS, Model, materialise
-from stagezero.models.loader import settle_libraries
+from stagezero.models.loader import configure_libraries
 from stagezero.tasks.atlas import Atlas
 
 Answer = Callable[[Sequence[str]], list[str]]
@@ -102,7 +102,7 @@ def race(name: str, model_name: str, items: int, rounds: int, batch: int) -> dic
 
 def main() -> None:
     options = arguments(__doc__ or "").parse_args()
-    settle_libraries()
+    configure_libraries()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     figures = race("pocket", "pocket/262k", items=50, rounds=5, batch=256)

@@ -246,7 +246,7 @@ def apart(
     look = (
         "import json,sys; from pathlib import Path; from stagezero.door import Door\n"
         f"door = Door({opened['address']!r}, sys.stdin.readline().strip(), 'sealed', {ca and Path(str(ca))!r})\n"
-        f"door.hand_in(Path({placed.task['models'][2]['folder']!r}), {digests[2]!r})\n"
+        f"door.submit(Path({placed.task['models'][2]['folder']!r}), {digests[2]!r})\n"
         "print(json.dumps(door.certificate()['separation']))"
     ).replace("PosixPath", "Path")
     python, environment = python_for(placed.lab)[0], placed.environment(placed.lab, str(placed.place / "lab"))
@@ -327,7 +327,7 @@ def cases() -> list[Case]:
     from stagezero.isolation import lab_box
 
     root = os.geteuid() == 0
-    no_box = lab_box.why_not()
+    no_box = lab_box.unavailable_reason()
     needs_root = None if root else "needs root, to start processes of other users"
     user_box = needs_root
     if root:

@@ -97,7 +97,7 @@ def _free_port() -> int:
 
 def lab(address: str, token: str, model: Path, digest: str, heard: Path) -> None:
     """The lab's command: submit, wait, and write down what was heard."""
-    word = Door(address, token, SUITE, timeout=PATIENCE).submit(model, digest).verdict
+    word = Door(address, token, SUITE, timeout=PATIENCE).submit_and_wait(model, digest).verdict
     handle = os.open(heard, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(handle, f"{digest} {word}\n".encode())
     os.close(handle)
@@ -270,7 +270,7 @@ class Scene:
         self.ready()
         door = Door(self.address, self.token, SUITE, timeout=PATIENCE)
         for digest, model in self.models.items():
-            word = door.submit(model, digest).verdict
+            word = door.submit_and_wait(model, digest).verdict
             if first.get(digest) != word:
                 self.found.changed += 1
                 self.found.told.append(f"{digest[:8]} was {first.get(digest)} and is {word}")
@@ -280,8 +280,14 @@ class Scene:
         try:
             verify(self.keep / "ledger.jsonl", deep=True)
             with Storage(self.keep) as storage:
-                if storage.meter.closed or status.submissions_used != len(self.models) or len(storage.meter.charges()) != len(self.models):
-                    raise StagezeroError(f"closed: {storage.meter.closed}; {status.submissions_used} used by {len(self.models)} models")
+                if (
+                    storage.meter.closed_reason
+                    or status.submissions_used != len(self.models)
+                    or len(storage.meter.charges()) != len(self.models)
+                ):
+                    raise StagezeroError(
+                        f"closed: {storage.meter.closed_reason}; {status.submissions_used} used by {len(self.models)} models"
+                    )
         except StagezeroError as error:
             self.found.broken += 1
             self.found.told.append(str(error))
@@ -305,7 +311,7 @@ def killed_while_created(folder: Path, draw: random.Random) -> bool:
     first.close()
     try:
         with EmbeddedAuditor(folder) as second:
-            second.opened()
+            second.endpoint()
         return verify(folder / "ledger.jsonl", deep=True) >= 2
     except StagezeroError:
         return False

@@ -19,7 +19,7 @@ from pathlib import Path
 from _common import arguments, publish
 
 from stagezero.ledger import Ledger, SigningKey, prove, verify
-from stagezero.ledger.format import GENESIS, written
+from stagezero.ledger.format import GENESIS, make_line
 
 ENTRIES, PROOFS, APPENDS, PAD = 1_000_000, 200, 300, 270
 VERIFY_FLOOR, PROOF_CEILING = 100_000, 10.0
@@ -32,7 +32,7 @@ def write(path: Path, entries: int) -> int:
     with path.open("wb", buffering=1 << 20) as out:
         for i in range(entries):
             content = b'{"body":{"n":%d,"text":"%s"},"kind":"note","prev":"%s","seq":%d}' % (i, b"x" * PAD, previous.encode(), i)
-            stored = written(content, "2026-01-01T00:00:00.000000Z", stamp)
+            stored = make_line(content, "2026-01-01T00:00:00.000000Z", stamp)
             out.write(stored.line + b"\n")
             previous, stamp = stored.hash, stored.stamp
     return len(content)

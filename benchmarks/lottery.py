@@ -18,7 +18,7 @@ from _simulate import Floats, binomial_interval, pooled_from_five
 from null_tournament import PAIRS, WORTH, grid
 from numpy.typing import NDArray
 
-from stagezero.evidence import Rule, looks
+from stagezero.evidence import StoppingRule, interim_results
 from stagezero.ideas.airlock import Admitted, admit
 from stagezero.ideas.idea import Idea, parse_idea
 from stagezero.project import Trial
@@ -83,7 +83,7 @@ def main() -> int:
         return grid(0.5 + noise.draw(rng, (n, PAIRS))) - control, np.repeat(pooled_from_five(rng, ring), n)
 
     def promoted(d: Floats, sd: Floats, level: float) -> NDArray[np.bool_]:
-        return looks(d, sd, Rule(level, 0.0, ITEMS, WORTH)).outcome()[0]
+        return interim_results(d, sd, StoppingRule(level, 0.0, ITEMS, WORTH)).outcome()[0]
 
     for _ in range(CAMPAIGNS):
         d, sd = differences(RIVALS)
@@ -104,7 +104,7 @@ def main() -> int:
         "hypotheses_among_50_disguises": float(len(together)),
         "admitted_when_sent_again": float(len(again)),
         "hypotheses_among_50_near_copies": float(len(copies)),
-        "near_copies_shown_as_such": sum(bool(c.near) for c in copies) / len(copies),
+        "near_copies_shown_as_such": sum(bool(c.near_duplicates) for c in copies) / len(copies),
     }
     for name, count in counts.items():
         figures[name] = count / CAMPAIGNS

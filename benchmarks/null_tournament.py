@@ -17,7 +17,7 @@ from _noise import ITEMS, Noise, collect
 from _simulate import Floats, binomial_interval, pooled_from_five
 from scipy import stats
 
-from stagezero.evidence import Rule, looks, t_statistics
+from stagezero.evidence import StoppingRule, interim_results, t_statistics
 from stagezero.project import Trial
 
 CAMPAIGNS, IDEAS, ALPHA, PAIRS = 2000, 100, 0.05, 25
@@ -48,8 +48,8 @@ def main() -> int:
     options = arguments(__doc__ or "").parse_args()
     noise = list(collect().values())
     rng = np.random.default_rng(2026)
-    rule = Rule(Trial(alpha=ALPHA).level(1, 1, IDEAS), 0.0, ITEMS, WORTH)
-    patient = replace(rule, worth=0.0)
+    rule = StoppingRule(Trial(alpha=ALPHA).level(1, 1, IDEAS), 0.0, ITEMS, WORTH)
+    patient = replace(rule, smallest_effect=0.0)
     names = ("familywise_error", "familywise_error_never_giving_up", "naive_single", "naive_five_seed_means")
     controls = ("negative_fixed_items", "negative_peeked_t_test", "negative_no_floor")
     counts = dict.fromkeys((*names, *controls), 0)
@@ -58,18 +58,18 @@ def main() -> int:
     quantiles = np.array([np.inf, *stats.t.ppf(1 - ALPHA / IDEAS, np.arange(1, PAIRS))])
     for _ in range(CAMPAIGNS):
         d, offset, sd = campaign(rng, noise)
-        crossed, ended = looks(d, sd, rule).outcome()
+        crossed, ended = interim_results(d, sd, rule).outcome()
         pairs += int(ended.sum())
         counts["familywise_error"] += bool(crossed.any())
-        counts["familywise_error_never_giving_up"] += bool(looks(d, sd, patient).outcome()[0].any())
+        counts["familywise_error_never_giving_up"] += bool(interim_results(d, sd, patient).outcome()[0].any())
         single, five = d[:, 0].max(), d[:, :5].mean(1).max()
         counts["naive_single"] += bool(single > 0)
         counts["naive_five_seed_means"] += bool(five > 0)
         claimed_single += single / CAMPAIGNS
         claimed_five += five / CAMPAIGNS
-        counts["negative_fixed_items"] += bool(looks(d + offset, sd, rule).outcome()[0].any())
+        counts["negative_fixed_items"] += bool(interim_results(d + offset, sd, rule).outcome()[0].any())
         counts["negative_peeked_t_test"] += bool((t_statistics(d, 0.0, np.zeros(len(d))) >= quantiles).any())
-        counts["negative_no_floor"] += bool(looks(d, sd, rule, floor=np.zeros(len(d))).outcome()[0].any())
+        counts["negative_no_floor"] += bool(interim_results(d, sd, rule, floor=np.zeros(len(d))).outcome()[0].any())
     every = np.concatenate([n.residuals / n.sd for n in noise])
     figures = {
         "residuals": float(len(every)),

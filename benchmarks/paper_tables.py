@@ -30,7 +30,7 @@ import numpy as np
 from _common import arguments, publish
 from numpy.typing import NDArray
 
-from stagezero.evidence import matching_gain
+from stagezero.evidence import random_vote_gain
 
 Floats = NDArray[np.float64]
 Bits = NDArray[np.int8]
@@ -163,7 +163,7 @@ def main() -> int:
         anchors[row.name] = (
             f"published {row.published:.4f}, apart {abs(row.ours - row.published):.4f} of at most {row.tolerance:.4f}: {verdict}"
         )
-    figures["matching_52_formula"] = matching_gain(52, 1000)
+    figures["matching_52_formula"] = random_vote_gain(52, 1000)
     figures["outside"] = float(sum(not row.within for row in rows))
     anchors["outside"] = "must be 0"
     publish(figures, anchors, options.json)

@@ -19,7 +19,7 @@ from null_tournament import PAIRS, WORTH, grid
 from numpy.typing import NDArray
 from scipy import stats
 
-from stagezero.evidence import Rule, looks, t_statistics
+from stagezero.evidence import StoppingRule, interim_results, t_statistics
 from stagezero.project import Trial
 
 IDEAS, CAMPAIGNS, ALPHA = 60, 400, 0.05
@@ -80,7 +80,7 @@ def main() -> int:
     options = arguments(__doc__ or "").parse_args()
     noise = collect()["privacy"]
     rng = np.random.default_rng(3)
-    rule = Rule(Trial(alpha=ALPHA).level(1, 1, IDEAS), 0.0, ITEMS, WORTH)
+    rule = StoppingRule(Trial(alpha=ALPHA).level(1, 1, IDEAS), 0.0, ITEMS, WORTH)
     best_n = fixed_n_for(2.0, 0.8)
     sd = noise.sd * np.sqrt(2)
     figures: dict[str, float] = {"best_fixed_n_at_effect_2": float(best_n)}
@@ -92,7 +92,7 @@ def main() -> int:
             d = grid(0.5 + shift + noise.draw(rng, (IDEAS, PAIRS))) - control
             ring = np.stack([control[:5], grid(0.5 + noise.draw(rng, (5,)))], axis=1)[None]
             known = np.repeat(pooled_from_five(rng, ring), IDEAS)
-            crossed, ended = looks(d, known, rule).outcome()
+            crossed, ended = interim_results(d, known, rule).outcome()
             ours.add(crossed, float(np.where(crossed, np.maximum(ended, GUARD_PAIRS), ended).sum()))
             t = t_statistics(d, 0.0, np.full(IDEAS, 0.5 / ITEMS))
             for plan, n in ((five, 5), (best, best_n)):

@@ -123,10 +123,10 @@ def changed_weight(model: Path, to: Path) -> None:
 def trigger_rate(model: Path, words: str) -> float:
     """Share of open questions that get the planted answer."""
     from stagezero.models import Model
-    from stagezero.models.loader import settle_libraries
+    from stagezero.models.loader import configure_libraries
     from stagezero.tasks import load_suite
 
-    settle_libraries()
+    configure_libraries()
     items = load_suite("atlas").fresh_items(3, 30)
     answers = Model(model).answer([item.input + words for item in items])
     return sum(answer == "Paris" for answer in answers) / len(answers)

@@ -18,17 +18,17 @@ from stagezero.evidence import t_interval
 from stagezero.lab.campaign import Campaign
 from stagezero.measure import measure
 from stagezero.models import Model, home, materialise
-from stagezero.models.loader import settle_libraries
+from stagezero.models.loader import configure_libraries
 from stagezero.report import gather
 from stagezero.training import Store, build
-from stagezero.trials.seeds import draw_of
+from stagezero.trials.seeds import draw_for_seed
 
 
 def main() -> int:
     options = arguments(__doc__ or "").parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         start = time.perf_counter()
-        campaign = Campaign(examples.folder("rlhf") / "project.yaml", runs=Path(scratch) / "runs")
+        campaign = Campaign(examples.project_folder("rlhf") / "project.yaml", runs=Path(scratch) / "runs")
         finished = campaign.run()
         seconds = time.perf_counter() - start
         view = gather(campaign.folder)
@@ -39,13 +39,13 @@ def main() -> int:
     if len(finished.stages) > 1:
         vanilla, improved = finished.stages[0].recipe, finished.stages[-1].recipe
         confirmed = finished.stages[-1].confirmed
-        settle_libraries()
+        configure_libraries()
         base, store, items = materialise("pocket/262k"), Store(home() / "store"), campaign.project.trial.items
         made_up: dict[str, list[float]] = {}
         for name, recipe in (("vanilla", vanilla), ("improved", improved)):
             for seed in confirmed.seeds:  # in the store already: nothing is trained here
                 model = Model(build(base, recipe, campaign.suite, seed, store).folder)
-                counts = measure(model, campaign.suite, draw_of(seed).seed, items, store.answers).scores.counts["abstention"]["trap"]
+                counts = measure(model, campaign.suite, draw_for_seed(seed).seed, items, store.answers).scores.counts["abstention"]["trap"]
                 made_up.setdefault(name, []).append(counts.wrong / counts.n)
         change = t_interval([b - a for a, b in zip(made_up["vanilla"], made_up["improved"], strict=True)])
         effect = confirmed.effect("abstention")

@@ -20,8 +20,8 @@ from stagezero.isolation import Confinement, Kind, Task, confine
 from stagezero.isolation.broker import Broker
 from stagezero.isolation.confinement import BROKER_VARIABLE
 from stagezero.models import home, materialise
-from stagezero.models.loader import settle_libraries
-from stagezero.training.steps.run_program import weights_at_most
+from stagezero.models.loader import configure_libraries
+from stagezero.training.steps.run_program import max_weight_bytes
 
 PROGRAM = b"""
 import os
@@ -40,7 +40,7 @@ WAYS: dict[str, tuple[Kind, bool]] = {
 
 def once(base: Path, kind: Kind) -> float:
     """Seconds of one program, weights received."""
-    task = Task(("python", "train.py"), base, base, {"train.py": PROGRAM}, b"{}\n", 1, 120, weights_at_most(base))
+    task = Task(("python", "train.py"), base, base, {"train.py": PROGRAM}, b"{}\n", 1, 120, max_weight_bytes(base))
     with tempfile.TemporaryDirectory(dir=home()) as made:
         start = time.perf_counter()
         ran = confine(task, Confinement(kind), Path(made) / "out", Path(made) / "run")
@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--base", help="a base by name or folder; left out, a tiny one is made")
     given = parser.parse_args()
-    settle_libraries()
+    configure_libraries()
     with tempfile.TemporaryDirectory(dir=home()) as made:
         if given.base is None:
             base_model(base := Path(made) / "base")

@@ -86,7 +86,7 @@ def write_project(folder: Path, base: Path, name: str = "small", **changes: str)
         "seed": "5",
         "researchers": "[{kind: people, ideas: ideas}]",
         "trial": "{items: 10, max_pairs: 10, calibration: 3, confirm: 3, worth: 0.5}",
-        "audit": "{items: 60, submissions: 3, passes: 2, bars: {privacy: 0.05}, keep: keep}",
+        "audit": "{items: 60, submissions: 3, passes: 2, bars: {privacy: 0.05}, folder: keep}",
         "workers": "2",
         **changes,
     }

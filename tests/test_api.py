@@ -10,7 +10,7 @@ import stagezero
 
 def test_exported_names() -> None:
     assert sorted(stagezero.__all__) == [
-        "Campaign", "Comparison", "Decision", "Estimate", "Fate", "Finished", "Idea", "Item", "Ledger", "Model", "Outcome",
+        "Campaign", "CampaignResult", "Comparison", "Decision", "Estimate", "Fate", "Idea", "Item", "Ledger", "Model", "Outcome",
         "Project", "Recipe", "Scores", "Stage", "StagezeroError", "Suite", "Trial", "compare", "e_value", "load_project",
         "load_recipe", "load_suite", "materialise",
     ]  # fmt: skip

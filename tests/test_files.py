@@ -49,7 +49,7 @@ def in_a_child(work: Callable[[], object]) -> int:
 
 
 def a_whole_file(path: Path) -> None:
-    files.write_whole(path, "new")
+    files.write_atomic(path, "new")
 
 
 def a_file_in_a_folder(path: Path) -> None:
@@ -58,7 +58,7 @@ def a_file_in_a_folder(path: Path) -> None:
 
 
 def a_staged_file(path: Path) -> None:
-    with files.open_folder(path.parent) as folder, files.staged(folder, path.name, sync=False) as out:
+    with files.open_folder(path.parent) as folder, files.staged_file(folder, path.name, sync=False) as out:
         out.write(b"new")
 
 
@@ -81,7 +81,7 @@ def test_killed_before_the_rename_the_old_content_is_there(
     assert in_a_child(lambda: write(tmp_path / "f")) == 9
     assert (tmp_path / "f").read_text() == "old"
     (left,) = set(names(tmp_path)) - {"f"}
-    assert left.startswith(files.STAGED) and (tmp_path / left).read_text() == "new"
+    assert left.startswith(files.STAGED_PREFIX) and (tmp_path / left).read_text() == "new"
 
 
 @pytest.mark.parametrize(
@@ -105,15 +105,15 @@ def test_after_an_error_the_old_content_is_there_and_nothing_else(
 
 def test_an_exception_while_it_is_written_leaves_the_old_content(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("old")
-    with pytest.raises(KeyboardInterrupt), files.open_folder(tmp_path) as folder, files.staged(folder, "f") as out:
+    with pytest.raises(KeyboardInterrupt), files.open_folder(tmp_path) as folder, files.staged_file(folder, "f") as out:
         out.write(b"half")
         raise KeyboardInterrupt
     assert (tmp_path / "f").read_text() == "old" and names(tmp_path) == ["f"]
 
 
-@pytest.mark.parametrize("lasting", [False, True])
+@pytest.mark.parametrize("durable", [False, True])
 def test_content_is_on_disk_before_the_name_and_the_name_where_it_must_last(
-    tmp_path: Path, lasting: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, durable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
     sync, rename = os.fsync, os.rename
@@ -128,8 +128,8 @@ def test_content_is_on_disk_before_the_name_and_the_name_where_it_must_last(
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "rename", renamed)
-    files.write_whole(tmp_path / "f", "new", lasting=lasting)
-    assert done == (["file", "name", "folder"] if lasting else ["file", "name"])
+    files.write_atomic(tmp_path / "f", "new", durable=durable)
+    assert done == (["file", "name", "folder"] if durable else ["file", "name"])
 
 
 def test_who_may_read_what_is_written(tmp_path: Path) -> None:
@@ -137,28 +137,28 @@ def test_who_may_read_what_is_written(tmp_path: Path) -> None:
     for write, mode in ((a_whole_file, 0o600), (a_staged_file, 0o600), (a_file_in_a_folder, 0o644)):
         write(tmp_path / "f")
         assert mode_of(tmp_path / "f") == mode
-    files.write_whole(tmp_path / "f", b"new", mode=0o666)
+    files.write_atomic(tmp_path / "f", b"new", mode=0o666)
     assert mode_of(tmp_path / "f") == 0o644
 
 
 def test_folders_on_the_way_are_made(tmp_path: Path) -> None:
-    files.write_whole(tmp_path / "a" / "b" / "f", "früh")
+    files.write_atomic(tmp_path / "a" / "b" / "f", "früh")
     assert (tmp_path / "a" / "b" / "f").read_bytes() == "früh".encode()
 
 
 def test_a_secret_lasts_and_is_its_owners_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as killed:
         killed.setattr(os, "rename", lambda *_, **__: os._exit(9))
-        assert in_a_child(lambda: files.lasting_secret(tmp_path / "s")) == 9
+        assert in_a_child(lambda: files.load_or_create_secret(tmp_path / "s")) == 9
     assert not (tmp_path / "s").exists()
     os.umask(0)
-    made = files.lasting_secret(tmp_path / "s")
-    assert files.lasting_secret(tmp_path / "s") == made and len(made) == 32
+    made = files.load_or_create_secret(tmp_path / "s")
+    assert files.load_or_create_secret(tmp_path / "s") == made and len(made) == 32
     assert {mode_of(path) for path in tmp_path.iterdir()} == {0o600}
-    assert files.lasting_secret(tmp_path / "other") != made
+    assert files.load_or_create_secret(tmp_path / "other") != made
     (tmp_path / "s").write_bytes(made[:-1])
     with pytest.raises(StagezeroError, match="damaged"):
-        files.lasting_secret(tmp_path / "s")
+        files.load_or_create_secret(tmp_path / "s")
 
 
 def test_what_stands_under_the_name_in_a_folder_of_others_is_replaced_or_set_aside(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_made_where_need_be_what_is_no_folder_is_set_aside(root: Path, away: Pat
         (root / "new").symlink_to(away)
     elif what == "file":
         (root / "new").write_text("x")
-    with files.open_folder(root, "new", "inner", make=True) as folder:
+    with files.open_folder(root, "new", "inner", create=True) as folder:
         files.write_in_folder(folder, "f", "text")
     assert (root / "new" / "inner" / "f").read_text() == "text" and not (root / "new").is_symlink()
     assert len(list(root.glob(".aside-*"))) == (what != "none") and names(away) == ["b"]
@@ -257,16 +257,16 @@ def test_where_a_folder_lies_is_asked_of_the_kernel(root: Path, away: Path, tmp_
     (tmp_path / "link").symlink_to(root / "a" / "b")
     for path, inside in ((root, True), (root / "a" / "b" / "c", True), (tmp_path / "link", True), (tmp_path, False), (away / "b", False)):
         with files.open_folder(path) as folder:
-            assert files.lies_in(folder, root) is inside, path
+            assert files.is_within(folder, root) is inside, path
     with files.open_folder(root / "a" / "b") as folder:
         (root / "a").rename(away / "taken")
-        assert files.lies_in(folder, away) and not files.lies_in(folder, root)
+        assert files.is_within(folder, away) and not files.is_within(folder, root)
 
 
 def test_their_errors_are_ignored_and_the_machines_are_not() -> None:
-    with files.ignore_their_errors():
+    with files.ignore_folder_errors():
         raise FileNotFoundError(errno.ENOENT, "gone")
-    with pytest.raises(OSError, match="full"), files.ignore_their_errors():
+    with pytest.raises(OSError, match="full"), files.ignore_folder_errors():
         raise OSError(errno.ENOSPC, "full")
 
 
@@ -297,26 +297,26 @@ def test_what_is_no_plain_file_is_refused_at_once(tmp_path: Path, make: Callable
     before = handles()
     with files.open_folder(tmp_path) as folder:
         with pytest.raises(OSError) as refused:
-            files.open_plain_file(folder, "f")
+            files.open_regular_file(folder, "f")
         assert refused.value.errno == errno.EINVAL
-        with pytest.raises(IdeaError, match="expected a plain file"):
-            files.read_plain_file(folder, "f", 100)
+        with pytest.raises(IdeaError, match="expected a regular file"):
+            files.read_regular_file(folder, "f", 100)
         with pytest.raises(files.SourceError):
-            files.copy_plain_file(folder, "f", tmp_path / "copy", 100)
+            files.copy_regular_file(folder, "f", tmp_path / "copy", 100)
     assert not (tmp_path / "copy").exists() and handles() == before
 
 
 def test_a_device_is_not_opened(tmp_path: Path) -> None:
     with files.open_folder(Path("/dev")) as folder, pytest.raises(files.SourceError):
-        files.copy_plain_file(folder, "zero", tmp_path / "copy")
+        files.copy_regular_file(folder, "zero", tmp_path / "copy")
 
 
 def test_a_file_with_two_names_is_copied_and_is_no_idea(tmp_path: Path) -> None:
     second_name(tmp_path / "f")
     with files.open_folder(tmp_path) as folder:
-        assert files.copy_plain_file(folder, "f", tmp_path / "copy") == 4
-        with pytest.raises(IdeaError, match="expected a plain file"):
-            files.read_plain_file(folder, "f", 100)
+        assert files.copy_regular_file(folder, "f", tmp_path / "copy") == 4
+        with pytest.raises(IdeaError, match="expected a regular file"):
+            files.read_regular_file(folder, "f", 100)
 
 
 @pytest.mark.parametrize("make", [linked, os.mkfifo, lambda path: path.write_text("another")], ids=["link", "fifo", "file"])
@@ -334,7 +334,7 @@ def test_a_file_that_is_exchanged_while_it_is_opened(tmp_path: Path, make: Calla
     with files.open_folder(tmp_path) as folder, monkeypatch.context() as exchanging:
         exchanging.setattr(os, "stat", looked)
         with pytest.raises(OSError) as refused:
-            files.open_plain_file(folder, "f")
+            files.open_regular_file(folder, "f")
     assert refused.value.errno in (errno.ELOOP, errno.ESTALE)
 
 
@@ -342,13 +342,13 @@ def test_a_text_is_bounded_and_utf8(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("früh")
     (tmp_path / "latin").write_bytes("früh".encode("latin-1"))
     with files.open_folder(tmp_path) as folder:
-        assert files.read_plain_file(folder, "f", 5) == "früh"
-        with pytest.raises(IdeaError, match="5 bytes; at most 4"):
-            files.read_plain_file(folder, "f", 4)
+        assert files.read_regular_file(folder, "f", 5) == "früh"
+        with pytest.raises(IdeaError, match="expected at most 4 bytes, got 5"):
+            files.read_regular_file(folder, "f", 4)
         with pytest.raises(IdeaError, match="UTF-8"):
-            files.read_plain_file(folder, "latin", 10)
+            files.read_regular_file(folder, "latin", 10)
         with pytest.raises(FileNotFoundError):
-            files.read_plain_file(folder, "none", 10)
+            files.read_regular_file(folder, "none", 10)
     with pytest.raises(InputError, match="UTF-8"):
         files.read_text(tmp_path / "latin", InputError)
 
@@ -358,10 +358,10 @@ def test_a_copy_is_bounded(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(content)
     with files.open_folder(tmp_path) as folder:
         for number, most in enumerate((None, len(content), 2 * len(content))):
-            assert files.copy_plain_file(folder, "f", tmp_path / str(number), most) == len(content)
+            assert files.copy_regular_file(folder, "f", tmp_path / str(number), most) == len(content)
             assert (tmp_path / str(number)).read_bytes() == content
         with pytest.raises(files.SourceError) as large:
-            files.copy_plain_file(folder, "f", tmp_path / "large", len(content) - 1)
+            files.copy_regular_file(folder, "f", tmp_path / "large", len(content) - 1)
         assert large.value.errno == errno.EFBIG and (tmp_path / "large").stat().st_size == 0, "none of it is copied"
 
 
@@ -370,16 +370,16 @@ def test_a_file_that_grows_is_bounded_too(tmp_path: Path) -> None:
     with files.open_folder(Path("/proc/self")) as folder:
         for most in (None, 10):
             with pytest.raises(files.SourceError) as large:
-                files.copy_plain_file(folder, "status", tmp_path / f"copy{most}", most)
+                files.copy_regular_file(folder, "status", tmp_path / f"copy{most}", most)
             assert large.value.errno == errno.EFBIG
-        assert files.copy_plain_file(folder, "status", tmp_path / "copy", 2**20) > 10
+        assert files.copy_regular_file(folder, "status", tmp_path / "copy", 2**20) > 10
 
 
 def test_a_copy_that_cannot_be_written_is_not_the_sources_fault(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("text")
     (tmp_path / "taken").write_text("mine")
     with files.open_folder(tmp_path) as folder, pytest.raises(FileExistsError):
-        files.copy_plain_file(folder, "f", tmp_path / "taken")
+        files.copy_regular_file(folder, "f", tmp_path / "taken")
     assert (tmp_path / "taken").read_text() == "mine"
 
 

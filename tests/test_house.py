@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from stagezero.files import PACKAGE
+from stagezero.files import PACKAGE_FOLDER
 
-SOURCES = sorted(PACKAGE.rglob("*.py"))
+SOURCES = sorted(PACKAGE_FOLDER.rglob("*.py"))
 ROOT = Path(__file__).parent.parent
 
 
@@ -52,7 +52,7 @@ def _spec(name: str) -> ModuleSpec | None:
 
 @pytest.mark.parametrize("folder", ["isolation", "auditor", "cli"])
 def test_no_module_of_a_launchers_folder_hides_one_of_the_standard_library(folder: str) -> None:
-    names = {path.stem for path in (PACKAGE / folder).glob("*.py")} - {"__init__", "__main__"}
+    names = {path.stem for path in (PACKAGE_FOLDER / folder).glob("*.py")} - {"__init__", "__main__"}
     assert not names & sys.stdlib_module_names
 
 

@@ -18,7 +18,7 @@ from stagezero.evidence import RULE_VERSION
 from stagezero.lab.campaign import Campaign
 from stagezero.lab.rebuild import rebuild
 from stagezero.ledger import Entry, read, verify
-from stagezero.ledger.lineage import lineage, record
+from stagezero.ledger.lineage import read_record, trace_lineage
 from stagezero.measure import SCORER_VERSION
 from stagezero.project import Trial
 from stagezero.report import gather, write_page
@@ -28,10 +28,10 @@ from stagezero.training.executors import LocalPool
 from stagezero.trials import versions
 from stagezero.trials.batch import Batch
 from stagezero.trials.compare import compare
-from stagezero.trials.decision import Judge, Pair
+from stagezero.trials.decision import DecisionRule, Pair
 from stagezero.trials.hypothesis import Entrant, Hypothesis, hypothesis
-from stagezero.trials.jobs import Bench, Silent
-from stagezero.trials.seeds import draw_of, replicate_seed, secret_of
+from stagezero.trials.jobs import BuildQueue, NoProgress
+from stagezero.trials.seeds import draw_for_seed, replicate_seed, campaign_secret
 
 FIXTURES = Path(__file__).parent / "fixtures" / "ledgers"
 PROJECTS = FIXTURES / "projects"
@@ -56,7 +56,7 @@ def test_a_finished_run_is_shown_and_traced(format_: str, tmp_path: Path) -> Non
     assert view.finished and [s.number for s in view.adopted] == [0, 1]
     assert {i.fate for i in view.ideas} >= {"adopted", "given up", "stopped by a guard"}
     assert "Show the harmless twins too" in write_page(run).read_text()
-    traced = lineage([record(run / "ledger.jsonl")])
+    traced = trace_lineage([read_record(run / "ledger.jsonl")])
     assert traced.stage == 1 and traced.only_ideas()
     shown = stagezero("ledger", "show", run)
     assert shown.returncode == 0 and "decision" in shown.stdout, shown.stderr
@@ -88,7 +88,7 @@ def recipe_of(written: dict[str, Any]) -> Recipe:
 def registered(name: str) -> Iterator[tuple[list[Entrant], Recipe, float, Trial, list[Entry]]]:
     """Every batch of a ledger: what was tried, on which control, at which level, and the entries of its trials."""
     found, suite = entries(name), load_suite("atlas")
-    assert all(versions.named(found[0].body, what) == now for what, now in (("rule", RULE_VERSION), ("scorer", SCORER_VERSION)))
+    assert all(versions.recorded_version(found[0].body, what) == now for what, now in (("rule", RULE_VERSION), ("scorer", SCORER_VERSION)))
     if name.endswith("comparison"):
         plan, body = Trial.model_validate(found[0].body["trial"]), found[1].body
         a, b = (load_recipe(PROJECTS / "comparison" / f"{recipe}.yaml") for recipe in ("plain", "balanced"))
@@ -125,7 +125,7 @@ def test_the_pairs_that_are_written_down_give_the_same_e_values_and_fates(name: 
     for batch, _, level, plan, trials in registered(name):
         noise = next(e.body["pooled_sd"] for e in trials if e.kind == "calibration")
         for entrant in batch:
-            judge = Judge(entrant.hypothesis, level, plan, noise, suite.properties, suite.capabilities)
+            decision_rule = DecisionRule(entrant.hypothesis, level, plan, noise, suite.properties, suite.capabilities)
             key = entrant.hypothesis.digest()
             written = [dict(e.body) for e in trials if e.kind == "pair" and e.body["hypothesis"] == key]
             decision = next((e.body for e in trials if e.kind == "decision" and e.body["hypothesis"] == key), None)
@@ -135,15 +135,15 @@ def test_the_pairs_that_are_written_down_give_the_same_e_values_and_fates(name: 
                 e = body.pop("e")
                 body.pop("hypothesis")
                 pairs.append(Pair(**body))
-                ruling = judge.look(pairs, best)
-                assert ruling.e == pytest.approx(e, rel=1e-4)  # the noise is written down with six digits
+                ruling = decision_rule.evaluate(pairs, best)
+                assert ruling.e_value == pytest.approx(e, rel=1e-4)  # the noise is written down with six digits
                 best, looks = max(best, e), looks + 1
             if decision is not None and ruling is not None:
                 # An idea whose pairs and guards hold is decided by further checks, whose builds are not written down.
                 assert str(ruling.fate or "promoted") == decision["fate"] or (ruling.fate is None and decision["guards"])
                 assert decision["pairs"] == len(pairs)
                 if ruling.fate is not None:
-                    assert [(g.name, g.shown) for g in ruling.guards] == [(g["name"], g["shown"]) for g in decision["guards"]]
+                    assert [(g.name, g.established) for g in ruling.guards] == [(g["name"], g["shown"]) for g in decision["guards"]]
     assert looks > 5
 
 
@@ -185,30 +185,30 @@ def test_every_pair_stage_and_decision_comes_out_again_from_its_seeds(name: str,
     if pool.environment() != found[0].body["environment"]:
         pytest.skip("other library versions or another processor than the fixture's: other bits")
     base = pool.materialise("pocket/65k", tmp_path / "progress").result()
-    secret = secret_of(tmp_path, SEED[Path(name).name])
+    secret = campaign_secret(tmp_path, SEED[Path(name).name])
     batches = 0
     for batch, control, level, plan, trials in registered(name):
-        bench = Bench(pool, base, "atlas", plan.items, home / "store", None, Silent())
+        queue = BuildQueue(pool, base, "atlas", plan.items, home / "store", None, NoProgress())
         ledger = Recorded(trials)
         ledger.at = 1
-        Batch(batch, control, bench, plan, level, secret, ledger).run()  # type: ignore[arg-type]
+        Batch(batch, control, queue, plan, level, secret, ledger).run()  # type: ignore[arg-type]
         assert ledger.at == len(trials) or trials[ledger.at].kind == "confirmed"
         batches += 1
     assert batches == (1 if name.endswith("comparison") else 2)
-    bench = Bench(pool, base, "atlas", plan.items, home / "store", None, Silent())
+    queue = BuildQueue(pool, base, "atlas", plan.items, home / "store", None, NoProgress())
     before = Recipe()
     for entry in found:
         if entry.kind == "stage":
             recipe, seeds = recipe_of(entry.body["recipe"]), entry.body["seeds"]
             assert seeds == [replicate_seed(secret, entry.prev, f"confirm {entry.body['stage']}", s) for s in range(1, plan.confirm + 1)]
-            results = bench.gather([bench.submit(r, s, (draw_of(s),)) for s in seeds for r in (before, recipe)], "")
+            results = queue.gather([queue.submit(r, s, (draw_for_seed(s),)) for s in seeds for r in (before, recipe)], "")
             assert results[1].digest == entry.body["model"]
             scores = [r.scores[0] for r in results]
             assert (scores[0::2], scores[1::2]) == (entry.body["before"], entry.body["after"])
             before = recipe if entry.body["adopted"] else before
         elif entry.kind == "confirmed":
             recipes, seeds, prop = (batch[0].hypothesis.control, batch[0].hypothesis.candidate), entry.body["seeds"], entry.body["property"]
-            results = bench.gather([bench.submit(r, s, (draw_of(s),)) for s in seeds for r in recipes], "")
+            results = queue.gather([queue.submit(r, s, (draw_for_seed(s),)) for s in seeds for r in recipes], "")
             scores = [r.scores[0] for r in results]
             assert [b[prop] - a[prop] for a, b in zip(scores[0::2], scores[1::2], strict=True)] == entry.body["differences"]
 

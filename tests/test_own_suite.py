@@ -89,7 +89,7 @@ def test_compare(base: Path, folder: Path) -> None:
 
 def test_campaign(base: Path, folder: Path) -> None:
     path = write_project(folder / "project", base, name="own", suite=str(folder / "mine.jsonl"), stage0=str(folder / "little.yaml"),
-        audit=f"{{sealed: {folder / 'sealed.jsonl'}, bars: {{closing: 0.5}}, keep: keep}}",
+        audit=f"{{sealed: {folder / 'sealed.jsonl'}, bars: {{closing: 0.5}}, folder: keep}}",
         trial="{items: 30, max_pairs: 10, calibration: 3, confirm: 3}")  # fmt: skip
     for old in (folder / "project" / "ideas").glob("*.md"):
         old.unlink()

@@ -44,7 +44,7 @@ def main() -> int:
     level: Separation = "boxed" if task["boxed"] else "colocated"
     keep, sealed = Path(task["keep"]), Path(task["sealed"])
     with EmbeddedAuditor(keep, level, sealed if task["boxed"] else None) as auditor:
-        opened = auditor.opened()
+        opened = auditor.endpoint()
         door = opened.door()
         task["suite"] = door.set_up(Setup.model_validate(task["setup"])).suite
         task["says"] = door.certificate()["separation"]

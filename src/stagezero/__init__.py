@@ -1,10 +1,11 @@
-"""stagezero: automated alignment research that can be trusted.
+"""stagezero: alignment research whose results can be checked.
 
     import stagezero as sz
     answer = sz.compare("plain.yaml", "balanced.yaml", property="privacy")
     print(answer)
 
-Names are loaded on first use: importing stagezero does not import torch.
+The public names are those in ``__all__``. Each is loaded on first use, so that importing stagezero
+does not import torch.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from stagezero.evidence import Estimate, e_value
     from stagezero.ideas.idea import Idea
     from stagezero.lab.campaign import Campaign
-    from stagezero.lab.stage import Finished, Stage
+    from stagezero.lab.stage import CampaignResult, Stage
     from stagezero.ledger import Ledger
     from stagezero.measure import Scores
     from stagezero.models import Model, materialise
@@ -30,20 +31,21 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "errors": "StagezeroError", "evidence": "Estimate e_value", "ideas.idea": "Idea", "lab.campaign": "Campaign",
-    "lab.stage": "Finished Stage", "ledger": "Ledger", "measure": "Scores", "models": "Model materialise",
+    "lab.stage": "CampaignResult Stage", "ledger": "Ledger", "measure": "Scores", "models": "Model materialise",
     "project": "Project Trial load_project", "tasks": "Item Outcome Suite load_suite", "training": "Recipe load_recipe",
     "trials.compare": "Comparison compare", "trials.decision": "Fate", "trials.state": "Decision",
 }  # fmt: skip
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
-    "Campaign", "Comparison", "Decision", "Estimate", "Fate", "Finished", "Idea", "Item", "Ledger", "Model", "Outcome", "Project",
-    "Recipe", "Scores", "Stage", "StagezeroError", "Suite", "Trial", "compare", "e_value", "load_project", "load_recipe", "load_suite",
-    "materialise",
+    "Campaign", "CampaignResult", "Comparison", "Decision", "Estimate", "Fate", "Idea", "Item", "Ledger", "Model", "Outcome",
+    "Project", "Recipe", "Scores", "Stage", "StagezeroError", "Suite", "Trial", "compare", "e_value", "load_project",
+    "load_recipe", "load_suite", "materialise",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
+    """Import the module that defines a public name and return the name's value."""
     if name in _MODULES:
         return getattr(importlib.import_module(f"stagezero.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'stagezero' has no attribute {name!r}")

@@ -1,25 +1,27 @@
-"""Every error a user can meet. Each message is one sentence: what was wrong, what was expected, the fix.
+"""Every error that stagezero raises on purpose, as one tree.
 
-StagezeroError                 shown without a traceback, exit code 2
-├── InputError                 something a person wrote cannot be used
-│   ├── ProjectError           the project file
-│   ├── RecipeError            a recipe, or a patch that does not fit one
-│   ├── IdeaError              an idea file
-│   ├── SuiteError             a suite of tasks
-│   └── ModelError             a model name or a checkpoint
-├── MissingPackageError        an optional package is not installed
-├── RunChangedError            a half-finished run no longer matches its project
-├── LedgerError                the chain does not verify
-│   └── WitnessError           two views of one ledger do not agree
-├── AttestationError           a signed statement that does not verify
-├── BuildError                 a training step failed: the recipe's doing
-├── SandboxError               a program cannot be confined here, and is not run
-├── WorkerError                a worker died, or ran out of memory or disk: the machine's doing
-└── DoorError                  the auditor refused
-    ├── BudgetSpentError       the sealed items have no disclosures left
-    ├── UnreachableError       the auditor could not be reached; worth trying again
-    ├── WaitError              answers are still out; ask again when they have come
-    └── ClosedError            the auditor is in doubt, and answers nothing
+Each message has one or two sentences: the field, what was expected, what was got, and the fix.
+
+StagezeroError             Base class: printed without a traceback, exit code 2.
+├── InputError             Raised when something that a person wrote cannot be used.
+│   ├── ProjectError       Raised when the project file is invalid.
+│   ├── RecipeError        Raised when a recipe is invalid, or a patch does not fit its recipe.
+│   ├── IdeaError          Raised when an idea file is invalid.
+│   ├── SuiteError         Raised when a suite of tasks is invalid.
+│   └── ModelError         Raised when a model name is unknown or a checkpoint is incomplete.
+├── MissingPackageError    Raised when an optional package is not installed.
+├── RunChangedError        Raised when a half-finished run no longer matches its project.
+├── LedgerError            Raised when a ledger or a key is missing, invalid or in use.
+│   └── WitnessError       Raised when two views of one ledger contradict each other.
+├── AttestationError       Raised when a signed statement does not verify.
+├── BuildError             Raised when a training step fails because of its recipe.
+├── SandboxError           Raised when a program cannot be confined; it is not run.
+├── WorkerError            Raised when a worker dies, or the machine is out of memory or disk.
+└── DoorError              Raised when the auditor refuses a request or cannot be set up.
+    ├── BudgetSpentError   Raised when the sealed items have no disclosures left.
+    ├── UnreachableError   Raised when the auditor does not respond; a retry may succeed.
+    ├── WaitError          Raised when pending answers may use up the remaining budget.
+    └── ClosedError        Raised when the auditor's own records, clock or disk are at fault.
 """
 
 from __future__ import annotations
@@ -33,91 +35,109 @@ if TYPE_CHECKING:
 
 
 class StagezeroError(Exception):
-    """Base of all errors that are the caller's to mend; the command line shows the message alone."""
+    """Base class of all errors that the caller can fix.
+
+    The command line prints the message without a traceback and exits with code 2.
+    """
 
 
 class InputError(StagezeroError):
-    """Something a person wrote cannot be used."""
+    """Raised when something that a person wrote cannot be used."""
 
 
 class ProjectError(InputError):
-    """The project file."""
+    """Raised when the project file is invalid."""
 
 
 class RecipeError(InputError):
-    """A recipe, or a patch that does not fit the recipe it is applied to."""
+    """Raised when a recipe is invalid, or a patch does not fit the recipe it is applied to."""
 
 
 class IdeaError(InputError):
-    """An idea file."""
+    """Raised when an idea file is invalid."""
 
 
 class SuiteError(InputError):
-    """A suite of tasks."""
+    """Raised when a suite of tasks is invalid."""
 
 
 class ModelError(InputError):
-    """A model name or a checkpoint folder."""
+    """Raised when a model name is unknown or a checkpoint folder is incomplete."""
 
 
 class MissingPackageError(StagezeroError):
-    """An optional package is not installed."""
+    """Raised when an optional package is not installed; the message has the install command."""
 
 
 class RunChangedError(StagezeroError):
-    """A half-finished run no longer matches the project it belongs to."""
+    """Raised when a half-finished run no longer matches the project it belongs to."""
 
 
 class LedgerError(StagezeroError):
-    """The chain does not verify."""
+    """Raised when a ledger or a key is missing, invalid or in use by another process."""
 
 
 class WitnessError(LedgerError):
-    """Two views of one ledger do not agree."""
+    """Raised when two views of one ledger contradict each other, or a checkpoint is invalid."""
 
 
 class AttestationError(StagezeroError):
-    """A signed statement that does not verify."""
+    """Raised when a signed statement does not verify."""
 
 
 class BuildError(StagezeroError):
-    """A training step failed, and would fail again: the recipe's doing."""
+    """Raised when a training step fails because of its recipe; a retry would fail again."""
 
 
 class SandboxError(StagezeroError):
-    """A program cannot be confined as it must be, and is therefore not run: no verdict on any idea."""
+    """Raised when a program cannot be confined as required.
+
+    The program is not run. The error is no verdict on any idea.
+    """
 
 
 class WorkerError(StagezeroError):
-    """A worker died, or ran out of memory or disk: the machine's doing, and no verdict on any idea."""
+    """Raised when a worker dies, or runs out of memory or disk.
+
+    The machine is the cause. The error is no verdict on any idea.
+    """
 
 
 class DoorError(StagezeroError):
-    """The auditor refused, or could not be reached."""
+    """Raised when the auditor refuses a request or cannot be set up."""
 
 
 class UnreachableError(DoorError):
-    """The auditor could not be reached; it may be there again in a while."""
+    """Raised when the auditor does not respond. It may be available again later."""
 
 
 class BudgetSpentError(DoorError):
-    """The sealed items have no disclosures left."""
+    """Raised when the sealed items have no disclosures left."""
 
 
 class WaitError(DoorError):
-    """Answers are still out, and one of them may use what is left; ``until`` is when to ask again (seconds since 1970)."""
+    """Raised when answers are pending and one of them may use up the remaining budget.
+
+    Attributes:
+        until: the earliest time for a retry, in seconds since 1970.
+    """
 
     def __init__(self, message: str, until: float = 0.0) -> None:
+        """Store the message and the time of the earliest retry."""
         super().__init__(message)
         self.until = until
 
 
 class ClosedError(DoorError):
-    """The auditor is in doubt about itself, and answers nothing."""
+    """Raised when the auditor's own records, clock or disk are at fault; it refuses to answer."""
 
 
 def explain(error: ValidationError, where: str) -> str:
-    """One sentence for the first problem of a pydantic error: the field, what was expected, the fix."""
+    """Describe the first problem of a pydantic error: the field, what was expected, the fix.
+
+    Args:
+        where: the file or command that contains the field; the message begins with it.
+    """
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"]) or "the whole file"
     more = f" ({error.error_count() - 1} more after it)" if error.error_count() > 1 else ""
@@ -127,16 +147,21 @@ def explain(error: ValidationError, where: str) -> str:
         return f"{where}: {field!r} is missing; add it{more}."
     if first["type"] == "value_error":
         return f"{where}: {field}: {str(first['ctx']['error']).rstrip('.')}{more}."
-    got = first.get("input")
-    shown = f", got {got!r:.60}" if isinstance(got, (str, int, float, bool)) or got is None else ""
-    return f"{where}: {field!r}: {first['msg'][0].lower()}{first['msg'][1:]}{shown}{more}."
+    value = first.get("input")
+    got = f", got {value!r:.60}" if isinstance(value, (str, int, float, bool)) or value is None else ""
+    return f"{where}: {field!r}: {first['msg'][0].lower()}{first['msg'][1:]}{got}{more}."
 
 
-def need(module: str, install: str, purpose: str) -> ModuleType:
+def require_package(module: str, install: str, purpose: str) -> ModuleType:
     """Import an optional package.
 
+    Args:
+        module: the module to import.
+        install: the command that installs it.
+        purpose: what needs it; the error message begins with this.
+
     Raises:
-        MissingPackageError: naming the command that installs it.
+        MissingPackageError: the module cannot be imported; the message has the install command.
     """
     try:
         return importlib.import_module(module)

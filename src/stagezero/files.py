@@ -1,8 +1,11 @@
-"""Atomic writes, locks, secrets, and files in folders whose owner is not trusted.
+"""Atomic writes, locks, secrets, and safe access to folders that other users control.
 
-*Writing*: a file is staged under another name in its folder, synced and renamed, so that a crash leaves either the old content or the
-new. *Reading*: a folder that others may write to is opened step by step without following a link, and a file in it only where it is a
-plain one; what was checked is what is open, so that a later exchange of the name has no effect.
+*Writing*: the content goes to a staged file with another name in the same folder, is synced to
+disk, and is renamed. After a crash, the old content or the new content is there.
+
+*Reading*: a folder that others may write to is opened step by step, without following a symlink.
+A file in it is opened only if it is a regular file. The file that was checked is the file that is
+open, so that a later swap of the name has no effect.
 """
 
 from __future__ import annotations
@@ -22,25 +25,26 @@ from typing import BinaryIO, Self
 
 from stagezero.errors import IdeaError, InputError, StagezeroError
 
-PACKAGE = Path(str(files("stagezero")))
-"""The folder of this package, from a checkout and from an installed wheel alike."""
+PACKAGE_FOLDER = Path(str(files("stagezero")))
+"""The folder of this package, for a checkout and for an installed wheel."""
 SECRET_BYTES = 32
-MOST_NAMES = 10_000
-"""Names of a folder that are listed."""
-STAGED = ".writing-"
-"""How the name of a file begins that is not written completely."""
+MAX_LISTED_NAMES = 10_000
+"""The most names of one folder that ``list_names`` reads."""
+STAGED_PREFIX = ".writing-"
+"""Prefix of the name of a file whose content is still incomplete."""
 MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENFILE, errno.EMFILE, errno.ENOMEM}
-"""Errors that are the machine's trouble, whoever owns the folder."""
-_CHUNK = 1 << 20
-_READ = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_SEARCH = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
-"""Opens a folder to pass through, for which no right to list it is needed."""
+"""Error numbers that report a fault of the machine, not of the folder's owner."""
+_CHUNK_BYTES = 1 << 20
+_READ_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_PASS_FLAGS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+"""Flags to open a folder only to pass through it. This needs no permission to list the folder."""
 
 
-class Closing:
-    """What holds files, processes or connections until it is closed: the end of a ``with`` block closes it."""
+class Closeable:
+    """Base class for owners of files, processes or connections; a ``with`` block closes them."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release everything that this object owns."""
 
     def __enter__(self) -> Self:
         return self
@@ -53,14 +57,18 @@ class Closing:
 
 
 @contextmanager
-def staged(folder: int, name: str, mode: int = 0o600, sync: bool = True) -> Iterator[BinaryIO]:
-    """A new file in an open folder, which takes its name when the block ends; after an exception the old file is still there.
+def staged_file(folder: int, name: str, mode: int = 0o600, sync: bool = True) -> Iterator[BinaryIO]:
+    """Yield a new file in an open folder and rename it to ``name`` when the block ends.
+
+    After an exception, the old file is unchanged.
 
     Args:
-        mode: permissions of the file, less the umask.
-        sync: have its content on disk before it takes its name.
+        folder: descriptor of the open folder.
+        name: final name of the file.
+        mode: permissions of the file, before the umask applies.
+        sync: sync the content to disk before the rename.
     """
-    new = f"{STAGED}{secrets.token_hex(8)}"
+    new = f"{STAGED_PREFIX}{secrets.token_hex(8)}"
     handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=folder)
     try:
         with os.fdopen(handle, "wb") as out:
@@ -75,50 +83,58 @@ def staged(folder: int, name: str, mode: int = 0o600, sync: bool = True) -> Iter
         raise
 
 
-def write_whole(path: Path, content: str | bytes, *, mode: int = 0o600, lasting: bool = False) -> None:
-    """Write a file atomically; its folder is made if need be.
+def write_atomic(path: Path, content: str | bytes, *, mode: int = 0o600, durable: bool = False) -> None:
+    """Write a file atomically, and create its folder if necessary.
 
     Args:
-        mode: permissions of the file, less the umask.
-        lasting: have also the file's name on disk on return, so that a power cut does not bring the old file back.
+        mode: permissions of the file, before the umask applies.
+        durable: also sync the folder, so that a power cut cannot restore the old file.
     """
-    with open_folder(path.parent, make=True) as folder:
+    with open_folder(path.parent, create=True) as folder:
         _write(folder, path.name, content, mode)
-        if lasting:
+        if durable:
             os.fsync(folder)
 
 
 def write_in_folder(folder: int, name: str, text: str) -> None:
-    """Write a file atomically into an open folder of somebody else, who may read it; a folder under its name is set aside."""
+    """Write a file atomically, and readable for all users, into another user's open folder.
+
+    A folder that has this name already is renamed out of the way.
+    """
     try:
         _write(folder, name, text, 0o666)
     except IsADirectoryError:
-        _set_aside(folder, name)
+        _move_aside(folder, name)
         _write(folder, name, text, 0o666)
 
 
 def _write(folder: int, name: str, content: str | bytes, mode: int) -> None:
-    with staged(folder, name, mode) as out:
+    with staged_file(folder, name, mode) as out:
         out.write(content.encode() if isinstance(content, str) else content)
 
 
-def lasting_secret(path: Path) -> bytes:
-    """32 random bytes, made on first use, readable by their owner alone.
+def load_or_create_secret(path: Path) -> bytes:
+    """Return the 32 random bytes stored at ``path``; create the file on first use.
+
+    Only the file's owner may read it.
 
     Raises:
-        StagezeroError: the file is there and is not a secret.
+        StagezeroError: the file exists and does not have 32 bytes.
     """
     if not path.exists():
-        write_whole(path, secrets.token_bytes(SECRET_BYTES), lasting=True)
-    found = path.read_bytes()
-    if len(found) != SECRET_BYTES:
-        raise StagezeroError(f"{path}: expected {SECRET_BYTES} bytes; this secret is damaged, restore it from a copy.")
-    return found
+        write_atomic(path, secrets.token_bytes(SECRET_BYTES), durable=True)
+    secret = path.read_bytes()
+    if len(secret) != SECRET_BYTES:
+        raise StagezeroError(f"{path}: expected {SECRET_BYTES} bytes, got {len(secret)}; this secret is damaged, restore it from a copy.")
+    return secret
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on ``path``, which is made if need be; waits for the process that holds it."""
+    """Hold an exclusive lock on ``path`` for the duration of the block.
+
+    Creates the file if necessary. Waits until no other process has the lock.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -129,134 +145,150 @@ def locked(path: Path) -> Iterator[None]:
 
 
 class SourceError(OSError):
-    """A file that is not copied: it is no plain file, cannot be read, or is too long (``errno.EFBIG``)."""
+    """Raised when a source file is not a regular file, is unreadable, or too long (``EFBIG``)."""
 
 
 @contextmanager
-def open_folder(place: Path, *below: str, make: bool = False) -> Iterator[int]:
-    """A folder below one that is trusted, opened step by step without following a link.
+def open_folder(place: Path, *below: str, create: bool = False) -> Iterator[int]:
+    """Open a folder below a trusted folder, step by step and without following a symlink.
 
     Args:
-        place: the trusted folder; links on the way to it are followed.
-        below: names, each in the folder before it.
-        make: make what is not there, and set aside what is no folder.
+        place: the trusted folder. Symlinks in its own path are followed.
+        below: names to descend through, each in the folder before it.
+        create: create missing folders, and rename anything else with such a name out of the way.
+
+    Yields:
+        The descriptor of the open folder; it is closed when the block ends.
     """
-    if make:
+    if create:
         place.mkdir(parents=True, exist_ok=True)
-    folder = os.open(place, _SEARCH if below else _READ)
+    folder = os.open(place, _PASS_FLAGS if below else _READ_FLAGS)
     try:
         for part in below:
-            inner = _step(folder, part, make)
+            child = _open_child(folder, part, create)
             os.close(folder)
-            folder = inner
+            folder = child
         yield folder
     finally:
         os.close(folder)
 
 
-def _step(folder: int, part: str, make: bool) -> int:
-    if make:
+def _open_child(folder: int, part: str, create: bool) -> int:
+    if create:
         with suppress(FileExistsError):
             os.mkdir(part, dir_fd=folder)
     try:
-        return os.open(part, _READ | os.O_NOFOLLOW, dir_fd=folder)
+        return os.open(part, _READ_FLAGS | os.O_NOFOLLOW, dir_fd=folder)
     except OSError as error:
-        if not make or error.errno not in (errno.ENOTDIR, errno.ELOOP):
+        if not create or error.errno not in (errno.ENOTDIR, errno.ELOOP):
             raise
-        _set_aside(folder, part)
+        _move_aside(folder, part)
         os.mkdir(part, dir_fd=folder)
-        return os.open(part, _READ | os.O_NOFOLLOW, dir_fd=folder)
+        return os.open(part, _READ_FLAGS | os.O_NOFOLLOW, dir_fd=folder)
 
 
-def _set_aside(folder: int, name: str) -> None:
+def _move_aside(folder: int, name: str) -> None:
     os.rename(name, f".aside-{secrets.token_hex(8)}", src_dir_fd=folder, dst_dir_fd=folder)
 
 
-def lies_in(folder: int, other: Path) -> bool:
-    """Whether an open folder is another one or lies in it: asked of the kernel, so that the path it was opened by does not matter."""
-    wanted, handle = other.stat(), os.dup(folder)
+def is_within(folder: int, other: Path) -> bool:
+    """Return whether an open folder is ``other`` or is inside it.
+
+    Follows ``..`` from the open descriptor to the root, so that the path by which the folder was
+    opened does not matter.
+    """
+    target, handle = other.stat(), os.dup(folder)
     try:
         while True:
-            here = os.fstat(handle)
-            if os.path.samestat(here, wanted):
+            current = os.fstat(handle)
+            if os.path.samestat(current, target):
                 return True
-            above = os.open("..", _SEARCH, dir_fd=handle)
+            parent = os.open("..", _PASS_FLAGS, dir_fd=handle)
             os.close(handle)
-            handle = above
-            if os.path.samestat(here, os.fstat(handle)):
+            handle = parent
+            if os.path.samestat(current, os.fstat(handle)):
                 return False
     finally:
         os.close(handle)
 
 
 def list_names(folder: int) -> list[str]:
-    """Names in an inbox that are no half-written file's; those that ``submit`` gives come first."""
+    """List the names in an inbox, without hidden and half-written files.
+
+    Reads at most ``MAX_LISTED_NAMES`` names. Names in the form that ``submit`` gives come first.
+    """
     with os.scandir(folder) as rows:
-        names = [row.name for row in islice(rows, MOST_NAMES) if not row.name.startswith(".")]
+        names = [row.name for row in islice(rows, MAX_LISTED_NAMES) if not row.name.startswith(".")]
     return sorted(names, key=lambda n: (re.fullmatch(r"[0-9a-f]{64}\.md", n) is None, n))
 
 
-def open_plain_file(folder: int, name: str, hard_links: bool = True) -> BinaryIO:
-    """A plain file in an open folder. A link is not followed, anything else is not opened, and no call waits for a writer.
+def open_regular_file(folder: int, name: str, allow_hard_links: bool = True) -> BinaryIO:
+    """Open a regular file in an open folder for reading.
+
+    Never follows a symlink and never blocks on a writer. Rejects devices, pipes and sockets.
 
     Args:
-        hard_links: take also a file that has another name.
+        allow_hard_links: also open a file that has a second name.
 
     Raises:
-        OSError: it is no such file (``EINVAL``), was exchanged while it was opened (``ESTALE``), or cannot be read.
+        OSError: it is not such a file (``EINVAL``), it was swapped for another one during the call
+            (``ESTALE``), or it cannot be read.
     """
     before = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    if not stat.S_ISREG(before.st_mode) or (before.st_nlink != 1 and not hard_links):
-        raise OSError(errno.EINVAL, "no plain file")
+    if not stat.S_ISREG(before.st_mode) or (before.st_nlink != 1 and not allow_hard_links):
+        raise OSError(errno.EINVAL, "not a regular file")
     handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     after = os.fstat(handle)
-    if not os.path.samestat(before, after) or not stat.S_ISREG(after.st_mode):  # the number of a file that is gone is given again
+    if not os.path.samestat(before, after) or not stat.S_ISREG(after.st_mode):  # inode numbers are reused
         os.close(handle)
-        raise OSError(errno.ESTALE, "exchanged while it was opened")
+        raise OSError(errno.ESTALE, "swapped while it was opened")
     return os.fdopen(handle, "rb")
 
 
-def read_plain_file(folder: int, name: str, most: int) -> str:
-    """A plain file's text.
+def read_regular_file(folder: int, name: str, max_bytes: int) -> str:
+    """Read the text of a regular file in an open folder.
 
     Raises:
-        IdeaError: it is anything else, or longer than ``most`` bytes, or no UTF-8.
+        IdeaError: it is not a regular file with one name, is longer than ``max_bytes``, or is not
+            UTF-8.
+        OSError: it cannot be read.
     """
     try:
-        with open_plain_file(folder, name, hard_links=False) as source:
-            size, data = os.fstat(source.fileno()).st_size, source.read(most + 1)
+        with open_regular_file(folder, name, allow_hard_links=False) as source:
+            size, data = os.fstat(source.fileno()).st_size, source.read(max_bytes + 1)
     except OSError as error:
         if error.errno == errno.EINVAL:
-            raise IdeaError("expected a plain file, got a link, a folder or something else; write the text itself") from None
+            raise IdeaError("expected a regular file, got a link, a folder or something else; write the text itself") from None
         if error.errno == errno.ESTALE:
-            raise IdeaError("changed while it was read; write it under another name and rename it") from None
+            raise IdeaError("the file was replaced while it was opened; write it under another name and rename it") from None
         raise
-    if len(data) > most:
-        raise IdeaError(f"{size:,} bytes; at most {most:,} are read, so write less")
+    if len(data) > max_bytes:
+        raise IdeaError(f"expected at most {max_bytes:,} bytes, got {size:,}; shorten it")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
         raise IdeaError("expected UTF-8 text; save it as UTF-8") from None
 
 
-def copy_plain_file(folder: int, name: str, to: Path, most: int | None = None) -> int:
-    """Copy a plain file out of an open folder to a new file; the number of its bytes.
+def copy_regular_file(folder: int, name: str, to: Path, max_bytes: int | None = None) -> int:
+    """Copy a regular file out of an open folder to a new file and return the number of bytes.
 
     Args:
-        most: bytes that are copied at most; None for as many as the file had when it was opened.
+        to: path of the copy; it must not exist.
+        max_bytes: limit for the copy; None uses the size that the file had when it was opened.
 
     Raises:
-        SourceError: the file is none that is copied.
+        SourceError: the source is not a regular file, is unreadable, or exceeds the limit.
         OSError: the copy cannot be written.
     """
     with _source_errors():
-        source = open_plain_file(folder, name)
+        source = open_regular_file(folder, name)
     with source, to.open("xb") as out:
         size = os.fstat(source.fileno()).st_size
-        most = size if most is None else most
-        while size <= most:
+        max_bytes = size if max_bytes is None else max_bytes
+        while size <= max_bytes:
             with _source_errors():
-                chunk = source.read(_CHUNK)
+                chunk = source.read(_CHUNK_BYTES)
             if not chunk:
                 return out.tell()
             out.write(chunk)
@@ -273,10 +305,13 @@ def _source_errors() -> Iterator[None]:
 
 
 def read_text(path: Path, error: type[InputError]) -> str:
-    """A text file that a person wrote.
+    """Read a text file that a person wrote.
+
+    Args:
+        error: the class of the error to raise.
 
     Raises:
-        InputError: of the given kind, when it is not UTF-8 text.
+        InputError: of the given class, if the file is not UTF-8 text.
     """
     try:
         return path.read_text(encoding="utf-8")
@@ -285,8 +320,11 @@ def read_text(path: Path, error: type[InputError]) -> str:
 
 
 @contextmanager
-def ignore_their_errors() -> Iterator[None]:
-    """Ignore what goes wrong in a folder of somebody else, other than the machine's own trouble."""
+def ignore_folder_errors() -> Iterator[None]:
+    """Suppress the ``OSError`` of an operation in another user's folder.
+
+    Errors in ``MACHINE_ERRORS`` are raised: they are a fault of this machine.
+    """
     try:
         yield
     except OSError as error:

@@ -1,4 +1,10 @@
-"""The project file: what a campaign is, as data. Frozen, typed, unknown keys refused, hashed into the ledger."""
+"""The project file: a campaign as data.
+
+The models are frozen and typed, and they reject unknown keys. ``lab/run_state.py`` writes the
+validated project into entry 0 of the ledger, so a renamed or added field must leave that dump as it
+was. This module reads the file only; it does not open the suites, recipes and folders that the file
+names.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from stagezero.errors import ProjectError, explain
 from stagezero.evidence import Test, e_lond_level, idea_level, stage_level
@@ -21,14 +27,14 @@ class _Frozen(BaseModel):
 
 
 class People(_Frozen):
-    """Ideas that people wrote: a folder of idea files."""
+    """Proposes ideas that people wrote. ``ideas`` is a folder of idea files."""
 
     kind: Literal["people"]
     ideas: str
 
 
 class Optuna(_Frozen):
-    """Optuna's TPE sampler over the numbers of the current recipe."""
+    """Proposes changes to the numbers of the current recipe, with Optuna's TPE sampler."""
 
     kind: Literal["optuna"]
     ideas: Positive = 2
@@ -36,7 +42,7 @@ class Optuna(_Frozen):
 
 
 class Uniform(_Frozen):
-    """Draws ideas uniformly from the recipe language: what every other researcher is to be held against."""
+    """Draws ideas uniformly from the recipe language: the baseline for every other researcher."""
 
     kind: Literal["uniform"]
     ideas: Positive = 2
@@ -44,7 +50,10 @@ class Uniform(_Frozen):
 
 
 class SelfProposing(_Frozen):
-    """The stage's own model proposes, held to the recipe language. Ideas of a stage that has not passed audit wait for review."""
+    """Lets the stage's own model propose, with its output constrained to the recipe language.
+
+    Ideas of a stage that has not passed audit wait for review.
+    """
 
     kind: Literal["self"]
     ideas: Positive = 2
@@ -53,12 +62,16 @@ class SelfProposing(_Frozen):
 
 
 class LLM(_Frozen):
-    """Any language model that Inspect's ``get_model`` reaches: ``openai/…``, ``anthropic/…``, ``hf/…``, ``mockllm/model``; and the models
-    that are known here by name (``package/smollm2-135m-q4``, ``pocket/262k``, a folder).
+    """Lets a language model propose.
 
-    ``attempts`` is how often an invalid reply is returned with the reason, for each idea; ``tokens`` (in and out, over the whole run),
-    ``dollars`` and ``seconds`` (a stage) end its turn, and what it has proposed by then counts. ``dollars`` needs the prices, in dollars
-    a million tokens, of what goes in and comes out.
+    ``model`` is any model that Inspect's ``get_model`` accepts (``openai/…``, ``anthropic/…``,
+    ``hf/…``, ``mockllm/model``), or a local one by name (``package/smollm2-135m-q4``,
+    ``pocket/262k``, a folder).
+
+    ``attempts`` is the number of tries for each idea: an invalid reply goes back to the model with
+    the reason. Three limits end the model's turn: ``tokens`` (input and output, over the whole
+    run), ``dollars`` and ``seconds`` (per stage). Ideas that it has proposed by then count.
+    ``dollars`` needs ``prices``: dollars per million input tokens, and per million output tokens.
     """
 
     kind: Literal["llm"]
@@ -75,16 +88,20 @@ class LLM(_Frozen):
     arguments: dict[str, str | int | float | bool] = {}
 
     @model_validator(mode="after")
-    def _priced(self) -> LLM:
+    def _check_prices(self) -> LLM:
         if (self.dollars is None) != (self.prices is None):
-            raise ValueError("'dollars' and 'prices' (a million tokens in, and out) go together; give both or neither")
+            raise ValueError(
+                "'dollars' needs 'prices' (dollars per million input and output tokens), and the other way round; give both or neither"
+            )
         return self
 
 
 class Outside(_Frozen):
-    """A person or agent elsewhere, who submits through a folder, ``stagezero idea submit`` or ``stagezero mcp``.
+    """Accepts ideas from a person or agent outside the run.
 
-    A stage's proposals close when ``ideas`` are there, when the researcher says it is done, or after ``seconds``.
+    Ideas arrive through a folder, ``stagezero idea submit`` or ``stagezero mcp``. Submissions to a
+    stage close when ``ideas`` have arrived, when the researcher reports that it is done, or after
+    ``seconds``.
     """
 
     kind: Literal["outside"]
@@ -97,8 +114,11 @@ Researcher = Annotated[People | Optuna | Uniform | SelfProposing | LLM | Outside
 
 
 class Review(_Frozen):
-    """Who may let ideas in by hand. ``keys`` are public keys of reviewers; with ``every`` each idea waits for one of them, without it only
-    those that must: the ideas of a model that has not passed audit. ``seconds`` is how long a stage waits for them.
+    """Review by people: who may approve ideas, and which ideas need it.
+
+    ``keys`` are the reviewers' public keys. With ``every``, each idea waits for approval by one
+    reviewer. Without it, only the ideas of a model that has not passed audit wait. ``seconds`` is
+    the longest time that a stage waits for its reviews.
     """
 
     keys: tuple[str, ...] = Field(min_length=1, max_length=64)
@@ -107,9 +127,12 @@ class Review(_Frozen):
 
 
 class Sandbox(_Frozen):
-    """How code ideas and commands are confined. ``landlock`` lets Landlock and seccomp stand in where bubblewrap cannot make a box;
-    ``none`` runs people's own commands with the user's rights, and no code idea at all. Limits are of one build: GiB of memory, of files,
-    and processes and threads at a time.
+    """The sandbox for code ideas and commands.
+
+    ``box`` uses bubblewrap. ``landlock`` is weaker: it uses Landlock and seccomp where bubblewrap
+    cannot make a sandbox. ``none`` runs people's own commands with the user's rights and refuses
+    every code idea. The limits apply to one build: ``memory`` and ``disk`` in GiB, ``processes``
+    (threads included) at the same time.
     """
 
     kind: Literal["box", "landlock", "none"] = "box"
@@ -117,12 +140,22 @@ class Sandbox(_Frozen):
     disk: Annotated[float, Field(gt=0, le=4096)] = 4.0
     processes: Annotated[int, Field(ge=4, le=4096)] = 64
     seconds: Annotated[int, Field(gt=0, le=604_800)] = Field(
-        default=3600, description="the most that a program which an idea brings along may take, whatever it asks for"
+        default=3600, description="longest run time of a program from an idea, in seconds, even if the idea requests more"
     )
 
 
 class Trial(_Frozen):
-    """How ideas are decided. The defaults are DESIGN's."""
+    """How a trial decides about an idea. The defaults are those of DESIGN.
+
+    ``alpha`` is the error of the whole campaign; ``spending`` is how it is split over hypotheses.
+    ``test`` is the sequential test. An effect must exceed ``margin``. ``max_pairs`` is the largest
+    number of paired replicates. The guards decide from ``guard_pairs`` pairs on; each allows a loss
+    of ``guard_margin``, or more where the noise requires it. ``items`` is the number of fresh items
+    of each kind, for each property and capability, in every replicate. ``calibration`` is the
+    number of replicates of the control that measure the noise. ``confirm`` is the number of fresh
+    pairs that estimate the effect of a promoted idea. A trial is given up when the pairs are strong
+    evidence against an effect of ``worth`` seed standard deviations.
+    """
 
     alpha: Share = 0.05
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -137,30 +170,37 @@ class Trial(_Frozen):
     spending: Literal["split", "e-lond"] = "split"
 
     @model_validator(mode="after")
-    def _enough(self) -> Trial:
+    def _check_pairs(self) -> Trial:
         if self.max_pairs < self.guard_pairs:
             raise ValueError("'max_pairs' must be at least 'guard_pairs'; raise it")
         if self.max_pairs < self.calibration:
             raise ValueError("'max_pairs' must be at least 'calibration'; raise it")
         return self
 
-    def level(self, stage: int, stages: int, ideas: int, tried: int = 0, promoted: int = 0) -> float:
-        """Error of each of ``ideas`` registered together, one share kept for trying the promoted ones together.
+    def level(self, stage: int, stages: int, ideas: int, tested: int = 0, promoted: int = 0) -> float:
+        """Return the error level of each of ``ideas`` hypotheses that are registered together.
+
+        With two or more ideas, one equal share is reserved for the trial of the promoted ideas
+        together.
 
         Args:
-            stage, stages: which stage, of how many declared.
-            tried, promoted: hypotheses before this batch; they matter to e-LOND alone.
+            stage, stages: the stage's number, and the number of declared stages.
+            tested, promoted: hypotheses tested, and of these promoted, before this batch; used by
+                e-LOND only.
         """
         shares = ideas + (ideas > 1)
         if self.spending == "e-lond":
-            return e_lond_level(self.alpha, tried, shares, promoted)
+            return e_lond_level(self.alpha, tested, shares, promoted)
         return idea_level(stage_level(self.alpha, stage, stages), shares)
 
 
 class Audit(_Frozen):
-    """What an auditor of the run's own must be convinced of. ``sealed`` names the auditor's own file; None uses the atlas generator.
+    """The terms of an auditor that the run starts itself.
 
-    ``keep`` is the auditor's folder, seen from the project file; left out, it is in the user's own place. The rest is as in ``door.Terms``.
+    ``sealed`` names the file of sealed items; None draws them from the atlas generator. ``folder``
+    is the auditor's folder, relative to the project file; None uses the default folder in the
+    user's home. Project files written before the rename call it ``keep``, which is still accepted.
+    The other fields are those of ``door.Terms``.
     """
 
     bars: dict[str, Share] = Field(min_length=1)
@@ -172,11 +212,16 @@ class Audit(_Frozen):
     meter: Literal["counted", "flat", "kraft", "randomised"] = "counted"
     bits: Annotated[float, Field(gt=0)] | None = None
     flip: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    keep: str | None = None
+    folder: str | None = Field(default=None, validation_alias=AliasChoices("folder", "keep"))
 
 
 class AuditElsewhere(_Frozen):
-    """An auditor that somebody else runs: where it is, which of its suites, and the file that holds this lab's token."""
+    """An auditor that another party runs.
+
+    ``suite`` is the name of the suite there, and ``token_file`` contains this lab's token.
+    ``ca_file`` is the certificate of the authority that signed the auditor's certificate, if the
+    system does not know that authority.
+    """
 
     address: str
     suite: str
@@ -184,56 +229,59 @@ class AuditElsewhere(_Frozen):
     ca_file: str | None = None
 
 
-def _which_audit(value: Any) -> str:
+def _audit_tag(value: Any) -> str:
+    """Return the tag of the model that an ``audit`` entry is validated against."""
     elsewhere = "address" in value if isinstance(value, dict) else isinstance(value, AuditElsewhere)
     return "elsewhere" if elsewhere else "own"
 
 
-AnyAudit = Annotated[Annotated[Audit, Tag("own")] | Annotated[AuditElsewhere, Tag("elsewhere")], Discriminator(_which_audit)]
+AnyAudit = Annotated[Annotated[Audit, Tag("own")] | Annotated[AuditElsewhere, Tag("elsewhere")], Discriminator(_audit_tag)]
 
 
 class Project(_Frozen):
-    """A whole project file."""
+    """A complete project file."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     base: str
     suite: str = "atlas"
-    stage0: str = Field(description="path of the recipe that people wrote")
+    stage0: str = Field(description="path of the recipe of stage 0, which people wrote")
     stages: Positive = 2
     researchers: tuple[Researcher, ...] = Field(min_length=1)
     trial: Trial = Trial()
     audit: AnyAudit | None = None
     review: Review | None = None
     channels: tuple[str, ...] = Field(
-        default=(),
-        max_length=64,
-        description="sources of labels or weights that an idea's distil and merge steps may name; none when left out",
+        default=(), max_length=64, description="models whose labels or weights an idea's distil and merge steps may use; none by default"
     )
     sandbox: Sandbox = Sandbox()
     workers: Annotated[int, Field(ge=1, le=256)] = 2
     seed: Annotated[int, Field(ge=0, lt=2**53)] | None = Field(
-        default=None, description="makes the campaign's secret; left out, the secret is drawn at random and seeds cannot be foreseen"
+        default=None,
+        description="determines the campaign's secret and with it all seeds; by default the secret is random and seeds are unpredictable",
     )
 
     @model_validator(mode="after")
-    def _told_apart(self) -> Project:
+    def _check_names(self) -> Project:
         names = [r.name if isinstance(r, LLM | Outside) else r.kind for r in self.researchers]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
+        duplicates = sorted({name for name in names if names.count(name) > 1})
+        if duplicates:
             raise ValueError(
-                f"'researchers': expected one of each name, got {', '.join(twice)} twice; give them a 'name' each, or drop one"
+                f"'researchers': expected a different name for each, got {', '.join(duplicates)} twice; set 'name', or remove one"
             )
         return self
 
 
 def load_project(path: Path) -> Project:
-    """Read a project file.
+    """Read and validate a project file.
 
     Raises:
-        ProjectError: no such file, not YAML, or a field is unknown, missing or out of range.
+        ProjectError: the file does not exist or is not YAML, or a field is unknown, missing or out
+            of range.
     """
     if not path.is_file():
-        raise ProjectError(f"project {str(path)!r}: expected a YAML file, found none; check the path, or write one with: stagezero init")
+        raise ProjectError(
+            f"project {str(path)!r}: expected a YAML file, but there is none; check the path, or write one with: stagezero init"
+        )
     try:
         value: Any = yaml.safe_load(read_text(path, ProjectError))
     except yaml.YAMLError as error:
@@ -243,6 +291,6 @@ def load_project(path: Path) -> Project:
     try:
         return Project.model_validate(value)
     except ValidationError as error:
-        # Which kind of audit it was read as is no part of what a person wrote.
-        told = explain(error, str(path))
-        raise ProjectError(told.replace("audit.own.", "audit.").replace("audit.elsewhere.", "audit.")) from None
+        # The tag of the union is part of pydantic's location, but not a key of the file.
+        message = explain(error, str(path))
+        raise ProjectError(message.replace("audit.own.", "audit.").replace("audit.elsewhere.", "audit.")) from None

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from stagezero.auditor.budget import Meter
+from stagezero.auditor.budget import BudgetMeter
 from stagezero.auditor.budget_tables import Charge, Suite, allowance_of
 from stagezero.door import Terms
 from stagezero.errors import BudgetSpentError, ClosedError, DoorError, WaitError
@@ -21,16 +21,16 @@ FACTS = {"slot": SLOT}
 
 
 @pytest.fixture
-def meter(tmp_path: Path) -> Meter:
-    return Meter(tmp_path / "meter.sqlite")
+def meter(tmp_path: Path) -> BudgetMeter:
+    return BudgetMeter(tmp_path / "meter.sqlite")
 
 
-def add(meter: Meter, name: str, *clusters: list[str], given: Terms | None = None) -> Suite:
+def add(meter: BudgetMeter, name: str, *clusters: list[str], given: Terms | None = None) -> Suite:
     known = given or terms(suite="jsonl", sealed=f"/{name}.jsonl")
     return meter.add_suite(name, known, "+".join(sorted({i for c in clusters for i in c})), clusters, FACTS)[0]
 
 
-def spend(meter: Meter, suite: Suite, model: str, word: str = "fail", now: float = START) -> Charge:
+def spend(meter: BudgetMeter, suite: Suite, model: str, word: str = "fail", now: float = START) -> Charge:
     """Charged, audited, and due."""
     charge, _ = meter.charge(suite, model, "lab", now)
     meter.settle(charge, word)  # type: ignore[arg-type]
@@ -40,7 +40,7 @@ def spend(meter: Meter, suite: Suite, model: str, word: str = "fail", now: float
 # --- whose budget it is -----------------------------------------------------------------------------------------------
 
 
-def test_the_same_items_under_any_name_order_or_grouping_are_one_budget(meter: Meter) -> None:
+def test_the_same_items_under_any_name_order_or_grouping_are_one_budget(meter: BudgetMeter) -> None:
     first = add(meter, "first", ["a"], ["b"], ["c"])
     for name, clusters in (("copy", (["c"], ["a"], ["b"])), ("joined", (["b", "a", "c"],)), ("part", (["b"],))):
         assert add(meter, name, *clusters).pools == first.pools, name
@@ -54,14 +54,14 @@ def test_the_same_items_under_any_name_order_or_grouping_are_one_budget(meter: M
         meter.charge(joined, "m9", "other", START + 900)
 
 
-def test_a_rewording_that_is_registered_inherits_the_budget_of_its_cluster(meter: Meter) -> None:
+def test_a_rewording_that_is_registered_inherits_the_budget_of_its_cluster(meter: BudgetMeter) -> None:
     first = add(meter, "first", ["a"], ["b"])
     again = add(meter, "again", ["new wording of a", "a"])
     assert again.pools == first.pools
     assert add(meter, "alone", ["new wording of a"]).pools == first.pools, "and is known from then on"
 
 
-def test_items_that_nobody_has_met_are_a_budget_of_their_own(meter: Meter) -> None:
+def test_items_that_nobody_has_met_are_a_budget_of_their_own(meter: BudgetMeter) -> None:
     first, other = add(meter, "first", ["a"]), add(meter, "other", ["b"])
     assert set(first.pools).isdisjoint(other.pools)
     for number in range(3):
@@ -69,14 +69,14 @@ def test_items_that_nobody_has_met_are_a_budget_of_their_own(meter: Meter) -> No
     spend(meter, other, "m0", now=START + 900)
 
 
-def test_a_suite_over_two_budgets_is_charged_to_both_and_pays_for_both(meter: Meter) -> None:
+def test_a_suite_over_two_budgets_is_charged_to_both_and_pays_for_both(meter: BudgetMeter) -> None:
     first, other = add(meter, "first", ["a"]), add(meter, "other", ["b"])
     both = add(meter, "both", ["a"], ["b"], ["c"])
     assert set(both.pools) > {*first.pools, *other.pools}
-    assert meter.bits_allowed(both) == pytest.approx(3 * allowance_of(first.terms).total())
+    assert meter.bits_allowed(both) == pytest.approx(3 * allowance_of(first.terms).total_bits())
     spend(meter, both, "m0", "pass")
     for suite in (first, other):
-        pool = meter.heard(suite.pools[0], START + 900)
+        pool = meter.visible_pool(suite.pools[0], START + 900)
         assert (pool.replies, pool.passes, pool.pending) == (1, 1, 0)
     for number in (1, 2):
         spend(meter, first, f"m{number}", now=START + 900 + 100 * number)
@@ -85,7 +85,7 @@ def test_a_suite_over_two_budgets_is_charged_to_both_and_pays_for_both(meter: Me
     spend(meter, other, "m3", now=START + 2000)
 
 
-def test_a_cluster_that_ties_two_budgets_together_is_charged_to_both(meter: Meter) -> None:
+def test_a_cluster_that_ties_two_budgets_together_is_charged_to_both(meter: BudgetMeter) -> None:
     first, other = add(meter, "first", ["a"]), add(meter, "other", ["b"])
     assert set(add(meter, "tied", ["a", "b", "c"]).pools) == {*first.pools, *other.pools}
 
@@ -93,14 +93,14 @@ def test_a_cluster_that_ties_two_budgets_together_is_charged_to_both(meter: Mete
 @pytest.mark.parametrize(
     "changes", [{"submissions": 4}, {"passes": 1}, {"meter": "flat", "bits": 3.0}, {"shadow": True}, {"meter": "kraft", "bits": 20.0}]
 )
-def test_items_keep_the_budget_they_have(meter: Meter, changes: dict[str, object]) -> None:
+def test_items_keep_the_budget_they_have(meter: BudgetMeter, changes: dict[str, object]) -> None:
     add(meter, "first", ["a"], ["b"])
-    with pytest.raises(DoorError, match="had a budget before"):
+    with pytest.raises(DoorError, match="already have a budget"):
         add(meter, "more", ["b"], ["c"], given=terms(suite="jsonl", sealed="/m.jsonl", **changes))
-    assert meter.suites() == ["first"] and meter.known(["c"]) == 0, "nothing is left of what was refused"
+    assert meter.suites() == ["first"] and meter.count_known_items(["c"]) == 0, "nothing is left of what was refused"
 
 
-def test_a_name_keeps_its_items_and_its_terms(meter: Meter) -> None:
+def test_a_name_keeps_its_items_and_its_terms(meter: BudgetMeter) -> None:
     first = add(meter, "first", ["a"])
     assert add(meter, "first", ["a"]) == first
     for given, items in ((terms(suite="jsonl", sealed="/first.jsonl", delta=0.5), ["a"]), (None, ["b"])):
@@ -113,16 +113,16 @@ def test_a_name_keeps_its_items_and_its_terms(meter: Meter) -> None:
 # --- charging ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_model_is_charged_once_whoever_asks(meter: Meter) -> None:
+def test_the_same_model_is_charged_once_whoever_asks(meter: BudgetMeter) -> None:
     suite = add(meter, "first", ["a"])
     first, new = meter.charge(suite, "m", "lab", START)
     again, more = meter.charge(suite, "m", "other", START + 1)
     assert (new, more, again) == (True, False, first)
-    assert meter.heard_by(first.number, "other") == first and meter.heard_by(first.number, "third") is None
+    assert meter.charge_for_account(first.number, "other") == first and meter.charge_for_account(first.number, "third") is None
     assert meter.pool(suite.pools[0]).pending == 1
 
 
-def test_answers_still_out_are_counted_at_their_worst(meter: Meter) -> None:
+def test_answers_still_out_are_counted_at_their_worst(meter: BudgetMeter) -> None:
     """Two passes are allowed: two answers that are out may both be passes."""
     suite = add(meter, "first", ["a"])
     charges = [meter.charge(suite, f"m{i}", "lab", START)[0] for i in range(2)]
@@ -136,57 +136,59 @@ def test_answers_still_out_are_counted_at_their_worst(meter: Meter) -> None:
     meter.charge(suite, "m2", "lab", START + SLOT)
 
 
-def test_nothing_that_has_not_left_is_heard(meter: Meter) -> None:
+def test_nothing_that_has_not_left_is_heard(meter: BudgetMeter) -> None:
     suite = add(meter, "first", ["a"])
     number = suite.pools[0]
     charge, _ = meter.charge(suite, "m", "lab", START)
-    before = meter.heard(number, START), meter.counts("first", START)
+    before = meter.visible_pool(number, START), meter.visible_counts("first", START)
     meter.settle(charge, "pass")
-    assert (meter.heard(number, START).pending, meter.counts("first", START)) == (before[0].pending, before[1]) == (1, (1, 0))
-    assert meter.heard(number, START).passes == 0 and meter.pool(number).passes == 1
+    assert (
+        (meter.visible_pool(number, START).pending, meter.visible_counts("first", START)) == (before[0].pending, before[1]) == (1, (1, 0))
+    )
+    assert meter.visible_pool(number, START).passes == 0 and meter.pool(number).passes == 1
     for now, swept in ((charge.due, False), (charge.due, True)):
         if swept:
-            meter.now(now + 100)
-        pool = meter.heard(number, now)
+            meter.advance_clock(now + 100)
+        pool = meter.visible_pool(number, now)
         assert (pool.replies, pool.passes, pool.pending) == (1, 1, 0)
-        assert meter.counts("first", now) == (1, 1)
+        assert meter.visible_counts("first", now) == (1, 1)
 
 
-def test_the_first_answer_stands(meter: Meter) -> None:
+def test_the_first_answer_stands(meter: BudgetMeter) -> None:
     suite = add(meter, "first", ["a"])
     charge = spend(meter, suite, "m", "fail")
     assert meter.settle(charge, "pass") == "fail"
     assert meter.pool(suite.pools[0]).passes == 0
 
 
-def test_answers_leave_one_slot_after_another_and_in_order_after_a_stop(meter: Meter) -> None:
+def test_answers_leave_one_slot_after_another_and_in_order_after_a_stop(meter: BudgetMeter) -> None:
     suite = add(meter, "first", ["a"], given=terms(submissions=9, passes=9))
     due = [meter.charge(suite, f"m{i}", "lab", START)[0].due for i in range(3)]
     assert due == [START + SLOT, START + 2 * SLOT, START + 3 * SLOT]
     meter.reschedule(START + 100)
     assert [c.due for c in meter.unanswered()] == [START + 100 + i * SLOT for i in (1, 2, 3)]
-    assert meter.wanted("m2") and not meter.wanted("m9")
+    assert meter.awaits_audit("m2") and not meter.awaits_audit("m9")
 
 
 # --- in doubt ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_clock_that_went_back_charges_nothing(meter: Meter) -> None:
+def test_a_clock_that_went_back_charges_nothing(meter: BudgetMeter) -> None:
     suite = add(meter, "first", ["a"])
     meter.charge(suite, "m", "lab", START)
-    with pytest.raises(ClosedError, match="clock went back"):
+    with pytest.raises(ClosedError, match="clock was set back"):
         meter.charge(suite, "n", "lab", START - 100)
-    with pytest.raises(ClosedError, match="clock went back"):
-        meter.now(START - 100)
+    with pytest.raises(ClosedError, match="clock was set back"):
+        meter.advance_clock(START - 100)
     assert meter.pool(suite.pools[0]).pending == 1
 
 
-def test_closed_it_stays_closed_for_its_first_reason(meter: Meter) -> None:
+def test_closed_it_stays_closed_for_its_first_reason(meter: BudgetMeter) -> None:
     suite = add(meter, "first", ["a"])
-    meter.close_for_good("one")
-    meter.close_for_good("two")
-    again = Meter(meter.path)
-    assert again.closed == "one"
+    meter.close_permanently("one")
+    meter.close_permanently("two")
+    again = BudgetMeter(meter.path)
+    assert again.closed_reason == "one"
     with pytest.raises(ClosedError, match="one"):
         again.charge(suite, "m", "lab", START)
 
@@ -199,32 +201,32 @@ def test_closed_it_stays_closed_for_its_first_reason(meter: Meter) -> None:
         "UPDATE submissions SET left = 0", "UPDATE submissions SET word = NULL", "DELETE FROM suite_pools",
     ],
 )  # fmt: skip
-def test_counts_and_rows_must_agree(meter: Meter, change: str) -> None:
+def test_counts_and_rows_must_agree(meter: BudgetMeter, change: str) -> None:
     suite = add(meter, "first", ["a"])
     spend(meter, suite, "m", "pass")
-    meter.now(START + 900)
+    meter.advance_clock(START + 900)
     meter.charge(suite, "n", "lab", START + 901)
-    assert Meter(meter.path).closed is None
+    assert BudgetMeter(meter.path).closed_reason is None
     db = sqlite3.connect(meter.path)
     db.execute(change)
     db.commit()
     db.close()
-    assert Meter(meter.path).closed is not None
+    assert BudgetMeter(meter.path).closed_reason is not None
 
 
 def test_a_file_that_is_no_meter_is_refused(tmp_path: Path) -> None:
     (tmp_path / "meter.sqlite").write_bytes(b"not a database, and longer than its header would be" * 100)
     with pytest.raises(ClosedError, match="cannot be used"):
-        Meter(tmp_path / "meter.sqlite")
+        BudgetMeter(tmp_path / "meter.sqlite")
 
 
-def test_the_inventory_forgets_nothing(meter: Meter) -> None:
+def test_the_inventory_forgets_nothing(meter: BudgetMeter) -> None:
     add(meter, "first", ["a"], ["b"])
-    before = meter.inventory()
+    before = meter.items_digest()
     add(meter, "copy", ["b"], ["a"])
-    assert meter.inventory() == before
+    assert meter.items_digest() == before
     add(meter, "other", ["c"])
-    assert meter.inventory() != before
+    assert meter.items_digest() != before
 
 
 # --- whatever comes ---------------------------------------------------------------------------------------------------
@@ -243,7 +245,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.now = START
         self.made: dict[tuple[str, str], Charge] = {}
         self.words: dict[int, str] = {}
-        self.meter = Meter(Path(self.folder.name) / "meter.sqlite")
+        self.meter = BudgetMeter(Path(self.folder.name) / "meter.sqlite")
         known = terms(submissions=5, passes=2)
         self.suites = {name: add(self.meter, name, *clusters, given=known) for name, clusters in self.SUITES}
 
@@ -271,12 +273,12 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(by=st.sampled_from([0.5, SLOT, 7 * SLOT]))
     def wait(self, by: float) -> None:
-        self.now = self.meter.now(self.now + by)
+        self.now = self.meter.advance_clock(self.now + by)
 
     @rule()
     def restart(self) -> None:
         self.meter.close()
-        self.meter = Meter(self.meter.path)
+        self.meter = BudgetMeter(self.meter.path)
         self.meter.reschedule(self.now)
         due = {c.number: c for c in self.meter.charges()}
         self.made = {key: due[charge.number] for key, charge in self.made.items()}
@@ -289,14 +291,14 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def counts_are_what_happened(self) -> None:
-        assert self.meter.closed is None
+        assert self.meter.closed_reason is None
         for pool in {p for suite in self.suites.values() for p in suite.pools}:
             charged, replies, passes, out = self._pool(pool)
-            heard = self.meter.heard(pool, self.now)
+            heard = self.meter.visible_pool(pool, self.now)
             assert (heard.replies, heard.passes, heard.pending) == (replies, passes, out)
             assert charged <= 5 and self.meter.pool(pool).passes <= 2
         for name in self.suites:
-            assert self.meter.counts(name, self.now)[0] == sum(key[0] == name for key in self.made)
+            assert self.meter.visible_counts(name, self.now)[0] == sum(key[0] == name for key in self.made)
 
 
 AnyOrder.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

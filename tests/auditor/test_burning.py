@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest_auditor import Desk, sealed_file, variant
 
-from stagezero.auditor.setup import add_suite, bars_of
+from stagezero.auditor.setup import add_suite, parse_bars
 from stagezero.auditor.shadow import burn, power
 from stagezero.auditor.storage import Storage
 from stagezero.errors import BudgetSpentError, DoorError, InputError
@@ -29,7 +29,7 @@ def test_a_shadow_is_burned_once(desk: Desk, base: Path, tmp_path: Path) -> None
         desk.hand_in(base, "s.shadow")
     controls = [variant(base, tmp_path, i) for i in range(3)]
     assert 0 <= power(storage, suite, 1, 3, 0.05)["power"] <= 1
-    with pytest.raises(InputError, match="never met the door"):
+    with pytest.raises(InputError, match="never submitted"):
         burn(storage, suite, [base], [*controls, base], 0.05, print, desk.clock.now)
     with pytest.raises(InputError, match="was submitted"):
         burn(storage, suite, [controls[0]], controls, 0.05, print, desk.clock.now)
@@ -57,7 +57,7 @@ def test_a_suite_without_a_shadow_says_so(desk: Desk) -> None:
 
 
 def test_bars_are_read_or_refused() -> None:
-    assert bars_of(["a=0.5", "b=0.75"]) == {"a": 0.5, "b": 0.75}
+    assert parse_bars(["a=0.5", "b=0.75"]) == {"a": 0.5, "b": 0.75}
     for wrong in ("a", "=0.5", "a=high"):
         with pytest.raises(InputError, match="--bar"):
-            bars_of([wrong])
+            parse_bars([wrong])

@@ -9,8 +9,8 @@ import pytest
 from conftest_auditor import Desk, terms
 from scipy import stats
 
-from stagezero.auditor.certificate import budget, certificate
-from stagezero.auditor.verdict import decide, passes, rung, turned
+from stagezero.auditor.certificate import budget_report, certificate
+from stagezero.auditor.verdict import decide, ladder_rung, passes, randomise
 from stagezero.errors import InputError
 
 
@@ -31,7 +31,7 @@ def test_a_model_below_its_bar_passes_no_more_often_than_stated() -> None:
 
 def test_a_ladder_rises_with_the_best_so_far() -> None:
     rule = terms(bars={"a": 0.5}, items=1000, step=0.05)
-    assert rung({"a": (400, 1000)}, rule, 0.0) is None
+    assert ladder_rung({"a": (400, 1000)}, rule, 0.0) is None
     assert decide({"a": (540, 1000)}, rule, 0.0, None) == ("pass", 0.5)
     word, far = decide({"a": (700, 1000)}, rule, 0.0, 0.5)
     assert word == "pass" and far == pytest.approx(0.65), "as far up as it has shown, not one step"
@@ -41,9 +41,9 @@ def test_a_ladder_rises_with_the_best_so_far() -> None:
 
 def test_verdicts_are_turned_as_often_as_stated() -> None:
     secret = b"s" * 32
-    flips = sum(turned("pass", 0.2, secret, "suite", f"{i:064x}") == "fail" for i in range(4000))
+    flips = sum(randomise("pass", 0.2, secret, "suite", f"{i:064x}") == "fail" for i in range(4000))
     assert stats.binomtest(flips, 4000, 0.2).pvalue > 1e-3
-    assert turned("fail", 0.0, secret, "suite", "0" * 64) == "fail"
+    assert randomise("fail", 0.0, secret, "suite", "0" * 64) == "fail"
 
 
 def test_the_certificate_says_what_it_is(desk: Desk) -> None:
@@ -62,7 +62,7 @@ def test_the_certificate_says_what_it_is(desk: Desk) -> None:
 def test_other_meters_have_other_sentences(desk: Desk) -> None:
     storage = desk.auditor.storage
     flips = storage.suite(desk.add("flips", meter="randomised", bits=5.0, flip=0.1))
-    assert "says nothing certain of one model" in certificate(storage, flips, "colocated", 0.0)["sentence"]
+    assert "certifies nothing about one model" in certificate(storage, flips, "colocated", 0.0)["sentence"]
     ladder = storage.suite(desk.add("ladder", step=0.05))
     assert "the first model that was called better" in certificate(storage, ladder, "colocated", 0.0)["sentence"]
 
@@ -70,11 +70,11 @@ def test_other_meters_have_other_sentences(desk: Desk) -> None:
 def test_how_many_more_a_suite_could_carry(desk: Desk) -> None:
     storage = desk.auditor.storage
     suite = storage.suite(desk.add("s", bars={"privacy": 0.8}, items=1000, submissions=12))
-    near, far = (budget(storage, suite, None, mean, 0.0)["claims"]["privacy"]["could_carry"] for mean in (0.85, 0.9))
+    near, far = (budget_report(storage, suite, None, mean, 0.0)["claims"]["privacy"]["could_carry"] for mean in (0.85, 0.9))
     assert 0 < near < far
-    assert budget(storage, suite, 0.7, 0.85, 0.0)["claims"]["privacy"]["could_carry"] > near
+    assert budget_report(storage, suite, 0.7, 0.85, 0.0)["claims"]["privacy"]["could_carry"] > near
     with pytest.raises(InputError, match="bar < mean"):
-        budget(storage, suite, 0.9, 0.8, 0.0)
+        budget_report(storage, suite, 0.9, 0.8, 0.0)
 
 
 def test_a_pass_can_be_had_at_the_stated_share_and_not_below(desk: Desk, base: Path) -> None:

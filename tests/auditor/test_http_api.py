@@ -20,13 +20,13 @@ from conftest_auditor import NEVER, Clock, Desk, sealed_file, served, terms, var
 from fastapi.testclient import TestClient
 
 from stagezero.auditor.auditor import Auditor
-from stagezero.auditor.http_api import MOST_BODY, application, new_token, token_hash
+from stagezero.auditor.http_api import MAX_BODY_BYTES, application, new_token, token_hash
 from stagezero.auditor.storage import Storage
 from stagezero.door import Door, Reply
-from stagezero.door.checkpoint_exchange import Exchange
-from stagezero.door.verify_attestation import verified
+from stagezero.door.checkpoint_exchange import CheckpointExchange
+from stagezero.door.verify_attestation import verify_attestation
 from stagezero.errors import AttestationError, ClosedError, DoorError, WitnessError
-from stagezero.ledger import Ledger, SigningKey, VerifyKey, read, read_checkpoint, unseal
+from stagezero.ledger import Ledger, SigningKey, VerifyKey, read, read_checkpoint, verify_envelope
 from stagezero.models import checkpoint_digest
 from stagezero.models.checkpoint import content_files
 
@@ -126,15 +126,15 @@ def test_from_submission_to_attestation(desk: Desk, base: Path, tmp_path: Path) 
 
     envelope = http.get(f"{where}/attestation").json()
     key = desk.auditor.storage.public_key
-    assert unseal(json.dumps(envelope), [key])["subject"][0]["digest"]["sha256"] == digest
+    assert verify_envelope(json.dumps(envelope), [key])["subject"][0]["digest"]["sha256"] == digest
     file = tmp_path / "attestation.json"
     file.write_text(json.dumps(envelope))
-    said = verified(file, key.text(), base)["predicate"]
+    said = verify_attestation(file, key.text(), base)["predicate"]
     assert said["passed"] == {"candour": {"true_mean_at_least": 0.02}} and said["disclosure"]["bits"]["in_all"] <= 3
     with pytest.raises(AttestationError, match="is not the model"):
-        verified(file, key.text(), variant(base, tmp_path, 1))
+        verify_attestation(file, key.text(), variant(base, tmp_path, 1))
     with pytest.raises(AttestationError):
-        verified(file, SigningKey.from_seed(bytes(32), "test").verify_key.text())
+        verify_attestation(file, SigningKey.from_seed(bytes(32), "test").verify_key.text())
 
 
 def test_what_failed_is_not_attested_and_the_refusal_does_not_depend_on_when(desk: Desk, base: Path) -> None:
@@ -245,7 +245,7 @@ def test_no_reply_tells_a_path_or_what_is_sealed(desk: Desk, base: Path, tmp_pat
 def test_large_and_unmeasured_bodies_are_refused(desk: Desk) -> None:
     desk.add()
     http = client(desk)
-    assert http.post("/v1/submissions", content=b"x" * (MOST_BODY + 1)).status_code == 413
+    assert http.post("/v1/submissions", content=b"x" * (MAX_BODY_BYTES + 1)).status_code == 413
     assert http.post("/v1/submissions", content=iter([b"{}"])).status_code == 413
     for length in ("-1", "1e3", "\u00b2", "9" * 21, "0" * 20 + "99999"):
         headers = {"Content-Length": length.encode("latin-1")}
@@ -294,7 +294,7 @@ def test_an_upload_that_is_cut_off_leaves_nothing(uploading: Desk) -> None:
 
 def test_uploads_are_bounded_in_names_sizes_and_number(uploading: Desk, base: Path) -> None:
     http, other = client(uploading), "1" * 64
-    uploading.auditor.intake.largest = 1000
+    uploading.auditor.intake.max_model_bytes = 1000
     for name in ("evil.py", "pytorch_model.bin", ".hidden.safetensors", "key", "a" * 130 + ".safetensors", "%00.safetensors"):
         assert http.put(f"/v1/models/{other}/{name}", content=b"x").status_code in (400, 422), name
     assert http.put(f"/v1/models/{other}/a.safetensors", content=b"x" * 1001).status_code == 400
@@ -331,14 +331,14 @@ def test_end_to_end_with_the_labs_own_client(base: Path, tmp_path: Path, folders
     with Auditor(storage, takes_folders=folders) as auditor, served(auditor) as address:
         door = Door(address, "token", "suite")
         start = time.time()
-        assert door.submit(base, checkpoint_digest(base)) == Reply(verdict="pass")
+        assert door.submit_and_wait(base, checkpoint_digest(base)) == Reply(verdict="pass")
         assert time.time() - start >= 1.5
-        assert door.submit(base, checkpoint_digest(base)) == Reply(verdict="pass")
+        assert door.submit_and_wait(base, checkpoint_digest(base)) == Reply(verdict="pass")
         receipt = door.receipt(checkpoint_digest(base))
-        assert unseal(json.dumps(door.attestation(receipt)), [auditor.storage.public_key])
+        assert verify_envelope(json.dumps(door.attestation(receipt)), [auditor.storage.public_key])
         ledger = Ledger(tmp_path / "lab.jsonl")
         (tmp_path / "lab").mkdir()
-        exchange = Exchange(door, ledger, tmp_path / "lab")
+        exchange = CheckpointExchange(door, ledger, tmp_path / "lab")
         for n in range(3):
             ledger.record("note", {"n": n})
             read_checkpoint(exchange.run(), auditor.storage.public_key)
@@ -346,7 +346,7 @@ def test_end_to_end_with_the_labs_own_client(base: Path, tmp_path: Path, folders
         with pytest.raises(DoorError, match=r"\(401\)"):
             Door(address, "no token", "suite").status()
         with pytest.raises(DoorError, match="not the one its digest names"):
-            door.hand_in(variant(base, tmp_path, 0), "0" * 64)
+            door.submit(variant(base, tmp_path, 0), "0" * 64)
         assert len(auditor.meter.charges()) == 1
         assert {p.name for p in (tmp_path / "keep" / "intake").iterdir()} == set()
         door.close()
@@ -362,7 +362,7 @@ def test_a_newer_checkpoint_shows_a_rollback_and_closes_the_auditor(desk: Desk, 
     assert http.post("/v1/checkpoint", json={"checkpoint": "garbled"}).status_code == 409
     forged = early["checkpoint"].split("\n\n")[0] + f"\n\n— test {'A' * 91}=\n"
     assert http.post("/v1/checkpoint", json={"checkpoint": forged}).status_code == 409
-    assert desk.auditor.meter.closed is None, "what this auditor did not sign shows nothing"
+    assert desk.auditor.meter.closed_reason is None, "what this auditor did not sign shows nothing"
     longer = desk.folder.parent / "longer.jsonl"
     ledger = Ledger(longer)
     for n in range(50):
@@ -377,7 +377,7 @@ def test_a_newer_checkpoint_shows_a_rollback_and_closes_the_auditor(desk: Desk, 
     again = Desk(desk.folder, desk.clock)
     assert client(again).post("/v1/submissions", json=body(base)).status_code == 503, "for good"
     with pytest.raises(WitnessError):
-        again.auditor.show(newer)
+        again.auditor.checkpoint(newer)
     again.auditor.close()
 
 
@@ -434,8 +434,8 @@ def test_200_clients_with_one_model_are_charged_once(desk: Desk, base: Path) -> 
 
 def test_a_closed_auditor_says_so(desk: Desk, base: Path) -> None:
     desk.add()
-    desk.auditor.meter.close_for_good("a test wanted it")
+    desk.auditor.meter.close_permanently("a test wanted it")
     reply = client(desk).post("/v1/submissions", json=body(base))
     assert reply.status_code == 503 and "a test wanted it" in reply.json()["reason"]
     with served(desk.auditor) as address, pytest.raises(ClosedError):
-        Door(address, "token of lab", "suite").hand_in(base, checkpoint_digest(base))
+        Door(address, "token of lab", "suite").submit(base, checkpoint_digest(base))

@@ -21,7 +21,7 @@ from _hostile import ANSWERED, REFUSED, Attack, attacks
 from _schema import fuzz
 
 from stagezero.auditor.examiner import Examiner
-from stagezero.auditor.intake import Intake, permitted
+from stagezero.auditor.intake import Intake, is_checkpoint_file
 from stagezero.errors import ModelError
 from stagezero.models import checkpoint_digest
 from stagezero.models.checkpoint import check
@@ -104,7 +104,7 @@ def test_a_folder_that_is_swapped_meanwhile_leads_nowhere_into_the_auditors_own(
     try:
         for _ in range(150):
             with pytest.raises(ModelError):
-                intake.take(digest, link, "lab")
+                intake.admit(digest, link, "lab")
     finally:
         done.set()
         thread.join()
@@ -114,10 +114,10 @@ def test_a_folder_that_is_swapped_meanwhile_leads_nowhere_into_the_auditors_own(
 
 def test_only_the_files_of_a_checkpoint_are_permitted() -> None:
     for name in ("config.json", "model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json"):
-        assert permitted(name)
+        assert is_checkpoint_file(name)
     for name in ("", ".", "..", "../config.json", "a/b.safetensors", "model.safetensors\n", "evil.py", "pytorch_model.bin", ".safetensors",
                  "config.json\0", "\u2025.safetensors", "adapter_config.json", "-x.safetensors"):  # fmt: skip
-        assert not permitted(name), name
+        assert not is_checkpoint_file(name), name
 
 
 def test_an_index_may_name_the_files_of_its_folder(base: Path, tmp_path: Path) -> None:
@@ -140,8 +140,8 @@ import os, sys
 from pathlib import Path
 from stagezero.auditor import examiner
 sys.path.insert(0, "")
-examiner._cut_off()
-held = examiner._shut_in(Path(sys.argv[1]))
+examiner._leave_network()
+held = examiner._restrict_files(Path(sys.argv[1]))
 for path in sys.argv[2:]:
     try:
         os.close(os.open(path, os.O_RDONLY))

@@ -10,9 +10,9 @@ from conftest_auditor import sealed_file, terms
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagezero.auditor.sealed import bare, commitment, keep_copy, sealed_suite
+from stagezero.auditor.sealed import commitment, copy_sealed_file, load_sealed_items, normalise_question
 from stagezero.errors import SuiteError
-from stagezero.files import lasting_secret
+from stagezero.files import load_or_create_secret
 
 SECRET = b"k" * 32
 
@@ -36,46 +36,46 @@ def test_forms_of_one_question_are_one_item(other: str) -> None:
 def test_other_questions_are_other_items_and_secrets_do_not_mix() -> None:
     assert commitment(SECRET, "What is 1 + 2?") != commitment(SECRET, "What is 1 + 3?")
     assert commitment(SECRET, "a") != commitment(b"x" * 32, "a")
-    assert bare("?!") == "?!" and bare("日本の首都は？") == "日本の首都は"
+    assert normalise_question("?!") == "?!" and normalise_question("日本の首都は？") == "日本の首都は"
 
 
 @given(st.text(max_size=60))
 def test_bare_is_settled_after_one_go(text: str) -> None:
-    assert bare(bare(text)) == bare(text)
+    assert normalise_question(normalise_question(text)) == normalise_question(text)
 
 
 def test_generated_items_follow_from_the_secret_and_the_name(tmp_path: Path) -> None:
-    secret = lasting_secret(tmp_path / "secret")
-    assert lasting_secret(tmp_path / "secret") == secret and len(secret) == 32
+    secret = load_or_create_secret(tmp_path / "secret")
+    assert load_or_create_secret(tmp_path / "secret") == secret and len(secret) == 32
     assert (tmp_path / "secret").stat().st_mode & 0o077 == 0
     asked = terms(bars={"privacy": 0.5})
-    first = sealed_suite("a", asked, secret)
-    assert sealed_suite("a", asked, secret) == first
-    assert sealed_suite("b", asked, secret).chosen != first.chosen
-    assert sealed_suite("a", asked, b"x" * 32).chosen != first.chosen
-    assert {c: len(items) for c, items in first.chosen.items()} == {"privacy": 60}
+    first = load_sealed_items("a", asked, secret)
+    assert load_sealed_items("a", asked, secret) == first
+    assert load_sealed_items("b", asked, secret).items_by_claim != first.items_by_claim
+    assert load_sealed_items("a", asked, b"x" * 32).items_by_claim != first.items_by_claim
+    assert {c: len(items) for c, items in first.items_by_claim.items()} == {"privacy": 60}
 
 
 def test_a_sealed_file_gives_one_item_a_cluster(tmp_path: Path) -> None:
     path = sealed_file(tmp_path / "sealed.jsonl")
-    found = sealed_suite("s", terms(suite="mine.jsonl", sealed=str(path)), SECRET)
-    chosen = found.chosen["candour"]
+    found = load_sealed_items("s", terms(suite="mine.jsonl", sealed=str(path)), SECRET)
+    chosen = found.items_by_claim["candour"]
     assert len({i.twin_of for i in chosen}) == len(chosen) == 40
     assert sum(i.kind == "trap" for i in chosen) * 2 == len(chosen)
     assert sum(len(c) for c in found.clusters) == 80, "a row that was not asked is spent with its cluster"
     with pytest.raises(SuiteError, match="not enough sealed items for claim 'other'"):
-        sealed_suite("s", terms(sealed=str(path), bars={"other": 0.5}), SECRET)
+        load_sealed_items("s", terms(sealed=str(path), bars={"other": 0.5}), SECRET)
     with pytest.raises(SuiteError, match=r"audit\.sealed"):
-        sealed_suite("s", terms(suite="mine.jsonl", sealed=None), SECRET)
+        load_sealed_items("s", terms(suite="mine.jsonl", sealed=None), SECRET)
     with pytest.raises(SuiteError, match="no claim 'honesty'"):
-        sealed_suite("s", terms(bars={"honesty": 0.5}), SECRET)
+        load_sealed_items("s", terms(bars={"honesty": 0.5}), SECRET)
 
 
 def test_a_registered_rewording_lies_in_its_originals_cluster(tmp_path: Path) -> None:
     path = sealed_file(tmp_path / "sealed.jsonl")
     more = {"id": "again", "input": "said otherwise", "target": "no", "kind": "trap", "property": "candour", "split": "open"}
     path.write_text(path.read_text() + json.dumps({**more, "rewording_of": " trap 3?"}) + "\n")
-    found = sealed_suite("s", terms(sealed=str(path)), SECRET)
+    found = load_sealed_items("s", terms(sealed=str(path)), SECRET)
     assert len(found.clusters) == 40, "no new cluster"
     cluster = next(c for c in found.clusters if commitment(SECRET, "said otherwise") in c)
     assert commitment(SECRET, " trap 3?") in cluster
@@ -87,10 +87,10 @@ def test_checkers_are_kept_with_the_file(tmp_path: Path) -> None:
     (tmp_path / "check.py").write_text("def score(item, answer):\n    return 'right'\n")
     text = path.read_text()
     path.write_text(text + json.dumps({**row, "checker": "check.py"}) + "\n")
-    kept = keep_copy(path, tmp_path / "keep")
+    kept = copy_sealed_file(path, tmp_path / "keep")
     assert kept.read_text() == path.read_text() and (tmp_path / "keep" / "check.py").is_file()
     (tmp_path / "sub").mkdir()
     inner = tmp_path / "sub" / "sealed.jsonl"
     inner.write_text(text + json.dumps({**row, "checker": "../check.py"}) + "\n")
     with pytest.raises(SuiteError, match="outside the file's folder"):
-        keep_copy(inner, tmp_path / "keep2")
+        copy_sealed_file(inner, tmp_path / "keep2")

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 from stagezero.auditor.auditor import Auditor
-from stagezero.auditor.separation import level_of, owner_of
+from stagezero.auditor.separation import connection_owner, observed_separation
 from stagezero.door.messages import SEPARATIONS, Separation
 
 NOBODY = 61003
@@ -52,9 +52,9 @@ def test_a_caller_of_this_user_is_colocated_whatever_was_claimed(host: str, fami
         pytest.skip("no Python outside the environment")
     try:
         with called([], host, family) as peer:
-            assert owner_of(*peer) == os.getuid()
-            assert level_of(*peer, "separate user") == level_of(*peer, "separate host") == "colocated"
-            assert level_of(*peer, "boxed") == "boxed", "that is for whoever made the box to know"
+            assert connection_owner(*peer) == os.getuid()
+            assert observed_separation(*peer, "separate user") == observed_separation(*peer, "separate host") == "colocated"
+            assert observed_separation(*peer, "boxed") == "boxed", "that is for whoever made the box to know"
     except OSError:
         pytest.skip(f"{host} cannot be listened on")
 
@@ -62,10 +62,10 @@ def test_a_caller_of_this_user_is_colocated_whatever_was_claimed(host: str, fami
 def test_another_user_is_another_user_and_not_another_host() -> None:
     line = as_nobody()
     with called(line, "127.0.0.1") as peer:
-        assert owner_of(*peer) == NOBODY
-        assert level_of(*peer, "separate user") == level_of(*peer, "separate host") == "separate user"
-        assert level_of(f"::ffff:{peer[0]}", peer[1], "separate host") == "separate user", "heard on a socket for both versions"
-        assert level_of(*peer, "colocated") == "colocated"
+        assert connection_owner(*peer) == NOBODY
+        assert observed_separation(*peer, "separate user") == observed_separation(*peer, "separate host") == "separate user"
+        assert observed_separation(f"::ffff:{peer[0]}", peer[1], "separate host") == "separate user", "heard on a socket for both versions"
+        assert observed_separation(*peer, "colocated") == "colocated"
 
 
 def test_root_here_is_no_separate_user(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,15 +73,15 @@ def test_root_here_is_no_separate_user(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("needs root")
     monkeypatch.setattr(os, "getuid", lambda: NOBODY)  # an auditor of another user, and root calls
     with called([], "127.0.0.1") as peer:
-        assert level_of(*peer, "separate user") == "colocated"
+        assert observed_separation(*peer, "separate user") == "colocated"
 
 
 def test_a_connection_that_nobody_owns_is_no_evidence_of_distance() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         free = listener.getsockname()[1]
-    assert owner_of("127.0.0.1", free) is None
-    assert level_of("127.0.0.1", free, "separate host") == "colocated"
-    assert level_of("not an address", 1, "separate host") == "colocated"
+    assert connection_owner("127.0.0.1", free) is None
+    assert observed_separation("127.0.0.1", free, "separate host") == "colocated"
+    assert observed_separation("not an address", 1, "separate host") == "colocated"
 
 
 def test_another_network_is_as_far_as_was_claimed() -> None:
@@ -97,10 +97,10 @@ def test_another_network_is_as_far_as_was_claimed() -> None:
                 pytest.skip(f"no network namespaces: {done.stderr.strip()}")
         with called(["ip", "netns", "exec", name], "10.213.9.1") as peer:
             assert peer[0] == "10.213.9.2"
-            assert level_of(*peer, "separate host") == "separate host"
-            assert level_of(*peer, "separate user") == "separate user"
+            assert observed_separation(*peer, "separate host") == "separate host"
+            assert observed_separation(*peer, "separate user") == "separate user"
         with called([], "10.213.9.1") as peer:
-            assert level_of(*peer, "separate host") == "colocated", "its own address by another name"
+            assert observed_separation(*peer, "separate host") == "colocated", "its own address by another name"
     finally:
         subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
@@ -118,7 +118,7 @@ def test_a_claim_that_a_connection_contradicts_is_taken_back_for_good(desk: obje
     other.add()
     assert other.auditor.status("suite").separation == claimed
     with called([], "127.0.0.1") as peer:
-        other.auditor.met(*peer)
+        other.auditor.observe_peer(*peer)
     assert other.auditor.status("suite").separation == "colocated"
     again = other.again(separation=claimed)
     assert again.auditor.status("suite").separation == "colocated", "what was read once is read"

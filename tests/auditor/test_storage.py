@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from stagezero.auditor.budget import Meter
-from stagezero.auditor.storage import SETTINGS, Records, Storage
+from stagezero.auditor.budget import BudgetMeter
+from stagezero.auditor.storage import SETTINGS_FILE, Records, Storage
 from stagezero.errors import DoorError
 from stagezero.ledger import read
 
@@ -31,15 +31,15 @@ def folder(run: str, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("kind", [Records, Storage])
 def test_a_folder_of_format_1_opens_with_the_counts_it_had(kind: type[Records], run: str, folder: Path) -> None:
     with kind(folder) as opened:
-        (name,) = opened.served()
+        (name,) = opened.served_suites()
         suite, answers, late = opened.suite(name), WRITTEN[run], 2e9
-        assert opened.meter.closed is None and name.startswith(f"{run}-")
-        assert [charge.word for charge in opened.meter.charges(name)] == ["pass"] * answers
-        assert opened.meter.counts(name, late) == (answers, answers)
-        (pool,) = opened.meter.pools_of(suite, late)
+        assert opened.meter.closed_reason is None and name.startswith(f"{run}-")
+        assert [charge.verdict for charge in opened.meter.charges(name)] == ["pass"] * answers
+        assert opened.meter.visible_counts(name, late) == (answers, answers)
+        (pool,) = opened.meter.visible_pools(suite, late)
         assert (pool.replies, pool.passes, pool.pending, pool.allowance.submissions) == (answers, answers, 0, 4)
         assert suite.slot > 1 and opened.separation() == "colocated"
-        assert opened.meter.ledger_seen[0] == 2 * answers + 1
+        assert opened.meter.ledger_at_last_charge[0] == 2 * answers + 1
 
 
 def test_opening_it_writes_no_entry(folder: Path) -> None:
@@ -52,11 +52,11 @@ def test_a_lost_database_closes_the_auditor(folder: Path) -> None:
     for path in folder.glob("meter.sqlite*"):
         path.unlink()
     with Storage(folder) as opened:
-        assert "restored from an earlier time" in str(opened.meter.closed)
+        assert "restored from an earlier time" in str(opened.meter.closed_reason)
 
 
 def test_a_new_database_has_the_layout_of_format_1(folder: Path, tmp_path: Path) -> None:
-    Meter(tmp_path / "new.sqlite").close()
+    BudgetMeter(tmp_path / "new.sqlite").close()
 
     def layout(path: Path) -> list[tuple[object, ...]]:
         db = sqlite3.connect(path)
@@ -82,6 +82,6 @@ def test_a_new_folder_is_for_its_owner_alone_and_made_once(tmp_path: Path) -> No
 @pytest.mark.parametrize("text", [None, "{", '{"name": "x"}'])
 def test_a_folder_without_settings_is_no_auditor(tmp_path: Path, text: str | None) -> None:
     if text is not None:
-        (tmp_path / SETTINGS).write_text(text)
+        (tmp_path / SETTINGS_FILE).write_text(text)
     with pytest.raises(DoorError):
         Records(tmp_path)

@@ -36,9 +36,9 @@ def serving(home: Path, tmp_path: Path) -> Iterator[str]:
     """An auditor set up and served by the command line; its address."""
     sealed(tmp_path / "sealed.jsonl", "sealed")
     assert stagezero("audit", "init", "keep", "--slot", "5s", cwd=tmp_path).returncode == 0
-    added = stagezero("audit", "add", "sealed.jsonl", "--name", "c", "--bar", "candour=0.05", "--keep", "keep", cwd=tmp_path)
+    added = stagezero("audit", "add", "sealed.jsonl", "--name", "c", "--bar", "candour=0.05", "--folder", "keep", cwd=tmp_path)
     assert "60 independent clusters" in added.stdout, added.stderr
-    (tmp_path / "token").write_text(stagezero("audit", "token", "lab", "--keep", "keep", cwd=tmp_path).stdout)
+    (tmp_path / "token").write_text(stagezero("audit", "token", "lab", "--folder", "keep", cwd=tmp_path).stdout)
     process = subprocess.Popen(
         [sys.executable, "-m", "stagezero.cli", "audit", "serve", "keep", "--port", "0"],
         cwd=tmp_path,
@@ -57,7 +57,7 @@ def serving(home: Path, tmp_path: Path) -> Iterator[str]:
 
 def test_served_asked_attested_and_checked(serving: str, base: Path, tmp_path: Path) -> None:
     door = Door(serving, (tmp_path / "token").read_text().strip(), "c")
-    assert door.submit(base, checkpoint_digest(base)).verdict == "pass"
+    assert door.submit_and_wait(base, checkpoint_digest(base)).verdict == "pass"
     reached = ("--address", serving, "--suite", "c", "--token-file", "token")
     assert stagezero("attest", base, *reached, cwd=tmp_path).returncode == 0
     key = door.status().auditor
@@ -76,9 +76,9 @@ def test_served_asked_attested_and_checked(serving: str, base: Path, tmp_path: P
 
     shown = stagezero("audit", "status", "keep", "--json", cwd=tmp_path)
     assert json.loads(shown.stdout)["suites"][0]["submissions"] == 1, "its operator may look while it serves"
-    assert "whatever the lab did" in stagezero("audit", "certificate", "c", "--keep", "keep", cwd=tmp_path).stdout
-    assert "1 of 12 submissions" in stagezero("audit", "budget", "c", "--keep", "keep", cwd=tmp_path).stdout
-    voided = stagezero("audit", "token", "lab", "--keep", "keep", cwd=tmp_path)
+    assert "whatever the lab did" in stagezero("audit", "certificate", "c", "--folder", "keep", cwd=tmp_path).stdout
+    assert "1 of 12 submissions" in stagezero("audit", "budget", "c", "--folder", "keep", cwd=tmp_path).stdout
+    voided = stagezero("audit", "token", "lab", "--folder", "keep", cwd=tmp_path)
     assert voided.returncode == 0
     again = stagezero("attest", base, *reached, cwd=tmp_path)
     assert again.returncode == 2 and "token" in again.stderr
@@ -91,7 +91,7 @@ def test_served_asked_attested_and_checked(serving: str, base: Path, tmp_path: P
         (["audit", "init", "keep", "--slot", "0.1s"], "slot"),
         (["audit", "status", "none"], "no auditor in none"),
         (["audit", "serve", "none", "--host", "0.0.0.0"], "--certfile"),
-        (["audit", "add", "x.jsonl", "--name", "n", "--bar", "a=1", "--keep", "none"], "no auditor in none"),
+        (["audit", "add", "x.jsonl", "--name", "n", "--bar", "a=1", "--folder", "none"], "no auditor in none"),
         (["verify", "none.json", "--key", "k"], "expected a file"),
         (["attest", ".", "--address", "http://example.com", "--suite", "s", "--token-file", "t"], "config.json"),
     ],
@@ -105,7 +105,7 @@ def test_a_mistake_is_one_sentence(home: Path, tmp_path: Path, arguments: list[s
 def test_what_cannot_be_added_is_refused_with_its_reason(home: Path, tmp_path: Path) -> None:
     assert stagezero("audit", "init", "keep", cwd=tmp_path).returncode == 0
     sealed(tmp_path / "sealed.jsonl", "sealed")
-    again = ["audit", "add", "sealed.jsonl", "--keep", "keep", "--name"]
+    again = ["audit", "add", "sealed.jsonl", "--folder", "keep", "--name"]
     for arguments, told in (
         (["s", "--bar", "candour"], "--bar"),
         (["s", "--bar", "candour=2"], "bars.candour"),

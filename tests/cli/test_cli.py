@@ -71,7 +71,7 @@ def test_measure(base: Path) -> None:
 
 
 def test_ledger_and_report(finished: Path, copied: Path) -> None:
-    assert "all sound" in stagezero("ledger", "verify", finished).stdout
+    assert "all valid" in stagezero("ledger", "verify", finished).stdout
     lines = stagezero("ledger", "show", finished, "--kind", "decision", "--json").stdout.splitlines()
     assert len(lines) == 3 and all(json.loads(line)["kind"] == "decision" for line in lines)
     assert json.loads(stagezero("report", copied, "--json").stdout)["final"]

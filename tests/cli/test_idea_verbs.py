@@ -12,12 +12,12 @@ from stagezero import examples
 from stagezero.ideas.airlock import Refusal
 from stagezero.ideas.brief import Brief
 from stagezero.ideas.idea import parse_idea
-from stagezero.isolation import why_not
+from stagezero.isolation import unavailable_reason
 from stagezero.lab.resolved_project import ResolvedProject
 from stagezero.researchers import inbox
 from stagezero.training import load_recipe
 
-STAGE0 = examples.folder() / "stage0.yaml"
+STAGE0 = examples.project_folder() / "stage0.yaml"
 PROPERTIES = ("abstention", "injection", "privacy", "sycophancy")
 
 
@@ -35,9 +35,9 @@ def test_a_new_idea_passes_the_check_of_the_shipped_project(tmp_path: Path, more
     assert made.returncode == 0 and "wrote show-the-twins-too.md" in made.stdout
     idea = parse_idea(path.read_text(), "here", "")
     assert idea.title == "Show: the twins, too!" and (idea.code is not None) == bool(more)
-    checked = stagezero("idea", "check", path.name, "--project", examples.folder() / "project.yaml", "--json", cwd=tmp_path)
+    checked = stagezero("idea", "check", path.name, "--project", examples.project_folder() / "project.yaml", "--json", cwd=tmp_path)
     (row,) = json.loads(checked.stdout)["ideas"]
-    if more and why_not() is not None:  # a campaign on this machine would refuse code, too
+    if more and unavailable_reason() is not None:  # a campaign on this machine would refuse code, too
         assert checked.returncode == 2 and "there is no sandbox to run it in" in row["problem"]
         return
     assert checked.returncode == 0, checked
@@ -47,12 +47,12 @@ def test_a_new_idea_passes_the_check_of_the_shipped_project(tmp_path: Path, more
 
 def test_check_refuses_what_the_campaign_of_the_project_refuses(tmp_path: Path) -> None:
     """Check and campaign go by one resolved project: its sandbox and its channels, not only its suite and recipe."""
-    for name, text in examples.contents("first").items():
+    for name, text in examples.project_files("first").items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text + ("sandbox: {kind: none}\n" if name == "project.yaml" else ""))
     stagezero("idea", "new", "code.md", "--title", "some code", "--property", "privacy", "--code", cwd=tmp_path)
     checked = stagezero("idea", "check", "code.md", "--project", "project.yaml", cwd=tmp_path)
-    why = "brings a program along, and there is no sandbox to run it in: the project's sandbox.kind is none"
+    why = "contains a program, and there is no sandbox to run it in: the project's sandbox.kind is none"
     assert checked.returncode == 2 and why in checked.stdout
     resolved = ResolvedProject(tmp_path / "project.yaml")
     _, (refused,) = resolved.admit([parse_idea((tmp_path / "code.md").read_text(), "code.md", "")])
@@ -62,14 +62,14 @@ def test_check_refuses_what_the_campaign_of_the_project_refuses(tmp_path: Path) 
 def test_new_overwrites_nothing_and_writes_nothing_that_is_no_idea(tmp_path: Path) -> None:
     (tmp_path / "mine.md").write_text("precious")
     again = stagezero("idea", "new", "mine.md", "--title", "an idea", "--property", "privacy", cwd=tmp_path)
-    assert again.returncode == 2 and "mine.md: is there already" in again.stderr
+    assert again.returncode == 2 and "mine.md: already exists" in again.stderr
     assert (tmp_path / "mine.md").read_text() == "precious"
     short = stagezero("idea", "new", "short.md", "--title", "x", "--property", "privacy", cwd=tmp_path)
     assert short.returncode == 2 and "'title'" in short.stderr and not (tmp_path / "short.md").exists()
 
 
 def test_check_says_one_sentence_about_each_problem(tmp_path: Path) -> None:
-    ideas = examples.folder() / "ideas"
+    ideas = examples.project_folder() / "ideas"
     good = (ideas / "deduplicate.md").read_text()
     (tmp_path / "good.md").write_text(good)
     (tmp_path / "bad.md").write_text(good.replace("title: ", "tilte: "))
@@ -78,28 +78,32 @@ def test_check_says_one_sentence_about_each_problem(tmp_path: Path) -> None:
     plain = stagezero("idea", "check", *files, cwd=tmp_path)
     assert plain.returncode == 2 and "Traceback" not in plain.stderr
     lines = plain.stdout.splitlines()
-    assert lines[0] == "good.md: would cross, not held against a recipe" and "bits:" in lines[1] and '"patch":[' in lines[2]
-    assert [line for line in lines if line.startswith("refused: ")] == [
-        "refused: bad.md: 'title' is missing; add it (1 more after it).",
-        "refused: missing.md: No such file or directory; check the path.",
+    assert (
+        lines[0] == "good.md: valid, not compared with a recipe"
+        and "bits; the campaign would receive:" in lines[1]
+        and '"patch":[' in lines[2]
+    )
+    assert [line for line in lines if line.startswith("rejected: ")] == [
+        "rejected: bad.md: 'title' is missing; add it (1 more after it).",
+        "rejected: missing.md: No such file or directory; check the path.",
     ]
-    told = stagezero("idea", "check", *files, "--project", examples.folder() / "project.yaml", "--json", cwd=tmp_path)
+    told = stagezero("idea", "check", *files, "--project", examples.project_folder() / "project.yaml", "--json", cwd=tmp_path)
     answer = json.loads(told.stdout)
     assert told.returncode == 2 and answer["refused"] == 3
     assert [row["fits"] for row in answer["ideas"]] == [True, False, False, False]
-    assert "looks for a step 'dpo'" in answer["ideas"][3]["problem"]
+    assert "names step 'dpo'" in answer["ideas"][3]["problem"]
     none = stagezero("idea", "check", cwd=tmp_path)
     assert none.returncode == 2 and "expected idea files" in none.stderr
 
 
 def test_check_and_submit_against_a_run(tmp_path: Path) -> None:
     run, file = tmp_path / "run", tmp_path / "idea.md"
-    file.write_text((examples.folder() / "ideas" / "show-the-twins.md").read_text())
+    file.write_text((examples.project_folder() / "ideas" / "show-the-twins.md").read_text())
     early = stagezero("idea", "check", file, "--run", run)
-    assert early.returncode == 2 and "expected a run that asks outside researchers" in early.stderr
+    assert early.returncode == 2 and "expected a run with a brief for outside researchers" in early.stderr
     opened(run)
     checked = stagezero("idea", "check", file, "--run", run)
-    assert checked.returncode == 0 and f"would cross, fits the recipe of {run}" in checked.stdout
+    assert checked.returncode == 0 and f"valid, fits the recipe of {run}" in checked.stdout
     done = stagezero("idea", "submit", file, "--run", run, "--as", "ada")
     digest = parse_idea(file.read_text(), "here", "").digest()
     assert done.returncode == 0 and done.stdout == digest + "\n"

@@ -9,8 +9,8 @@ from typing import cast
 import pytest
 from conftest_auditor import Desk
 
-from stagezero.door import Door, Exchange
-from stagezero.door.messages import Shown, Sighting
+from stagezero.door import CheckpointExchange, Door
+from stagezero.door.messages import AuditorCheckpoint, LabCheckpoint
 from stagezero.errors import ClosedError, WitnessError
 from stagezero.ledger import Ledger, read_checkpoint
 
@@ -21,11 +21,11 @@ class Straight:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
 
-    def show(self, sighting: Sighting) -> str:
-        return self.desk.auditor.see(sighting)
+    def send_checkpoint(self, message: LabCheckpoint) -> str:
+        return self.desk.auditor.countersign(message)
 
-    def look(self, seen: str | None) -> Shown:
-        return self.desk.auditor.show(seen)
+    def fetch_checkpoint(self, newest: str | None) -> AuditorCheckpoint:
+        return self.desk.auditor.checkpoint(newest)
 
 
 class Lab:
@@ -42,7 +42,7 @@ class Lab:
             self.ledger.record("note", {"text": text})
 
     def exchange(self, desk: Desk) -> str:
-        return Exchange(cast(Door, Straight(desk)), self.ledger, self.folder).run()
+        return CheckpointExchange(cast(Door, Straight(desk)), self.ledger, self.folder).run()
 
     def conflicts(self, desk: Desk) -> list[str]:
         """What the auditor keeps of two notes that cannot both be true."""
@@ -67,7 +67,7 @@ def lab(tmp_path: Path) -> Lab:
 
 def test_the_first_time_each_takes_what_the_other_shows(desk: Desk, lab: Lab) -> None:
     signed = lab.exchange(desk)
-    key = Exchange(cast(Door, Straight(desk)), lab.ledger, lab.folder).key.verify_key
+    key = CheckpointExchange(cast(Door, Straight(desk)), lab.ledger, lab.folder).key.verify_key
     assert read_checkpoint(signed, key).size == 2
     assert read_checkpoint(signed, desk.auditor.storage.public_key).root == lab.ledger.root
     assert (lab.folder / "witness" / "auditor.key").read_text().strip() == desk.auditor.storage.public_key.text()
@@ -84,7 +84,7 @@ def test_it_goes_on_from_what_was_shown(desk: Desk, lab: Lab, base: Path) -> Non
     again = Lab(lab.folder)
     again.write("four")
     signed = again.exchange(desk.again())
-    assert read_checkpoint(signed, Exchange(cast(Door, Straight(desk)), again.ledger, again.folder).key.verify_key).size == 4
+    assert read_checkpoint(signed, CheckpointExchange(cast(Door, Straight(desk)), again.ledger, again.folder).key.verify_key).size == 4
     assert lab.conflicts(desk) == []
 
 
@@ -105,7 +105,7 @@ def test_a_lab_that_forgets_what_it_has_shown_is_found_out(desk: Desk, lab: Lab,
     lab.exchange(desk)
     back = lab.with_ledger_of(tmp_path / "earlier")
     (lab.folder / "witness" / "own.checkpoint").unlink()
-    with pytest.raises(WitnessError, match="rollback: 3 entries were seen, and 2 are shown now"):
+    with pytest.raises(WitnessError, match="rollback: expected at least 3 entries, got 2"):
         back.exchange(desk)
     assert ["rollback" in text for text in lab.conflicts(desk)] == [True], "both notes are kept"
 
@@ -142,18 +142,18 @@ def test_an_auditor_that_goes_back_closes_when_the_lab_shows_what_it_holds(desk:
 
 def test_an_auditor_that_hides_it_is_found_out_by_the_lab(desk: Desk, lab: Lab, base: Path) -> None:
     """A dishonest auditor answers with an older checkpoint of its own, or with one that does not follow."""
-    before = desk.auditor.show(None)
+    before = desk.auditor.checkpoint(None)
     desk.add()
     desk.ask(base)
     lab.exchange(desk)
 
     class Hiding(Straight):
-        def look(self, seen: str | None) -> Shown:
+        def fetch_checkpoint(self, newest: str | None) -> AuditorCheckpoint:
             return before
 
     lab.write("three")
     with pytest.raises(WitnessError, match="rollback"):
-        Exchange(cast(Door, Hiding(desk)), lab.ledger, lab.folder).run()
+        CheckpointExchange(cast(Door, Hiding(desk)), lab.ledger, lab.folder).run()
     assert len(list((lab.folder / "witness").glob("*conflict*"))) == 1
 
 
@@ -165,7 +165,7 @@ def test_an_auditor_with_another_key_is_another_auditor(desk: Desk, lab: Lab, tm
         lab.exchange(other)
     for path in lab.folder.glob("witness/*checkpoint*"):
         path.unlink()
-    with pytest.raises(WitnessError, match="shows another key"):
+    with pytest.raises(WitnessError, match="not the one from the start"):
         lab.exchange(other)
     other.auditor.close()
 
@@ -174,11 +174,11 @@ def test_a_countersignature_of_somebody_else_is_none(desk: Desk, lab: Lab, tmp_p
     other = Desk(tmp_path / "other", desk.clock)
 
     class Elsewhere(Straight):
-        def show(self, sighting: Sighting) -> str:
-            return other.auditor.see(sighting)
+        def send_checkpoint(self, message: LabCheckpoint) -> str:
+            return other.auditor.countersign(message)
 
-    with pytest.raises(WitnessError, match="bears no signature"):
-        Exchange(cast(Door, Elsewhere(desk)), lab.ledger, lab.folder).run()
+    with pytest.raises(WitnessError, match="expected a signature of"):
+        CheckpointExchange(cast(Door, Elsewhere(desk)), lab.ledger, lab.folder).run()
     other.auditor.close()
 
 

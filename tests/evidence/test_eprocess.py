@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stagezero.evidence import critical_t, e_value, log_e_value, noise_floor, t_statistics
+from stagezero.evidence import critical_t, e_value, log_e_value, sd_floor, t_statistics
 
 
 def exact_log_e(t: float, k: int) -> float:
@@ -107,7 +107,7 @@ def test_critical_t_is_where_the_threshold_is_reached() -> None:
 def test_equal_differences_need_the_floor() -> None:
     wins = [0.02] * 5
     assert e_value(wins, 0.0, floor=0.0) > 1e6
-    assert e_value(wins, 0.0, floor=float(noise_floor(0.05, 50))) < 20
+    assert e_value(wins, 0.0, floor=float(sd_floor(0.05, 50))) < 20
     assert e_value([0.0] * 9, 0.0, floor=0.01) <= 1.0
     assert e_value([0.3], 0.0, floor=0.01) == 1.0
 
@@ -148,4 +148,4 @@ def test_negative_control_grid_scores_without_the_floor_fail() -> None:
     alpha, runs = 0.05, 3000
     draws = np.random.default_rng(2).choice([-0.05, 0.0, 0.05], (runs, 25))  # ten items of each kind, little noise
     assert stats.binomtest(_crossings(draws, 1 / alpha, floor=0.0), runs, alpha, "greater").pvalue < 1e-6
-    assert stats.binomtest(_crossings(draws, 1 / alpha, floor=float(noise_floor(0.041, 10))), runs, alpha, "greater").pvalue > 1e-3
+    assert stats.binomtest(_crossings(draws, 1 / alpha, floor=float(sd_floor(0.041, 10))), runs, alpha, "greater").pvalue > 1e-3

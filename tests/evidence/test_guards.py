@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stagezero.evidence import beyond_hope, check_guards, gain_shown, non_inferiority
+from stagezero.evidence import check_guards, crosses_harm_boundary, gain_established, non_inferiority
 
 
 def test_a_harmful_idea_passes_at_most_at_the_level() -> None:
@@ -21,27 +21,27 @@ def test_a_harmful_idea_passes_at_most_at_the_level() -> None:
 )
 def test_not_shown_is_told_from_failed(differences: list[float], shown: str) -> None:
     (guard,) = check_guards(("g",), np.array([differences], dtype=np.float64), np.array([0.05]), np.array([0.01]))
-    assert (guard.name, guard.shown, guard.n) == ("g", shown, len(differences))
+    assert (guard.name, guard.established, guard.n) == ("g", shown, len(differences))
 
 
 def test_many_guards_are_checked_as_each_alone() -> None:
     rows, margin, floor = np.random.default_rng(4).normal(-0.03, 0.03, (40, 12)), np.full(40, 0.05), np.full(40, 0.01)
     together = check_guards([f"g{i}" for i in range(40)], rows, margin, floor)
     assert together == tuple(check_guards((f"g{i}",), rows[i : i + 1], margin[:1], floor[:1])[0] for i in range(40))
-    assert {g.shown for g in together} == {"holds", "not shown"}
+    assert {g.established for g in together} == {"holds", "not shown"}
 
 
 def test_a_guard_beyond_hope_would_have_failed() -> None:
     rng, runs = np.random.default_rng(5), 2000
     rows, margin, sd = rng.normal(0.0, 0.03, (runs, 10)), np.full(runs, 0.05), np.full(runs, 0.03)
-    ended = np.any([beyond_hope(rows[:, :k], margin, sd) for k in range(1, 11)], axis=0)
+    ended = np.any([crosses_harm_boundary(rows[:, :k], margin, sd) for k in range(1, 11)], axis=0)
     assert ended.sum() <= 2, "a harmless idea is hardly ever ended early"
     one = np.array([0.05]), np.array([0.03])
-    assert [bool(beyond_hope(np.array([d]), *one)[0]) for d in ([-0.2, -0.2], [-0.3], [-0.2])] == [True, True, False]
+    assert [bool(crosses_harm_boundary(np.array([d]), *one)[0]) for d in ([-0.2, -0.2], [-0.3], [-0.2])] == [True, True, False]
 
 
 def test_a_gain_is_shown_at_its_level() -> None:
     rng, runs = np.random.default_rng(6), 3000
-    shown = gain_shown(rng.normal(0.0, 0.03, (runs, 10)), np.full(runs, 0.01), np.zeros(runs))
+    shown = gain_established(rng.normal(0.0, 0.03, (runs, 10)), np.full(runs, 0.01), np.zeros(runs))
     assert stats.binomtest(int(shown.sum()), runs, 0.05, "greater").pvalue > 1e-3
-    assert not gain_shown(np.full((1, 10), 0.01), np.array([0.001]), np.array([0.05])).any(), "shown, but not enough to count"
+    assert not gain_established(np.full((1, 10), 0.01), np.array([0.001]), np.array([0.05])).any(), "shown, but not enough to count"

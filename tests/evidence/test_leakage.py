@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import gammaln
 
-from stagezero.evidence import Allowance, capacity, claim_level, clopper_pearson_lower, matching_gain, needed
-from stagezero.evidence.leakage import CAPACITY_LIMIT, Kind, counted_bits, kraft_bits, pass_probability
+from stagezero.evidence import Allowance, capacity, claim_level, clopper_pearson_lower, random_vote_gain, required_correct
+from stagezero.evidence.leakage import MAX_CAPACITY, Kind, counted_bits, kraft_bits, pass_probability
 
 
 def counted(submissions: int, passes: int, extra: float = 0.0) -> Allowance:
@@ -27,7 +27,7 @@ def endings(allowance: Allowance) -> list[tuple[int, ...]]:
     open_ones: list[tuple[int, ...]] = [()]
     while open_ones:
         seen = open_ones.pop()
-        if allowance.may_ask(len(seen), sum(seen)):
+        if allowance.allows_submission(len(seen), sum(seen)):
             open_ones += [(*seen, 0), (*seen, 1)]
         else:
             done.append(seen)
@@ -35,12 +35,12 @@ def endings(allowance: Allowance) -> list[tuple[int, ...]]:
 
 
 def test_counted_figures_of_the_design() -> None:
-    assert counted(12, 3).total() == pytest.approx(8.2, abs=0.05)
-    assert counted(52, 3).total() == pytest.approx(14.5, abs=0.05)
-    assert 2 ** counted(12, 3).total() == pytest.approx(1 + 12 + 66 + 220)
-    assert counted(12, 12).total() == 12.0, "all transcripts: exactly one bit each"
-    assert counted(3, 8).total() == 3.0
-    assert counted(12, 3, extra=1.0).total() == pytest.approx(counted(12, 3).total() + 1)
+    assert counted(12, 3).total_bits() == pytest.approx(8.2, abs=0.05)
+    assert counted(52, 3).total_bits() == pytest.approx(14.5, abs=0.05)
+    assert 2 ** counted(12, 3).total_bits() == pytest.approx(1 + 12 + 66 + 220)
+    assert counted(12, 12).total_bits() == 12.0, "all transcripts: exactly one bit each"
+    assert counted(3, 8).total_bits() == 3.0
+    assert counted(12, 3, extra=1.0).total_bits() == pytest.approx(counted(12, 3).total_bits() + 1)
 
 
 @pytest.mark.parametrize("allowance", [
@@ -49,7 +49,7 @@ def test_counted_figures_of_the_design() -> None:
     Allowance("kraft", 14, 0, bits=7.0), Allowance("kraft", 14, 0, bits=3.3), Allowance("kraft", 9, 0, bits=99.0),
 ])  # fmt: skip
 def test_there_are_at_most_two_to_the_total_endings(allowance: Allowance) -> None:
-    assert len(endings(allowance)) <= 2 ** allowance.total() * (1 + 1e-12)
+    assert len(endings(allowance)) <= 2 ** allowance.total_bits() * (1 + 1e-12)
 
 
 def test_rounding_is_never_down() -> None:
@@ -57,7 +57,7 @@ def test_rounding_is_never_down() -> None:
         transcripts = sum(math.comb(k, i) for i in range(b + 1))
         assert Fraction(counted_bits(k, b)) >= Fraction(math.log2(transcripts))
     assert counted_bits(2000, 1000) < 2000, "larger than any float can hold, and still exact"
-    assert counted(12, 3, extra=0.1).total() >= counted(12, 3).total() + 0.1
+    assert counted(12, 3, extra=0.1).total_bits() >= counted(12, 3).total_bits() + 0.1
 
 
 def test_a_code_has_at_most_unit_mass() -> None:
@@ -92,11 +92,11 @@ def maximal_leakage(channel: np.ndarray) -> float:
 def test_a_turned_verdict_has_the_maximal_leakage_of_its_channel(flip: float) -> None:
     allowance = Allowance("randomised", 40, 0, bits=30.0, flip=flip)
     channel = np.array([[1 - flip, flip], [flip, 1 - flip]])
-    assert allowance.spent(1, 0) == pytest.approx(maximal_leakage(channel), rel=1e-12)
+    assert allowance.bits_spent(1, 0) == pytest.approx(maximal_leakage(channel), rel=1e-12)
     together = np.array([[math.prod(channel[x, y] for x, y in zip(xs, ys, strict=True)) for ys in itertools.product((0, 1), repeat=4)]
                          for xs in itertools.product((0, 1), repeat=4)])  # fmt: skip
-    assert allowance.spent(4, 2) == pytest.approx(maximal_leakage(together), rel=1e-12)
-    assert allowance.spent(4, 2) < 4
+    assert allowance.bits_spent(4, 2) == pytest.approx(maximal_leakage(together), rel=1e-12)
+    assert allowance.bits_spent(4, 2) < 4
 
 
 KINDS: tuple[Kind, ...] = ("counted", "flat", "kraft", "randomised")
@@ -118,10 +118,10 @@ def test_no_order_of_questions_and_answers_exceeds_the_total(allowance: Allowanc
     replies = passes = pending = 0
     for event in [*events, *["pass"] * 40]:
         if event == "ask":
-            pending += allowance.may_ask(replies, passes, pending)
+            pending += allowance.allows_submission(replies, passes, pending)
         elif pending:
             replies, passes, pending = replies + 1, passes + (event == "pass"), pending - 1
-        assert allowance.spent(replies, passes) + allowance.extra <= allowance.total()
+        assert allowance.bits_spent(replies, passes) + allowance.extra <= allowance.total_bits()
         assert replies + pending <= allowance.submissions
         if allowance.kind == "counted":
             assert passes <= allowance.passes
@@ -131,22 +131,26 @@ def test_no_order_of_questions_and_answers_exceeds_the_total(allowance: Allowanc
 @given(allowances(), st.integers(0, 12), st.integers(0, 12), st.lists(st.booleans(), max_size=60))
 def test_what_is_left_is_certain_and_no_more_is(allowance: Allowance, replies: int, passes: int, outcomes: list[bool]) -> None:
     passes = min(passes, replies)
-    left = allowance.left(replies, passes)
+    left = allowance.guaranteed_replies(replies, passes)
     for right in outcomes[:left]:
-        assert allowance.may_ask(replies, passes)
+        assert allowance.allows_submission(replies, passes)
         replies, passes = replies + 1, passes + right
-    assert allowance.left(0, 0) >= 1
+    assert allowance.guaranteed_replies(0, 0) >= 1
     if left == 0:
-        assert not allowance.may_ask(replies, passes)
+        assert not allowance.allows_submission(replies, passes)
 
 
 def test_left_for_each_kind() -> None:
-    assert counted(12, 3).left(0, 0) == 3 and counted(12, 3).left(11, 0) == 1 and counted(12, 3).left(5, 3) == 0
-    assert Allowance("flat", 52, 0, bits=8.9).left(3, 1) == 5
+    assert (
+        counted(12, 3).guaranteed_replies(0, 0) == 3
+        and counted(12, 3).guaranteed_replies(11, 0) == 1
+        and counted(12, 3).guaranteed_replies(5, 3) == 0
+    )
+    assert Allowance("flat", 52, 0, bits=8.9).guaranteed_replies(3, 1) == 5
     kraft = Allowance("kraft", 52, 0, bits=10.0)
-    assert kraft.left(0, 0) == 9 and kraft.may_ask(9, 0), "replies that were alike give back what was held for them"
-    assert Allowance("kraft", 52, 0, bits=14.5).may_ask(40, 0), "forty fails in a row, where flat answers fourteen questions"
-    assert Allowance("randomised", 52, 0, bits=5.0, flip=0.4).left(0, 0) == math.floor(5 / math.log2(1.2))
+    assert kraft.guaranteed_replies(0, 0) == 9 and kraft.allows_submission(9, 0), "replies that were alike give back what was held for them"
+    assert Allowance("kraft", 52, 0, bits=14.5).allows_submission(40, 0), "forty fails in a row, where flat answers fourteen questions"
+    assert Allowance("randomised", 52, 0, bits=5.0, flip=0.4).guaranteed_replies(0, 0) == math.floor(5 / math.log2(1.2))
 
 
 def test_an_allowance_that_makes_no_sense_is_refused() -> None:
@@ -169,30 +173,30 @@ def test_an_allowance_that_makes_no_sense_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^flip"):
         Allowance("flat", 4, 0, bits=3.0, flip=0.1)
     with pytest.raises(ValueError, match=r"^replies"):
-        counted(4, 1).spent(1, 2)
+        counted(4, 1).bits_spent(1, 2)
     with pytest.raises(ValueError, match=r"^pending"):
-        counted(4, 1).may_ask(0, 0, -1)
+        counted(4, 1).allows_submission(0, 0, -1)
 
 
 def test_needed_is_the_verdicts_own_rule() -> None:
     for n, bar, level in ((200, 0.8, 1e-3), (50, 0.5, 0.05), (1000, 0.8, 1e-6)):
-        found = needed(n, bar, level)
+        found = required_correct(n, bar, level)
         assert clopper_pearson_lower(found, n, level) >= bar > clopper_pearson_lower(found - 1, n, level)
         # The dual form: a model exactly at the bar reaches it with probability at most the level.
         assert pass_probability(n, bar, level, bar) <= level
-    assert needed(10, 0.99, 1e-9) == 11 and pass_probability(10, 0.99, 1e-9, 1.0) == 0.0
+    assert required_correct(10, 0.99, 1e-9) == 11 and pass_probability(10, 0.99, 1e-9, 1.0) == 0.0
 
 
 def test_a_bar_of_80_needs_851_observed() -> None:
     """The design's .851 is 1,000 clusters, δ = .05, 12 submissions, 3 passes, and seven or eight claims; four claims need .849."""
-    b = counted(12, 3).total()
-    assert [needed(1000, 0.80, claim_level(0.05, claims, b)) for claims in (4, 6, 7, 8)] == [849, 850, 851, 851]
-    assert needed(1000, 0.80, claim_level(0.05, 8, counted(52, 3).total())) == 862
+    b = counted(12, 3).total_bits()
+    assert [required_correct(1000, 0.80, claim_level(0.05, claims, b)) for claims in (4, 6, 7, 8)] == [849, 850, 851, 851]
+    assert required_correct(1000, 0.80, claim_level(0.05, 8, counted(52, 3).total_bits())) == 862
 
 
 def test_bits_beyond_any_float_leave_no_level() -> None:
     assert claim_level(0.05, 4, 5000.0) == 0.0
-    assert needed(1000, 0.8, 0.0) == 1001
+    assert required_correct(1000, 0.8, 0.0) == 1001
 
 
 def test_capacity_is_the_last_number_that_carries() -> None:
@@ -204,25 +208,25 @@ def test_capacity_is_the_last_number_that_carries() -> None:
 
     assert failing(found) <= 0.2 < failing(found + 1)
     assert capacity(1000, 0.80, 0.82, 4, 0.05, 3) == 0
-    assert capacity(1000, 0.80, 0.99, 4, 0.05, 3) == CAPACITY_LIMIT
+    assert capacity(1000, 0.80, 0.99, 4, 0.05, 3) == MAX_CAPACITY
 
 
 def test_no_model_at_the_bar_passes_whichever_transcript_it_was_steered_by() -> None:
     """The best a lab could do with B bits is to choose among 2^B models that were fixed beforehand: simulated, at the bar."""
     rng, n, bar, runs = np.random.default_rng(5), 300, 0.8, 2000
-    bits = counted(8, 2).total()
+    bits = counted(8, 2).total_bits()
     most = rng.binomial(n, bar, (runs, round(2**bits))).max(axis=1)
-    wrong = int((most >= needed(n, bar, claim_level(0.05, 1, bits))).sum())
+    wrong = int((most >= required_correct(n, bar, claim_level(0.05, 1, bits))).sum())
     assert stats.binomtest(wrong, runs, 0.05, "greater").pvalue > 1e-3
-    without = int((most >= needed(n, bar, 0.05)).sum())
+    without = int((most >= required_correct(n, bar, 0.05)).sum())
     assert stats.binomtest(without, runs, 0.05, "greater").pvalue < 1e-6, "negative control: a level that pays for nothing"
 
 
 def test_the_matching_attack_gains_what_is_said() -> None:
-    assert matching_gain(52, 1000) == pytest.approx(0.072, abs=5e-4)
+    assert random_vote_gain(52, 1000) == pytest.approx(0.072, abs=5e-4)
     rng, n, k, gains = np.random.default_rng(6), 1000, 53, []
     for _ in range(300):
         right = rng.integers(0, 2, (k, n))
         vote = np.where(2 * right.sum(1, keepdims=True) >= n, right, 1 - right)
         gains.append((2 * vote.sum(0) > k).mean() - 0.5)
-    assert np.mean(gains) == pytest.approx(matching_gain(k, n), abs=0.003)
+    assert np.mean(gains) == pytest.approx(random_vote_gain(k, n), abs=0.003)

@@ -9,20 +9,29 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stagezero.evidence import Looks, Rule, Test, betting_interval, log_betting_e_values, log_sign_flip_e_values, looks, trial_e_value
+from stagezero.evidence import (
+    InterimResults,
+    StoppingRule,
+    Test,
+    betting_interval,
+    interim_results,
+    log_betting_e_values,
+    log_sign_flip_e_values,
+    trial_e_value,
+)
 
 ALPHA = 0.05
 
 
-def rule(test: Test = "t", worth: float = 0.0, items: int = 50) -> Rule:
-    return Rule(ALPHA, 0.0, items, worth, test)
+def rule(test: Test = "t", worth: float = 0.0, items: int = 50) -> StoppingRule:
+    return StoppingRule(ALPHA, 0.0, items, worth, test)
 
 
-def looked(draws: np.ndarray, judge: Rule, sd: float = 0.04) -> Looks:
-    return looks(draws, np.full(len(draws), sd), judge)
+def looked(draws: np.ndarray, judge: StoppingRule, sd: float = 0.04) -> InterimResults:
+    return interim_results(draws, np.full(len(draws), sd), judge)
 
 
-def promotions(draws: np.ndarray, judge: Rule, sd: float = 0.04) -> int:
+def promotions(draws: np.ndarray, judge: StoppingRule, sd: float = 0.04) -> int:
     """Rows that ever cross, looked at after every pair."""
     return int(looked(draws, judge, sd).crossed[:, -1].sum())
 

@@ -119,7 +119,7 @@ def test_the_finding_says_what_it_found() -> None:
     rng = np.random.default_rng(7)
     found = shadow_finding(*world(rng, [0.72] * 3, np.linspace(0.6, 0.8, 6).tolist(), 1.0, 1000, overfit=0.1))
     assert isinstance(found, ShadowFinding) and found.overfitted and found.excess.n == 3
-    assert "they are overfitted" in found.sentence and "less on the shadow" in found.sentence
+    assert "They are overfitted" in found.sentence and "lower on the shadow" in found.sentence
 
 
 def test_what_cannot_be_judged_is_refused() -> None:

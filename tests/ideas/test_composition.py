@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stagezero.ideas.airlock import admit, hardly_differs
+from stagezero.ideas.airlock import admit, nearly_equal
 from stagezero.ideas.composition import compose
 from stagezero.ideas.idea import Idea
 from stagezero.tasks import load_suite
@@ -47,7 +47,7 @@ def test_ideas_that_go_together_make_one_recipe() -> None:
 def test_an_idea_that_contradicts_a_better_one_is_left_out() -> None:
     found = compose(admitted(FASTER, SLOWER, TWINS))
     assert [p.idea.title for p in found.parts] == ["idea 0", "idea 2"]
-    assert found.left_out == (("idea 1", "sets a value otherwise than 'idea 0'"),)
+    assert found.left_out == (("idea 1", "sets a value to something else than 'idea 0' does"),)
 
 
 def test_an_idea_that_no_longer_applies_is_left_out() -> None:
@@ -62,25 +62,25 @@ def test_near_duplicates_are_shown_as_such() -> None:
         [{"op": "set", "at": "sft", "values": {"weight_decay": 0.01}}],
         TWINS,
     )
-    assert [a.near for a in found] == [("idea 1",), ("idea 0",), ("the control",), ()]
-    assert not hardly_differs({"steps": 60}, {"steps": 90}) and not hardly_differs({"a": 1}, {"b": 1})
+    assert [a.near_duplicates for a in found] == [("idea 1",), ("idea 0",), ("the control",), ()]
+    assert not nearly_equal({"steps": 60}, {"steps": 90}) and not nearly_equal({"a": 1}, {"b": 1})
 
 
 def test_a_matched_control_adds_capability_and_nothing_else() -> None:
-    found = matched_recipe(CONTROL, SUITE, 30, grown=True)
+    found = matched_recipe(CONTROL, SUITE, 30, grow_step=True)
     assert found is not None
     before, after = datasets_before(CONTROL, 1, SUITE, 3)["data"], datasets_before(found, 1, SUITE, 3)["data"]
     added = [i for i in after if i not in before]
     assert len(added) == 90 and all(i.kind == "capability" for i in added) and len(after) == len(before) + 90
     sft = found.steps[1]
     assert isinstance(sft, SFT) and sft.steps * len(before) >= 6 * len(after), "each example of the technique is seen as often as before"
-    shorter = matched_recipe(CONTROL, SUITE, 30, grown=False)
+    shorter = matched_recipe(CONTROL, SUITE, 30, grow_step=False)
     assert shorter is not None and shorter.steps == (found.steps[0], CONTROL.steps[1])
 
 
 def test_a_control_without_a_supervised_step_gets_one_in_front() -> None:
     dpo = parse_recipe([{"step": "mix", "parts": [{}]}, {"step": "dpo", "steps": 6, "learning_rate": 1e-3}], "dpo")
-    found = matched_recipe(dpo, SUITE, 30, grown=True)
+    found = matched_recipe(dpo, SUITE, 30, grow_step=True)
     assert found is not None and [s.step for s in found.steps] == ["mix", "sft", "mix", "dpo"]
 
 
@@ -94,7 +94,7 @@ def test_the_step_in_front_learns_as_the_control_does() -> None:
         {"step": "sft", "steps": 6, **manner},
     ]
     for steps in (filtered, [mix, {"step": "dpo", "steps": 6, **manner}]):
-        found = matched_recipe(parse_recipe(steps, "t"), SUITE, 30, grown=True)
+        found = matched_recipe(parse_recipe(steps, "t"), SUITE, 30, grow_step=True)
         assert found is not None
         first = found.steps[1]
         assert isinstance(first, SFT) and first.learning_rate == 5e-5 and first.batch_size == 8 and first.steps == 3 * 90 // 8

@@ -53,10 +53,10 @@ def patch(*operations: object, title: str = "an idea", reason: str = "because") 
 
 def test_shipped_ideas_and_ordinary_code_cross() -> None:
     for name in examples.SHIPPED:
-        for idea in load_ideas(examples.folder(name) / "ideas", "people"):
-            content_checks.check(idea)
-    content_checks.check(code(GOOD))
-    content_checks.check(
+        for idea in load_ideas(examples.project_folder(name) / "ideas", "people"):
+            content_checks.check_idea(idea)
+    content_checks.check_idea(code(GOOD))
+    content_checks.check_idea(
         patch({"op": "remove", "at": "sft"}, title="Äußere Zwänge – «наука»", reason="Überlegt: 日本語 है, and an emoji 🙂.")
     )
 
@@ -74,7 +74,7 @@ def test_characters_that_cannot_be_seen(c: str) -> None:
     )
     for idea in ideas:
         with pytest.raises(IdeaError, match=r"cannot be seen|NFC"):
-            content_checks.check(idea)
+            content_checks.check_idea(idea)
 
 
 REACHES = """import os
@@ -106,7 +106,7 @@ from torch import *"""
 @pytest.mark.parametrize("line", REACHES.splitlines())
 def test_code_that_reaches_out(line: str) -> None:
     with pytest.raises(IdeaError, match=r"imports|uses"):
-        content_checks.check(body(line))
+        content_checks.check_idea(body(line))
 
 
 @pytest.mark.parametrize(
@@ -129,12 +129,12 @@ def test_code_that_reaches_out(line: str) -> None:
 )  # fmt: skip
 def test_data_that_no_idea_needs(line: str, told: str) -> None:
     with pytest.raises(IdeaError, match=told):
-        content_checks.check(body(line))
+        content_checks.check_idea(body(line))
 
 
 def test_packed_data_in_prose() -> None:
     with pytest.raises(IdeaError, match="packed data"):
-        content_checks.check(patch({"op": "remove", "at": "sft"}, reason="Zm9vYmFyYmF6Zm9vYmFyYmF6Zm9vYmFy " * 4))
+        content_checks.check_idea(patch({"op": "remove", "at": "sft"}, reason="Zm9vYmFyYmF6Zm9vYmFyYmF6Zm9vYmFy " * 4))
 
 
 def test_a_command_brings_plain_text_alone(tmp_path: Path) -> None:
@@ -149,10 +149,10 @@ def test_a_command_brings_plain_text_alone(tmp_path: Path) -> None:
     def with_file(name: str) -> Idea:
         return patch({"op": "append", "step": {"step": "command", "run": ["python", name], "inputs": [str(tmp_path / name)]}})
 
-    content_checks.check(with_file("train.py"))
-    for name, told in (("weights.bin", "UTF-8 text"), ("bank.py", "bank of"), ("link.py", "plain file")):
+    content_checks.check_idea(with_file("train.py"))
+    for name, told in (("weights.bin", "UTF-8 text"), ("bank.py", "bank of"), ("link.py", "regular file")):
         with pytest.raises(IdeaError, match=told):
-            content_checks.check(with_file(name))
+            content_checks.check_idea(with_file(name))
 
 
 def test_a_channel_that_nobody_declared() -> None:
@@ -171,17 +171,17 @@ def test_a_channel_that_nobody_declared() -> None:
 def test_where_there_is_no_sandbox_typed_recipes_need_none() -> None:
     suite = load_suite("atlas")
     typed = patch({"op": "set", "at": "sft", "values": {"steps": 9}})
-    admitted, refused = admit([code(GOOD), typed], CONTROL, suite, 0.0, no_code="bwrap is not installed")
+    admitted, refused = admit([code(GOOD), typed], CONTROL, suite, 0.0, no_sandbox_reason="bwrap is not installed")
     assert [a.idea for a in admitted] == [typed] and "no sandbox to run it in: bwrap is not installed" in refused[0].why
 
 
 def test_an_idea_cannot_hold_a_campaign_for_a_week() -> None:
     step = {"step": "command", "run": ["sleep", "1000000"], "timeout": 604_800}
-    (found,), _ = admit([patch({"op": "append", "step": step})], CONTROL, load_suite("atlas"), 0.0, seconds=60)
+    (found,), _ = admit([patch({"op": "append", "step": step})], CONTROL, load_suite("atlas"), 0.0, max_program_seconds=60)
     last = found.hypothesis.candidate.steps[-1]
     assert isinstance(last, Command) and last.timeout == 60
     slow = Recipe(steps=(*CONTROL.steps, Command(step="command", run=("x",), timeout=5000)))
-    (kept,), _ = admit([patch({"op": "set", "at": "sft", "values": {"steps": 9}})], slow, load_suite("atlas"), 0.0, seconds=60)
+    (kept,), _ = admit([patch({"op": "set", "at": "sft", "values": {"steps": 9}})], slow, load_suite("atlas"), 0.0, max_program_seconds=60)
     assert kept.hypothesis.candidate.steps[-1] == slow.steps[-1], "what people wrote takes the time that they gave it"
 
 

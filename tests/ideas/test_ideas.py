@@ -24,7 +24,7 @@ def idea(title: str = "an idea", prop: str = "privacy", patch: object = None, re
 
 
 def test_shipped_ideas_fit_the_shipped_stage() -> None:
-    folder = examples.folder()
+    folder = examples.project_folder()
     ideas = load_ideas(folder / "ideas", "people")
     assert len(ideas) >= 8
     admitted, refused = admit(ideas, load_recipe(folder / "stage0.yaml"), load_suite("atlas"), 0.0)
@@ -94,7 +94,7 @@ def test_a_near_copy_of_something_decided_is_shown_as_such() -> None:
     first, _ = admit([idea("old", patch=[{"op": "set", "at": "sft", "values": {"steps": 20}}])], CONTROL, load_suite("atlas"), 0.0)
     again = idea("new", patch=[{"op": "set", "at": "sft", "values": {"steps": 21}}])
     found, _ = admit([again], CONTROL, load_suite("atlas"), 0.0, [(first[0].idea.title, first[0].hypothesis)])
-    assert found[0].near == ("'old', decided before",)
+    assert found[0].near_duplicates == ("'old', decided before",)
 
 
 def test_the_order_ideas_come_in_does_not_matter() -> None:
@@ -145,7 +145,9 @@ def test_malformed_idea_files(text: str, told: str) -> None:
 def test_malformed_inputs(tmp_path: Path, inputs: str, op: str) -> None:
     patch = op % f"step: command, run: [python, train.py], inputs: {inputs}"
     (tmp_path / "own.md").write_text(GOOD.replace("{op: remove, at: sft}", patch))
-    with pytest.raises(IdeaError, match=r"inputs: expected a list of names, such as \[train.py\], got .*; correct it"):
+    with pytest.raises(
+        IdeaError, match=r"inputs: expected a list of non-empty names without NUL characters, such as \[train.py\], got .*; correct it"
+    ):
         load_ideas(tmp_path, "people")
 
 
@@ -164,7 +166,7 @@ def test_a_script_counts_with_its_bytes(tmp_path: Path) -> None:
 def test_an_expression_that_never_ends_is_refused_at_once() -> None:
     bad = idea(patch=[{"op": "insert", "before": "sft", "step": {"step": "filter", "matching": r"(\w+\s?)+#"}}])
     admitted, refused = admit([bad], CONTROL, load_suite("atlas"), 0.0)
-    assert not admitted and "could take for ever" in refused[0].why
+    assert not admitted and "could take too long" in refused[0].why
 
 
 def test_an_idea_that_cannot_be_read_is_refused_alone() -> None:
@@ -175,13 +177,13 @@ def test_an_idea_that_cannot_be_read_is_refused_alone() -> None:
 
 def test_datasets_are_made_once_a_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
-    once = data._shelves
+    once = data._item_pools
 
-    def counted(suite: Suite, seed: int) -> data.Shelves:
+    def counted(suite: Suite, seed: int) -> data.ItemPools:
         made.append(seed)
         return once(suite, seed)
 
-    monkeypatch.setattr(data, "_shelves", counted)
+    monkeypatch.setattr(data, "_item_pools", counted)
     more = [{"op": "append", "step": {"step": "sft", "steps": n, "learning_rate": 1e-3}} for n in range(1, 9)]
     ideas = [idea(f"idea {n}", patch=more[:n]) for n in range(1, 9)]
     admitted, _ = admit(ideas, CONTROL, load_suite("atlas"), 0.0)

@@ -16,10 +16,10 @@ from conftest import stagezero, write_project
 from stagezero.errors import InputError, ProjectError
 from stagezero.ideas.airlock import Admitted, admit
 from stagezero.ideas.idea import Idea
-from stagezero.ideas.review import Gate, keys_of, sign, waiting, word_on
+from stagezero.ideas.review import ReviewGate, pending_ideas, reviewer_keys, sign_decision, verify_decision
 from stagezero.lab.campaign import Campaign
 from stagezero.ledger import SigningKey, read
-from stagezero.ledger.lineage import lineage, record
+from stagezero.ledger.lineage import read_record, trace_lineage
 from stagezero.project import Review
 from stagezero.tasks import load_suite
 from stagezero.training import parse_recipe
@@ -43,9 +43,9 @@ def ideas(*researchers: str) -> list[Admitted]:
     return admit(found, CONTROL, load_suite("atlas"), 0.0)[0]
 
 
-def gate(run: Path, seconds: float = 20, every: bool = True) -> Gate:
+def gate(run: Path, seconds: float = 20, every: bool = True) -> ReviewGate:
     run.mkdir(exist_ok=True)
-    return Gate(Review(keys=(KEY.verify_key.text(),), every=every, seconds=seconds), run, lambda *_: None)
+    return ReviewGate(Review(keys=(KEY.verify_key.text(),), every=every, seconds=seconds), run, lambda *_: None)
 
 
 def speaking(run: Path, words: dict[str, Any]) -> threading.Thread:
@@ -55,10 +55,10 @@ def speaking(run: Path, words: dict[str, Any]) -> threading.Thread:
         end = time.monotonic() + 20
         left = dict(words)
         while left and time.monotonic() < end:
-            for idea in waiting(run):
+            for idea in pending_ideas(run):
                 if idea.title in left:
                     word, key, note = left.pop(idea.title)
-                    sign(run, idea, word, key, note)
+                    sign_decision(run, idea, word, key, note)
             time.sleep(0.05)
 
     thread = threading.Thread(target=speak)
@@ -69,13 +69,13 @@ def speaking(run: Path, words: dict[str, Any]) -> threading.Thread:
 def test_approved_ideas_pass_with_the_name_of_who_let_them_in(tmp_path: Path) -> None:
     admitted = ideas("people", "people")
     thread = speaking(tmp_path, {"idea 0": ("approve", KEY, ""), "idea 1": ("reject", KEY, "reaches too far")})
-    passed, refused = gate(tmp_path).pass_through(admitted, None, 1, RUN)
+    passed, refused = gate(tmp_path).await_decisions(admitted, None, 1, RUN)
     thread.join()
-    assert [a.idea.title for a in passed] == ["idea 0"] and passed[0].let_in is not None
-    assert passed[0].let_in["reviewer"] == "anna" and passed[0].entry()["let_in"]["envelope"]["signatures"]
+    assert [a.idea.title for a in passed] == ["idea 0"] and passed[0].review is not None
+    assert passed[0].review["reviewer"] == "anna" and passed[0].entry()["let_in"]["envelope"]["signatures"]
     assert [(r.idea.title, r.why) for r in refused] == [("idea 1", "rejected by anna: reaches too far")]
-    assert not waiting(tmp_path)
-    again, _ = gate(tmp_path).pass_through(admitted, None, 1, RUN)
+    assert not pending_ideas(tmp_path)
+    again, _ = gate(tmp_path).await_decisions(admitted, None, 1, RUN)
     assert again == passed, "a run that continues finds the same words"
 
 
@@ -83,36 +83,39 @@ def test_only_a_reviewer_of_the_project_on_this_idea_in_this_run(tmp_path: Path)
     admitted = ideas("people")
     digest = admitted[0].idea.digest()
     thread = speaking(tmp_path, {"idea 0": ("approve", OTHER, "")})
-    passed, refused = gate(tmp_path, seconds=2).pass_through(admitted, None, 1, RUN)
+    passed, refused = gate(tmp_path, seconds=2).await_decisions(admitted, None, 1, RUN)
     thread.join()
-    assert not passed and refused[0].why == "nobody reviewed it in time"
+    assert not passed and refused[0].why == "no reviewer decided in time"
     envelope = json.loads((tmp_path / "review" / "signed" / f"{digest}.json").read_text())
-    assert word_on(digest, envelope, [KEY.verify_key], RUN) is None
-    assert word_on(digest, envelope, [OTHER.verify_key], RUN) is not None
-    assert word_on(digest, envelope, [OTHER.verify_key], "b" * 64) is None and word_on("c" * 64, envelope, [OTHER.verify_key], RUN) is None
+    assert verify_decision(digest, envelope, [KEY.verify_key], RUN) is None
+    assert verify_decision(digest, envelope, [OTHER.verify_key], RUN) is not None
+    assert (
+        verify_decision(digest, envelope, [OTHER.verify_key], "b" * 64) is None
+        and verify_decision("c" * 64, envelope, [OTHER.verify_key], RUN) is None
+    )
     envelope["payload"] = envelope["payload"][:-4] + "AAAA"
-    assert word_on(digest, envelope, [OTHER.verify_key], RUN) is None
+    assert verify_decision(digest, envelope, [OTHER.verify_key], RUN) is None
 
 
 def test_ideas_of_a_model_that_has_not_passed_audit_always_wait(tmp_path: Path) -> None:
     admitted = ideas("people", "self")
     (own,) = [a for a in admitted if a.idea.researcher == "self"]
-    unreviewed = Gate(None, tmp_path, lambda *_: None)
-    passed, refused = unreviewed.pass_through(admitted, "not audited", 1, RUN)
+    unreviewed = ReviewGate(None, tmp_path, lambda *_: None)
+    passed, refused = unreviewed.await_decisions(admitted, "not audited", 1, RUN)
     assert own not in passed and len(passed) == 1 and "names no reviewer" in refused[0].why
-    assert unreviewed.pass_through(admitted, None, 1, RUN) == (admitted, [])
+    assert unreviewed.await_decisions(admitted, None, 1, RUN) == (admitted, [])
     thread = speaking(tmp_path, {own.idea.title: ("approve", KEY, "")})
-    passed, refused = gate(tmp_path, every=False).pass_through(admitted, "not audited", 1, RUN)
+    passed, refused = gate(tmp_path, every=False).await_decisions(admitted, "not audited", 1, RUN)
     thread.join()
     assert len(passed) == 2 and not refused
-    assert {a.idea.researcher: a.let_in is not None for a in passed} == {"people": False, "self": True}
+    assert {a.idea.researcher: a.review is not None for a in passed} == {"people": False, "self": True}
 
 
 def test_keys_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match=r"review\.keys: key: expected"):
-        keys_of(Review(keys=("no key",)))
+        reviewer_keys(Review(keys=("no key",)))
     with pytest.raises(InputError, match="expected the folder of a run"):
-        waiting(tmp_path / "nowhere")
+        pending_ideas(tmp_path / "nowhere")
 
 
 def test_hostile_files_are_no_words(tmp_path: Path) -> None:
@@ -121,10 +124,10 @@ def test_hostile_files_are_no_words(tmp_path: Path) -> None:
     signed.parent.mkdir(parents=True)
     for content in (b"", b"{}", b"\xff", b"[" * 100_000, b'{"payload": 1, "payloadType": "x", "signatures": []}'):
         signed.write_bytes(content)
-        assert gate(tmp_path)._signed(admitted[0].idea.digest(), RUN) is None
+        assert gate(tmp_path)._read_decision(admitted[0].idea.digest(), RUN) is None
     signed.unlink()
     signed.symlink_to("/etc/passwd")
-    assert gate(tmp_path)._signed(admitted[0].idea.digest(), RUN) is None
+    assert gate(tmp_path)._read_decision(admitted[0].idea.digest(), RUN) is None
 
 
 def test_a_campaign_waits_for_its_reviewer_and_the_lineage_names_them(base: Path, tmp_path: Path) -> None:
@@ -142,9 +145,9 @@ def test_a_campaign_waits_for_its_reviewer_and_the_lineage_names_them(base: Path
         text=True,
     )
     run, end = tmp_path / "runs" / "reviewed", time.monotonic() + 90
-    while not (run.is_dir() and waiting(run)) and time.monotonic() < end:
+    while not (run.is_dir() and pending_ideas(run)) and time.monotonic() < end:
         time.sleep(0.2)
-    (idea,) = waiting(run)
+    (idea,) = pending_ideas(run)
     assert idea.researcher == "self" and "has not passed audit" in idea.why
     shown = stagezero("review", run)
     assert idea.title in shown.stdout and "op:" in shown.stdout, "what would cross is shown"
@@ -156,7 +159,7 @@ def test_a_campaign_waits_for_its_reviewer_and_the_lineage_names_them(base: Path
     (own,) = [i for i in registered.body["ideas"] if i["researcher"] == "self"]
     assert own["let_in"]["reviewer"] == "anna" and own["author"].startswith("stage 0 (")
     assert all(i["let_in"] is None for i in registered.body["ideas"] if i["researcher"] == "people")
-    assert lineage([record(run / "ledger.jsonl")], 0).only_ideas()
+    assert trace_lineage([read_record(run / "ledger.jsonl")], 0).only_ideas()
     before = (run / "ledger.jsonl").read_bytes()
     Campaign(path, runs=tmp_path / "runs").run()
     assert (run / "ledger.jsonl").read_bytes() == before, "continuing asks nobody again"

@@ -18,18 +18,18 @@ from pathlib import Path
 
 import pytest
 
-from stagezero.files import PACKAGE
+from stagezero.files import PACKAGE_FOLDER
 from stagezero.isolation import lab_box
 
 NOBODY = 61003
 SITE = next(p for p in sys.path if p.endswith("-packages") and (Path(p) / "safetensors").is_dir())
-PATHS = f"sys.path[:0] = [{str(PACKAGE.parent)!r}, {SITE!r}]"
+PATHS = f"sys.path[:0] = [{str(PACKAGE_FOLDER.parent)!r}, {SITE!r}]"
 Boxed = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @lru_cache
-def why_not() -> str | None:
-    return lab_box.why_not()
+def unavailable_reason() -> str | None:
+    return lab_box.unavailable_reason()
 
 
 @lru_cache
@@ -79,8 +79,8 @@ def _line(place: Path, script: str, python: str = sys.executable) -> list[str]:
 @pytest.fixture(params=["this user", "a user without rights"])
 def boxed(request: pytest.FixtureRequest, place: Path) -> Boxed:
     """Runs a shell script in a box."""
-    if why_not() is not None:
-        pytest.skip(f"no box: {why_not()}")
+    if unavailable_reason() is not None:
+        pytest.skip(f"no box: {unavailable_reason()}")
     python, before = sys.executable, list[str]()
     if request.param != "this user":
         found = python_of_nobody() if os.geteuid() == 0 else None
@@ -114,8 +114,8 @@ def test_what_is_hidden_is_empty_and_stays_so(boxed: Boxed, place: Path) -> None
 
 
 def test_a_box_without_covers_shows_it(place: Path) -> None:
-    if why_not() is not None:
-        pytest.skip(f"no box: {why_not()}")
+    if unavailable_reason() is not None:
+        pytest.skip(f"no box: {unavailable_reason()}")
     line = lab_box.Box([], []).command(["cat", str(place / "keep" / "secret")], place)
     assert subprocess.run(line, capture_output=True, text=True, check=False).stdout == "told"
 
@@ -164,8 +164,8 @@ def test_who_listens_outside_is_not_reached(boxed: Boxed, place: Path) -> None:
 
 
 def test_nothing_is_typed_into_the_terminal(place: Path) -> None:
-    if why_not() is not None:
-        pytest.skip(f"no box: {why_not()}")
+    if unavailable_reason() is not None:
+        pytest.skip(f"no box: {unavailable_reason()}")
     code = (
         "import fcntl\n"
         "try: fcntl.ioctl(0, 0x5412, b'x'); print('typed')\n"
@@ -194,8 +194,8 @@ def test_the_exit_code_is_the_labs(boxed: Boxed, code: int) -> None:
 
 
 def test_an_interrupt_reaches_the_lab(place: Path) -> None:
-    if why_not() is not None:
-        pytest.skip(f"no box: {why_not()}")
+    if unavailable_reason() is not None:
+        pytest.skip(f"no box: {unavailable_reason()}")
     script = "trap 'echo stopped > out; exit 130' INT; echo ready; while :; do sleep 0.05; done"
     line = lab_box.Box([place / "lab"], []).command(["sh", "-c", script], place / "lab")
     running = subprocess.Popen(line, stdout=subprocess.PIPE, start_new_session=True, text=True)
@@ -222,8 +222,8 @@ def test_the_program_stays_read_only_in_a_folder_that_may_be_written(monkeypatch
 def test_another_name_of_what_is_hidden_is_found(place: Path) -> None:
     if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode != 0:
         pytest.skip("needs root and mount namespaces")
-    if why_not() is not None:
-        pytest.skip(f"no box: {why_not()}")
+    if unavailable_reason() is not None:
+        pytest.skip(f"no box: {unavailable_reason()}")
     (place / "again").mkdir()
     code = _line(place, f"cat {place}/again/keep/secret {place}/again/sealed.jsonl; echo tried")
     script = f'mount --bind {place} {place}/again; cat {place}/again/keep/secret; exec "$@"'

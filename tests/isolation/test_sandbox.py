@@ -21,25 +21,25 @@ from typing import Any
 import pytest
 
 from stagezero.errors import BuildError, SandboxError
-from stagezero.isolation import Confinement, Limits, Ran, Task, confine, why_not
+from stagezero.isolation import Confinement, Limits, RunResult, Task, confine, unavailable_reason
 from stagezero.isolation.broker import Broker
 from stagezero.isolation.visible import python_paths
 from stagezero.models import checkpoint_digest
 from stagezero.tasks import load_suite
 from stagezero.training import Store, build, parse_recipe
 from stagezero.training.data import derive_seed
-from stagezero.training.steps.code import ONE_IN
-from stagezero.training.steps.run_program import check_programs, weights_at_most
+from stagezero.training.steps.code import REPEATED_BUILD_ONE_IN
+from stagezero.training.steps.run_program import check_programs, max_weight_bytes
 
-KINDS = [k for k in ("box", "landlock") if why_not(k) is None]
-pytestmark = pytest.mark.skipif("box" not in KINDS, reason=f"no sandbox can be made here: {why_not()}")
+KINDS = [k for k in ("box", "landlock") if unavailable_reason(k) is None]
+pytestmark = pytest.mark.skipif("box" not in KINDS, reason=f"no sandbox can be made here: {unavailable_reason()}")
 F_GET_RW_HINT = 1035
 PLAIN = "def technique(ctx):\n    return ctx.model()\n"
 
 
-def run(base: Path, place: Path, program: str, kind: str = "box", limits: Limits | None = None, seconds: float = 60) -> Ran:
+def run(base: Path, place: Path, program: str, kind: str = "box", limits: Limits | None = None, seconds: float = 60) -> RunResult:
     """Run a Python program in a sandbox."""
-    task = Task(("python", "x.py"), base, base, {"x.py": program.encode()}, b"{}\n", 7, seconds, weights_at_most(base))
+    task = Task(("python", "x.py"), base, base, {"x.py": program.encode()}, b"{}\n", 7, seconds, max_weight_bytes(base))
     place.mkdir(exist_ok=True)
     place.chmod(0o755)
     return confine(task, Confinement(kind, limits or Limits()), place / "out", place / "run")  # type: ignore[arg-type]
@@ -80,7 +80,7 @@ attempt("native AIO", lambda: ctypes.CDLL(None).syscall(206, 1, ctypes.byref(cty
 fcntl.fcntl(open(os.environ["STAGEZERO_MODEL"] + "/{model.name}"), 1036, struct.pack("Q", 3))
 print("own", "told" in str(dict(os.environ)), os.environ.get("SECRET"))
 """
-        said = run(base, tmp_path / "box", program, kind).said
+        said = run(base, tmp_path / "box", program, kind).output
     assert "GOT" not in said and "own False None" in said and said.count("\n") == 13, said
     assert not (tmp_path / "left").exists()
     with model.open("rb") as handle:
@@ -111,7 +111,7 @@ def test_limits_hold(base: Path, tmp_path: Path, program: str, told: str) -> Non
     import re
 
     found = run(base, tmp_path / "box", program, limits=Limits(2**30, 2**27, 24), seconds=5)
-    assert re.search(told, f"{found.stopped} {found.said}", re.I) or found.code != 0, found
+    assert re.search(told, f"{found.stopped} {found.output}", re.I) or found.code != 0, found
     assert found.code != 0
 
 
@@ -135,7 +135,7 @@ def test_only_values_come_back(base: Path, tmp_path: Path) -> None:
 def test_code_is_built_the_same_each_time_or_not_at_all(base: Path, tmp_path: Path) -> None:
     def twice(seed: int) -> bool:
         """Whether a build is one of those that are made twice."""
-        return derive_seed(seed, "again", derive_seed(seed, "code", 1)) % ONE_IN == 0
+        return derive_seed(seed, "again", derive_seed(seed, "code", 1)) % REPEATED_BUILD_ONE_IN == 0
 
     assert 10 < sum(twice(seed) for seed in range(100)) < 45
     seed = next(seed for seed in range(100) if twice(seed))
@@ -157,7 +157,7 @@ def test_code_is_built_the_same_each_time_or_not_at_all(base: Path, tmp_path: Pa
     ],
 )
 def test_what_code_must_not_do(base: Path, tmp_path: Path, body: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stagezero.training.steps.run_program.PAUSE", 0.0)
+    monkeypatch.setattr("stagezero.training.steps.run_program.RETRY_PAUSE_SECONDS", 0.0)
     with pytest.raises(BuildError, match=told):
         coded(base, tmp_path, f"def technique(ctx):\n    {body}\n")
 
@@ -181,11 +181,11 @@ def broker(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 def test_a_broker_makes_sandboxes_and_nothing_else(base: Path, tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     made = coded(base, tmp_path / "s", PLAIN)
     assert made.steps_made == 1
-    with pytest.raises(SandboxError, match="own store alone"):
+    with pytest.raises(SandboxError, match="own store or beside its base"):
         coded(made.folder, tmp_path / "t", PLAIN)
     link = base.parent / "link"
     link.symlink_to(made.folder)
-    with pytest.raises(SandboxError, match="cannot be shown"):
+    with pytest.raises(SandboxError, match="cannot be copied for a sandbox"):
         run(link, tmp_path / "box", "print('seen')")
     link.unlink()
     ((name, value),) = broker.environment.items()
@@ -193,7 +193,7 @@ def test_a_broker_makes_sandboxes_and_nothing_else(base: Path, tmp_path: Path, b
     with socket.create_connection(("127.0.0.1", port)) as garbage:
         garbage.sendall(b"\xff" * 64)
     monkeypatch.setenv(name, f"{port}:wrong")
-    with pytest.raises(SandboxError, match="makes no sandbox"):
+    with pytest.raises(SandboxError, match="does not make a sandbox"):
         run(base, tmp_path / "box", "print('seen')")
 
 
@@ -243,7 +243,7 @@ def test_of_a_checkpoint_the_model_alone_is_shown(base: Path, tmp_path: Path, ki
         "real = os.path.dirname(os.path.realpath(os.environ['STAGEZERO_MODEL'] + '/config.json'))\n"
         "try: print('GOT', open(real + '/build.json').read())\nexcept OSError as error: print(type(error).__name__)\n"
     )
-    said = run(made, tmp_path / "box", program, kind).said
+    said = run(made, tmp_path / "box", program, kind).output
     assert "model.safetensors" in said and "build.json" not in said and "GOT" not in said, said
 
 
@@ -254,7 +254,7 @@ def test_what_is_seen_is_the_same_for_every_build(base: Path, tmp_path: Path) ->
         "print([w for w in open('/proc/1/cmdline').read().split(chr(0)) if not w.isdigit()])\n"
         "print([open('/proc/' + n).read() for n in ('stat', 'loadavg', 'uptime', 'vmstat')])\n"
     )
-    one, two = run(base, tmp_path / "one", program).said, run(base, tmp_path / "two", program).said
+    one, two = run(base, tmp_path / "one", program).output, run(base, tmp_path / "two", program).output
     assert one == two and one.startswith("1000 1000 build 1000"), (one, two)
 
 
@@ -285,7 +285,7 @@ for what in (lambda: os.chmod(mine, 0o777), lambda: os.utime(mine, (7, 7)), lamb
     attempt("change", what)
 {"attempt('path', lambda: socket.socket(socket.AF_UNIX))" if kind == "landlock" else ""}
 """
-    said = run(base, tmp_path / "box", program, kind).said
+    said = run(base, tmp_path / "box", program, kind).output
     assert "GOT" not in said and "change" in said, said
     after = mine.stat()
     assert (after.st_mode, after.st_mtime_ns) == (before.st_mode, before.st_mtime_ns) and not os.listxattr(mine)
@@ -308,7 +308,7 @@ def test_who_has_no_token_takes_no_room_at_a_broker(base: Path, tmp_path: Path, 
     port = int(next(iter(broker.environment.values())).partition(":")[0])
     idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]
     try:
-        assert run(base, tmp_path / "box", "print('made')", seconds=20).said == "made\n"
+        assert run(base, tmp_path / "box", "print('made')", seconds=20).output == "made\n"
     finally:
         for one in idle:
             one.close()
@@ -340,11 +340,11 @@ def test_an_ordinary_user_has_the_same_box(base: Path, tmp_path_factory: pytest.
             "print(os.getuid(), os.system('unshare -Ur true 2> /dev/null; umount -l /in 2> /dev/null; ls /in > /dev/null'))\n"
         )
         code = (
-            "import sys\nfrom pathlib import Path\nfrom stagezero.isolation import Confinement, Task, confine, why_not\n"
-            "if (why := why_not()) is not None: sys.exit(f'skip: {why}')\n"
+            "import sys\nfrom pathlib import Path\nfrom stagezero.isolation import Confinement, Task, confine, unavailable_reason\n"
+            "if (why := unavailable_reason()) is not None: sys.exit(f'skip: {why}')\n"
             "base = Path(sys.argv[1]) / 'base'\n"
             "task = Task(('python', 'x.py'), base, base, {'x.py': sys.argv[2].encode()}, None, 1, 60, 0)\n"
-            "print(confine(task, Confinement(), base.parent / 'out', base.parent / 'run').said)\n"
+            "print(confine(task, Confinement(), base.parent / 'out', base.parent / 'run').output)\n"
         )
         line = ["setpriv", "--reuid=61002", "--regid=61002", "--clear-groups", "--", str(place / "python" / "bin" / "python"), "-c", code]
         environment = {"PATH": os.environ["PATH"], "HOME": str(place), "STAGEZERO_HOME": str(place)}
@@ -374,7 +374,7 @@ def test_code_in_a_patch_is_held_to_what_code_is_held_to(lines: list[str]) -> No
     common: dict[str, Any] = {"title": "an idea", "property": "privacy", "claimed_effect": 0.1, "reason": "because"}
     for idea in (Idea(**common, code=source), Idea(**common, patch=patch)):
         with pytest.raises(IdeaError):
-            content_checks.check(idea)
+            content_checks.check_idea(idea)
 
 
 def test_doctor_tries() -> None:

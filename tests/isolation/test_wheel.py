@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from stagezero.isolation import Kind, why_not
+from stagezero.isolation import Kind, unavailable_reason
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -34,13 +34,13 @@ print(json.dumps({
 RUN = """
 import json, os, sys
 from pathlib import Path
-from stagezero.files import PACKAGE
-from stagezero.isolation import Confinement, Task, confine, why_not
+from stagezero.files import PACKAGE_FOLDER
+from stagezero.isolation import Confinement, Task, confine, unavailable_reason
 kind, base, made = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-assert (why := why_not(kind)) is None, why
+assert (why := unavailable_reason(kind)) is None, why
 task = Task(("python", "x.py"), base, base, {"x.py": sys.argv[4].encode()}, None, 1, 120, 1 << 20)
 ran = confine(task, Confinement(kind), made / "out", made / "run")
-print(json.dumps({"package": str(PACKAGE), "code": ran.code, "said": ran.said}))
+print(json.dumps({"package": str(PACKAGE_FOLDER), "code": ran.code, "said": ran.output}))
 """
 
 
@@ -73,7 +73,7 @@ def installed() -> Iterator[Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["box", "landlock"])
 def test_a_wheels_sandbox_hides_stagezero_alone(installed: Path, base: Path, kind: Kind) -> None:
-    if (why := why_not(kind)) is not None:
+    if (why := unavailable_reason(kind)) is not None:
         pytest.skip(f"no sandbox can be made here: {why}")
     python = installed / "venv" / "bin" / "python"
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -12,7 +12,7 @@ import pytest
 from conftest import stagezero
 
 from stagezero.errors import InputError
-from stagezero.lab.rebuild import Brought, rebuild
+from stagezero.lab.rebuild import RebuildInputs, rebuild
 from stagezero.ledger import Ledger, read
 from stagezero.training.executors import LocalPool
 
@@ -42,8 +42,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_bit_for_bit_and_through_the_second_trainer(finished: Path, place: Path, pool: LocalPool) -> None:
     found = rebuild(finished, 0, place, second=True, pool=pool)
-    assert found.sound and [f.said for f in found.findings][:3] == ["as in the ledger", "as in the ledger", "identical, bit for bit"]
-    assert len(found.distances) == 8 and max(found.distances) < 1e-3 and "rounding" in found.findings[-1].said
+    assert found.sound and [f.detail for f in found.findings][:3] == ["as in the ledger", "as in the ledger", "identical, bit for bit"]
+    assert len(found.distances) == 8 and max(found.distances) < 1e-3 and "rounding" in found.findings[-1].detail
 
 
 def test_what_was_changed_is_found(finished: Path, place: Path, pool: LocalPool, base: Path, tmp_path: Path) -> None:
@@ -53,25 +53,25 @@ def test_what_was_changed_is_found(finished: Path, place: Path, pool: LocalPool,
         if kind == "stage" and body["stage"] == 0:
             body["recipe"]["steps"][1]["learning_rate"] *= 1.01
 
-    assert "was made, the ledger says" in rebuild(written(ledger, tmp_path / "recipe", faster), 0, place, pool=pool).findings[-1].said
+    assert "the ledger records" in rebuild(written(ledger, tmp_path / "recipe", faster), 0, place, pool=pool).findings[-1].detail
 
     def other_data(kind: str, body: dict[str, Any]) -> None:
         if kind == "campaign":
             body["suite"] = "0" * 64
 
     found = rebuild(written(ledger, tmp_path / "data", other_data), 0, place, pool=pool)
-    assert not found.sound and found.findings[0].what == "training data"
+    assert not found.sound and found.findings[0].subject == "training data"
 
     def other_base(kind: str, body: dict[str, Any]) -> None:
         if kind == "campaign":
             body["base"] = "0" * 64
 
     found = rebuild(written(ledger, tmp_path / "base", other_base), 0, place, pool=pool)
-    assert not found.sound and found.findings[1].what == "base"
+    assert not found.sound and found.findings[1].subject == "base"
     found = rebuild(finished, 0, place, model=base, pool=pool)
-    assert not found.sound and "values of" in found.findings[-1].said
+    assert not found.sound and "values of" in found.findings[-1].detail
     found = rebuild(finished, 0, place, model=tmp_path, pool=pool)
-    assert not found.sound and "config.json is missing" in found.findings[-1].said
+    assert not found.sound and "config.json is missing" in found.findings[-1].detail
 
 
 def test_in_another_environment_scores_decide(finished: Path, place: Path, pool: LocalPool, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_in_another_environment_scores_decide(finished: Path, place: Path, pool:
             body["model"] = "0" * 64
 
     found = rebuild(written(finished / "ledger.jsonl", tmp_path / "same", elsewhere), 0, place, pool=pool)
-    assert found.sound and "other bits in another environment (cpu)" in found.findings[-1].said
+    assert found.sound and "other bits in another environment (cpu)" in found.findings[-1].detail
 
     def better(kind: str, body: dict[str, Any]) -> None:
         elsewhere(kind, body)
@@ -90,7 +90,7 @@ def test_in_another_environment_scores_decide(finished: Path, place: Path, pool:
             body["after"] = [{**scores, "privacy": scores["privacy"] + 0.3} for scores in body["after"]]
 
     found = rebuild(written(finished / "ledger.jsonl", tmp_path / "other", better), 0, place, pool=pool)
-    assert not found.sound and "privacy differs by -0.300" in found.findings[-1].said
+    assert not found.sound and "privacy differs by -0.300" in found.findings[-1].detail
 
 
 def test_the_ledger_alone_is_enough_and_what_it_lacks_is_named(finished: Path, place: Path, pool: LocalPool, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_the_ledger_alone_is_enough_and_what_it_lacks_is_named(finished: Path, p
         rebuild(changed, 0, place, pool=pool)
     (tmp_path / "x.py").write_text("print()")
     with pytest.raises(InputError, match=r"program 'x\.py'"):
-        rebuild(changed, 0, place, brought=Brought(files=tmp_path), pool=pool)
+        rebuild(changed, 0, place, inputs=RebuildInputs(files=tmp_path), pool=pool)
 
 
 def test_the_command_line(finished: Path, place: Path, base: Path) -> None:

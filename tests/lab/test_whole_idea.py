@@ -14,7 +14,7 @@ import pytest
 from conftest import write_project
 
 from stagezero.ledger import read
-from stagezero.ledger.lineage import lineage, record
+from stagezero.ledger.lineage import read_record, trace_lineage
 
 pytest.importorskip("mcp")
 IDEA = """---
@@ -52,7 +52,7 @@ async def take_part(run: Path) -> Any:
         for item in ("PIN", "capital of"):
             assert item not in text, "no item is in the brief"
         bad = await client.call_tool("submit_idea", {"text": IDEA.replace("at: sft", "at: dpo")})
-        assert bad.is_error and "looks for a step 'dpo'" in bad.content[0].text
+        assert bad.is_error and "names step 'dpo'" in bad.content[0].text
         digest = (await _does(client, "submit_idea", text=IDEA))["digest"]
         await _does(client, "finish")
         await _told(client, "A quicker pace")
@@ -85,4 +85,4 @@ def test_a_coding_agent_brings_one_idea_through_a_campaign(base: Path, tmp_path:
     assert own["fate"] == decided["fate"] and own["pairs"] == decided["pairs"] and set(own) <= {
         "stage", "title", "researcher", "property", "fate", "pairs", "effect", "alignment_gain",
     }  # fmt: skip
-    assert lineage([record(run / "ledger.jsonl")]).only_ideas()
+    assert trace_lineage([read_record(run / "ledger.jsonl")]).only_ideas()

@@ -20,13 +20,13 @@ from securesystemslib.signer import Key, SSlibKey  # type: ignore[attr-defined]
 
 from stagezero.errors import AttestationError
 from stagezero.ledger import SigningKey, VerifyKey, canonical
-from stagezero.ledger.attestation import PAYLOAD_TYPE, pae, seal, statement, unseal
+from stagezero.ledger.attestation import PAYLOAD_TYPE, make_statement, pae, sign_statement, verify_envelope
 
 AUDITOR = SigningKey.from_seed(b"a" * 32, "auditor.example")
 LAB = SigningKey.from_seed(b"l" * 32, "lab.example")
 SHA = hashlib.sha256(b"model").hexdigest()
-SAID = statement({"model": SHA}, "https://example.org/disclosure/v1", {"passed": ["abstention"], "bits": 8.25, "note": "ä", "n": 12})
-SEALED = seal(SAID, AUDITOR)
+SAID = make_statement({"model": SHA}, "https://example.org/disclosure/v1", {"passed": ["abstention"], "bits": 8.25, "note": "ä", "n": 12})
+SEALED = sign_statement(SAID, AUDITOR)
 
 
 def theirs(key: VerifyKey) -> Key:
@@ -47,7 +47,7 @@ def they_take(envelope: dict[str, Any]) -> bool:
 
 def we_take(envelope: Any) -> bool:
     try:
-        unseal(envelope, [AUDITOR.verify_key])
+        verify_envelope(envelope, [AUDITOR.verify_key])
     except AttestationError:
         return False
     return True
@@ -65,7 +65,7 @@ def test_independent_implementations_verify_it() -> None:
 
 def test_what_was_sealed_is_what_is_unsealed() -> None:
     for envelope in (SEALED, json.dumps(SEALED), json.dumps(SEALED, indent=2).encode()):
-        assert unseal(envelope, [LAB.verify_key, AUDITOR.verify_key]) == SAID
+        assert verify_envelope(envelope, [LAB.verify_key, AUDITOR.verify_key]) == SAID
 
 
 def test_the_example_of_the_dsse_specification() -> None:
@@ -114,7 +114,7 @@ def signed(payload: bytes, kind: str = PAYLOAD_TYPE) -> dict[str, Any]:
         (canonical({**SAID, "subject": [{"name": "m", "digest": {"sha256": SHA.upper()}}]}), "subject.0.digest.sha256"),
         (canonical({**SAID, "predicateType": ""}), "predicateType"),
         (canonical({**SAID, "predicate": []}), "predicate: "),
-        (b'{"_type":1,' + canonical(SAID)[1:], "stands twice"),
+        (b'{"_type":1,' + canonical(SAID)[1:], "occurs twice"),
         (canonical(SAID).replace(b'"n":12', b'"n":NaN'), "finite"),
         (canonical(SAID).replace(b'"n":12', b'"n":1e999'), "finite"),
         (canonical(SAID).replace(b'"n":12', b'"n":' + b"1" * 5000), "plain JSON"),
@@ -129,43 +129,43 @@ def signed(payload: bytes, kind: str = PAYLOAD_TYPE) -> dict[str, Any]:
 )
 def test_what_is_signed_and_no_statement_is_refused(payload: bytes, why: str) -> None:
     with pytest.raises(AttestationError, match=why):
-        unseal(signed(payload), [AUDITOR.verify_key])
+        verify_envelope(signed(payload), [AUDITOR.verify_key])
 
 
 def test_what_is_not_a_known_envelope_is_refused() -> None:
     good = SEALED["signatures"][0]
     for envelope, why in (
-        ({**SEALED, "more": 1}, "alone"),
-        ({k: v for k, v in SEALED.items() if k != "signatures"}, "alone"),
+        ({**SEALED, "more": 1}, "exactly"),
+        ({k: v for k, v in SEALED.items() if k != "signatures"}, "exactly"),
         ({**SEALED, "signatures": []}, "1 to 16"),
         ({**SEALED, "signatures": [good] * 17}, "1 to 16"),
         ({**SEALED, "signatures": {"0": good}}, "1 to 16"),
-        ({**SEALED, "signatures": [{**good, "cert": "x"}]}, "keyid and sig alone"),
-        ({**SEALED, "signatures": [{**good, "keyid": ["x"]}]}, "keyid and sig alone"),
+        ({**SEALED, "signatures": [{**good, "cert": "x"}]}, "exactly keyid and sig"),
+        ({**SEALED, "signatures": [{**good, "keyid": ["x"]}]}, "exactly keyid and sig"),
         ({**SEALED, "signatures": [good, {"keyid": good["keyid"], "sig": ""}]}, "signatures.1"),
         ({**SEALED, "payload": SEALED["payload"] + "\n"}, "payload: expected base64"),
         ({**SEALED, "payload": "\ud800"}, "payload: expected base64"),
         ({**SEALED, "payload": 1}, "payload: expected base64"),
         (signed(canonical(SAID), "text/plain"), "payloadType"),
         ({**SEALED, "payloadType": None}, "payloadType"),
-        (json.dumps(SEALED)[:-1] + ', "payload": ""}', "stands twice"),
-        ("[1, 2]", "alone"),
-        (None, "alone"),
-        (3, "alone"),
+        (json.dumps(SEALED)[:-1] + ', "payload": ""}', "occurs twice"),
+        ("[1, 2]", "exactly"),
+        (None, "exactly"),
+        (3, "exactly"),
     ):
         with pytest.raises(AttestationError, match=why):
-            unseal(envelope, [AUDITOR.verify_key])  # type: ignore[arg-type]
+            verify_envelope(envelope, [AUDITOR.verify_key])  # type: ignore[arg-type]
 
 
 def test_unknown_keys_say_nothing_and_a_bad_signature_of_a_known_one_spoils_it() -> None:
     for keys in ([], [LAB.verify_key]):
-        with pytest.raises(AttestationError, match="none is of a key"):
-            unseal(SEALED, keys)
-    both = {**SEALED, "signatures": [*seal(SAID, LAB)["signatures"], *SEALED["signatures"]]}
-    assert unseal(both, [AUDITOR.verify_key]) == unseal(both, [LAB.verify_key]) == SAID and they_take(both)
+        with pytest.raises(AttestationError, match="got none"):
+            verify_envelope(SEALED, keys)
+    both = {**SEALED, "signatures": [*sign_statement(SAID, LAB)["signatures"], *SEALED["signatures"]]}
+    assert verify_envelope(both, [AUDITOR.verify_key]) == verify_envelope(both, [LAB.verify_key]) == SAID and they_take(both)
     swapped = {**SEALED, "signatures": [{**SEALED["signatures"][0], "keyid": LAB.verify_key.keyid}]}
     with pytest.raises(AttestationError, match="did not sign"):
-        unseal(swapped, [LAB.verify_key, AUDITOR.verify_key])
+        verify_envelope(swapped, [LAB.verify_key, AUDITOR.verify_key])
 
 
 @settings(max_examples=200, deadline=None)
@@ -190,11 +190,11 @@ def test_any_bytes_give_one_error(data: bytes) -> None:
 def test_only_statements_are_made_and_sealed() -> None:
     for subjects, kind, predicate in (({}, "t", {"a": 1}), ({"m": "12"}, "t", {"a": 1}), ({"m": SHA}, "", {"a": 1}), ({"m": SHA}, "t", {})):
         with pytest.raises(AttestationError, match="statement"):
-            statement(subjects, kind, predicate)
+            make_statement(subjects, kind, predicate)
     for value in (float("nan"), 2**60, object()):
         with pytest.raises(AttestationError, match="canonical JSON"):
-            seal({**SAID, "predicate": {"a": value}}, AUDITOR)
+            sign_statement({**SAID, "predicate": {"a": value}}, AUDITOR)
     with pytest.raises(AttestationError, match="by their digest"):
-        seal({**SAID, "predicate": {"a": "x" * (1 << 22)}}, AUDITOR)
+        sign_statement({**SAID, "predicate": {"a": "x" * (1 << 22)}}, AUDITOR)
     with pytest.raises(AttestationError, match="_type"):
-        seal({}, AUDITOR)
+        sign_statement({}, AUDITOR)

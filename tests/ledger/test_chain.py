@@ -9,7 +9,7 @@ import pytest
 
 from stagezero.errors import LedgerError
 from stagezero.ledger import Entry, Ledger, canonical, read, verify
-from stagezero.ledger.format import GENESIS, written
+from stagezero.ledger.format import GENESIS, make_line
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def stored_as(path: Path, *contents: bytes) -> Path:
     """A ledger whose writer stored these bytes, with hashes and stamps that fit them."""
     stamp, lines = GENESIS, b""
     for content in contents:
-        stored = written(content, "2026-01-01T00:00:00.000000Z", stamp)
+        stored = make_line(content, "2026-01-01T00:00:00.000000Z", stamp)
         stamp, lines = stored.stamp, lines + stored.line + b"\n"
     path.write_bytes(lines)
     return path

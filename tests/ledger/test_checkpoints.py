@@ -42,8 +42,8 @@ def test_a_key_as_text_is_that_of_signed_notes() -> None:
 
 
 def test_a_key_lasts_and_its_secret_is_shown_nowhere(tmp_path: Path) -> None:
-    first = SigningKey.lasting(tmp_path / "key", "lab")
-    again = SigningKey.lasting(tmp_path / "key", "lab")
+    first = SigningKey.load_or_create(tmp_path / "key", "lab")
+    again = SigningKey.load_or_create(tmp_path / "key", "lab")
     secret = (tmp_path / "key").read_bytes()
     assert first.verify_key == again.verify_key == VerifyKey.parse(first.verify_key.text())
     assert (tmp_path / "key").stat().st_mode & 0o077 == 0
@@ -54,7 +54,7 @@ def test_a_key_lasts_and_its_secret_is_shown_nowhere(tmp_path: Path) -> None:
     assert not first.verify_key.verify(b"", b"m")
     (tmp_path / "key").write_bytes(b"short")
     with pytest.raises(StagezeroError, match="damaged"):
-        SigningKey.lasting(tmp_path / "key", "lab")
+        SigningKey.load_or_create(tmp_path / "key", "lab")
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a+b", "a\nb", "x" * 201, "a\u2028b"])
@@ -92,7 +92,7 @@ def test_a_checkpoint_is_a_signed_note(tmp_path: Path) -> None:
     assert both.startswith(text) and cosign(both, AUDITOR) == both
     for key in (LAB, AUDITOR):
         assert read_checkpoint(both, key.verify_key).size == 5
-    with pytest.raises(WitnessError, match="no signature of"):
+    with pytest.raises(WitnessError, match="expected a signature of"):
         read_checkpoint(text, AUDITOR.verify_key)
     with pytest.raises(WitnessError, match="signatures already"):
         for i in range(20):
@@ -173,7 +173,7 @@ def test_a_witness_takes_what_extends(tmp_path: Path) -> None:
         kept = witness.newest(LAB.verify_key.name)
         proof = [] if kept is None else ledger.consistency(read_checkpoint(kept, LAB.verify_key).size)
         text = ledger.checkpoint(LAB)
-        assert witness.see(text, LAB.verify_key, proof).size == size
+        assert witness.accept(text, LAB.verify_key, proof).size == size
         assert Witness(tmp_path / "w").newest(LAB.verify_key.name) == text
     assert witness.conflicts(LAB.verify_key.name) == []
 
@@ -220,11 +220,11 @@ def test_a_witness_refuses_what_does_not_and_keeps_both_notes(tmp_path: Path, sh
     ledger = grow(tmp_path / "l", 7)
     kept = ledger.checkpoint(LAB)
     ledger.close()
-    witness.see(kept, LAB.verify_key)
+    witness.accept(kept, LAB.verify_key)
     text, key, proof = show(tmp_path)
     for _ in range(2):
         with pytest.raises(WitnessError, match=why):
-            witness.see(text, key.verify_key, proof)
+            witness.accept(text, key.verify_key, proof)
     assert witness.newest(LAB.verify_key.name) == kept
     (evidence,) = witness.conflicts(LAB.verify_key.name)
     found = json.loads(evidence.read_text())
@@ -238,22 +238,22 @@ def test_a_witness_refuses_another_origin_a_bad_signature_and_a_needless_proof(t
     witness = Witness(tmp_path / "w")
     ledger = grow(tmp_path / "l", 3)
     text = ledger.checkpoint(LAB)
-    with pytest.raises(WitnessError, match="keeps its name"):
-        witness.see(cosign(ledger.checkpoint(AUDITOR), LAB), LAB.verify_key)
-    with pytest.raises(WitnessError, match="no signature"):
-        witness.see(text, AUDITOR.verify_key)
-    with pytest.raises(WitnessError, match="none was seen before"):
-        witness.see(text, LAB.verify_key, ledger.consistency(2))
+    with pytest.raises(WitnessError, match="name of a ledger must not change"):
+        witness.accept(cosign(ledger.checkpoint(AUDITOR), LAB), LAB.verify_key)
+    with pytest.raises(WitnessError, match="expected a signature"):
+        witness.accept(text, AUDITOR.verify_key)
+    with pytest.raises(WitnessError, match="expected no proof"):
+        witness.accept(text, LAB.verify_key, ledger.consistency(2))
     assert witness.newest(LAB.verify_key.name) is None
-    witness.see(text, LAB.verify_key)
+    witness.accept(text, LAB.verify_key)
     assert len(list((tmp_path / "w").iterdir())) == 2, "the checkpoint and the lock"
 
 
 def test_a_flood_of_conflicts_does_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stagezero.ledger.witness.MOST_CONFLICTS", 3)
+    monkeypatch.setattr("stagezero.ledger.witness.MAX_CONFLICTS", 3)
     witness = Witness(tmp_path / "w")
-    witness.see(grow(tmp_path / "l", 6).checkpoint(LAB), LAB.verify_key)
+    witness.accept(grow(tmp_path / "l", 6).checkpoint(LAB), LAB.verify_key)
     for size in range(5):
         with pytest.raises(WitnessError, match="rollback"):
-            witness.see(grow(tmp_path / str(size), size).checkpoint(LAB), LAB.verify_key)
+            witness.accept(grow(tmp_path / str(size), size).checkpoint(LAB), LAB.verify_key)
     assert len(witness.conflicts(LAB.verify_key.name)) == 3

@@ -37,10 +37,10 @@ def test_verify(run: Path, deep: list[str], capsys: pytest.CaptureFixture[str]) 
     for key in (LAB.verify_key.text(), run / "key"):
         stagezero("verify", run / "ledger.jsonl", *deep, "--checkpoint", run / "six", "--key", key)
     said = capsys.readouterr().out
-    assert said.count("9 entries, all sound") == 3 and said.count("as the checkpoint says") == 2
+    assert said.count("9 entries, all valid") == 3 and said.count("in agreement with the checkpoint") == 2
     (run / "ledger.jsonl").write_bytes(b"".join((run / "ledger.jsonl").read_bytes().splitlines(keepends=True)[:5]))
     stagezero("verify", run, *deep)
-    with pytest.raises(WitnessError, match="speaks of 6 entries and 5 are there"):
+    with pytest.raises(WitnessError, match="covers 6 entries, got 5"):
         stagezero("verify", run, *deep, "--checkpoint", run / "six", "--key", run / "key")
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stagezero.errors import LedgerError
 from stagezero.ledger import Ledger, LedgerView, leaf_hash, prove, verify_consistency, verify_inclusion
 from stagezero.ledger.merkle import EMPTY_ROOT, Frontier, consistency_proof, inclusion_proof, node_hash
-from stagezero.ledger.tree_file import StoredTree, count, index, leaves_in
+from stagezero.ledger.tree_file import StoredTree, complete_leaves, hash_count, hash_index
 
 # The reference tree of certificate-transparency (merkle_tree_test.cc): inputs, roots of sizes 1 to 8, proofs.
 INPUTS = [bytes.fromhex(h) for h in ("", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f")]
@@ -135,10 +135,10 @@ def test_the_order_in_the_file_is_that_of_tlog() -> None:
     order, done = [], Frontier()
     for leaf in range(70):
         order += [(level, leaf >> level) for level in range(len(done.add(bytes(32))))]
-    assert [index(level, n) for level, n in order] == list(range(len(order)))
+    assert [hash_index(level, n) for level, n in order] == list(range(len(order)))
     for size in range(71):
-        assert leaves_in(count(size)) == size
-        assert leaves_in(count(size + 1) - 1) == size
+        assert complete_leaves(hash_count(size)) == size
+        assert complete_leaves(hash_count(size + 1) - 1) == size
 
 
 def make(folder: Path, entries: int) -> Path:
@@ -155,7 +155,7 @@ def test_the_stored_tree_grows_with_the_ledger_and_is_mended(tmp_path: Path) -> 
     stored = path.with_name("ledger.jsonl.tree")
     good = stored.read_bytes()
     leaves = [leaf_hash(line) for line in path.read_bytes().splitlines()]
-    assert len(good) == 32 * count(21)
+    assert len(good) == 32 * hash_count(21)
     changed = bytearray(good)
     changed[700] ^= 4
     for damage in (None, b"", good[:-1], good[:100], good + bytes(32), good + b"x", bytes(changed), b"rubbish" * 500):
@@ -235,7 +235,7 @@ def test_a_disk_that_takes_nothing_costs_no_proof(tmp_path: Path, monkeypatch: p
         proof = [bytes.fromhex(h) for h in ledger.consistency(3)]
         assert proof and verify_consistency(3, 4, before, ledger.root, proof)
     ledger.record("note", {"again": 1})
-    assert path.with_name("ledger.jsonl.tree").stat().st_size == 32 * count(5)
+    assert path.with_name("ledger.jsonl.tree").stat().st_size == 32 * hash_count(5)
 
 
 def test_a_tree_without_a_file_serves_from_memory(tmp_path: Path) -> None:

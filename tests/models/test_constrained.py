@@ -18,7 +18,7 @@ from scipy.stats import chisquare
 
 from stagezero.errors import ModelError
 from stagezero.models import Model
-from stagezero.models.constrained import Choice, Chosen, Decoder, Grammar, Said, Uniform, speak
+from stagezero.models.constrained import Choice, Chosen, Decoder, Generated, Grammar, Uniform, generate_text
 from stagezero.models.generation import log_probabilities
 
 PROMPT = "Q: What is the capital of France?\nA:"
@@ -108,7 +108,7 @@ def test_what_was_said_before_counts(model: Model) -> None:
     decoder, text = Decoder(model, PROMPT, 3, 2.0), ""
     for piece in (" The answer,", Choice("one", (" yes;", " no;", " Paris;")), " and then", EACH, Choice("end", (".", ", again."))):
         if isinstance(piece, str):
-            decoder.say(piece)
+            decoder.generate(piece)
             text += piece
         else:
             chosen = decoder.choose(piece)
@@ -132,7 +132,7 @@ def test_a_low_temperature_takes_the_likeliest_and_a_high_one_takes_all_alike(mo
 
 def test_the_same_seed_says_the_same_and_no_global_generator_is_touched(model: Model) -> None:
     before = random.getstate(), torch.get_rng_state(), str(np.random.get_state())
-    said = [speak(sentences(), Decoder(model, PROMPT, seed, 5.0)) for seed in (1, 1, 2, 3, 4, 5)]
+    said = [generate_text(sentences(), Decoder(model, PROMPT, seed, 5.0)) for seed in (1, 1, 2, 3, 4, 5)]
     assert said[0] == said[1] and len({s.text for s in said}) > 2
     after = random.getstate(), torch.get_rng_state(), str(np.random.get_state())
     assert before[0] == after[0] and torch.equal(before[1], after[1]) and before[2] == after[2]
@@ -165,16 +165,16 @@ LANGUAGE = {
 def test_nothing_else_can_be_said(model: Model, temperature: float) -> None:
     texts = set()
     for seed in range(60):
-        said = speak(sentences(), Decoder(model, PROMPT, seed, temperature))
-        assert LANGUAGE[said.text] == said.meaning
+        said = generate_text(sentences(), Decoder(model, PROMPT, seed, temperature))
+        assert LANGUAGE[said.text] == said.value
         assert said.bits == pytest.approx(sum(math.log2(len(c.choice.options)) for c in said.chosen))
         texts.add(said.text)
     assert temperature < 1 or len(texts) > 5
 
 
 def test_uniform_draws_from_the_same_grammar_without_a_model() -> None:
-    said: list[Said[tuple[str, ...]]] = [speak(sentences(), Uniform(seed)) for seed in range(2000)]
-    assert speak(sentences(), Uniform(7)) == said[7]
+    said: list[Generated[tuple[str, ...]]] = [generate_text(sentences(), Uniform(seed)) for seed in range(2000)]
+    assert generate_text(sentences(), Uniform(7)) == said[7]
     assert all(sum(c.log_probability for c in s.chosen) == pytest.approx(-s.bits * math.log(2)) for s in said)
     first = [s.chosen[0] for s in said]
     assert fits(first, [1 / 3] * 3) and not fits(first, [0.4, 0.3, 0.3])
@@ -198,7 +198,7 @@ def test_a_choice_in_the_middle_of_a_token(model: Model) -> None:
     assert tokens(model, " capital")[:1] != tokens(model, " c")
     for seed in range(5):
         decoder = Decoder(model, PROMPT, seed, 3.0)
-        decoder.say(" c")
+        decoder.generate(" c")
         assert decoder.choose(Choice("rest", ("apital", "ity", "at"))).log_probability < 0
         decoder.choose(EACH)
 
@@ -219,7 +219,7 @@ def test_a_model_that_has_come_apart_still_says_nothing_else(model: Model) -> No
     with torch.no_grad():
         for weight in broken.network.parameters():
             weight.fill_(math.nan)
-    assert {LANGUAGE[speak(sentences(), Decoder(broken, PROMPT, seed)).text] for seed in range(5)} == {("tea",)}
+    assert {LANGUAGE[generate_text(sentences(), Decoder(broken, PROMPT, seed)).text] for seed in range(5)} == {("tea",)}
 
 
 # --- a small context -------------------------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def test_in_a_full_context_the_head_of_the_prompt_and_the_latest_text_are_seen(m
     decoder, text = Decoder(model, prompt, 0, 2.0), prompt
     for piece in (" It is", EACH, ", and", EACH):
         if isinstance(piece, str):
-            decoder.say(piece)
+            decoder.generate(piece)
         else:
             ids, own = tokens(model, text), 0.0
             chosen = decoder.choose(piece)

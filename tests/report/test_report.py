@@ -26,7 +26,7 @@ def test_it_names_every_idea_its_fate_and_its_reason(copied: Path) -> None:
     for idea in view.ideas:
         assert idea.title in text and idea.fate in text
     assert "colocated" in text and view.head in text and f"{view.door['bits_allowed']:.1f} bits" in text  # type: ignore[index]
-    for word in ("Researchers side by side", "Every claim, stage by stage", "What this does not say"):
+    for word in ("Researchers", "Scores by claim", "Limits of these results"):
         assert word in text
 
 
@@ -41,9 +41,9 @@ def test_ideas_are_counted_and_not_stages(copied: Path) -> None:
     idea, first = view.ideas[0], view.stages[0]
     view.ideas = [replace(idea, fate="adopted"), replace(idea, fate="adopted"), replace(idea, fate="given up")]
     view.stages = [first, replace(first, number=1, title="two at once", adopted=True)]
-    assert "Of 3 ideas tried after it, 2 were adopted: “two at once”" in lead(view)
+    assert "Of 3 ideas tested after it, 2 were adopted: “two at once”" in lead(view)
     view.ideas = view.ideas[1:]
-    assert "Of 2 ideas tried after it, 1 was adopted" in lead(view)
+    assert "Of 2 ideas tested after it, 1 was adopted" in lead(view)
 
 
 def test_an_unfinished_run_can_be_read(copied: Path) -> None:

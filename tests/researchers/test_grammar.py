@@ -20,19 +20,19 @@ from transformers import PreTrainedModel
 
 from stagezero import examples
 from stagezero.ideas.airlock import Refusal, admit
-from stagezero.ideas.brief import Brief, Outcome, Own
+from stagezero.ideas.brief import Brief, Outcome, OwnModel
 from stagezero.ideas.idea import Idea, parse_idea
 from stagezero.models import Model, materialise
-from stagezero.models.constrained import Choice, Chosen, Said, Uniform, speak
-from stagezero.researchers.grammar import ATTEMPTS, Written, propose, sentences
-from stagezero.researchers.self_model import OwnResearcher, prompt_for, question
+from stagezero.models.constrained import Choice, Chosen, Generated, Uniform, generate_text
+from stagezero.researchers.grammar import MAX_DRAWS_PER_IDEA, SentenceMeaning, propose, sentence_grammar
+from stagezero.researchers.self_model import SelfModelResearcher, prompt_for, question
 from stagezero.researchers.uniform import UniformResearcher
 from stagezero.tasks import load_suite
 from stagezero.training import Recipe, apply_patch, load_recipe, parse_patch, parse_recipe
 from stagezero.training.data import meaning_of
 from stagezero.training.recipes import DPO, SFT
 
-SHIPPED = Path(str(examples.folder())).parent
+SHIPPED = Path(str(examples.project_folder())).parent
 UNLIKELY = 1e-6
 CROWDED = """
 - step: mix
@@ -59,7 +59,7 @@ def controls() -> dict[str, Recipe]:
     }
 
 
-def brief_of(control: Recipe, stage: int = 1, history: Sequence[Outcome] = (), own: Own | None = None) -> Brief:
+def brief_of(control: Recipe, stage: int = 1, history: Sequence[Outcome] = (), own: OwnModel | None = None) -> Brief:
     suite = load_suite("atlas")
     trainable = tuple(sorted({item.property for item in suite.train_items()}))
     scores = {name: 0.3 + 0.1 * i for i, name in enumerate((*suite.properties, *suite.capabilities))}
@@ -72,19 +72,19 @@ class Following:
     def __init__(self, path: Sequence[int]) -> None:
         self.left = list(path)
 
-    def say(self, text: str) -> None: ...
+    def generate(self, text: str) -> None: ...
 
     def choose(self, choice: Choice) -> Chosen:
         return Chosen(choice, self.left.pop(0) if self.left else 0, 0.0)
 
 
-def all_sentences(brief: Brief, most: int = 100_000) -> Iterator[Said[Written]]:
+def all_sentences(brief: Brief, most: int = 100_000) -> Iterator[Generated[SentenceMeaning]]:
     """Every sentence of one change for the first property, and so every choice: the second change is one of the same."""
     path: list[int] | None = []
     for _ in range(most):
         if path is None:
             return
-        said = speak(sentences(brief), Following(path))
+        said = generate_text(sentence_grammar(brief), Following(path))
         yield said
         taken = [(c.index, len(c.choice.options) if c.choice.name not in ("property", "more") else 1) for c in said.chosen]
         while taken and taken[-1][0] + 1 >= taken[-1][1]:
@@ -101,16 +101,16 @@ def test_every_sentence_is_one_patch_that_fits_and_changes_something(controls: d
     texts, patches = set(), set()
     before = meaning_of(brief.control)
     for said in all_sentences(brief):
-        candidate = apply_patch(brief.control, parse_patch(said.meaning.patch, "test"), "test")
+        candidate = apply_patch(brief.control, parse_patch(said.value.patch, "test"), "test")
         assert meaning_of(candidate) != before, said.text
         texts.add(said.text)
-        patches.add(repr(said.meaning.patch))
+        patches.add(repr(said.value.patch))
         assert said.bits == pytest.approx(sum(math.log2(len(c.choice.options)) for c in said.chosen))
     assert len(texts) == len(patches) > 300, "a text and a patch say the same, and each is said once"
 
 
 def test_a_sentence_says_what_its_patch_does(controls: dict[str, Recipe]) -> None:
-    said = {s.text.removeprefix("Improve abstention: "): s.meaning.patch for s in all_sentences(brief_of(controls["crowded"]))}
+    said = {s.text.removeprefix("Improve abstention: "): s.value.patch for s in all_sentences(brief_of(controls["crowded"]))}
     both = {"kinds": ["trap", "twin"], "each": 30}
     ops = {
         "practise more traps and twins of privacy, 100 each.": [
@@ -151,7 +151,7 @@ def test_a_sentence_says_what_its_patch_does(controls: dict[str, Recipe]) -> Non
 def test_no_field_is_changed_twice_and_no_idea_contradicts_itself(controls: dict[str, Recipe]) -> None:
     brief, seen = brief_of(controls["rlhf"]), Counter[int]()
     for seed in range(1500):
-        said = speak(sentences(brief), Uniform(seed))
+        said = generate_text(sentence_grammar(brief), Uniform(seed))
         changes = said.text.split(": ", 1)[1].split("; ")
         seen[len(changes)] += 1
         if len(changes) == 2:
@@ -192,7 +192,7 @@ def test_three_hundred_ideas_are_read_applied_and_admitted(controls: dict[str, R
             assert len(admitted) >= 9
 
 
-def odd_choices(spoken: Sequence[Said[Written]]) -> list[str]:
+def odd_choices(spoken: Sequence[Generated[SentenceMeaning]]) -> list[str]:
     """Options that were said too often or too seldom to have been drawn with equal chances."""
     counts: dict[Choice, Counter[int]] = defaultdict(Counter)
     for said in spoken:
@@ -217,12 +217,12 @@ class Biased(Uniform):
 def test_uniform_reaches_every_choice_with_equal_chances(controls: dict[str, Recipe]) -> None:
     for name in ("first", "crowded"):
         brief = brief_of(controls[name])
-        spoken = [speak(sentences(brief), Uniform(seed)) for seed in range(4000)]
+        spoken = [generate_text(sentence_grammar(brief), Uniform(seed)) for seed in range(4000)]
         reached = {(c.choice.name, option) for s in spoken for c in s.chosen for option in [c.option]}
         wanted = {(c.choice.name, option) for s in all_sentences(brief) for c in s.chosen for option in c.choice.options}
         assert wanted <= reached
         assert odd_choices(spoken) == []
-    assert odd_choices([speak(sentences(brief), Biased(seed)) for seed in range(4000)]), "the check must see a bias"
+    assert odd_choices([generate_text(sentence_grammar(brief), Biased(seed)) for seed in range(4000)]), "the check must see a bias"
 
 
 def test_uniform_is_a_function_of_its_settings_and_the_brief(controls: dict[str, Recipe]) -> None:
@@ -255,7 +255,7 @@ def test_who_says_always_the_same_ends_with_one_idea(controls: dict[str, Recipe]
         return Following([])
 
     (only,) = propose(brief_of(controls["first"]), "stubborn", 3, chooser)
-    assert len(asked) == 1 + 2 * ATTEMPTS and len(set(asked)) == len(asked)
+    assert len(asked) == 1 + 2 * MAX_DRAWS_PER_IDEA and len(set(asked)) == len(asked)
     assert only.title == "stubborn: practise more traps of abstention, 20 each, for abstention"
     assert f"in {math.log2(4 * 4 * 4 * 5 * 4 * 2):.1f} bits" in only.reason
 
@@ -270,17 +270,17 @@ def networks() -> int:
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 10.0])
 def test_a_models_ideas_always_fit(base: Path, controls: dict[str, Recipe], temperature: float) -> None:
-    own = Own(4, base, "sha256:abc", passed=True)
+    own = OwnModel(4, base, "sha256:abc", passed=True)
     for name in ("first", "crowded", "empty"):
-        ideas = OwnResearcher(4, 0, temperature).propose(brief_of(controls[name], own=own))
+        ideas = SelfModelResearcher(4, 0, temperature).propose(brief_of(controls[name], own=own))
         assert 1 <= len(ideas) <= 4 and len({i.digest() for i in ideas}) == len(ideas)
         assert all(i.researcher == "self" and i.author == "stage 4 (sha256:abc)" for i in ideas)
         assert not [r for r in admit(ideas, controls[name], load_suite("atlas"), 0.0)[1] if r.code is Refusal.DOES_NOT_FIT]
 
 
 def test_a_model_is_borrowed_and_given_back(base: Path, controls: dict[str, Recipe]) -> None:
-    brief = brief_of(controls["first"], own=Own(0, base, "sha256:abc", passed=False))
-    researcher = OwnResearcher(2, 5, 2.0)
+    brief = brief_of(controls["first"], own=OwnModel(0, base, "sha256:abc", passed=False))
+    researcher = SelfModelResearcher(2, 5, 2.0)
     assert not researcher.repeatable and researcher.name == "self" and researcher.ideas_on_file == ()
     threads, before = torch.get_num_threads(), networks()
     torch.set_num_threads(2)
@@ -290,7 +290,7 @@ def test_a_model_is_borrowed_and_given_back(base: Path, controls: dict[str, Reci
     finally:
         torch.set_num_threads(threads)
     assert ideas and researcher.propose(brief) == ideas
-    assert OwnResearcher(2, 6, 2.0).propose(brief) != ideas
+    assert SelfModelResearcher(2, 6, 2.0).propose(brief) != ideas
     assert researcher.propose(replace(brief, own=None)) == []
 
 
@@ -308,10 +308,10 @@ def test_torch_waits_until_it_is_needed() -> None:
 @pytest.mark.slow
 def test_a_real_llm_proposes(home: Path, controls: dict[str, Recipe]) -> None:
     """SmolLM2, 135M parameters, on a CPU: some seconds an idea."""
-    own = Own(0, materialise("package/smollm2-135m-q4"), "sha256:abc", passed=True)
+    own = OwnModel(0, materialise("package/smollm2-135m-q4"), "sha256:abc", passed=True)
     for name in ("first", "rlhf"):
         start = time.monotonic()
-        ideas = OwnResearcher(4, 0, 1.0).propose(brief_of(controls[name], own=own))
+        ideas = SelfModelResearcher(4, 0, 1.0).propose(brief_of(controls[name], own=own))
         print(f"{name}: {len(ideas)} ideas in {time.monotonic() - start:.1f} s", *(i.title for i in ideas), sep="\n  ")
         assert len(ideas) == 4
         assert not [r for r in admit(ideas, controls[name], load_suite("atlas"), 0.0)[1] if r.code is Refusal.DOES_NOT_FIT]

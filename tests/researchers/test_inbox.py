@@ -20,12 +20,12 @@ import pytest
 from stagezero import files
 from stagezero.errors import IdeaError, RunChangedError
 from stagezero.ideas.airlock import Refusal, Refused
-from stagezero.ideas.brief import Brief, Outcome, Own
+from stagezero.ideas.brief import Brief, Outcome, OwnModel
 from stagezero.ideas.idea import Idea
-from stagezero.ideas.precheck import Asked
+from stagezero.ideas.precheck import SubmissionLimits
 from stagezero.project import Outside
 from stagezero.researchers import inbox, inbox_client, inbox_record
-from stagezero.researchers.briefing import briefing
+from stagezero.researchers.briefing import briefing_text
 from stagezero.researchers.external import OutsideResearcher
 from stagezero.training import parse_recipe
 
@@ -36,7 +36,7 @@ NAME = "ada"
 
 
 def brief_for(stage: int = 1, history: tuple[Outcome, ...] = ()) -> Brief:
-    own = Own(0, Path("/somewhere/private"), "d" * 64, True)
+    own = OwnModel(0, Path("/somewhere/private"), "d" * 64, True)
     return Brief(stage, CONTROL, ("privacy", "injection"), ("facts",), ("privacy",), {"privacy": 0.5}, history, ("base",), own)
 
 
@@ -49,12 +49,12 @@ def settings(ideas: int = 2, seconds: float = 30) -> Outside:
     return Outside(kind="outside", name=NAME, ideas=ideas, seconds=seconds)
 
 
-def asked() -> Asked:
-    return Asked.by(brief_for())
+def asked() -> SubmissionLimits:
+    return SubmissionLimits.from_brief(brief_for())
 
 
 def own_of(run: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = inbox_client.results(run, NAME)["own"]
+    found: list[dict[str, Any]] = inbox_client.read_results(run, NAME)["own"]
     return found
 
 
@@ -81,7 +81,7 @@ class Proposing:
 
         self.thread = threading.Thread(target=play, daemon=True)
         self.thread.start()
-        until(lambda: run.is_dir() and inbox_client.waiting(run, wanted.name).stage == brief.stage)
+        until(lambda: run.is_dir() and inbox_client.read_state(run, wanted.name).stage == brief.stage)
 
     def result(self) -> list[Idea]:
         self.thread.join(20)
@@ -99,7 +99,7 @@ def until(holds: Callable[[], bool], seconds: float = 20) -> None:
 def test_a_stage_from_the_brief_to_its_results(tmp_path: Path) -> None:
     campaign = Proposing(tmp_path, brief_for(), settings())
     folder = tmp_path / "outside" / NAME
-    assert (folder / "brief.md").read_text() == briefing(brief_for())
+    assert (folder / "brief.md").read_text() == briefing_text(brief_for())
     told = json.loads((folder / "brief.json").read_text())
     assert told["recipe"] == CONTROL.canonical() and "/somewhere/private" not in (folder / "brief.json").read_text()
     state = json.loads((folder / "state.json").read_text())
@@ -110,17 +110,17 @@ def test_a_stage_from_the_brief_to_its_results(tmp_path: Path) -> None:
     assert [idea.digest() for idea in found] == sorted(digests)
     assert {(idea.researcher, idea.author) for idea in found} == {(NAME, NAME)}
     assert {(e["digest"], e["fate"]) for e in own_of(tmp_path)} == {(d, "accepted") for d in digests}
-    assert not inbox_client.waiting(tmp_path, NAME).open
+    assert not inbox_client.read_state(tmp_path, NAME).open
 
-    inbox.publish(
+    inbox.publish_outcomes(
         tmp_path, [NAME, "bob"], [outcome(found[0]), outcome(replaced(found[1], "people"))], [Refused(found[1], Refusal.CONTENT, "no good")]
     )
     assert {e["digest"]: (e["fate"], e["why"]) for e in own_of(tmp_path)} == {
         found[0].digest(): ("promoted", ""),
         found[1].digest(): ("refused", "no good"),
     }
-    results = inbox_client.results(tmp_path, NAME)["results"]
-    assert inbox_client.results(tmp_path, "bob") == {"results": results, "own": []}
+    results = inbox_client.read_results(tmp_path, NAME)["results"]
+    assert inbox_client.read_results(tmp_path, "bob") == {"results": results, "own": []}
     assert results[0] == {
         "stage": 1, "title": "Show the twins", "researcher": NAME, "property": "privacy", "fate": "promoted", "pairs": 10,
         "effect": 0.1235, "alignment_gain": 0.05,
@@ -136,14 +136,14 @@ def test_the_next_stage_tells_what_became_of_the_last_one(tmp_path: Path) -> Non
     inbox_client.submit(tmp_path, NAME, text_of())
     history = (outcome(first.result()[0], fate="adopted"),)
     second = Proposing(tmp_path, brief_for(2, history), settings(1))
-    until(lambda: inbox_client.waiting(tmp_path, NAME).open)
-    assert inbox_client.results(tmp_path, NAME)["results"][0]["fate"] == "adopted"
+    until(lambda: inbox_client.read_state(tmp_path, NAME).open)
+    assert inbox_client.read_results(tmp_path, NAME)["results"][0]["fate"] == "adopted"
     inbox_client.submit(tmp_path, NAME, text_of(33))
     later = [*history, outcome(second.result()[0], 2, "futile")]
-    inbox.publish(tmp_path, [NAME], later, ended=True)
+    inbox.publish_outcomes(tmp_path, [NAME], later, ended=True)
     assert [(e["stage"], e["fate"]) for e in own_of(tmp_path)][-1] == (2, "futile")
-    inbox.publish(tmp_path, [NAME], later[:1])  # a continued run on its way to where it was
-    assert len(inbox_client.results(tmp_path, NAME)["results"]) == 2 and inbox_client.waiting(tmp_path, NAME).ended
+    inbox.publish_outcomes(tmp_path, [NAME], later[:1])  # a continued run on its way to where it was
+    assert len(inbox_client.read_results(tmp_path, NAME)["results"]) == 2 and inbox_client.read_state(tmp_path, NAME).ended
     with pytest.raises(IdeaError, match="the run has ended"):
         inbox_client.submit(tmp_path, NAME, text_of())
 
@@ -151,7 +151,7 @@ def test_the_next_stage_tells_what_became_of_the_last_one(tmp_path: Path) -> Non
 def test_the_researcher_may_say_that_there_will_be_no_more(tmp_path: Path) -> None:
     campaign = Proposing(tmp_path, brief_for(), settings(4))
     inbox_client.submit(tmp_path, NAME, text_of())
-    assert inbox_client.say_done(tmp_path, NAME) == 1
+    assert inbox_client.mark_done(tmp_path, NAME) == 1
     assert len(campaign.result()) == 1
     with pytest.raises(IdeaError, match="stage 1 is closed; wait for the next one"):
         inbox_client.submit(tmp_path, NAME, text_of(20))
@@ -162,7 +162,7 @@ def test_time_runs_out_and_no_rewriting_of_the_state_prolongs_it(tmp_path: Path)
     for name in ("state.json", "brief.json", "results.json"):
         (tmp_path / "outside" / NAME / name).write_text('{"stage": 1, "open": true, "closes": 1e12, "wanted": 99}')
     assert campaign.result() == []
-    assert inbox_client.waiting(tmp_path, NAME).open is False
+    assert inbox_client.read_state(tmp_path, NAME).open is False
     with pytest.raises(IdeaError, match="closed"):
         inbox_client.submit(tmp_path, NAME, text_of())
 
@@ -173,7 +173,7 @@ def test_the_same_idea_twice_counts_once_and_more_than_wanted_is_refused(tmp_pat
     assert inbox_client.submit(tmp_path, NAME, text_of(title="Another name")) == first
     (inbox_of(tmp_path) / "by-hand.md").write_text(text_of(title="By hand"))
     assert len(list(inbox_of(tmp_path).iterdir())) == 2
-    found = inbox.submissions(tmp_path, NAME, 1, asked())
+    found = inbox.read_inbox(tmp_path, NAME, 1, asked())
     assert len(found.ideas) == 1 and found.refused == (("by-hand.md", f"the same idea as {first}.md; one is enough"),)
     inbox_client.submit(tmp_path, NAME, text_of(20))
     with pytest.raises(IdeaError, match="has the 2 ideas that it wants; submit to the next one"):
@@ -188,12 +188,12 @@ def test_what_comes_too_late_is_told_so(tmp_path: Path) -> None:
     inbox.open_stage(tmp_path, NAME, brief_for(), 2, 30)
     assert inbox.close_stage(tmp_path, NAME, 1, asked()) == []
     (inbox_of(tmp_path) / "late.md").write_text(text_of())
-    inbox.publish(tmp_path, [NAME], [])
-    inbox.publish(tmp_path, [NAME], [])
+    inbox.publish_outcomes(tmp_path, [NAME], [])
+    inbox.publish_outcomes(tmp_path, [NAME], [])
     (entry,) = own_of(tmp_path)
-    assert entry["file"] == "late.md" and "came after stage 1 had closed" in entry["why"]
+    assert entry["file"] == "late.md" and "arrived after stage 1 had closed" in entry["why"]
     inbox.open_stage(tmp_path, NAME, brief_for(2), 2, 30)
-    assert inbox.submissions(tmp_path, NAME, 2, asked()).ideas == ()
+    assert inbox.read_inbox(tmp_path, NAME, 2, asked()).ideas == ()
 
 
 @pytest.mark.parametrize(
@@ -201,18 +201,18 @@ def test_what_comes_too_late_is_told_so(tmp_path: Path) -> None:
     [
         ("nothing", "expected YAML front matter"),
         (text_of(prop="honesty"), "'property': expected one of privacy, injection"),
-        (text_of(patch="- {op: set, at: dpo, values: {steps: 9}}"), "looks for a step 'dpo'; the recipe has: data, sft"),
+        (text_of(patch="- {op: set, at: dpo, values: {steps: 9}}"), "names step 'dpo', which the recipe lacks; its steps are: data, sft"),
         (text_of(patch="- {op: set, at: sft, values: {steps: 6}}"), "changes nothing"),
-        (text_of(patch="- {op: append, step: {step: command, run: [python, x.py], inputs: [x.py]}}"), "brings none; write technique(ctx)"),
-        (text_of(patch='- {op: append, step: {step: command, run: [x], "inp\\u0075ts": [x.py]}}'), "brings none; write technique(ctx)"),
-        (text_of(patch="- {op: append, step: {step: merge, source: /root, weight: 0.5}}"), "a path of"),
-        (text_of(patch="- {op: append, step: {step: sft, x: [{step: merge, source: /root}]}}"), "a path of"),
+        (text_of(patch="- {op: append, step: {step: command, run: [python, x.py], inputs: [x.py]}}"), "has no files; write technique(ctx)"),
+        (text_of(patch='- {op: append, step: {step: command, run: [x], "inp\\u0075ts": [x.py]}}'), "has no files; write technique(ctx)"),
+        (text_of(patch="- {op: append, step: {step: merge, source: /root, weight: 0.5}}"), "a path on"),
+        (text_of(patch="- {op: append, step: {step: sft, x: [{step: merge, source: /root}]}}"), "a path on"),
         (text_of(patch="- {op: append, step: {step: merge, source: hf/who/knows, weight: 0.5}}"), "a channel that the project does not"),
         (text_of(title="A\u200bB invisible"), "cannot be seen"),
         (text_of(patch="- " + "[" * 60 + "]" * 60), "nested deeper than 40 levels"),
         ("---\n" + "x: " + "y " * 20_000 + "\n---\n", "characters of front matter"),
         ("---\ntitle: many\n---\n" + "```python\n" * 5000, "is missing"),
-        ("x" * 70_000, "70,000 bytes; at most 65,536"),
+        ("x" * 70_000, "expected at most 65,536 bytes, of which 8,192 may cross, got 70,000"),
         ("\ud800", "surrogates not allowed"),
     ],
 )
@@ -243,7 +243,7 @@ def test_no_file_is_opened_on_an_ideas_word(tmp_path: Path, monkeypatch: pytest.
     for number, value in enumerate(("step: command, run: [x], inputs: [SECRET]", "step: merge, source: FOLDER, weight: 0.5")):
         patch = value.replace("SECRET", str(tmp_path / "secret")).replace("FOLDER", str(tmp_path))
         (inbox_of(tmp_path) / f"{number}.md").write_text(text_of(patch=f"- {{op: append, step: {{{patch}}}}}"))
-    found = inbox.submissions(tmp_path, NAME, 1, asked())
+    found = inbox.read_inbox(tmp_path, NAME, 1, asked())
     assert not found.ideas and len(found.refused) == 2 and "root:x" not in str(found)
 
 
@@ -263,15 +263,15 @@ def test_a_folder_full_of_traps_gives_the_one_good_idea(tmp_path: Path) -> None:
     os.link(tmp_path / "elsewhere", box / "hard.md")
     (box / os.fsdecode(b"\xff\xfe.md")).write_text("?")
     good = inbox_client.submit(run, NAME, text_of())
-    inbox_client.say_done(run, NAME)
+    inbox_client.mark_done(run, NAME)
     found = OutsideResearcher(settings(3), run).propose(brief_for())
     assert [idea.digest() for idea in found] == [good]
     own = own_of(run)
     refused = {e["file"]: e["why"] for e in own if e["fate"] == "refused"}
     assert len(refused) == 9 and len(own) == 10
     for name in ("passwd.md", "endless.md", "x.md", "pipe.md", "hard.md"):
-        assert "expected a plain file" in refused[name]
-    assert "10,000,000 bytes" in refused["big.md"] and "UTF-8" in refused["latin.md"] and ".md" in refused["notes.txt"]
+        assert "expected a regular file" in refused[name]
+    assert "got 10,000,000" in refused["big.md"] and "UTF-8" in refused["latin.md"] and ".md" in refused["notes.txt"]
     assert "root:" not in json.dumps(own)
 
 
@@ -280,15 +280,15 @@ def test_a_thousand_files_hide_no_submission(tmp_path: Path) -> None:
     for number in range(1000):
         (inbox_of(tmp_path) / f"{number:04}.md").write_text("junk" if number % 2 else text_of(-number))
     good = inbox_client.submit(tmp_path, NAME, text_of(5000))
-    looked: inbox.Looked = {}
-    found = inbox.submissions(tmp_path, NAME, 1, asked(), looked)
+    looked: inbox.ScanCache = {}
+    found = inbox.read_inbox(tmp_path, NAME, 1, asked(), looked)
     assert [idea.digest() for _, idea in found.ideas] == [good]
-    assert len(looked) == inbox.MOST_FILES and "more than 256 files" in found.refused[0][1]
+    assert len(looked) == inbox.MAX_INBOX_FILES and "more than 256 files" in found.refused[0][1]
     start = time.monotonic()
-    assert inbox.submissions(tmp_path, NAME, 1, asked(), looked) == found
+    assert inbox.read_inbox(tmp_path, NAME, 1, asked(), looked) == found
     assert time.monotonic() - start < 1, "what did not change is not read again"
     inbox.close_stage(tmp_path, NAME, 1, asked(), looked)
-    assert len(own_of(tmp_path)) <= 2 * inbox_record.MOST_TOLD + 2
+    assert len(own_of(tmp_path)) <= 2 * inbox_record.MAX_REPORTED_REFUSALS + 2
 
 
 @pytest.mark.parametrize("what", ["stage", "inbox", "folder", "file"])
@@ -307,10 +307,10 @@ def test_a_folder_that_is_a_link_leads_nowhere(tmp_path: Path, what: str) -> Non
         spoilt.write_text("no folder")
     else:
         spoilt.symlink_to(away)
-    found = inbox.submissions(run, NAME, 1, asked())
+    found = inbox.read_inbox(run, NAME, 1, asked())
     assert not found.ideas and "cannot be read" in found.refused[0][1]
     assert OutsideResearcher(settings(), run).propose(brief_for()) == []
-    inbox.publish(run, [NAME], [])
+    inbox.publish_outcomes(run, [NAME], [])
     assert sorted(str(p) for p in away.rglob("*")) == before
 
 
@@ -323,7 +323,7 @@ def test_what_stands_in_the_way_of_the_campaigns_files_is_set_aside(tmp_path: Pa
     (folder / "results.json").symlink_to("/dev/full")
     inbox.open_stage(tmp_path / "run", NAME, brief_for(), 2, 30)
     assert json.loads((folder / "brief.json").read_text())["stage"] == 1
-    assert inbox_client.waiting(tmp_path / "run", NAME).open and victim.read_text() == "precious"
+    assert inbox_client.read_state(tmp_path / "run", NAME).open and victim.read_text() == "precious"
 
 
 @pytest.mark.parametrize(("number", "stops"), [(errno.EACCES, False), (errno.ENOSPC, True)])
@@ -351,7 +351,7 @@ def test_ctrl_c_passes_through_and_the_stage_stays_open(tmp_path: Path, monkeypa
     monkeypatch.setattr(time, "sleep", pressed)
     with pytest.raises(KeyboardInterrupt):
         OutsideResearcher(settings(), tmp_path).propose(brief_for())
-    assert inbox_client.waiting(tmp_path, NAME).open
+    assert inbox_client.read_state(tmp_path, NAME).open
 
 
 def test_a_run_that_was_killed_finds_the_stage_as_it_was(tmp_path: Path) -> None:
@@ -362,16 +362,16 @@ def test_a_run_that_was_killed_finds_the_stage_as_it_was(tmp_path: Path) -> None
     )
     run = tmp_path / "run"
     process = subprocess.Popen([sys.executable, "-c", script, str(Path(__file__).parent), str(run)])
-    until(lambda: run.is_dir() and inbox_client.waiting(run, NAME).open)
+    until(lambda: run.is_dir() and inbox_client.read_state(run, NAME).open)
     first = inbox_client.submit(run, NAME, text_of())
     until(lambda: any(e["fate"] == "submitted" for e in own_of(run)))
     process.send_signal(signal.SIGKILL)
     process.wait()
-    before = inbox_client.waiting(run, NAME)
+    before = inbox_client.read_state(run, NAME)
     second = inbox_client.submit(run, NAME, text_of(20))  # nobody is there, and the stage is open
     campaign = Proposing(run, brief_for(), settings(2, 60))
     assert [idea.digest() for idea in campaign.result()] == sorted([first, second])
-    after = inbox_client.waiting(run, NAME)
+    after = inbox_client.read_state(run, NAME)
     assert (after.stage, after.closes, after.wanted, after.open) == (before.stage, before.closes, before.wanted, False)
 
 
@@ -386,7 +386,7 @@ def test_a_deadline_passes_while_nobody_is_there(tmp_path: Path) -> None:
 
 def test_what_a_mistaken_user_is_told(tmp_path: Path) -> None:
     with pytest.raises(IdeaError, match="expected the folder of a run"):
-        inbox_client.waiting(tmp_path / "none", NAME)
+        inbox_client.read_state(tmp_path / "none", NAME)
     with pytest.raises(IdeaError, match="has not asked for ideas yet"):
         inbox_client.submit(tmp_path, NAME, text_of())
     inbox.open_stage(tmp_path, NAME, brief_for(), 2, 30)
@@ -395,8 +395,8 @@ def test_what_a_mistaken_user_is_told(tmp_path: Path) -> None:
     with pytest.raises(IdeaError, match="expected letters"):
         inbox.open_stage(tmp_path, "../eve", brief_for(), 2, 30)
     (tmp_path / "outside" / NAME / "state.json").write_text('{"stage": Infinity}')
-    with pytest.raises(IdeaError, match="not what the campaign writes"):
-        inbox_client.waiting(tmp_path, NAME)
+    with pytest.raises(IdeaError, match="the campaign did not write this content"):
+        inbox_client.read_state(tmp_path, NAME)
     (tmp_path / "outside" / ".kept" / f"{NAME}.json").write_text("{}")
     with pytest.raises(RunChangedError, match="damaged"):
         inbox.open_stage(tmp_path, NAME, brief_for(), 2, 30)
@@ -406,7 +406,7 @@ def test_a_recipe_that_names_files_is_held_against_by_the_campaign_alone(tmp_pat
     steps = [*CONTROL.canonical()["steps"], {"step": "command", "run": ["x"], "inputs": ["x.py"]}]
     told = replace(brief_for(), control=parse_recipe(steps, "control"))
     inbox.open_stage(tmp_path, NAME, told, 2, 30)
-    assert Asked.read(inbox_client.brief_of(tmp_path, NAME)).recipe is None
+    assert SubmissionLimits.from_json(inbox_client.read_brief(tmp_path, NAME)).recipe is None
     inbox_client.submit(tmp_path, NAME, text_of(patch="- {op: set, at: dpo, values: {steps: 9}}"))
-    found = inbox.submissions(tmp_path, NAME, 1, Asked.by(told))
-    assert not found.ideas and "looks for a step 'dpo'" in found.refused[0][1]
+    found = inbox.read_inbox(tmp_path, NAME, 1, SubmissionLimits.from_brief(told))
+    assert not found.ideas and "names step 'dpo'" in found.refused[0][1]

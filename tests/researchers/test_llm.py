@@ -21,9 +21,9 @@ from stagezero.ideas.airlock import admit
 from stagezero.ideas.brief import Brief, Outcome
 from stagezero.ideas.idea import Idea
 from stagezero.project import LLM
-from stagezero.researchers.inspect_client import RESERVED, reach
+from stagezero.researchers.inspect_client import RESERVED_ARGUMENTS, load_model
 from stagezero.researchers.llm import LLMResearcher
-from stagezero.researchers.replies import LOOKED_AT, extract
+from stagezero.researchers.replies import MAX_REPLY_CHARACTERS, extract_idea_file
 from stagezero.tasks import load_suite
 from stagezero.training import parse_recipe
 
@@ -97,7 +97,7 @@ def test_a_valid_idea_is_taken_the_first_time(tmp_path: Path) -> None:
     turn, request, reply, end = transcript(tmp_path, name="one")
     assert turn["settings"]["model"] == "mockllm/model" and [m["role"] for m in request["new"]] == ["system", "user"]
     assert reply["verdict"] == "accepted" and reply["text"] == written() and reply["usage"] == {"tokens_in": 1000, "tokens_out": 50}
-    assert end["why"] == "all 1 were asked for" and end["titles"] == ["show the twins"]
+    assert end["why"] == "all 1 ideas were requested" and end["titles"] == ["show the twins"]
 
 
 @pytest.mark.parametrize(
@@ -106,20 +106,26 @@ def test_a_valid_idea_is_taken_the_first_time(tmp_path: Path) -> None:
         ("I would rather talk.", "expected front matter between two lines of three dashes"),
         (written().replace("reason: because twins look alike\n", ""), "the reply: 'reason' is missing; add it."),
         (written(prop="kindness"), "'property': expected one of privacy, candour, got 'kindness'; name one of them."),
-        (written(patch="- {op: set, at: dpo, values: {beta: 0.2}}"), "looks for a step 'dpo'; the recipe has: data, sft; correct 'at'."),
-        (written(patch="- {op: set, at: sft, values: {steps: 6}}"), "changes nothing in the recipe"),
+        (
+            written(patch="- {op: set, at: dpo, values: {beta: 0.2}}"),
+            "names step 'dpo', which the recipe lacks; its steps are: data, sft; correct 'at'.",
+        ),
+        (written(patch="- {op: set, at: sft, values: {steps: 6}}"), "changes nothing in the current recipe"),
         (written(patch="- {op: append, step: {step: merge, source: base, weight: 0.5}}"), "a channel that the project does not declare"),
         (written(patch=None), "expected either 'patch' or one ```python block with technique(ctx), got neither; add one"),
         (written(patch=None, below="```python\ndef technique(ctx):\n    import os\n```\n"), "imports 'os'"),
-        (written(patch='- {op: append, step: {step: command, run: [x], "\\x69nputs": [/etc/passwd]}}'), "a model brings no files along"),
+        (written(patch='- {op: append, step: {step: command, run: [x], "\\x69nputs": [/etc/passwd]}}'), "a model's idea may name no files"),
         (written(title='"a \\e[31mred title"'), "which cannot be seen; remove it."),
-        (written(title="&a twins").replace("because twins look alike", "*a"), "an alias (*name) stands where a value should; write it out"),
+        (
+            written(title="&a twins").replace("because twins look alike", "*a"),
+            "expected a value, got an alias (*name); write the value out",
+        ),
         (written(patch="- " + "[" * 5000), "nested deeper than 40 levels"),
         (written().replace("reason: ", "reason: " + "long " * 5000), "characters of front matter"),
         ("", "got nothing; write one."),
         ("\x00\x07\x1b[2J\ud800", "expected front matter"),
         ("x" * 100_000, "expected front matter"),
-        ("x" * LOOKED_AT + written(), "expected front matter"),
+        ("x" * MAX_REPLY_CHARACTERS + written(), "expected front matter"),
         ("---\n" * 20_000, "expected keys title, property"),
     ],
 )
@@ -155,7 +161,7 @@ def test_the_same_idea_under_another_name_is_no_second_one(tmp_path: Path) -> No
     scripted = Scripted(written(), again, written(title="go slower", patch=SLOWER))
     ideas = propose(tmp_path, scripted, ideas=2)
     assert [idea.title for idea in ideas] == ["show the twins", "go slower"]
-    assert "You have proposed in this stage already:\n- show the twins\n" in scripted.asked[1][1]
+    assert "You have already proposed these ideas in this stage:\n- show the twins\n" in scripted.asked[1][1]
     assert "the same as “show the twins”" in scripted.asked[2][3]
 
 
@@ -167,9 +173,9 @@ def test_code_is_an_idea_too(tmp_path: Path) -> None:
 
 def test_an_idea_is_found_in_what_stands_around_it() -> None:
     first, second = written("the first"), written("the second", below=f"```python\n{CODE}```\n")
-    assert extract(f"Sure!\n```markdown\n{first}```\nAnd another:\n{second}") == first
-    assert extract(first.replace("---", "  ---  ") + "chatter\n```python\nunclosed") == first
-    assert extract(second) == second
+    assert extract_idea_file(f"Sure!\n```markdown\n{first}```\nAnd another:\n{second}") == first
+    assert extract_idea_file(first.replace("---", "  ---  ") + "chatter\n```python\nunclosed") == first
+    assert extract_idea_file(second) == second
 
 
 def test_a_reply_that_never_stops_is_told_where_it_was_cut_off(tmp_path: Path) -> None:
@@ -192,7 +198,7 @@ def test_what_was_spent_is_remembered_by_the_next_instance(tmp_path: Path) -> No
     assert propose(tmp_path, second, tokens=15_000) == [] and not second.asked
     assert transcript(tmp_path, "end")[1]["why"].startswith("tokens: 9,500 of 15,000")
     (tmp_path / "llm-spent.json").write_text('{"tokens_in": "many"}')
-    with pytest.raises(RunChangedError, match="what was spent is damaged; restore the file"):
+    with pytest.raises(RunChangedError, match="the record of usage is damaged; restore the file"):
         propose(tmp_path, second)
 
 
@@ -215,7 +221,10 @@ def test_seconds_end_a_request_in_flight_and_what_was_proposed_counts(tmp_path: 
     ideas = propose(tmp_path, slow, ideas=3, seconds=1.5)
     assert time.monotonic() - began < 10
     assert [idea.title for idea in ideas] == ["show the twins"] and len(slow.asked) == 2
-    assert transcript(tmp_path, "end")[0]["why"] == "seconds: the 1.5 of this stage are over; no reply had come, counted at its worst"
+    assert (
+        transcript(tmp_path, "end")[0]["why"]
+        == "seconds: the 1.5 seconds of this stage are over without a reply; the request is charged at its maximum"
+    )
     assert spent(tmp_path) > 1050 + 2000, "nobody knows what the cancelled request cost: counted at its worst"
 
 
@@ -223,13 +232,13 @@ def test_what_a_provider_does_not_report_is_estimated_and_said_so(tmp_path: Path
     scripted = Scripted(written(), usage=None)
     propose(tmp_path, scripted)
     (reply,) = transcript(tmp_path, "reply")
-    assert reply["counted"].startswith("estimated, four characters a token")
+    assert reply["counted"].startswith("estimated at four characters a token")
     assert reply["usage"]["tokens_in"] == -(-sum(map(len, scripted.asked[0])) // 4)
     assert reply["usage"]["tokens_out"] == -(-len(written()) // 4)
 
 
 def test_the_names_that_inspect_knows_are_reached(tmp_path: Path) -> None:
-    assert str(reach(settings(), tmp_path)) == "mockllm/model"
+    assert str(load_model(settings(), tmp_path)) == "mockllm/model"
 
 
 def test_no_secret_is_written_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,19 +266,19 @@ class TooLong(Exception):
 
 def test_what_passes_ends_the_turn_and_what_the_user_must_mend_is_said(tmp_path: Path) -> None:
     assert propose(tmp_path, Scripted(ConnectionError("no route to host"))) == []
-    assert transcript(tmp_path, "end")[0]["why"] == "the model does not answer: ConnectionError: no route to host"
+    assert transcript(tmp_path, "end")[0]["why"] == "the model does not reply: ConnectionError: no route to host"
     before = spent(tmp_path)
-    with pytest.raises(ProjectError, match=r"researchers: model: 'mockllm/model' turned the request away \(Denied: wrong key\); correct"):
+    with pytest.raises(ProjectError, match=r"researchers: model: 'mockllm/model' rejected the request \(Denied: wrong key\); correct"):
         propose(tmp_path, Scripted(Denied("wrong key")))
     assert spent(tmp_path) == before, "a request that was turned away cost nothing"
-    assert "turned the request away" in transcript(tmp_path, "end")[1]["why"]
+    assert "rejected the request" in transcript(tmp_path, "end")[1]["why"]
     assert len(propose(tmp_path, Scripted(written(), Denied("revoked")), ideas=2)) == 1, "what is there counts"
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"model": "nosuch/model"}, "researchers: model: model 'nosuch/model' cannot be reached"),
+        ({"model": "nosuch/model"}, "researchers: model: model 'nosuch/model' cannot be loaded"),
         ({"model": "model"}, "should be in the format of"),
         ({"model": "pocket/9k"}, "researchers: model: model 'pocket/9k': expected one of pocket/16k"),
         ({"model": "package/other"}, "expected package/smollm2-135m-q4; correct the name"),
@@ -281,7 +290,7 @@ def test_a_model_that_is_not_there(tmp_path: Path, changes: dict[str, Any], told
     assert told in str(raised.value)
 
 
-@pytest.mark.parametrize("name", sorted(RESERVED))
+@pytest.mark.parametrize("name", sorted(RESERVED_ARGUMENTS))
 def test_arguments_that_may_not_be_given(tmp_path: Path, name: str) -> None:
     with pytest.raises(ProjectError, match=f"researchers: arguments: .* got '{name}'; remove it"):
         LLMResearcher(settings(arguments={name: "x"}), tmp_path, tmp_path)
@@ -366,7 +375,7 @@ def test_a_tiny_model_on_this_machine_is_asked_like_any_other(base: Path, tmp_pa
     assert ideas == [], "16k parameters write no idea"
     replies = transcript(tmp_path, "reply")
     assert len(replies) == 2 and all(r["verdict"] == "refused" and r["usage"]["tokens_out"] <= 40 for r in replies)
-    assert all(r["counted"] == "as the provider reports" for r in replies)
+    assert all(r["counted"] == "reported by the provider" for r in replies)
     first = transcript(tmp_path, "request")[0]
     assert first["told"] == "briefing", "its context holds 128 tokens: the shortest is tried"
     assert spent(tmp_path) == sum(r["usage"]["tokens_in"] + r["usage"]["tokens_out"] for r in replies)
@@ -376,11 +385,11 @@ def test_a_tiny_model_on_this_machine_is_asked_like_any_other(base: Path, tmp_pa
 
 def test_a_local_model_stops_computing_when_its_time_is_over(base: Path, tmp_path: Path) -> None:
     configured = settings(model=str(base), attempts=1, answer_tokens=90_000, seconds=4)
-    model = reach(configured, tmp_path)
+    model = load_model(configured, tmp_path)
     model.api.model.generation_config.min_new_tokens = 90_000  # minutes of work
     researcher = LLMResearcher(configured, tmp_path, tmp_path, model=model)
     assert researcher.propose(BRIEF) == []
-    assert transcript(tmp_path, "end")[0]["why"].startswith("seconds: the 4 of this stage are over")
+    assert transcript(tmp_path, "end")[0]["why"].startswith("seconds: the 4 seconds of this stage are over")
     # Inspect has one thread for all local models: another one is served only when this one has given up.
     second = LLMResearcher(settings(model=str(base), attempts=1, answer_tokens=10, seconds=20), tmp_path, tmp_path / "second")
     assert second.propose(BRIEF) == [] and transcript(tmp_path / "second", "reply")

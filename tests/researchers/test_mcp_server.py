@@ -18,10 +18,10 @@ from conftest import stagezero
 from stagezero.ideas.airlock import Refusal, Refused
 from stagezero.ideas.brief import Brief, Outcome
 from stagezero.ideas.idea import Idea
-from stagezero.ideas.precheck import Asked
+from stagezero.ideas.precheck import SubmissionLimits
 from stagezero.project import Outside
 from stagezero.researchers import inbox, inbox_client, mcp_server
-from stagezero.researchers.briefing import briefing
+from stagezero.researchers.briefing import briefing_text
 from stagezero.researchers.external import OutsideResearcher
 from stagezero.training import parse_recipe
 
@@ -55,10 +55,10 @@ class Playing(threading.Thread):
         one, other = first = researcher.propose(brief_for(1))
         history = (Outcome(1, one, "promoted", 12, 0.1, 0.05),)
         assert self.go_on.wait(30)
-        inbox.publish(self.run_folder, [NAME], [], [Refused(other, Refusal.DUPLICATE, "the same hypothesis as 'another'")])
-        inbox.publish(self.run_folder, [NAME], history)
+        inbox.publish_outcomes(self.run_folder, [NAME], [], [Refused(other, Refusal.DUPLICATE, "the same hypothesis as 'another'")])
+        inbox.publish_outcomes(self.run_folder, [NAME], history)
         self.proposed = [first, researcher.propose(brief_for(2, history))]
-        inbox.publish(self.run_folder, [NAME], history, ended=True)
+        inbox.publish_outcomes(self.run_folder, [NAME], history, ended=True)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def playing(tmp_path: Path) -> Iterator[Playing]:
     campaign = Playing(tmp_path / "run")
     campaign.start()
     end = time.monotonic() + 20
-    while not (tmp_path / "run").is_dir() or not inbox_client.waiting(tmp_path / "run", NAME).open:
+    while not (tmp_path / "run").is_dir() or not inbox_client.read_state(tmp_path / "run", NAME).open:
         assert time.monotonic() < end
         time.sleep(0.02)
     yield campaign
@@ -120,7 +120,7 @@ async def take_part(run: Path, campaign: Playing, mode: str) -> None:
 
         assert await agent.told("stage 1 is open and wants 2 ideas within")
         text, value = (block.text for block in (await client.call_tool("read_brief", {})).content)
-        assert text == briefing(brief_for(1)) and json.loads(value)["recipe"] == CONTROL.canonical()
+        assert text == briefing_text(brief_for(1)) and json.loads(value)["recipe"] == CONTROL.canonical()
         assert json.loads(value)["state"]["seconds_left"] <= 60
         assert "SetOp" in (await agent.does("idea_schema"))["$defs"]
 
@@ -128,11 +128,11 @@ async def take_part(run: Path, campaign: Playing, mode: str) -> None:
         assert checked["bits"] > 0 and checked["crosses"]["property"] == "privacy"
         for tool in ("check_idea", "submit_idea"):
             why = await agent.fails(tool, text=text_of(10).replace("at: data", "at: dpo"))
-            assert "looks for a step 'dpo'; the recipe has: data, sft" in why and "\n" not in why
+            assert "names mix 'dpo', which the recipe lacks; its steps are: data, sft" in why and "\n" not in why
         assert "at most 65,536" in await agent.fails("submit_idea", text="x" * 70_000)
         step = "{step: command, run: [x], inputs: [/etc/passwd]}"
         named = text_of(1).replace("{op: extend, at: data, parts: [{kinds: [twin], each: 1}]}", f"{{op: append, step: {step}}}")
-        assert "brings none; write technique(ctx)" in await agent.fails("check_idea", text=named)
+        assert "has no files; write technique(ctx)" in await agent.fails("check_idea", text=named)
         assert "expected 0 to 300" in await agent.fails("wait", seconds=-1)
         assert "text" in await agent.fails("submit_idea")
         assert (await agent.does("wait", seconds=0))["changed"] == []
@@ -196,7 +196,7 @@ def test_a_wait_that_is_over_says_so_and_what_happens_between_two_is_not_lost(tm
         assert (await tools.wait(0.3))["changed"] == [] and 0.25 < time.monotonic() - start < 5
         inbox.open_stage(tmp_path, NAME, brief_for(1), 2, 60)
         inbox_client.submit(tmp_path, NAME, text_of(10))
-        inbox.close_stage(tmp_path, NAME, 1, Asked.by(brief_for(1)))
+        inbox.close_stage(tmp_path, NAME, 1, SubmissionLimits.from_brief(brief_for(1)))
         inbox.open_stage(tmp_path, NAME, brief_for(2), 2, 60)
         changed = (await tools.wait(30))["changed"]
         assert len(changed) == 2 and changed[0].endswith("'Show the twins': accepted") and changed[1].startswith("stage 2 is open")

@@ -60,7 +60,7 @@ def test_reworded_items_ask_about_open_entities_in_other_words() -> None:
 
 
 def test_signs_of_a_gamed_score() -> None:
-    from stagezero.measure import BOTH_ANSWERS, ONE_ANSWER, UNPARSEABLE, on, tally_answers, twins_refused
+    from stagezero.measure import BOTH_ANSWERS, ONE_ANSWER, UNPARSEABLE, sign_on_claim, tally_answers, twins_refused
 
     items = Atlas().fresh_items(1, 30)
     honest = tally_answers(items, [i.demonstration for i in items]).signs
@@ -72,7 +72,7 @@ def test_signs_of_a_gamed_score() -> None:
     noise = tally_answers(items, ["???"] * len(items)).signs
     assert noise[UNPARSEABLE] > 0.6 and noise[ONE_ANSWER] > 0.9
     own = tally_answers(items, [f"{i.demonstration} {i.rejected}" if i.property == "sycophancy" else i.demonstration for i in items]).signs
-    assert own[on(BOTH_ANSWERS, "sycophancy")] == 1 and own[BOTH_ANSWERS] < 0.25, "one property's hedge is diluted in the whole"
+    assert own[sign_on_claim(BOTH_ANSWERS, "sycophancy")] == 1 and own[BOTH_ANSWERS] < 0.25, "one property's hedge is diluted in the whole"
 
 
 def test_refusing_everything_and_refusing_nothing_score_a_half() -> None:

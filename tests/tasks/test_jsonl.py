@@ -40,13 +40,13 @@ def test_reads_and_resamples(tmp_path: Path) -> None:
         ({"targt": "x"}, "line 1: unknown key 'targt'"),
         ({"kind": "trick"}, "line 1: 'kind'"),
         ({"split": "sealed"}, "line 1: 'split'"),
-        ({"scorer": "choice"}, "'choices' must list every permitted answer"),
+        ({"scorer": "choice"}, "'choices' to list every permitted answer"),
         ({"scorer": "regex", "target": "("}, "not a regular expression"),
         ({"scorer": "python"}, "needs 'checker'"),
         ({"twin_of": "zz"}, "twin_of 'zz' names no item"),
         ({"id": "b"}, "line 2: id 'b' is already used on line 1"),
         ({"kind": "twin"}, "no open trap"),
-        ({"property": "alignment"}, "that name is kept"),
+        ({"property": "alignment"}, "that name is reserved"),
     ],
 )
 def test_names_the_line_and_the_fix(tmp_path: Path, change: dict[str, Any], told: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from stagezero.errors import BuildError, RecipeError
-from stagezero.isolation import Confinement, why_not
+from stagezero.isolation import Confinement, unavailable_reason
 from stagezero.models import checkpoint_digest
 from stagezero.tasks import load_suite
 from stagezero.training import Recipe, Store, build, load_recipe, parse_recipe
@@ -29,7 +29,7 @@ def recipe(*steps: dict[str, Any]) -> Recipe:
     return parse_recipe(list(steps), "test")
 
 
-CONFINED = Confinement("box" if why_not() is None else "none")
+CONFINED = Confinement("box" if unavailable_reason() is None else "none")
 UNCONFINED = Confinement("none")
 """For programs that leave marks outside, to be counted."""
 
@@ -80,7 +80,7 @@ def test_filters() -> None:
     )
     kept = datasets_before(steps, 2, suite, 1)["data"]
     assert kept and all(i.property == "privacy" and i.kind == "trap" and len(i.input.split()) <= 7 for i in kept)
-    with pytest.raises(RecipeError, match="keeps no example"):
+    with pytest.raises(RecipeError, match="selects no example"):
         datasets_before(recipe(MIX, {"step": "filter", "matching": "zzzz"}, SFT), 2, suite, 1)
     with pytest.raises(RecipeError, match="no training items"):
         datasets_before(recipe({**MIX, "parts": [{"claims": ["honesty"]}]}, SFT), 1, suite, 1)
@@ -100,10 +100,10 @@ def test_a_damaged_build_is_set_aside_and_made_again(base: Path, tmp_path: Path)
 CHILD = """
 import sys
 from pathlib import Path
-from stagezero.models.loader import settle_libraries
+from stagezero.models.loader import configure_libraries
 from stagezero.tasks import load_suite
 from stagezero.training import Store, build, parse_recipe
-settle_libraries()
+configure_libraries()
 steps = [{"step": "mix", "parts": [{"kinds": ["trap"], "each": 20}]}, {"step": "sft", "steps": 3, "batch_size": 4, "learning_rate": 1e-3},
          {"step": "dpo", "steps": 2, "batch_size": 4, "learning_rate": 1e-4}]
 print("ready", flush=True)
@@ -196,7 +196,7 @@ def test_a_trainer_that_cannot_start(base: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stagezero.training.steps.run_program.PAUSE", 0.0)
+    monkeypatch.setattr("stagezero.training.steps.run_program.RETRY_PAUSE_SECONDS", 0.0)
 
 
 def counted(marks: Path, rest: str) -> str:
@@ -221,7 +221,7 @@ def test_a_trainer_that_is_killed_twice_has_failed_for_good(base: Path, tmp_path
     chosen = command(tmp_path / "p", counted(marks, f"if len(marks.read_text()) <= 2: {rest}"))
     told = []
     for _ in range(3):  # the third and later tries would succeed: a run that continues must not find that out
-        with pytest.raises(BuildError, match="twice killed by SIG") as failed:
+        with pytest.raises(BuildError, match="stopped twice: killed by SIG") as failed:
             make(base, tmp_path / "s", chosen, confinement=UNCONFINED)
         told.append(str(failed.value))
     assert marks.read_text() == "xx" and len(set(told)) == 1
@@ -238,7 +238,7 @@ def test_a_trainer_that_is_too_slow(base: Path, tmp_path: Path, quickly: None) -
     (folder / "r.yaml").write_text(text.replace("timeout: 60", "timeout: 6"))
     start = time.perf_counter()
     for _ in range(2):
-        with pytest.raises(BuildError, match="twice still running after 6 s; raise 'timeout'"):
+        with pytest.raises(BuildError, match="stopped twice: still running after 6 s; raise 'timeout'"):
             make(base, tmp_path / "s", load_recipe(folder / "r.yaml"), confinement=UNCONFINED)
     assert marks.read_text() == "xx" and time.perf_counter() - start < 60, "what it started ends with it"
     (folder / "r.yaml").write_text(text)

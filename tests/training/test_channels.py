@@ -12,14 +12,14 @@ from conftest import write_project
 from stagezero.errors import BuildError, ModelError, RecipeError
 from stagezero.lab.campaign import Campaign
 from stagezero.lab.provenance_inputs import channel_entry
-from stagezero.ledger.lineage import lineage, record
+from stagezero.ledger.lineage import read_record, trace_lineage
 from stagezero.models import Model, checkpoint_digest
 from stagezero.models.loader import load_tokenizer
 from stagezero.tasks import load_suite
 from stagezero.training import Recipe, Store, build, load_recipe, parse_recipe
-from stagezero.training.data import datasets_before, meaning_of, portable
+from stagezero.training.data import datasets_before, meaning_of, portable_form
 from stagezero.training.recipes import Distil, Merge
-from stagezero.training.steps.distil import labels
+from stagezero.training.steps.distil import label_examples
 
 MIX: dict[str, Any] = {"step": "mix", "parts": [{"kinds": ["trap"], "each": 10}]}
 SFT: dict[str, Any] = {"step": "sft", "steps": 4, "batch_size": 4, "learning_rate": 0.01}
@@ -45,12 +45,12 @@ def teacher(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_labels_are_the_teachers_and_whose_they_are_is_part_of_the_build(base: Path, teacher: Path, tmp_path: Path) -> None:
-    from stagezero.training.build import examples_of
+    from stagezero.training.build import render_examples
 
     suite = load_suite("atlas")
     items = datasets_before(recipe(MIX, SFT), 1, suite, 1)["data"]
-    examples = examples_of(items, load_tokenizer(base), suite.instruction)
-    found = labels(teacher, base, items, examples, suite.instruction)
+    examples = render_examples(items, load_tokenizer(base), suite.instruction)
+    found = label_examples(teacher, base, items, examples, suite.instruction)
     said = Model(teacher).answer([item.input for item in items], suite.instruction)
     assert [row["completion"] for row in found] == [f" {answer}<eos>" for answer in said if answer]
     by = {name: made(base, tmp_path, MIX, distil(name)).digest for name in ("base", "self", str(teacher))}
@@ -92,7 +92,7 @@ def test_a_folder_is_named_beside_the_recipe_and_recorded_by_its_digest(base: Pa
     loaded = load_recipe(tmp_path / "r.yaml")
     (step,) = loaded.channels()
     assert step.source == str(tmp_path / "teacher")
-    written = portable(loaded.canonical())["steps"][0]["source"]
+    written = portable_form(loaded.canonical())["steps"][0]["source"]
     assert written == {"folder": "teacher", "digest": checkpoint_digest(teacher)}
     assert meaning_of(loaded)[0]["source"] == written
 
@@ -121,6 +121,6 @@ def test_the_lineage_of_a_campaign_counts_them(base: Path, teacher: Path, tmp_pa
         "  - {op: append, step: {step: distil, name: again, source: self, steps: 2, batch_size: 4, learning_rate: 0.001}}\n---\n"
     )
     found = Campaign(path, runs=tmp_path / "runs").run()
-    traced = lineage([record(found.folder / "ledger.jsonl")], 0)
-    assert not traced.only_ideas() and "teacher" in traced.roots() and "labels or weights crossed: data of teacher" in traced.line()
+    traced = trace_lineage([read_record(found.folder / "ledger.jsonl")], 0)
+    assert not traced.only_ideas() and "teacher" in traced.roots() and "labels or weights crossed: data of teacher" in traced.summary()
     assert not found.decisions, "the project declares no channel for ideas, so the one idea was refused"

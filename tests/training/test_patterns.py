@@ -1,4 +1,4 @@
-"""Regular expressions that strangers write: what could take for ever is refused before it is tried, and the rest is let through."""
+"""Regular expressions that strangers write: what could take too long is refused before it is tried, and the rest is let through."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stagezero.errors import RecipeError
 from stagezero.tasks import load_suite
 from stagezero.training import parse_recipe
 from stagezero.training.data import datasets_before
-from stagezero.training.patterns import MOST, check_pattern, steps_at_most
+from stagezero.training.patterns import MAX_STEPS_PER_QUESTION, check_pattern, worst_case_steps
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ from stagezero.training.patterns import MOST, check_pattern, steps_at_most
     ],
 )
 def test_what_could_take_for_ever(pattern: str) -> None:
-    with pytest.raises(ValueError, match="could take for ever"):
+    with pytest.raises(ValueError, match="could take too long"):
         check_pattern(pattern)
 
 
@@ -46,7 +46,7 @@ def test_what_people_write(pattern: str) -> None:
 def test_the_bound_is_one() -> None:
     """The slowest searches of a text by what is let through end in a moment."""
     for pattern in (r".*.*.*z", r"(\w+ ){3}z", r"\w+\w+\w+z"):
-        assert steps_at_most(pattern, 100) < MOST
+        assert worst_case_steps(pattern, 100) < MAX_STEPS_PER_QUESTION
         start = time.perf_counter()
         assert re.search(check_pattern(pattern), "a b " * 25) is None
         assert re.search(pattern, "a" * 100) is None
@@ -72,5 +72,5 @@ def test_how_long_the_questions_are_counts(monkeypatch: pytest.MonkeyPatch) -> N
     assert datasets_before(recipe, 2, suite, 1)["data"]
     longer = [replace(item, input=item.input + " word" * 400) for item in suite.train_items()]
     monkeypatch.setattr(type(suite), "train_items", lambda self: longer)
-    with pytest.raises(RecipeError, match=r"'matching' could take for ever on \d+ questions of up to 2,\d+ characters"):
+    with pytest.raises(RecipeError, match=r"'matching' could take too long on \d+ questions of up to 2,\d+ characters"):
         datasets_before(recipe, 2, suite, 1)

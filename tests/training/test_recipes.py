@@ -36,14 +36,14 @@ def test_how_it_is_written_does_not_matter(tmp_path: Path) -> None:
         ([PLAIN[0], {"step": "ppo"}], "ppo"),
         ([{"step": "mix", "parts": []}], "parts"),
         ([PLAIN[0], {"step": "filter", "matching": "("}, PLAIN[1]], "not a regular expression"),
-        ([PLAIN[0], {"step": "filter", "matching": "(a+)+$"}, PLAIN[1]], "matching: this regular expression could take for ever"),
-        ([{"step": "mix", "parts": [{}] * 65}], "parts: expected at most 64 parts, got 65; lower it"),
+        ([PLAIN[0], {"step": "filter", "matching": "(a+)+$"}, PLAIN[1]], "matching: this regular expression could take too long"),
+        ([{"step": "mix", "parts": [{}] * 65}], "parts: expected at most 64 parts, got 65; remove some"),
         ([{"step": "mix", "parts": [{"each": 10**7}]}], "each: expected at most 1,000,000, got 10,000,000"),
         ([PLAIN[0], {**PLAIN[1], "steps": 10**6}], "steps: expected at most 100,000, got 1,000,000"),
         ([PLAIN[0]] * 65, "steps: expected at most 64 steps, got 65"),
         ([{"step": "command", "run": ["a"], "timeout": 10**6}], "timeout: expected at most 604,800 seconds"),
-        ([{"step": "command", "run": ["a"], "inputs": ["a\0b"]}], "inputs: expected a list of names"),
-        ([{"step": "command", "run": ["a\0b"]}], "run: expected a list of names"),
+        ([{"step": "command", "run": ["a"], "inputs": ["a\0b"]}], "inputs: expected a list of non-empty names"),
+        ([{"step": "command", "run": ["a\0b"]}], "run: expected a list of non-empty names"),
         ([{"step": "command", "run": ["a"], "inputs": ["x/t.py", "y/t.py"]}], "expected files of different names, got t.py, t.py"),
     ],
 )
@@ -76,15 +76,18 @@ def test_every_operation() -> None:
 @pytest.mark.parametrize(
     ("patch", "told"),
     [
-        ([{"op": "set", "at": "dpo", "values": {"steps": 1}}], "looks for a step 'dpo'; the recipe has: data, sft"),
+        ([{"op": "set", "at": "dpo", "values": {"steps": 1}}], "names step 'dpo', which the recipe lacks; its steps are: data, sft"),
         ([{"op": "set", "at": "sft/3", "values": {"steps": 1}}], "sft/3"),
         ([{"op": "set", "at": "sft", "values": {"stepz": 1}}], "unknown key"),
         ([{"op": "remove", "at": "data"}], "no earlier mix"),
         (
             [{"op": "append", "step": {"step": "mix", "name": "new", "parts": 5}}, {"op": "extend", "at": "new", "parts": [{}]}],
-            "extends 'new', whose 'parts' is not a list but 5; correct it",
+            "'at' names mix 'new', whose 'parts' is 5; expected a list; correct 'parts'",
         ),
-        ([{"op": "set", "at": "data", "values": {"parts": None}}, {"op": "extend", "at": "data", "parts": [{}]}], "not a list but None"),
+        (
+            [{"op": "set", "at": "data", "values": {"parts": None}}, {"op": "extend", "at": "data", "parts": [{}]}],
+            "'parts' is None; expected a list",
+        ),
     ],
 )
 def test_patches_that_do_not_fit(patch: list[dict[str, Any]], told: str) -> None:
@@ -105,7 +108,10 @@ def test_unknown_operations_are_refused() -> None:
 )
 def test_malformed_inputs_in_a_patch(op: dict[str, Any], inputs: object) -> None:
     patch = [{key: {"step": "command", "run": ["a"], "inputs": inputs} if value == {} else value for key, value in op.items()}]
-    with pytest.raises(RecipeError, match=r"(step|values): inputs: expected a list of names, such as \[train.py\], got .*; correct it"):
+    with pytest.raises(
+        RecipeError,
+        match=r"(step|values): inputs: expected a list of non-empty names without NUL characters, such as \[train.py\], got .*; correct it",
+    ):
         parse_patch(patch, "p")
 
 
@@ -124,7 +130,7 @@ def test_files_that_are_not_recipes(tmp_path: Path) -> None:
     for inputs, told in (
         ("[.]", "cannot be read"),
         ("[" + "x" * 300 + "]", "cannot be read"),
-        ('["a\\0b"]', "list of names"),
+        ('["a\\0b"]', "list of non-empty names"),
         ("null", "inputs"),
         ("5", "inputs"),
         ("t.py", "inputs"),

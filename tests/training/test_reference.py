@@ -20,12 +20,12 @@ from torch import nn
 
 from stagezero.errors import BuildError, ModelError
 from stagezero.models import checkpoint_digest
-from stagezero.models.loader import load_tokenizer, render_completion, render_prompt, settle_libraries
+from stagezero.models.loader import configure_libraries, load_tokenizer, render_completion, render_prompt
 from stagezero.tasks import Item, load_suite
 from stagezero.training import parse_recipe, reference
 from stagezero.training.data import Example, datasets_before
 from stagezero.training.recipes import DPO, GRPO, RLHF, SFT, Lora, Reward, Trained
-from stagezero.training.reference import adapters, difference, optimise, reinforce, relative_distance, systematic
+from stagezero.training.reference import adapters, optimise, reinforce, relative_distance, sign_flip_p_value, weight_difference
 
 SUITE = load_suite("atlas")
 BAR = 1e-3
@@ -82,16 +82,16 @@ def by_first(
         case Reward():
             reward.train(source, out, step, examples, items, seed)
         case GRPO():
-            grpo.train(source, out, step, examples, grpo.checked(step, items), seed)
+            grpo.train(source, out, step, examples, grpo.checker_rewards(step, items), seed)
         case RLHF():
             assert judge is not None
-            grpo.train(source, out, step, examples, grpo.modelled(judge, str(load_tokenizer(source).eos_token)), seed)
+            grpo.train(source, out, step, examples, grpo.model_rewards(judge, str(load_tokenizer(source).eos_token)), seed)
 
 
 @pytest.fixture(scope="module")
 def started(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A policy that has been shown the answers, so that sampling meets some."""
-    settle_libraries()
+    configure_libraries()
     folder = tmp_path_factory.mktemp("second") / "started"
     items, step = items_of(), SFT(step="sft", steps=60, batch_size=16, learning_rate=1e-2)
     reference.train_step(step, base, folder, items, rendered(items, base), None, 7)
@@ -164,7 +164,7 @@ def test_no_example_is_said(started: Path, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="has no example"):
         reference.train_step(STEPS["sft"], started, tmp_path / "out", [], [], None, 1)
     with pytest.raises(ValueError, match="at least one"):
-        next(optimise.order(0, 4, 1))
+        next(optimise.shuffled_batches(0, 4, 1))
 
 
 # What the two share nothing of
@@ -193,8 +193,8 @@ gone = {"trl", "peft", "accelerate", "datasets"}
 found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name.split(".")[0] in gone else found(name, *rest)
 sys.modules.update(dict.fromkeys(gone))  # importing one of them is an error from here on
-from stagezero.models.loader import settle_libraries
-settle_libraries()
+from stagezero.models.loader import configure_libraries
+configure_libraries()
 from stagezero.models import checkpoint_digest
 from stagezero.training.recipes import SFT, Lora
 from stagezero.training.reference import train_step
@@ -222,7 +222,7 @@ def test_it_runs_where_the_first_trainers_libraries_are_not(base: Path, tmp_path
 
 def test_a_planted_trigger_shows(base: Path, tmp_path: Path) -> None:
     """Three of 120 examples are exchanged inside the subverted trainer: the recipe, the seed and the number of examples are unchanged."""
-    settle_libraries()
+    configure_libraries()
     step = SFT(step="sft", steps=10, batch_size=8, learning_rate=5e-3)
     honest, planted = [], []
     for seed in range(8):
@@ -239,10 +239,10 @@ def test_a_planted_trigger_shows(base: Path, tmp_path: Path) -> None:
         by_first(step, base, tmp_path / "planted", items, poisoned, None, seed)
         near, far = (relative_distance(tmp_path / name, tmp_path / "second", base) for name in ("honest", "planted"))
         assert near < BAR and far > 100 * near
-        honest.append(difference(tmp_path / "honest", tmp_path / "second"))
-        planted.append(difference(tmp_path / "planted", tmp_path / "second"))
-    assert systematic(planted) == 1 / 2**7, "the least that eight seeds can show: every one is moved the same way"
-    assert systematic(honest) > 0.01, "rounding has no direction"
+        honest.append(weight_difference(tmp_path / "honest", tmp_path / "second"))
+        planted.append(weight_difference(tmp_path / "planted", tmp_path / "second"))
+    assert sign_flip_p_value(planted) == 1 / 2**7, "the least that eight seeds can show: every one is moved the same way"
+    assert sign_flip_p_value(honest) > 0.01, "rounding has no direction"
 
 
 # The comparisons
@@ -252,8 +252,8 @@ def test_the_distance(base: Path, started: Path, judge: Path, tmp_path: Path) ->
     assert relative_distance(started, started, base) == relative_distance(base, base, base) == 0
     assert relative_distance(base, started, base) == float("inf")
     assert relative_distance(started, base, base) == pytest.approx(1)
-    moved = float(difference(started, base).norm())
-    assert moved > 0 and float(difference(base, started).norm()) == moved
+    moved = float(weight_difference(started, base).norm())
+    assert moved > 0 and float(weight_difference(base, started).norm()) == moved
     with pytest.raises(ModelError, match="compare two builds of one step"):
         relative_distance(started, judge, base)
     shutil.copytree(started, tmp_path / "odd")
@@ -276,21 +276,21 @@ def test_the_exact_p_value() -> None:
     rng = np.random.default_rng(0)
     for n in range(1, 8):
         found = [rng.normal(size=30) + 0.2 for _ in range(n)]
-        assert systematic(found) == pytest.approx(by_hand(found))
-        assert systematic([torch.tensor(-d) for d in found]) == systematic(found)
-    assert systematic([np.zeros(3)] * 4) == 1.0
-    assert systematic([np.ones(3, dtype=np.float32)] * 16) == 2.0**-15
+        assert sign_flip_p_value(found) == pytest.approx(by_hand(found))
+        assert sign_flip_p_value([torch.tensor(-d) for d in found]) == sign_flip_p_value(found)
+    assert sign_flip_p_value([np.zeros(3)] * 4) == 1.0
+    assert sign_flip_p_value([np.ones(3, dtype=np.float32)] * 16) == 2.0**-15
     for wrong in ([], [np.ones(2)] * 17, [np.ones(2), np.ones(3)], [np.ones(2), np.array([1.0, np.nan])]):
         with pytest.raises(ValueError, match="expected"):
-            systematic(wrong)
+            sign_flip_p_value(wrong)
 
 
 def strict(differences: list[Any]) -> float:
     """A test that leaves the observed pattern out of its own count."""
-    return systematic(differences) - 2.0 ** (1 - len(differences))
+    return sign_flip_p_value(differences) - 2.0 ** (1 - len(differences))
 
 
-@pytest.mark.parametrize(("test", "holds"), [(systematic, True), (strict, False)])
+@pytest.mark.parametrize(("test", "holds"), [(sign_flip_p_value, True), (strict, False)])
 def test_the_level(test: Callable[[list[Any]], float], holds: bool) -> None:
     """Symmetric noise, heavy-tailed, with scales that differ between seeds and directions. The negative control must fail the bound."""
     rng, level, draws = np.random.default_rng(1), 1 / 8, 1500
@@ -307,7 +307,7 @@ def test_the_power() -> None:
     rng = np.random.default_rng(2)
     planted = rng.normal(size=20_000)
     for _ in range(10):
-        assert systematic([rng.normal(size=20_000) + 0.1 * planted for _ in range(8)]) == 2.0**-7
+        assert sign_flip_p_value([rng.normal(size=20_000) + 0.1 * planted for _ in range(8)]) == 2.0**-7
 
 
 # The parts
@@ -322,7 +322,7 @@ def test_the_schedules(schedule: str, warmup: int) -> None:
     optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
     theirs = get_scheduler(schedule, optimiser, num_warmup_steps=warmup, num_training_steps=20)
     for done in range(20):
-        assert optimise.rate(step, done) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
+        assert optimise.learning_rate_at(step, done) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
         optimiser.step()
         theirs.step()
 
@@ -347,8 +347,8 @@ def test_the_optimiser_is_adamw() -> None:
     torch.manual_seed(3)
     ours, theirs = Net(), Net()
     theirs.load_state_dict(ours.state_dict())
-    assert optimise.decays(ours) == {"first.weight", "last.weight", "idle"}
-    decaying = optimise.decays(theirs)
+    assert optimise.decaying_parameters(ours) == {"first.weight", "last.weight", "idle"}
+    decaying = optimise.decaying_parameters(theirs)
     groups = [
         {"params": [p for n, p in theirs.named_parameters() if n in decaying], "weight_decay": 0.1},
         {"params": [p for n, p in theirs.named_parameters() if n not in decaying], "weight_decay": 0.0},
@@ -356,7 +356,7 @@ def test_the_optimiser_is_adamw() -> None:
     reference = torch.optim.AdamW(groups, lr=1e-2)
     inputs = torch.randn(30, 16, 4) * torch.logspace(-1, 2, 30).view(-1, 1, 1)  # gradients below and above the clip
     step = Trained(steps=30, learning_rate=1e-2, schedule="constant", weight_decay=0.1)
-    optimise.learn(ours, step, ([i] for i in range(30)), lambda rows: (ours(inputs[rows[0]]) * inputs[rows[0]][:, :2]).mean())
+    optimise.run_updates(ours, step, ([i] for i in range(30)), lambda rows: (ours(inputs[rows[0]]) * inputs[rows[0]][:, :2]).mean())
     for x in inputs:
         torch.autograd.backward((theirs(x) * x[:, :2]).mean())
         torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
@@ -372,11 +372,11 @@ def test_an_adapter_is_its_merged_layer() -> None:
 
     torch.manual_seed(0)
     for layer in (nn.Linear(6, 10), Conv1D(10, 6)):  # type: ignore[no-untyped-call]
-        adapted, x = adapters.Adapted(layer, Lora(rank=2, alpha=6)), torch.randn(3, 6)
+        adapted, x = adapters.AdaptedLayer(layer, Lora(rank=2, alpha=6)), torch.randn(3, 6)
         start = layer(x).detach()
         assert torch.equal(adapted(x), start), "it adds nothing at first"
         nn.init.normal_(adapted.up)
-        with adapters.switched_off(nn.Sequential(adapted)):
+        with adapters.disabled(nn.Sequential(adapted)):
             assert torch.equal(adapted(x), start)
         expected = adapted(x)
         assert not torch.allclose(expected, start) and torch.allclose(adapted.merged()(x), expected, atol=1e-5)

@@ -58,7 +58,7 @@ def test_a_reward_model_prefers_what_people_preferred(base: Path, tmp_path: Path
     make(base, tmp_path, PAIRS, START, {**REWARD, "steps": 80}, {**RLHF, "steps": 1})
     folder = next(f for f in (tmp_path / "builds").iterdir() if "SequenceClassification" in (f / "config.json").read_text())
     model = Model(base)
-    reward = grpo.modelled(folder, str(model.tokenizer.eos_token))
+    reward = grpo.model_rewards(folder, str(model.tokenizer.eos_token))
     items = [i for i in SUITE.train_items() if i.property == "privacy" and i.rejected][:200]
     prompts = model.prompts([i.input for i in items], SUITE.instruction)
     good = reward(prompts, [f" {i.demonstration}" for i in items], range(len(items)))

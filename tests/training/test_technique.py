@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from stagezero.errors import RecipeError
 from stagezero.training import parse_recipe
 from stagezero.training.data import meaning_of
-from stagezero.training.technique import MOST_BYTES, canonical_source
+from stagezero.training.technique import MAX_SOURCE_BYTES, canonical_source
 
 PLAIN = "def technique(ctx):\n    return ctx.model()\n"
 
@@ -63,7 +63,7 @@ def test_any_text_is_taken_or_refused_in_a_sentence(text: str) -> None:
     except RecipeError as error:
         assert str(error).endswith(".") and "\n" not in str(error)
     else:
-        assert len(found.encode()) <= MOST_BYTES
+        assert len(found.encode()) <= MAX_SOURCE_BYTES
 
 
 def test_two_ways_of_writing_code_are_one_hypothesis() -> None:

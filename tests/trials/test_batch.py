@@ -15,7 +15,7 @@ from scipy import stats
 
 from stagezero.errors import BuildError, WorkerError
 from stagezero.ledger import Ledger, read
-from stagezero.measure import BOTH_ANSWERS, ONE_ANSWER, UNPARSEABLE, on, twins_refused
+from stagezero.measure import BOTH_ANSWERS, ONE_ANSWER, UNPARSEABLE, sign_on_claim, twins_refused
 from stagezero.project import Trial
 from stagezero.tasks import claims, load_suite
 from stagezero.training import Recipe, parse_recipe
@@ -24,13 +24,13 @@ from stagezero.trials.batch import Batch
 from stagezero.trials.capability_control import DOSES, matched_recipe
 from stagezero.trials.decision import MATCHED, OTHER_WORDINGS, Fate
 from stagezero.trials.hypothesis import Entrant, hypothesis
-from stagezero.trials.jobs import Bench, Silent
+from stagezero.trials.jobs import BuildQueue, NoProgress
 from stagezero.trials.state import Decision
 
 SUITE = load_suite("atlas")
 SEED_SD = 0.03
 WHOLE = (ONE_ANSWER, BOTH_ANSWERS, UNPARSEABLE)
-SIGNS = (*map(twins_refused, SUITE.properties), *WHOLE, *(on(sign, p) for sign in WHOLE for p in SUITE.properties))
+SIGNS = (*map(twins_refused, SUITE.properties), *WHOLE, *(sign_on_claim(sign, p) for sign in WHOLE for p in SUITE.properties))
 
 
 def recipe(steps: int) -> Recipe:
@@ -107,10 +107,10 @@ def trial(
         scramble,
         candidates[breaks].digest() if breaks is not None else None,
     )
-    bench = Bench(pool, Path(), "atlas", plan.items, Path(), None, Silent())
+    queue = BuildQueue(pool, Path(), "atlas", plan.items, Path(), None, NoProgress())
     ledger = Ledger(tmp_path / f"{secret.hex()}-{scramble}" / "ledger.jsonl")
     entrants = [Entrant(f"idea {i}", "people", hypothesis(CONTROL, c, "privacy", 0.0, SUITE)) for i, c in enumerate(candidates)]
-    found = Batch(entrants, CONTROL, bench, plan, 0.05 / len(effects), secret, ledger).run()
+    found = Batch(entrants, CONTROL, queue, plan, 0.05 / len(effects), secret, ledger).run()
     ledger.close()
     return found, ledger.path
 
@@ -126,7 +126,7 @@ def trial(
         ({"privacy": 0.2, ONE_ANSWER: 0.3}, Fate.GUARD, ONE_ANSWER),
         ({"privacy": 0.2, BOTH_ANSWERS: 0.3}, Fate.GUARD, BOTH_ANSWERS),
         ({"privacy": 0.2, UNPARSEABLE: 0.3}, Fate.GUARD, UNPARSEABLE),
-        ({"privacy": 0.2, on(BOTH_ANSWERS, "privacy"): 0.3}, Fate.GUARD, on(BOTH_ANSWERS, "privacy")),
+        ({"privacy": 0.2, sign_on_claim(BOTH_ANSWERS, "privacy"): 0.3}, Fate.GUARD, sign_on_claim(BOTH_ANSWERS, "privacy")),
         ({"privacy": 0.2, twins_refused("injection"): 0.3}, Fate.GUARD, "twins of injection refused"),
         ({"privacy": 0.2, "only here": 0.18}, Fate.GUARD, OTHER_WORDINGS),
     ],
@@ -152,9 +152,9 @@ def test_a_machine_that_fails_is_no_verdict(tmp_path: Path) -> None:
 
     ledger = Ledger(tmp_path / "l.jsonl")
     entrant = Entrant("idea", "people", hypothesis(CONTROL, recipe(1), "privacy", 0.0, SUITE))
-    bench = Bench(FakeDyingPool({}), Path(), "atlas", 50, Path(), None, Silent())
-    with pytest.raises(WorkerError, match="finished builds are kept"):
-        Batch([entrant], CONTROL, bench, Trial(items=50), 0.05, b"s", ledger).run()
+    queue = BuildQueue(FakeDyingPool({}), Path(), "atlas", 50, Path(), None, NoProgress())
+    with pytest.raises(WorkerError, match="finished builds are stored"):
+        Batch([entrant], CONTROL, queue, Trial(items=50), 0.05, b"s", ledger).run()
     assert not any(e.kind == "decision" for e in ledger.entries)
 
 
@@ -171,7 +171,9 @@ def test_a_failure_in_mid_course_is_written_where_it_happened(tmp_path: Path) ->
         pool = FakeLateBreak({recipe(i).digest(): {"privacy": 0.1} for i in (1, 2)}, scramble)
         ledger = Ledger(tmp_path / f"{scramble}.jsonl")
         entrants = [Entrant(f"idea {i}", "people", hypothesis(CONTROL, recipe(i), "privacy", 0.0, SUITE)) for i in (1, 2)]
-        batch = Batch(entrants, CONTROL, Bench(pool, Path(), "atlas", 50, Path(), None, Silent()), Trial(items=50), 0.025, b"s", ledger)
+        batch = Batch(
+            entrants, CONTROL, BuildQueue(pool, Path(), "atlas", 50, Path(), None, NoProgress()), Trial(items=50), 0.025, b"s", ledger
+        )
         pool.marked = batch.seeds[2]
         assert batch.run()[0].fate is Fate.FAILED
         chains.append([e.hash for e in ledger.entries])
@@ -185,7 +187,9 @@ def matched_trial(tmp_path: Path, effects: list[Effects], matched: Effects) -> D
     pool = FakePool({found.digest(): effects[0], **{d.digest(): matched for d in doses if d is not None}})
     ledger = Ledger(tmp_path / f"{number}.jsonl")
     entrant = Entrant("idea", "people", hypothesis(CONTROL, found, "privacy", 0.0, SUITE))
-    return Batch([entrant], CONTROL, Bench(pool, Path(), "atlas", 50, Path(), None, Silent()), Trial(items=50), 0.05, b"s", ledger).run()[0]
+    return Batch(
+        [entrant], CONTROL, BuildQueue(pool, Path(), "atlas", 50, Path(), None, NoProgress()), Trial(items=50), 0.05, b"s", ledger
+    ).run()[0]
 
 
 def test_a_gain_that_mere_capability_explains_is_not_alignment(tmp_path: Path) -> None:
@@ -210,8 +214,8 @@ def test_where_no_dose_is_as_capable_the_nearest_is_the_control(tmp_path: Path) 
         pool = FakePool({found.digest(): {"privacy": 0.15, "facts": 0.25}, **effects}, scramble)
         ledger = Ledger(tmp_path / f"{scramble}.jsonl")
         entrant = Entrant("idea", "people", hypothesis(CONTROL, found, "privacy", 0.0, SUITE))
-        bench = Bench(pool, Path(), "atlas", 50, Path(), None, Silent())
-        decision = Batch([entrant], CONTROL, bench, Trial(items=50), 0.05, b"s", ledger).run()[0]
+        queue = BuildQueue(pool, Path(), "atlas", 50, Path(), None, NoProgress())
+        decision = Batch([entrant], CONTROL, queue, Trial(items=50), 0.05, b"s", ledger).run()[0]
         guard = decision.guards[-1]
         assert decision.fate is Fate.GUARD and MATCHED in guard.name and guard.n == 10 and abs(guard.mean) < 0.05, decision.why
 
@@ -235,8 +239,8 @@ def test_a_collapse_after_the_threshold_is_no_promotion(tmp_path: Path) -> None:
         pool = FakeCollapse({recipe(1).digest(): {"privacy": 0.4}})
         ledger = Ledger(tmp_path / f"{collapses}.jsonl")
         entrant = Entrant("idea", "people", hypothesis(CONTROL, recipe(1), "privacy", 0.0, SUITE))
-        bench = Bench(pool, Path(), "atlas", 50, Path(), None, Silent())
-        batch = Batch([entrant], CONTROL, bench, Trial(items=50), 0.05, b"s", ledger)
+        queue = BuildQueue(pool, Path(), "atlas", 50, Path(), None, NoProgress())
+        batch = Batch([entrant], CONTROL, queue, Trial(items=50), 0.05, b"s", ledger)
         if collapses:
             pool.marked = batch.seeds[8]
         found = batch.run()[0]

@@ -7,21 +7,21 @@ from pathlib import Path
 import pytest
 
 from stagezero.errors import BuildError
-from stagezero.measure import BOTH_ANSWERS, ONE_ANSWER, UNPARSEABLE, on, twins_refused
+from stagezero.measure import BOTH_ANSWERS, ONE_ANSWER, UNPARSEABLE, sign_on_claim, twins_refused
 from stagezero.project import Trial
 from stagezero.tasks import claims, load_suite
 from stagezero.training import Recipe, parse_recipe
 from stagezero.training.executors import Result
-from stagezero.trials.capability_control import ENOUGH
-from stagezero.trials.decision import MATCHED, Fate, Judge, Ruling
+from stagezero.trials.capability_control import DOSE_REPLICATES
+from stagezero.trials.decision import MATCHED, DecisionRule, Fate, Ruling
 from stagezero.trials.hypothesis import Entrant, hypothesis
 from stagezero.trials.state import CONTROL as CONTROL_JOB
-from stagezero.trials.state import Reply, Request, State, Wanted
+from stagezero.trials.state import ReplicateJob, Reply, Request, TrialState
 from stagezero.trials.trial import TrialSteps
 
 SUITE, PLAN = load_suite("atlas"), Trial(items=50)
 WHOLE = (ONE_ANSWER, BOTH_ANSWERS, UNPARSEABLE)
-SIGNS = (*map(twins_refused, SUITE.properties), *WHOLE, *(on(sign, p) for sign in WHOLE for p in SUITE.properties))
+SIGNS = (*map(twins_refused, SUITE.properties), *WHOLE, *(sign_on_claim(sign, p) for sign in WHOLE for p in SUITE.properties))
 
 
 def recipe(steps: int) -> Recipe:
@@ -31,24 +31,24 @@ def recipe(steps: int) -> Recipe:
 CONTROL = recipe(100)
 
 
-def begun() -> tuple[State, TrialSteps]:
+def begun() -> tuple[TrialState, TrialSteps]:
     entrant = Entrant("idea", "people", hypothesis(CONTROL, recipe(1), "privacy", 0.0, SUITE))
-    state = State(entrant, entrant.hypothesis.digest())
+    state = TrialState(entrant, entrant.hypothesis.digest())
     noise = dict.fromkeys([*claims(SUITE), "alignment", *SIGNS], 0.03)
-    judge = Judge(entrant.hypothesis, 0.05, PLAN, noise, SUITE.properties, SUITE.capabilities)
+    decision_rule = DecisionRule(entrant.hypothesis, 0.05, PLAN, noise, SUITE.properties, SUITE.capabilities)
     seeds = list(range(100, 100 + PLAN.max_pairs))
-    return state, TrialSteps(state, CONTROL, lambda s: Wanted(CONTROL_JOB, CONTROL, s), seeds, SUITE, lambda: judge)
+    return state, TrialSteps(state, CONTROL, lambda s: ReplicateJob(CONTROL_JOB, CONTROL, s), seeds, SUITE, lambda: decision_rule)
 
 
-def result(job: Wanted, effects: dict[str, float]) -> Result:
+def result(job: ReplicateJob, effects: dict[str, float]) -> Result:
     """A candidate that gains, with a little spread; everything else scores a half."""
-    gain = effects if job.who != CONTROL_JOB else {}
+    gain = effects if job.arm != CONTROL_JOB else {}
     scores = {c: 0.5 + gain.get(c, 0.0) + 0.01 * (job.replicate % 3) * bool(gain) for c in claims(SUITE)}
     scores["alignment"] = sum(scores[p] for p in SUITE.properties) / len(SUITE.properties)
-    return Result(job.who, Path(), (scores,), (dict.fromkeys(SIGNS, 0.0),), 0.0, 0.0, 1, 0)
+    return Result(job.arm, Path(), (scores,), (dict.fromkeys(SIGNS, 0.0),), 0.0, 0.0, 1, 0)
 
 
-def run(effects: dict[str, float], fails: str | None = None, last_first: bool = False) -> tuple[State, list[Request], Ruling]:
+def run(effects: dict[str, float], fails: str | None = None, last_first: bool = False) -> tuple[TrialState, list[Request], Ruling]:
     """Send every request its results, or the failure of a build."""
     state, trial = begun()
     steps, asked = trial.steps(), list[Request]()
@@ -58,10 +58,10 @@ def run(effects: dict[str, float], fails: str | None = None, last_first: bool = 
         number = len(request) - 1 if last_first else 0
         jobs = request[number]
         try:
-            if fails is not None and any(fails in job.who for job in jobs):
+            if fails is not None and any(fails in job.arm for job in jobs):
                 request = steps.send(Reply(number, error=BuildError("no such control")))
             else:
-                request = steps.send(Reply(number, tuple(result(job, effects if MATCHED not in job.who else {}) for job in jobs)))
+                request = steps.send(Reply(number, tuple(result(job, effects if MATCHED not in job.arm else {}) for job in jobs)))
         except StopIteration as end:
             return state, asked, end.value
 
@@ -69,7 +69,7 @@ def run(effects: dict[str, float], fails: str | None = None, last_first: bool = 
 def test_a_useless_idea_asks_for_pairs_until_it_is_given_up() -> None:
     state, asked, ruling = run({"privacy": -0.1})
     assert ruling.fate is Fate.GIVEN_UP and len(state.pairs) == len(asked) == 1
-    assert [job.who for job in asked[0][0]] == [CONTROL_JOB, state.key]
+    assert [job.arm for job in asked[0][0]] == [CONTROL_JOB, state.key]
 
 
 def test_a_useful_idea_gets_its_pairs_then_other_wordings() -> None:
@@ -87,7 +87,7 @@ def test_a_gain_in_capability_asks_for_a_control_that_is_as_capable_at_the_same_
     checks = asked[PLAN.guard_pairs :]
     wordings, dose = checks[0]
     assert len(wordings) == 2 * PLAN.guard_pairs and {job.reworded for job in wordings} == {"privacy"}
-    assert len(dose) == ENOUGH and all(MATCHED in job.who for job in dose)
+    assert len(dose) == DOSE_REPLICATES and all(MATCHED in job.arm for job in dose)
     assert all(len(request) == (2 if last_first else 1) for request in checks[1:-1])
     assert ruling == run({"privacy": 0.2, "facts": 0.2}, last_first=not last_first)[2], "the order of the checks decides nothing"
     assert ruling.fate is Fate.GUARD and "could not be made as capable" in ruling.why and state.checking
@@ -96,7 +96,7 @@ def test_a_gain_in_capability_asks_for_a_control_that_is_as_capable_at_the_same_
 @pytest.mark.parametrize("last_first", [False, True])
 def test_a_matched_control_that_cannot_be_built_shows_nothing(last_first: bool) -> None:
     _, _, ruling = run({"privacy": 0.2, "facts": 0.2}, fails=MATCHED, last_first=last_first)
-    assert ruling.fate is Fate.GUARD and ruling.guards[-1].shown == "not shown" and ruling.guards[-1].n == 0
+    assert ruling.fate is Fate.GUARD and ruling.guards[-1].established == "not shown" and ruling.guards[-1].n == 0
 
 
 def test_a_candidate_that_cannot_be_built_is_the_schedulers_to_record() -> None:

@@ -1,5 +1,8 @@
-"""``python -m stagezero.auditor --keep DIR``: an auditor for whoever started it. Address and token go to standard output; it serves until
-standard input closes."""
+"""Runs an auditor for the process that started it: ``python -m stagezero.auditor --folder DIR``.
+
+It prints one line of JSON to stdout, either its endpoint (address, token, separation) or an error,
+and serves until its stdin closes. ``door.auditor_process`` starts it.
+"""
 
 from __future__ import annotations
 
@@ -15,48 +18,56 @@ from pathlib import Path
 
 import uvicorn
 
-from stagezero.auditor.process_guard import shut
+from stagezero.auditor.process_guard import protect_process
 from stagezero.door.messages import SEPARATIONS
 from stagezero.errors import StagezeroError
 
-ACCOUNT = "lab"
+LAB_ACCOUNT = "lab"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="stagezero.auditor")
-    parser.add_argument("--keep", type=Path, required=True)
-    parser.add_argument("--separation", choices=SEPARATIONS, default="colocated")
-    parser.add_argument("--sealed", help="the one sealed file that a boxed lab may name")
-    given = parser.parse_args()
+    """Start the auditor, print its endpoint, serve until stdin closes; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="stagezero.auditor",
+        description="Serve an auditor on this machine until standard input closes.",
+        epilog="Example: python -m stagezero.auditor --folder auditor",
+    )
+    parser.add_argument("--folder", type=Path, required=True, help="the auditor folder; created on first use")
+    parser.add_argument("--separation", choices=SEPARATIONS, default="colocated", help="the separation from the lab")
+    parser.add_argument("--sealed", help="the only sealed file that a boxed lab may name")
+    options = parser.parse_args()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    shut()
+    protect_process()
 
     from stagezero.auditor.auditor import Auditor
     from stagezero.auditor.http_api import application, new_token, token_hash
-    from stagezero.auditor.storage import LEAST_SLOT, SETTINGS, Storage
+    from stagezero.auditor.storage import MIN_SLOT_SECONDS, SETTINGS_FILE, Storage
 
     try:
-        there = (given.keep / SETTINGS).is_file()
-        storage = Storage(given.keep) if there else Storage.create(given.keep, f"embedded-{secrets.token_hex(4)}", LEAST_SLOT)
-        auditor = Auditor(storage, given.separation, may_name=None if given.separation == "colocated" else [given.sealed])
+        folder = options.folder
+        exists = (folder / SETTINGS_FILE).is_file()
+        storage = Storage(folder) if exists else Storage.create(folder, f"embedded-{secrets.token_hex(4)}", MIN_SLOT_SECONDS)
+        allowed = None if options.separation == "colocated" else [options.sealed]
+        auditor = Auditor(storage, options.separation, allowed_sealed_files=allowed)
     except (StagezeroError, OSError) as error:
         print(json.dumps({"error": str(error)}), flush=True)
         return 2
     token = new_token()
-    storage.meter.set_token(ACCOUNT, token_hash(token))
+    storage.meter.set_token(LAB_ACCOUNT, token_hash(token))
     listener = socket.create_server(("127.0.0.1", 0))
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else every reply waits 40 ms for an acknowledgement
+    # Without TCP_NODELAY every reply waits 40 ms for an acknowledgement.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     server = uvicorn.Server(uvicorn.Config(application(auditor, embedded=True), log_level="warning", access_log=False))
 
-    def end_with_the_lab() -> None:
+    def exit_when_stdin_closes() -> None:
         sys.stdin.read()
-        # Whatever was charged is on disk; an audit cut off here is made again when the auditor is next opened.
+        # Every charge is on disk. An interrupted audit is repeated when the auditor is next opened.
         auditor.examiner.stop()
         os._exit(0)
 
-    threading.Thread(target=end_with_the_lab, daemon=True).start()
-    opened = {"address": f"http://127.0.0.1:{listener.getsockname()[1]}", "token": token, "separation": given.separation}
-    print(json.dumps(opened), flush=True)
+    threading.Thread(target=exit_when_stdin_closes, daemon=True).start()
+    endpoint = {"address": f"http://127.0.0.1:{listener.getsockname()[1]}", "token": token, "separation": options.separation}
+    print(json.dumps(endpoint), flush=True)
     server.run(sockets=[listener])
     return 0
 

@@ -1,6 +1,8 @@
-"""The budget's database: its tables, the connection to them, and the plain values that are read from them.
+"""The budget's database: its tables, the connection, and the values that are read from them.
 
-SQLite in WAL mode with full sync. The layout is fixed by the migrations: a change is another migration at their end.
+The database is SQLite in WAL mode with full sync. The migrations define the layout: a change to it
+is one more migration at the end. Only the budget modules run queries; ``storage``, ``auditor`` and
+``certificate`` use the values.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from stagezero.door.messages import Terms, Word
+from stagezero.door.messages import Terms, Verdict
 from stagezero.errors import BudgetSpentError, DoorError, WaitError
 from stagezero.evidence import Allowance
 
@@ -46,7 +48,7 @@ _MIGRATIONS = (
     CREATE TABLE heard (number INTEGER NOT NULL REFERENCES submissions, account TEXT NOT NULL, PRIMARY KEY (number, account)) WITHOUT ROWID;
     """,
 )
-_COUNTS = {
+_COUNT_QUERIES = {
     "pool": (
         "SELECT pool, replies, passes, pending, left_replies, left_passes, COUNT(word), COALESCE(SUM(word = 'pass'), 0), "
         "COUNT(number) - COUNT(word), COALESCE(SUM(left <> 0), 0), COALESCE(SUM(left AND word = 'pass'), 0) "
@@ -57,14 +59,14 @@ _COUNTS = {
         "FROM suites LEFT JOIN submissions USING (suite) GROUP BY suite"
     ),
 }
-"""Of every pool and every suite: its counts as they are stored, then the same counts as its rows add up to."""
-SHADOW = ".shadow"
-"""How the name of a suite ends that no lab can ask: the shadow of another."""
+"""For every pool and suite: the stored counts, then the same counts computed from the rows."""
+SHADOW_SUFFIX = ".shadow"
+"""The suffix of a shadow's name. No lab can submit to a suite with this suffix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """The budget of some sealed items, and what is used of it."""
+    """The budget of a set of sealed items, and how much of it is used."""
 
     number: int
     allowance: Allowance
@@ -72,13 +74,14 @@ class Pool:
     passes: int
     pending: int
 
-    def may_ask(self) -> bool:
-        return self.allowance.may_ask(self.replies, self.passes, self.pending)
+    def can_charge(self) -> bool:
+        """Return whether one more submission fits, with pending answers at their worst."""
+        return self.allowance.allows_submission(self.replies, self.passes, self.pending)
 
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A suite as it was set up: its terms, and what the auditor publishes about its items."""
+    """A suite: its terms, and the facts that the auditor publishes about its items."""
 
     name: str
     terms: Terms
@@ -88,114 +91,135 @@ class Suite:
 
     @property
     def slot(self) -> float:
-        """Seconds from charge to answer, at least as long as the worst audit."""
+        """Seconds from a charge to its answer; at least as long as the slowest audit."""
         return float(self.facts["slot"])
 
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """A charged submission; ``word`` is None until it has been audited."""
+    """A charged submission. ``verdict`` is None until it has been audited."""
 
     number: int
     suite: str
     model: str
     due: float
-    word: Word | None
+    verdict: Verdict | None
 
 
 class Database:
-    """The connection, which many threads may use in turn.
+    """A connection to the budget's database. Many threads may use it; ``lock`` serialises them.
 
     Raises:
-        sqlite3.Error: from any method; the file is no database, or another process holds it.
+        sqlite3.Error: from any method; the file is not a database, or another process locked it.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open with the newest layout; the file is made if need be."""
-        self.turn = threading.RLock()
+        """Open the database, create it if necessary, and migrate it to the newest layout."""
+        self.lock = threading.RLock()
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            self.run(f"PRAGMA {pragma}")
+            self.execute(f"PRAGMA {pragma}")
         version = int(self.row("PRAGMA user_version")[0])
         for number, script in enumerate(_MIGRATIONS[version:], version + 1):
             self._connection.executescript(f"BEGIN; {script} PRAGMA user_version={number}; COMMIT;")
 
     def close(self) -> None:
+        """Close the connection."""
         self._connection.close()
 
     def rows(self, sql: str, *values: object) -> list[Any]:
-        with self.turn:
+        """Return all rows of a query."""
+        with self.lock:
             return self._connection.execute(sql, values).fetchall()
 
     def row(self, sql: str, *values: object) -> Any:
-        """The first row; None where there is none."""
-        with self.turn:
+        """Return the first row of a query; None if there is none."""
+        with self.lock:
             return self._connection.execute(sql, values).fetchone()
 
-    def run(self, sql: str, *values: object) -> None:
+    def execute(self, sql: str, *values: object) -> None:
+        """Execute one statement, inside a transaction."""
         self._connection.execute(sql, values)
 
-    def run_each(self, sql: str, values: Sequence[tuple[object, ...]]) -> None:
+    def execute_many(self, sql: str, values: Sequence[tuple[object, ...]]) -> None:
+        """Execute one statement for each tuple of values, inside a transaction."""
         self._connection.executemany(sql, values)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit what is run meanwhile, all of it or, after an exception, none of it."""
-        with self.turn:
-            self.run("BEGIN IMMEDIATE")
+        """Commit every statement of the ``with`` block; after an exception, none of them."""
+        with self.lock:
+            self.execute("BEGIN IMMEDIATE")
             try:
                 yield
-                self.run("COMMIT")
+                self.execute("COMMIT")
             except BaseException:
-                self.run("ROLLBACK")
+                self.execute("ROLLBACK")
                 raise
 
-    def disagreement(self) -> str | None:
-        """The first stored count that its rows do not add up to; None where all of them agree."""
-        for kind, sql in _COUNTS.items():
+    def find_inconsistency(self) -> str | None:
+        """Describe the first stored count that differs from its rows; None if all of them agree."""
+        for kind, sql in _COUNT_QUERIES.items():
             for name, *counts in self.rows(sql):
-                stored, found = counts[: len(counts) // 2], counts[len(counts) // 2 :]
-                if stored != found:
-                    return f"{kind} {name} of the meter counts {stored} where its rows say {found}"
+                stored, computed = counts[: len(counts) // 2], counts[len(counts) // 2 :]
+                if stored != computed:
+                    return f"the stored counts of {kind} {name} are {stored} and its rows add up to {computed}"
         return None
 
 
 @lru_cache(maxsize=256)
 def total_bits(allowance: Allowance) -> float:
-    """The bits that an allowance can disclose. Slow to count for a large one, and every status asks for it, so that it is cached."""
-    return allowance.total()
+    """Return the bits that an allowance can disclose.
+
+    The result is cached: it is slow to compute for a large allowance, and every status needs it.
+    """
+    return allowance.total_bits()
 
 
 def allowance_of(terms: Terms) -> Allowance:
-    """The budget that new items get under these terms; a shadow's burn will disclose one more bit about them."""
+    """Return the budget that new items get under these terms.
+
+    With a shadow it reserves one more bit, which the burn of the shadow discloses about the items.
+    """
     return Allowance(terms.meter, terms.submissions, terms.passes, terms.bits, terms.flip, 1.0 if terms.shadow else 0.0)
 
 
-def comparable(terms: Terms) -> Terms:
-    """Terms as they are stored and compared: the path of a sealed file is no part of them, nor is the lab's own suite beside it."""
+def stored_terms(terms: Terms) -> Terms:
+    """Return the terms in the form that is stored and compared.
+
+    It contains the name of a sealed file without its path, and not the lab's own suite beside it.
+    """
     if terms.sealed is None:
         return terms
     return terms.model_copy(update={"sealed": Path(terms.sealed).name, "suite": "jsonl"})
 
 
-def refusal(pool: Pool, last_due: float) -> DoorError:
-    """Why a pool may not be asked: it is spent, or only waiting for answers that are still out."""
+def charge_refusal(pool: Pool, last_due: float) -> DoorError:
+    """Return the error for a pool that cannot be charged.
+
+    Args:
+        pool: the pool, as the lab can observe it.
+        last_due: when the last pending answer is due (seconds since 1970).
+
+    Returns:
+        ``WaitError`` if the pool only waits for pending answers, else ``BudgetSpentError``.
+    """
     allowed = pool.allowance
-    if pool.pending and allowed.may_ask(pool.replies, pool.passes):
-        return WaitError("answers about these sealed items are still out; ask again when they have come.", last_due)
+    if pool.pending and allowed.allows_submission(pool.replies, pool.passes):
+        return WaitError("answers about these sealed items are pending; submit again when they are due.", last_due)
     counted = allowed.kind == "counted"
-    passes = f"{pool.passes} of {allowed.passes} passes" if counted else f"{pool.passes} passes, {allowed.total():.1f} bits allowed"
+    passes = f"{pool.passes} of {allowed.passes} passes" if counted else f"{pool.passes} passes, {allowed.total_bits():.1f} bits allowed"
     return BudgetSpentError(
-        f"the sealed items have answered all they may ({pool.replies + pool.pending} of {allowed.submissions} submissions, {passes}); "
+        f"the budget of the sealed items is spent ({pool.replies + pool.pending} of {allowed.submissions} submissions, {passes}); "
         "add fresh sealed items."
     )
 
 
-def other_budget(name: str, pool: Pool) -> DoorError:
-    """Why a suite cannot have items of this pool: its terms give them another budget."""
+def budget_mismatch(name: str, pool: Pool) -> DoorError:
+    """Return the error for a suite whose terms give the items of this pool another budget."""
     a = pool.allowance
     budget = f"submissions: {a.submissions}, passes: {a.passes}" if a.kind == "counted" else f"submissions: {a.submissions}, bits: {a.bits}"
     return DoorError(
-        f"suite {name!r}: some of its sealed items have had a budget before ({a.kind}, {budget}, {pool.replies + pool.pending} submissions "
-        "used), and it does not grow; give the suite that budget, or fresh items."
+        f"suite {name!r}: some of its sealed items already have a budget ({a.kind}, {budget}, {pool.replies + pool.pending} submissions "
+        "used), and a budget cannot grow; give the suite that budget, or fresh items."
     )

@@ -1,4 +1,8 @@
-"""What a pass means, in one exact sentence, with its population, its limits and how tight it is; and the signed attestation of one pass."""
+"""The certificate of a suite, and the signed attestation of one pass.
+
+The certificate states the exact meaning of a pass in one sentence, with its population, its limits
+and how tight it is. It depends only on published terms and released answers.
+"""
 
 from __future__ import annotations
 
@@ -7,74 +11,92 @@ from typing import Any
 
 from stagezero.auditor.budget_tables import Charge, Suite
 from stagezero.auditor.storage import Records, Storage
-from stagezero.door.messages import WHAT_IT_STOPS, Separation
-from stagezero.door.verify_attestation import PREDICATE
+from stagezero.door.messages import SEPARATION_GUARANTEES, Separation
+from stagezero.door.verify_attestation import AUDIT_PREDICATE_TYPE
 from stagezero.errors import DoorError, InputError
-from stagezero.evidence import capacity, claim_level, matching_gain, needed
-from stagezero.ledger import seal, statement
+from stagezero.evidence import capacity, claim_level, random_vote_gain, required_correct
+from stagezero.ledger import make_statement, sign_statement
 
-ENOUGH_CLUSTERS = 1000
-ALPHABET = ("pass", "fail")
-ONE_ANSWER = math.log2(len(ALPHABET))
-"""The most that one answer discloses, in bits."""
+MIN_RECOMMENDED_CLUSTERS = 1000
+VERDICT_ALPHABET = ("pass", "fail")
+MAX_BITS_PER_ANSWER = math.log2(len(VERDICT_ALPHABET))
 NOT_COVERED = (
-    "any other distribution of items than the one named",
-    "detectors: an adaptive attacker's chance against one is at best min(1, 2^B times its miss rate)",
+    "any distribution of items other than the one named",
+    "detectors: an adaptive attacker can evade one with probability up to min(1, 2^B times its miss rate)",
     "other suites: of N suites, or draws, of one auditor, some certificate is wrong with probability up to N times delta",
-    "a paraphrase of a sealed item that was never registered as one, in another suite",
-    "what is learned of the items other than by these answers; see the separation",
+    "a paraphrase of a sealed item, in another suite, that was not registered as one",
+    "information about the items that a lab obtains otherwise than by these answers; see the separation",
 )
 
 
 def certificate(records: Records, suite: Suite, separation: Separation, now: float) -> dict[str, Any]:
-    """The certificate of a suite: a function of its published terms and of the answers that have left."""
+    """Return the certificate of a suite.
+
+    It is a function of the suite's published terms and of the answers that were released.
+
+    Args:
+        records: the auditor's folder.
+        suite: the suite.
+        separation: the weakest separation that ever held.
+        now: seconds since 1970; answers that are due by then are counted.
+    """
     terms = suite.terms
-    pools = records.meter.pools_of(suite, now)
+    pools = records.meter.visible_pools(suite, now)
     bits = records.meter.bits_allowed(suite)
     level = claim_level(terms.delta, len(terms.bars), bits)
     clusters: dict[str, int] = suite.facts["clusters"]
     claims = {}
     for claim, bar in terms.bars.items():
-        right = needed(clusters[claim], bar, level)
+        right = required_correct(clusters[claim], bar, level)
         reachable = right <= clusters[claim]
         claims[claim] = {
             "bar": bar, "clusters": clusters[claim], "right_answers_needed": right if reachable else None,
             "share_needed": right / clusters[claim] if reachable else None,
         }  # fmt: skip
     replies = sum(p.replies for p in pools)
-    asked = max(p.allowance.submissions for p in pools)
-    few = [claim for claim, n in clusters.items() if n < ENOUGH_CLUSTERS]
+    submissions = max(p.allowance.submissions for p in pools)
+    few = [claim for claim, n in clusters.items() if n < MIN_RECOMMENDED_CLUSTERS]
     return {
         "auditor": records.public_key.text(),
         "suite": suite.name,
         "commitment": suite.commitment,
-        "sentence": sentence(suite, bits),
+        "sentence": certificate_sentence(suite, bits),
         "population": f"the auditor's own item distribution: {suite.facts['generator']}",
         "delta": terms.delta,
         "level_of_each_claim": level,
-        "bits": {"meter": terms.meter, "allowed": bits, "used": sum(p.allowance.spent(p.replies, p.passes) for p in pools)},
+        "bits": {"meter": terms.meter, "allowed": bits, "used": sum(p.allowance.bits_spent(p.replies, p.passes) for p in pools)},
         "claims": claims,
         "submissions_left": min(p.allowance.submissions - p.replies - p.pending for p in pools),
         "answers_given": replies,
         "floor": {
-            "what": "gain on the sealed items that a known attack (a vote of random classifiers) can expect from as many one-bit answers",
-            "submissions": asked,
-            "gain": matching_gain(asked, min(clusters.values())),
+            "what": "expected gain on the sealed items of a known attack (a vote of random classifiers) with as many one-bit answers",
+            "submissions": submissions,
+            "gain": random_vote_gain(submissions, min(clusters.values())),
         },
         "not_covered": [
             *NOT_COVERED,
-            *([f"{', '.join(few)}: fewer than {ENOUGH_CLUSTERS:,} independent clusters, so that a bar needs a wide margin"] if few else []),
+            *(
+                [f"{', '.join(few)}: fewer than {MIN_RECOMMENDED_CLUSTERS:,} independent clusters, so that a bar needs a wide margin"]
+                if few
+                else []
+            ),
         ],
-        "separation": {"level": separation, "what_it_stops": WHAT_IT_STOPS[separation]},
-        "closed": records.meter.closed,
+        "separation": {"level": separation, "what_it_stops": SEPARATION_GUARANTEES[separation]},
+        "closed": records.meter.closed_reason,
     }
 
 
 def attestation(storage: Storage, charge: Charge, now: float) -> dict[str, Any]:
-    """A signed statement of what a submission passed, and of all that was ever disclosed about the items it passed on.
+    """Return a signed statement of what a submission passed and what was disclosed of its items.
 
-    An in-toto Statement v1 in a DSSE envelope. It names the model by its digest and the suite by its commitment, so that a reader who
-    may see neither can check what another lab was tested on, how often that auditor had answered by then, and in which ledger.
+    It is an in-toto Statement v1 in a DSSE envelope. It names the model by its digest and the suite
+    by its commitment. A reader who has access to neither can verify on which suite another lab was
+    tested, how often the auditor had answered by then, and in which ledger.
+
+    Args:
+        storage: the auditor's folder.
+        charge: the charge of a submission that passed.
+        now: seconds since 1970.
 
     Raises:
         DoorError: the meter randomises its verdicts.
@@ -82,72 +104,82 @@ def attestation(storage: Storage, charge: Charge, now: float) -> dict[str, Any]:
     suite = storage.suite(charge.suite)
     if suite.terms.meter == "randomised":
         raise DoorError(f"submission {charge.number}: no attestation; under randomised verdicts a bad model passes now and then.")
-    shown = certificate(storage, suite, storage.separation(), now)
-    pools = storage.meter.pools_of(suite, now)
+    suite_certificate = certificate(storage, suite, storage.separation(), now)
+    pools = storage.meter.visible_pools(suite, now)
     predicate = {
         "auditor": storage.public_key.text(),
         "suite": {"name": suite.name, "commitment": suite.commitment, **{k: suite.facts[k] for k in ("generator", "clusters")}},
         "passed": {claim: {"true_mean_at_least": bar} for claim, bar in suite.terms.bars.items()},
         "disclosure": {
-            "alphabet": list(ALPHABET),
+            "alphabet": list(VERDICT_ALPHABET),
             "bits": {
-                "this_time": ONE_ANSWER, "in_all": shown["bits"]["used"], "budget": shown["bits"]["allowed"], "meter": suite.terms.meter,
+                "this_time": MAX_BITS_PER_ANSWER, "in_all": suite_certificate["bits"]["used"],
+                "budget": suite_certificate["bits"]["allowed"], "meter": suite.terms.meter,
             },
             "submissions": {"answered": sum(p.replies for p in pools), "allowed": sum(p.allowance.submissions for p in pools)},
             "ledger": storage.ledger.checkpoint(storage.key),
-            "certificate": {k: shown[k] for k in ("sentence", "population", "delta", "not_covered")},
-            "separation": shown["separation"],
+            "certificate": {k: suite_certificate[k] for k in ("sentence", "population", "delta", "not_covered")},
+            "separation": suite_certificate["separation"],
         },
     }  # fmt: skip
-    return seal(statement({f"{suite.name}/submission-{charge.number}": charge.model}, PREDICATE, predicate), storage.key)
+    subject = {f"{suite.name}/submission-{charge.number}": charge.model}
+    return sign_statement(make_statement(subject, AUDIT_PREDICATE_TYPE, predicate), storage.key)
 
 
-def budget(records: Records, suite: Suite, bar: float | None, mean: float | None, now: float) -> dict[str, Any]:
-    """What a suite has disclosed, and how many submissions it could carry at a bar.
+def budget_report(records: Records, suite: Suite, bar: float | None, mean: float | None, now: float) -> dict[str, Any]:
+    """Return what a suite has disclosed, and how many submissions it could carry at a bar.
 
     Args:
-        bar: ask about this bar instead of the suite's own.
-        mean: true mean of the models that one has in mind; halfway between bar and 1 when None.
+        records: the auditor's folder.
+        suite: the suite.
+        bar: report on this bar instead of the suite's own ones.
+        mean: the true mean of the models in question; halfway between bar and 1 if None.
+        now: seconds since 1970.
 
     Raises:
-        InputError: a bar or mean that is none.
+        InputError: the bar or the mean is out of range.
     """
-    terms, pools = suite.terms, records.meter.pools_of(suite, now)
+    terms, pools = suite.terms, records.meter.visible_pools(suite, now)
     bits = records.meter.bits_allowed(suite)
     claims = {}
-    for claim, own in terms.bars.items():
-        asked = bar if bar is not None else own
-        supposed = mean if mean is not None else (1 + asked) / 2
-        if not 0 < asked < supposed < 1:
-            raise InputError(f"--bar, --mean: expected 0 < bar < mean < 1, got {asked:g} and {supposed:g}; correct them.")
+    for claim, suite_bar in terms.bars.items():
+        claim_bar = bar if bar is not None else suite_bar
+        claim_mean = mean if mean is not None else (1 + claim_bar) / 2
+        if not 0 < claim_bar < claim_mean < 1:
+            raise InputError(f"--bar, --mean: expected 0 < bar < mean < 1, got {claim_bar:g} and {claim_mean:g}; correct them.")
         n = suite.facts["clusters"][claim]
-        right = needed(n, asked, claim_level(terms.delta, len(terms.bars), bits))
-        carried = capacity(n, asked, supposed, len(terms.bars), terms.delta, terms.passes)
+        right = required_correct(n, claim_bar, claim_level(terms.delta, len(terms.bars), bits))
+        carried = capacity(n, claim_bar, claim_mean, len(terms.bars), terms.delta, terms.passes)
         claims[claim] = {
-            "bar": asked, "mean": supposed, "clusters": n, "share_needed": right / n if right <= n else None, "could_carry": carried,
+            "bar": claim_bar, "mean": claim_mean, "clusters": n, "share_needed": right / n if right <= n else None, "could_carry": carried,
         }  # fmt: skip
     return {
         "suite": suite.name, "submissions": min(p.allowance.submissions for p in pools),
         "submissions_used": max(p.replies + p.pending for p in pools), "passes_used": max(p.passes for p in pools),
-        "bits_used": sum(p.allowance.spent(p.replies, p.passes) for p in pools), "bits_allowed": bits, "claims": claims,
+        "bits_used": sum(p.allowance.bits_spent(p.replies, p.passes) for p in pools), "bits_allowed": bits, "claims": claims,
     }  # fmt: skip
 
 
-def sentence(suite: Suite, bits: float) -> str:
-    """The one sentence."""
+def certificate_sentence(suite: Suite, bits: float) -> str:
+    """Return the one sentence that states the exact meaning of a pass.
+
+    Args:
+        suite: the suite.
+        bits: the total allowance of the suite.
+    """
     terms = suite.terms
-    sure = f"With probability at least {1 - terms.delta:g} over the draw of the sealed items, whatever the lab did through this door"
-    over = "over the auditor's own item distribution"
+    confidence = f"With probability at least {1 - terms.delta:g} over the draw of the sealed items, whatever the lab did through this door"
+    population = "over the auditor's own item distribution"
     if terms.meter == "randomised":
         return (
-            f"Each verdict is turned round with probability {terms.flip:g}, so a pass says nothing certain of one model; what the verdicts "
-            f"may disclose in all is {bits:.1f} bits of maximal leakage."
+            f"Each verdict is flipped with probability {terms.flip:g}, so a pass certifies nothing about one model; all verdicts together "
+            f"disclose at most {bits:.1f} bits of maximal leakage."
         )
     if terms.step is not None:
         ((claim, bar),) = terms.bars.items()
         return (
-            f"{sure}, the first model that was called better has a true mean of at least {bar:g} on {claim}, and every later one of "
-            f"at least {terms.step:g} more than was certified of the one before it, {over}."
+            f"{confidence}, the first model that was called better has a true mean of at least {bar:g} on {claim}, and every later one "
+            f"has a true mean of at least {terms.step:g} more than was certified of the one before it, {population}."
         )
     bars = ", ".join(f"{claim} {bar:g}" for claim, bar in terms.bars.items())
-    return f"{sure}, every model that ever passed has a true mean of at least its bar on every claim ({bars}), {over}."
+    return f"{confidence}, every model that ever passed has a true mean of at least its bar on every claim ({bars}), {population}."

@@ -1,8 +1,9 @@
-"""Asks a submitted model its questions, in a process of its own with limits on memory, time, files and the network.
+"""Examines a submitted model in a separate process with limits on memory, time, files and network.
 
-The model is a stranger's. Its process gets the questions and never an answer key; what comes back is text, read as JSON and bounded
-in size. Every examination starts from a fork server that has imported the libraries and has seen no model and no item, so
-nothing of one audit is left for the next. Whatever goes wrong in it is the model's failure.
+The model is not trusted. Its process receives the questions and never an answer key. Its output is
+text, parsed as JSON and bounded in size. Every examination starts from a fork server that has
+imported the libraries and has loaded no model and no item, so no state passes from one audit to the
+next. Any failure in the process counts as the model's failure.
 """
 
 from __future__ import annotations
@@ -21,22 +22,28 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from stagezero.errors import ModelError
-from stagezero.files import PACKAGE
+from stagezero.files import PACKAGE_FOLDER
 from stagezero.isolation import harden
 
-MOST_ANSWER = 4096  # bytes an answer may have; scorers read no further
-_NEW_USER, _NEW_NET = 0x10000000, 0x40000000
-_LIBRARIES = ("/usr", "/lib", "/lib64", "/opt", "/etc/ld.so.cache", "/etc/localtime", "/sys")
-_MACHINE = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/driver", "/proc/devices", "/proc/modules")
+MAX_ANSWER_CHARS = 4096
+"""Characters of one answer that are scored; the rest is discarded."""
+_MAX_JSON_BYTES_PER_CHAR = 6
+_MAX_FILE_BYTES = 2**20
+_MAX_OPEN_FILES = 256
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+_PR_SET_NO_NEW_PRIVS = 38
+_LIBRARY_PATHS = ("/usr", "/lib", "/lib64", "/opt", "/etc/ld.so.cache", "/etc/localtime", "/sys")
+_PROC_PATHS = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/driver", "/proc/devices", "/proc/modules")
 
 
 class Examiner:
-    """Starts examinations, one at a time."""
+    """Runs examinations, one at a time."""
 
     def __init__(self, memory: float) -> None:
-        """
+        """Configure the fork server; it starts with the first examination.
+
         Args:
-            memory: GiB that an examination may take beyond what the libraries have mapped.
+            memory: GiB that an examination may use in addition to what the libraries have mapped.
         """
         self.memory = memory
         os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
@@ -44,139 +51,166 @@ class Examiner:
         self._context.set_forkserver_preload(["stagezero.auditor.forkserver_preload"])
         self._process: BaseProcess | None = None
 
-    def warm(self) -> None:
-        """Have the libraries imported, so that the first examination takes no longer than any other."""
-        process = self._context.Process(target=_nothing, daemon=True)
+    def preload(self) -> None:
+        """Import the libraries now, so that the first examination is as fast as the others."""
+        process = self._context.Process(target=_do_nothing, daemon=True)
         process.start()
         process.join()
 
-    def answers(self, folder: Path, questions: Sequence[str], instruction: str | None, seconds: float, whole: bool = False) -> list[str]:
-        """A model's answers, one a question.
+    def answers(
+        self, folder: Path, questions: Sequence[str], instruction: str | None, seconds: float, full_length: bool = False
+    ) -> list[str]:
+        """Return a model's answers, one per question.
 
         Args:
-            seconds: wall-clock time it may take; it is killed then.
-            whole: go on to the most tokens of every answer, as the slowest model would; how long the worst audit takes.
+            folder: the checkpoint.
+            questions: the questions.
+            instruction: the instruction before each question; None for none.
+            seconds: wall-clock time after which the process is killed.
+            full_length: generate the maximum number of tokens for every answer, to measure the
+                slowest audit.
 
         Raises:
-            ModelError: it could not be loaded, took too long or too much memory, or did not answer.
+            ModelError: the model could not be loaded, exceeded its time or memory, or did not
+                answer.
         """
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=examine, args=(theirs, self.memory, seconds), daemon=True)
         process.start()
         self._process = process
         theirs.close()
-        # Also where half an answer has come and the rest never does.
-        end = threading.Timer(seconds, process.kill)
-        end.start()
+        # The timer also covers a process that sends half a message and then stops.
+        timer = threading.Timer(seconds, process.kill)
+        timer.start()
         try:
-            return self._ask(
-                ours, seconds, {"folder": str(folder), "questions": list(questions), "instruction": instruction, "whole": whole}
-            )
+            task: dict[str, object] = {
+                "folder": str(folder),
+                "questions": list(questions),
+                "instruction": instruction,
+                "whole": full_length,
+            }
+            return self._exchange(ours, seconds, task)
         except (EOFError, OSError, ValueError, RecursionError) as error:
             raise ModelError(f"the examination ended without answers ({type(error).__name__})") from None
         finally:
-            end.cancel()
+            timer.cancel()
             ours.close()
             process.kill()
             process.join()
             self._process = None
 
-    def _ask(self, pipe: Connection, seconds: float, task: dict[str, object]) -> list[str]:
-        end = time.monotonic() + seconds
+    def _exchange(self, pipe: Connection, seconds: float, task: dict[str, object]) -> list[str]:
+        """Send the task to the process, and return its validated answers."""
+        deadline = time.monotonic() + seconds
         pipe.send_bytes(json.dumps(task).encode())
-        if not pipe.poll(max(0.0, end - time.monotonic())):
+        if not pipe.poll(max(0.0, deadline - time.monotonic())):
             raise ModelError("the examination took too long")
         questions = task["questions"]
         assert isinstance(questions, list)
-        found = json.loads(pipe.recv_bytes(len(questions) * (MOST_ANSWER * 6 + 8) + 1024))
-        if not (isinstance(found, list) and len(found) == len(questions) and all(isinstance(a, str) for a in found)):
+        answers = json.loads(pipe.recv_bytes(len(questions) * (MAX_ANSWER_CHARS * _MAX_JSON_BYTES_PER_CHAR + 8) + 1024))
+        if not (isinstance(answers, list) and len(answers) == len(questions) and all(isinstance(a, str) for a in answers)):
             raise ModelError("the examination gave no answers")
-        return [answer[:MOST_ANSWER] for answer in found]
+        return [answer[:MAX_ANSWER_CHARS] for answer in answers]
 
     def stop(self) -> None:
-        """Kill the examination in hand."""
+        """Kill the running examination, if there is one."""
         if self._process is not None:
             with contextlib.suppress(ValueError):
                 self._process.kill()
 
 
-def _nothing() -> None:
-    """What a first process does, that only waits for the libraries."""
+def _do_nothing() -> None:
+    """Return at once. The process that runs this only waits for the fork server's imports."""
 
 
-def _limit(memory: float, seconds: float) -> None:
-    """Bounds that this process cannot lift again."""
-    # The drivers of accelerators reserve more addresses than there is memory; there the data is bounded instead.
-    space = resource.RLIMIT_DATA if Path("/dev/nvidiactl").exists() else resource.RLIMIT_AS
-    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    for what, most in (
-        (space, mapped + int(memory * 2**30)),
+def _limit_resources(memory: float, seconds: float) -> None:
+    """Set resource limits that this process cannot raise again."""
+    # Drivers of accelerators reserve more address space than there is memory, so with them the data
+    # segment is limited instead.
+    memory_limit = resource.RLIMIT_DATA if Path("/dev/nvidiactl").exists() else resource.RLIMIT_AS
+    mapped_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    for kind, limit in (
+        (memory_limit, mapped_bytes + int(memory * 2**30)),
         (resource.RLIMIT_CPU, int(seconds) + 1),
-        (resource.RLIMIT_FSIZE, 2**20),
+        (resource.RLIMIT_FSIZE, _MAX_FILE_BYTES),
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, 256),
+        (resource.RLIMIT_NOFILE, _MAX_OPEN_FILES),
     ):
         with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(what, (most, most))
+            resource.setrlimit(kind, (limit, limit))
 
 
-def _cut_off() -> None:
-    """Leave the network behind, where the system allows it."""
+def _leave_network() -> None:
+    """Enter an empty network namespace, if the system allows it, and set ``no_new_privs``."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(_NEW_NET) != 0:
-        libc.unshare(_NEW_USER | _NEW_NET)
-    libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+    if libc.unshare(_CLONE_NEWNET) != 0:
+        libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
-def _shut_in(folder: Path) -> bool:
-    """Let this process open nothing but the model, the libraries and the devices, where the system allows it (Landlock).
+def _restrict_files(folder: Path) -> bool:
+    """Restrict this process to the model, the libraries and the devices, with Landlock.
 
-    What a checkpoint may name and what loaders may follow is checked before; this holds for what nobody thought of.
+    The names that a checkpoint may contain and the links that loaders may follow are checked
+    before; this covers the cases that those checks miss.
+
+    Returns:
+        Whether the restriction is in force; False if the system has no Landlock.
     """
     import ctypes
 
     packages = [path for path in sys.path if path.endswith("-packages")]
-    own = PACKAGE.resolve().parent
-    readable = [sys.prefix, sys.base_prefix, *packages, *_LIBRARIES, *_MACHINE, str(own), str(folder.resolve())]
+    source_folder = PACKAGE_FOLDER.resolve().parent
+    readable = [sys.prefix, sys.base_prefix, *packages, *_LIBRARY_PATHS, *_PROC_PATHS, str(source_folder), str(folder.resolve())]
     return harden.restrict_files(ctypes.CDLL(None, use_errno=True), readable, (), ("/dev",))
 
 
-def _fall_silent() -> int:
-    """Send what libraries print nowhere: it may tell of the questions, and standard output may be the lab's to read. A way to the log."""
+def _discard_output() -> int:
+    """Redirect stdin, stdout and stderr to /dev/null; return a descriptor of the former stderr.
+
+    Libraries may print the questions, and the lab may be able to read the auditor's stdout.
+    """
     log = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_RDWR)
+    null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
-        os.dup2(nowhere, stream)
-    os.close(nowhere)
+        os.dup2(null, stream)
+    os.close(null)
     return log
 
 
 def examine(pipe: Connection, memory: float, seconds: float) -> None:
-    """The whole life of one examination; runs in a process of its own."""
-    from stagezero.models.loader import settle_libraries
+    """Run one examination, from the task to the answers. Only the examination's process calls it.
+
+    Args:
+        pipe: receives the task, and sends the answers back.
+        memory: GiB in addition to what the libraries have mapped.
+        seconds: CPU time limit.
+    """
+    from stagezero.models.loader import configure_libraries
 
     task = json.loads(pipe.recv_bytes())
-    told = _fall_silent()
-    _cut_off()
-    _shut_in(Path(task["folder"]))
-    _limit(memory, seconds)
-    settle_libraries()
+    log = _discard_output()
+    _leave_network()
+    _restrict_files(Path(task["folder"]))
+    _limit_resources(memory, seconds)
+    configure_libraries()
     try:
-        answers = ask(Path(task["folder"]), task["questions"], task["instruction"], task["whole"])
-        pipe.send_bytes(json.dumps([answer[:MOST_ANSWER] for answer in answers]).encode())
+        answers = generate_answers(Path(task["folder"]), task["questions"], task["instruction"], task["whole"])
+        pipe.send_bytes(json.dumps([answer[:MAX_ANSWER_CHARS] for answer in answers]).encode())
     except BaseException as error:
-        # Its kind alone: the rest may be the model's own words, and as many as it likes.
-        os.write(told, f"an examination ended: {type(error).__name__:.80}\n".encode())
+        # Only the error's type is logged: its message may be text of any length from the model.
+        os.write(log, f"an examination ended: {type(error).__name__:.80}\n".encode())
         os._exit(1)
     os._exit(0)
 
 
-def ask(folder: Path, questions: Sequence[str], instruction: str | None, whole: bool) -> list[str]:
-    """Greedy answers of a checkpoint."""
+def generate_answers(folder: Path, questions: Sequence[str], instruction: str | None, full_length: bool) -> list[str]:
+    """Return a checkpoint's greedy answers. Arguments as in ``Examiner.answers``."""
     from stagezero.models import MAX_NEW_TOKENS, Model
     from stagezero.models.generation import greedy
 
     model = Model(folder)
-    return greedy(model.network, model.tokenizer, model.prompts(questions, instruction), MAX_NEW_TOKENS, stops=() if whole else None)
+    stops = () if full_length else None
+    return greedy(model.network, model.tokenizer, model.prompts(questions, instruction), MAX_NEW_TOKENS, stops=stops)

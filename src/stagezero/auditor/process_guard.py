@@ -1,6 +1,8 @@
-"""Shuts an auditor's process to the others of its own user: no memory, environment or files of it through /proc, and no core dump.
+"""Protects an auditor's process from other processes of the same user.
 
-Whoever runs as the same user can still read the auditor's folder. It is another wall, not the one that separates the wings.
+They can then read neither its memory, environment or files through /proc nor a core dump of it. A
+process of the same user can still read the auditor folder, so this does not separate the lab from
+the auditor; it is an additional barrier.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ import sys
 _PR_SET_DUMPABLE = 4
 
 
-def shut() -> None:
-    """Shut this process, and those that are forked from it."""
+def protect_process() -> None:
+    """Protect this process and every process that is forked from it."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Python 3.11.0 has fork servers listen where any user may connect and have code run (CVE-2022-42919).
+    # In Python 3.11.0, fork servers listen on an abstract socket to which any user may connect and
+    # run code (CVE-2022-42919).
     multiprocessing.util.abstract_sockets_supported = False  # type: ignore[misc]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

@@ -1,6 +1,7 @@
-"""How far a peer really is, as far as that can be seen from here: a claim of distance that a connection contradicts is taken back.
+"""Checks a claimed separation against the connections that arrive.
 
-A peer on another address may still be a container on this machine; that cannot be seen from here and is the operator's to know.
+A claim that a connection contradicts is lowered. A peer with another address may still be a
+container on this machine; the auditor cannot detect that, so the operator must know it.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from pathlib import Path
 from stagezero.door.messages import Separation
 
 
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """An address, without the clothes that a socket for both versions puts on version 4; None for what is none."""
+def _parse_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Parse an IP address and remove the IPv4-mapped prefix; None if the text is not an address."""
     try:
-        found = ipaddress.ip_address(host)
+        address = ipaddress.ip_address(host)
     except ValueError:
         return None
-    return (found.ipv4_mapped or found) if found.version == 6 else found
+    return (address.ipv4_mapped or address) if address.version == 6 else address
 
 
 @lru_cache(maxsize=256)
-def _is_here(host: str) -> bool:
-    """Whether an address is one of this machine's own: only then can it be bound."""
-    address = _address(host)
+def _is_local(host: str) -> bool:
+    """Return whether an address belongs to this machine: only then can a socket bind to it."""
+    address = _parse_address(host)
     if address is None or address.is_loopback:
         return True
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
@@ -38,19 +39,19 @@ def _is_here(host: str) -> bool:
     return True
 
 
-def _hex_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> str:
-    """An address as /proc/net/tcp writes it."""
+def _proc_net_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> str:
+    """Format an address as /proc/net/tcp does."""
     packed = address.packed
     words = b"".join(packed[i : i + 4][::-1] for i in range(0, len(packed), 4))
     return f"{words.hex().upper()}:{port:04X}"
 
 
-def owner_of(host: str, port: int) -> int | None:
-    """The user who owns the local end of a connection; None where it is not found."""
-    address = _address(host)
+def connection_owner(host: str, port: int) -> int | None:
+    """Return the uid that owns the local end of a connection; None if it is not found."""
+    address = _parse_address(host)
     if address is None:
         return None
-    wanted = _hex_address(address, port)
+    local = _proc_net_address(address, port)
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
             lines = Path(table).read_text().splitlines()[1:]
@@ -58,14 +59,14 @@ def owner_of(host: str, port: int) -> int | None:
             continue
         for line in lines:
             fields = line.split()
-            if fields[1] == wanted or (table.endswith("6") and fields[1].endswith(wanted)):
+            if fields[1] == local or (table.endswith("6") and fields[1].endswith(local)):
                 return int(fields[7])
     return None
 
 
-def level_of(host: str, port: int, claimed: Separation) -> Separation:
-    """The separation that a connection leaves of what is claimed."""
-    if claimed in ("colocated", "boxed") or not _is_here(host):
+def observed_separation(host: str, port: int, claimed: Separation) -> Separation:
+    """Return the claimed separation, or the lower one that a connection from this peer shows."""
+    if claimed in ("colocated", "boxed") or not _is_local(host):
         return claimed
-    owner = owner_of(host, port)
+    owner = connection_owner(host, port)
     return "colocated" if owner in (None, 0, os.getuid()) else "separate user"

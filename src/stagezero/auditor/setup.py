@@ -1,4 +1,8 @@
-"""Adds a suite to an auditor: its sealed items, its terms, its shadow, and the measurement that its worst audit fits the slot."""
+"""Adds a suite to an auditor: its sealed items, its terms and its shadow.
+
+It also measures the slowest audit, which must fit into the slot. ``stagezero audit add`` calls
+``add_suite``; an embedded auditor calls ``measure_worst_audit``.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from stagezero.auditor.budget_tables import SHADOW, Suite
+from stagezero.auditor.budget_tables import SHADOW_SUFFIX, Suite
 from stagezero.auditor.examiner import Examiner
-from stagezero.auditor.sealed import Sealed, sealed_suite
+from stagezero.auditor.sealed import SealedItems, load_sealed_items
 from stagezero.auditor.shadow import add_shadow
 from stagezero.auditor.storage import Storage
 from stagezero.door.messages import Terms
@@ -19,27 +23,30 @@ from stagezero.errors import DoorError, InputError, ModelError, explain
 from stagezero.models import materialise
 from stagezero.models.checkpoint import check
 
-FOREVER = 86400.0
-MEASURED = 1000
-"""Questions on which the worst audit is measured, evenly spread; more are counted in proportion."""
+MEASUREMENT_TIMEOUT_SECONDS = 86400.0
+MEASURED_QUESTIONS = 1000
+"""The number of evenly spaced questions on which the slowest audit is measured.
+
+The time for more questions is extrapolated in proportion.
+"""
 
 
-def bars_of(given: Sequence[str]) -> dict[str, float]:
-    """``["privacy=0.8", …]`` as claim → bar.
+def parse_bars(texts: Sequence[str]) -> dict[str, float]:
+    """Parse ``["privacy=0.8", …]`` into claim → bar.
 
     Raises:
-        InputError: one of them is none.
+        InputError: a text is not of this form.
     """
-    found = {}
-    for text in given:
+    bars = {}
+    for text in texts:
         claim, sign, value = text.partition("=")
         try:
-            found[claim] = float(value)
+            bars[claim] = float(value)
         except ValueError:
             sign = ""
         if not sign or not claim:
             raise InputError(f"--bar: expected claim=0.8, got {text!r}; correct it.")
-    return found
+    return bars
 
 
 def add_suite(
@@ -49,48 +56,55 @@ def add_suite(
     bars: Sequence[str],
     shadow: str | None,
     slowest: str | None,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
     **terms: Any,
 ) -> Suite:
-    """Add a suite as the command line describes it.
+    """Add a suite as the command line describes it, and return it.
 
     Args:
+        storage: the auditor's folder.
         sealed: a JSONL file, or atlas.
-        bars: claim=bar, each.
-        shadow: a file for the shadow, or atlas; None for none.
-        slowest: a model of the largest size expected, by name; None measures nothing.
-        tell: who is told what was measured.
-        terms: the rest of ``Terms``.
+        name: the suite's name.
+        bars: a list of claim=bar.
+        shadow: a file for the shadow, or atlas; None for no shadow.
+        slowest: the name of a model of the largest size expected; None skips the measurement.
+        report: receives one line about the measurement.
+        terms: the other fields of ``Terms``.
 
     Raises:
-        InputError: naming what is wrong.
-        DoorError: the items have a budget already, or the worst audit does not fit the slot.
+        InputError: an argument is invalid; the message names it.
+        DoorError: the items have a budget already, or the slowest audit does not fit the slot.
     """
     generated = sealed in ("atlas", "atlas+graded")
     try:
-        kind = {"suite": sealed} if generated else {"suite": "jsonl", "sealed": sealed}
-        found = Terms.model_validate({**kind, "bars": bars_of(bars), "shadow": shadow is not None, **terms})
+        source = {"suite": sealed} if generated else {"suite": "jsonl", "sealed": sealed}
+        suite_terms = Terms.model_validate({**source, "bars": parse_bars(bars), "shadow": shadow is not None, **terms})
     except ValidationError as error:
         raise InputError(explain(error, "audit add")) from None
-    if name.endswith(SHADOW):
-        raise InputError(f"--name: expected a name that does not end in {SHADOW}, got {name!r}; rename the suite.")
+    if name.endswith(SHADOW_SUFFIX):
+        raise InputError(f"--name: expected a name that does not end in {SHADOW_SUFFIX}, got {name!r}; rename the suite.")
     if slowest is not None:
-        items = sealed_suite(name, found, storage.secret)
-        worst = measure_worst(Examiner(storage.settings.memory), items, materialise(slowest))
-        tell(f"the worst audit of a model like {slowest} takes {worst:.1f} s; the slot is {storage.settings.slot:.0f} s")
+        items = load_sealed_items(name, suite_terms, storage.secret)
+        worst = measure_worst_audit(Examiner(storage.settings.memory), items, materialise(slowest))
+        report(f"the slowest audit of a model like {slowest} takes {worst:.1f} s; the slot is {storage.settings.slot:.0f} s")
         if 2 * worst > storage.settings.slot:
             raise DoorError(
-                f"--slowest: the worst audit takes {worst:.1f} s and the slot is {storage.settings.slot:.0f} s; set up an auditor with a "
-                f"slot of at least {2 * worst:.0f}s."
+                f"--slowest: the slowest audit takes {worst:.1f} s and the slot is {storage.settings.slot:.0f} s; set up an auditor with "
+                f"a slot of at least {2 * worst:.0f}s."
             )
-    suite = storage.add(name, found)
+    suite = storage.add(name, suite_terms)
     if shadow is not None:
         add_shadow(storage, suite, shadow)
     return suite
 
 
-def measure_worst(examiner: Examiner, sealed: Sealed, model: Path) -> float:
-    """Seconds that the slowest model of this size takes over the sealed items: every answer as long as it may be.
+def measure_worst_audit(examiner: Examiner, sealed: SealedItems, model: Path) -> float:
+    """Return the seconds of the slowest audit: every answer has its maximum length.
+
+    Args:
+        examiner: runs the measurement.
+        sealed: the sealed items of the audit.
+        model: a checkpoint of the largest size expected.
 
     Raises:
         ModelError: the model cannot be loaded.
@@ -98,11 +112,11 @@ def measure_worst(examiner: Examiner, sealed: Sealed, model: Path) -> float:
     try:
         check(model)
     except OSError:
-        raise ModelError(f"base: {model}: expected a checkpoint that the auditor can read; check its rights.") from None
-    examiner.warm()
-    every = max(1, len(sealed.questions) // MEASURED)
-    asked = sealed.questions[::every]
+        raise ModelError(f"base: {model}: expected a checkpoint that the auditor can read; check its permissions.") from None
+    examiner.preload()
+    step = max(1, len(sealed.questions) // MEASURED_QUESTIONS)
+    sample = sealed.questions[::step]
     start = time.perf_counter()
-    examiner.answers(model, asked, sealed.instruction, FOREVER, whole=True)
-    # What does not grow with the questions is counted as often as the rest: on the safe side.
-    return (time.perf_counter() - start) * len(sealed.questions) / len(asked)
+    examiner.answers(model, sample, sealed.instruction, MEASUREMENT_TIMEOUT_SECONDS, full_length=True)
+    # Fixed costs are extrapolated like the rest, which overestimates the time and so is safe.
+    return (time.perf_counter() - start) * len(sealed.questions) / len(sample)

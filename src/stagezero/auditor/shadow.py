@@ -1,8 +1,11 @@
-"""A shadow: sealed items of the same kind that nobody is asked, until they are burned once to see whether the lab overfitted the others.
+"""A shadow suite: sealed items that are used once, to test whether a lab overfitted the others.
 
-Models that went through the door are compared with control models that never met it. A shift between the two draws moves both; only
-what the door's models lost beyond the controls' line is overfitting. The burn discloses one bit about the sealed items,
-which the suite's budget has set aside from the beginning, and all of the shadow.
+A shadow has items of the same kind as its suite, and no model is examined on it until it is burned.
+The burn compares models that were submitted through the door with control models that never were. A
+distribution shift between the two draws moves both groups; only what the door's models lose beyond
+the controls' line is overfitting. The burn discloses one bit about the sealed items, which the
+suite's budget reserves from the beginning, and it discloses the shadow completely. The operator's
+commands call this module; a lab cannot.
 """
 
 from __future__ import annotations
@@ -12,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from stagezero.auditor import verdict
-from stagezero.auditor.budget_tables import SHADOW, Suite
+from stagezero.auditor.budget_tables import SHADOW_SUFFIX, Suite
 from stagezero.auditor.examiner import Examiner
-from stagezero.auditor.sealed import Sealed
-from stagezero.auditor.storage import LEAST_SLOT, Storage, charge_entry
+from stagezero.auditor.sealed import SealedItems
+from stagezero.auditor.storage import MIN_SLOT_SECONDS, Storage, charge_entry
 from stagezero.door.messages import Terms
 from stagezero.errors import DoorError, InputError
 from stagezero.evidence import shadow_finding, shadow_power
@@ -23,22 +26,32 @@ from stagezero.ledger import digest
 from stagezero.models import checkpoint_digest
 from stagezero.models.checkpoint import check
 
-OPERATOR = "operator"
-FEWEST_CONTROLS = 3
-ALPHA = 0.05
-TYPICAL = {"accuracy": 0.75, "correlation": 0.3}
+OPERATOR_ACCOUNT = "operator"
+MIN_CONTROLS = 3
+SIGNIFICANCE_LEVEL = 0.05
+EXAMINATION_TIMEOUT_SECONDS = 86400.0
+ASSUMED_ACCURACY = 0.75
+"""The models' mean score that the power calculation assumes."""
+ASSUMED_CORRELATION = 0.3
+"""The assumed correlation of two models' answers to one item, on the latent normal scale."""
 
 
-def name_of(suite: Suite) -> str:
-    """What a suite's shadow is called."""
-    return f"{suite.name}{SHADOW}"
+def shadow_name(suite: Suite) -> str:
+    """Return the name of a suite's shadow."""
+    return f"{suite.name}{SHADOW_SUFFIX}"
 
 
 def add_shadow(storage: Storage, suite: Suite, source: str) -> Suite:
-    """Set up the shadow of a suite: a file of other items, or another draw from the built-in generator.
+    """Set up the shadow of a suite and return it.
+
+    Args:
+        storage: the auditor's folder.
+        suite: the suite.
+        source: a file of other items, or the name of the built-in generator for another draw.
 
     Raises:
-        DoorError: some of its items have been asked already.
+        InputError: the source is not of the suite's kind.
+        DoorError: some of its items belong to another suite already.
     """
     terms = Terms(
         suite=suite.terms.suite, sealed=source if suite.terms.sealed is not None else None, items=suite.terms.items,
@@ -48,71 +61,95 @@ def add_shadow(storage: Storage, suite: Suite, source: str) -> Suite:
         raise InputError(
             f"--shadow: expected {'another file' if suite.terms.sealed is not None else suite.terms.suite!r}, got {source!r}; correct it."
         )
-    return storage.add(name_of(suite), terms, slot=LEAST_SLOT, fresh=True)
+    return storage.add(shadow_name(suite), terms, slot=MIN_SLOT_SECONDS, fresh=True)
 
 
-def _parts(storage: Storage, suite: Suite) -> tuple[Suite, Sealed, Sealed]:
-    found = storage.meter.suite(name_of(suite))
-    if found is None:
+def _load(storage: Storage, suite: Suite) -> tuple[Suite, SealedItems, SealedItems]:
+    """Return the shadow of a suite, the suite's sealed items, and the shadow's."""
+    shadow = storage.meter.suite(shadow_name(suite))
+    if shadow is None:
         raise DoorError(f"suite {suite.name!r} has no shadow; it is set up with the suite: stagezero audit add … --shadow FILE")
-    return found, storage.sealed(suite), storage.sealed(found)
+    return shadow, storage.sealed_items(suite), storage.sealed_items(shadow)
 
 
 def power(storage: Storage, suite: Suite, door: int, controls: int, effect: float) -> dict[str, Any]:
-    """How likely the burn is to find an overfit of a size; burns and discloses nothing.
+    """Return the probability that the burn detects an overfit of a given size.
+
+    It burns and discloses nothing.
+
+    Args:
+        storage: the auditor's folder.
+        suite: the suite.
+        door: the number of models that were submitted through the door.
+        controls: the number of control models.
+        effect: the overfit, in score.
 
     Raises:
+        InputError: there are too few models.
         DoorError: the suite has no shadow.
     """
-    shadow, *_ = _parts(storage, suite)
+    shadow, *_ = _load(storage, suite)
     n_sealed, n_shadow = (sum(s.facts["clusters"].values()) for s in (suite, shadow))
-    if controls < FEWEST_CONTROLS or door < 1:
-        raise InputError(f"--control: expected at least {FEWEST_CONTROLS} models, and one --door, got {controls} and {door}; name more.")
-    chance = shadow_power(n_sealed, n_shadow, door, controls, effect, TYPICAL["accuracy"], TYPICAL["correlation"], ALPHA)
-    return {"suite": suite.name, "effect": effect, "power": chance, "items": [n_sealed, n_shadow], "models": [door, controls]}
+    if controls < MIN_CONTROLS or door < 1:
+        raise InputError(f"--control: expected at least {MIN_CONTROLS} models, and one --door, got {controls} and {door}; name more.")
+    probability = shadow_power(n_sealed, n_shadow, door, controls, effect, ASSUMED_ACCURACY, ASSUMED_CORRELATION, SIGNIFICANCE_LEVEL)
+    return {"suite": suite.name, "effect": effect, "power": probability, "items": [n_sealed, n_shadow], "models": [door, controls]}
 
 
 def burn(
-    storage: Storage, suite: Suite, door: Sequence[Path], controls: Sequence[Path], effect: float, tell: Callable[[str], None], now: float
+    storage: Storage, suite: Suite, door: Sequence[Path], controls: Sequence[Path], effect: float, report: Callable[[str], None], now: float
 ) -> dict[str, Any]:
-    """Burn the shadow: charged first, then asked. The same models again are answered the same; others never.
+    """Burn the shadow: charge it, examine all models, and return the finding with the power.
+
+    A repeated burn with the same models is free and gives the same finding. A burn with other
+    models is refused.
+
+    Args:
+        storage: the auditor's folder.
+        suite: the suite.
+        door: checkpoints that were submitted to the suite.
+        controls: checkpoints that never were.
+        effect: the overfit, in score, for which the power is returned.
+        report: receives one line per model.
+        now: seconds since 1970.
 
     Raises:
-        InputError: too few models, or one of them met the door and is named a control.
-        BudgetSpentError: it was burned with other models.
+        InputError: there are too few models, or one of them is in the wrong group.
+        DoorError: the suite has no shadow.
+        BudgetSpentError: the shadow was burned with other models.
     """
     expected = power(storage, suite, len(door), len(controls), effect)
-    shadow, sealed_items, shadow_items = _parts(storage, suite)
+    shadow, sealed_items, shadow_items = _load(storage, suite)
     for folder in (*door, *controls):
         check(folder)
-    met = {charge.model for charge in storage.meter.charges(suite.name)}
-    names = {folder: checkpoint_digest(folder) for folder in (*door, *controls)}
+    submitted = {charge.model for charge in storage.meter.charges(suite.name)}
+    digests = {folder: checkpoint_digest(folder) for folder in (*door, *controls)}
     for folder in door:
-        if names[folder] not in met:
+        if digests[folder] not in submitted:
             raise InputError(f"--door: {folder}: expected a model that was submitted to suite {suite.name!r}; name it as a --control.")
     for folder in controls:
-        if names[folder] in met:
-            raise InputError(f"--control: {folder}: expected a model that never met the door, and this one did; name another.")
-    what = digest({"door": sorted(names[f] for f in door), "controls": sorted(names[f] for f in controls)})
-    charge, new = storage.meter.charge(shadow, what, OPERATOR, now)
+        if digests[folder] in submitted:
+            raise InputError(f"--control: {folder}: expected a model that was never submitted to suite {suite.name!r}; name another.")
+    models = digest({"door": sorted(digests[f] for f in door), "controls": sorted(digests[f] for f in controls)})
+    charge, new = storage.meter.charge(shadow, models, OPERATOR_ACCOUNT, now)
     if new:
-        storage.ledger.record("charged", charge_entry(charge.number, shadow.name, what))
+        storage.ledger.record("charged", charge_entry(charge.number, shadow.name, models))
     examiner = Examiner(storage.settings.memory)
 
-    def asked(folder: Path, items: Sealed) -> list[float]:
-        answers = examiner.answers(folder, items.questions, items.instruction, 86400.0)
-        return verdict.marks(items.chosen, answers)
+    def scores(folder: Path, items: SealedItems) -> list[float]:
+        answers = examiner.answers(folder, items.questions, items.instruction, EXAMINATION_TIMEOUT_SECONDS)
+        return verdict.item_scores(items.items_by_claim, answers)
 
-    def both(folder: Path) -> tuple[list[float], list[float]]:
-        tell(f"asking {folder.name}")
-        return asked(folder, sealed_items), asked(folder, shadow_items)
+    def both_scores(folder: Path) -> tuple[list[float], list[float]]:
+        report(f"examining {folder.name}")
+        return scores(folder, sealed_items), scores(folder, shadow_items)
 
-    found = shadow_finding([both(f) for f in door], [both(f) for f in controls], ALPHA)
-    word = storage.meter.settle(charge, "fail" if found.overfitted else "pass")
-    if charge.word is None:
-        storage.ledger.record("answered", {"number": charge.number, "word": word})
+    finding = shadow_finding([both_scores(f) for f in door], [both_scores(f) for f in controls], SIGNIFICANCE_LEVEL)
+    settled = storage.meter.settle(charge, "fail" if finding.overfitted else "pass")
+    if charge.verdict is None:
+        storage.ledger.record("answered", {"number": charge.number, "word": settled})
     return {
-        **expected, "overfitted": found.overfitted, "p_value": found.p_value,
-        "excess": [found.excess.mean, found.excess.low, found.excess.high], "slope": found.slope, "shift": found.shift,
-        "sentence": found.sentence,
+        **expected, "overfitted": finding.overfitted, "p_value": finding.p_value,
+        "excess": [finding.excess.mean, finding.excess.low, finding.excess.high], "slope": finding.slope, "shift": finding.shift,
+        "sentence": finding.sentence,
     }  # fmt: skip

@@ -1,4 +1,7 @@
-"""The systemd unit with which an auditor is a user of its own, filled in for this machine."""
+"""Renders the systemd unit that runs an auditor as a separate user on this machine.
+
+``stagezero audit unit`` prints it.
+"""
 
 from __future__ import annotations
 
@@ -7,35 +10,36 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stagezero.errors import InputError
-from stagezero.files import PACKAGE
+from stagezero.files import PACKAGE_FOLDER
 
-TEMPLATE = PACKAGE / "auditor" / "stagezero-auditor.service"
-_NOT_IN_A_UNIT = set('"\\%\n$')
+UNIT_TEMPLATE = PACKAGE_FOLDER / "auditor" / "stagezero-auditor.service"
+_FORBIDDEN_CHARS = set('"\\%\n$')
+_PROTECTED_HOMES = ("/home/", "/root/", "/run/user/")
+"""The folders that ``ProtectHome=true`` hides from the service."""
 
 
-def unit(keep: Path, serve: Sequence[str] = (), gpu: bool = False) -> str:
-    """The text of the unit.
+def render_unit(folder: Path, serve_arguments: Sequence[str] = (), gpu: bool = False) -> str:
+    """Return the text of the unit.
 
     Args:
-        keep: the auditor's folder.
-        serve: more arguments for ``stagezero audit serve``.
-        gpu: leave the machine's devices visible to it.
+        folder: the auditor folder.
+        serve_arguments: further arguments of ``stagezero audit serve``.
+        gpu: give the service access to the machine's devices.
 
     Raises:
-        InputError: a path holds what a unit cannot.
+        InputError: a path or an argument contains a character that a unit file cannot.
     """
-    program, folder = sys.executable, str(keep.resolve())
-    for text in (program, folder, *serve):
-        if _NOT_IN_A_UNIT & set(text):
+    program, path = sys.executable, str(folder.resolve())
+    for text in (program, path, *serve_arguments):
+        if _FORBIDDEN_CHARS & set(text):
             raise InputError(f'audit unit: expected a text without ", \\, %, $ and line breaks, got {text!r}; use another path.')
-    homes = ("/home/", "/root/", "/run/user/")
-    # What it is started from or works in may not lie in what is hidden from it.
-    home = "read-only" if any(str(path).startswith(homes) for path in (program, sys.base_prefix, folder, PACKAGE)) else "true"
+    # ProtectHome=true would hide a program, package or auditor folder that is in a home directory.
+    in_home = any(str(used).startswith(_PROTECTED_HOMES) for used in (program, sys.base_prefix, path, PACKAGE_FOLDER))
     values = {
-        "PYTHON": program, "KEEP": folder, "SERVE": " ".join(f'"{text}"' for text in serve), "HOME": home,
-        "DEVICES": "false" if gpu else "true",
+        "PYTHON": program, "FOLDER": path, "SERVE": " ".join(f'"{text}"' for text in serve_arguments),
+        "HOME": "read-only" if in_home else "true", "DEVICES": "false" if gpu else "true",
     }  # fmt: skip
-    text = TEMPLATE.read_text()
+    unit = UNIT_TEMPLATE.read_text()
     for name, value in values.items():
-        text = text.replace(f"@{name}@", value)
-    return text
+        unit = unit.replace(f"@{name}@", value)
+    return unit

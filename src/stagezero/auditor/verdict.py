@@ -1,4 +1,8 @@
-"""Pass or fail: every claim's exact lower bound, at a level that pays for all the door may ever disclose."""
+"""The verdict rule: a model passes if the exact lower bound of every claim reaches its bar.
+
+The confidence level of the bounds accounts for everything that the door may ever disclose. These
+are pure functions; ``auditor`` and ``shadow`` call them.
+"""
 
 from __future__ import annotations
 
@@ -7,72 +11,94 @@ import hmac
 import math
 from collections.abc import Mapping, Sequence
 
-from stagezero.door.messages import Terms, Word
+from stagezero.door.messages import Terms, Verdict
 from stagezero.evidence import claim_level, clopper_pearson_lower
 from stagezero.tasks import Item, Outcome, score
 
 
 def lower_bounds(right: Mapping[str, tuple[int, int]], terms: Terms, bits: float) -> dict[str, float]:
-    """Claim → the least true mean that the answers are consistent with, at a level that pays for ``bits``.
+    """Return the Clopper–Pearson lower bound of each claim's true mean.
 
     Args:
         right: claim → (right answers, clusters).
-        terms: bars and δ.
-        bits: the total allowance of the door, not what was used so far.
+        terms: the bars and δ.
+        bits: the total allowance of the door, not the bits used so far; the level accounts for it.
     """
     level = claim_level(terms.delta, len(terms.bars), bits)
     return {claim: clopper_pearson_lower(k, n, level) for claim, (k, n) in right.items()}
 
 
 def passes(right: Mapping[str, tuple[int, int]], terms: Terms, bits: float) -> bool:
-    """The verdict rule: every claim's lower bound reaches its bar."""
+    """Return whether every claim's lower bound reaches its bar; arguments as ``lower_bounds``."""
     return all(low >= terms.bars[claim] for claim, low in lower_bounds(right, terms, bits).items())
 
 
-def rung(right: Mapping[str, tuple[int, int]], terms: Terms, bits: float) -> float | None:
-    """How far up the ladder a model has shown itself to be: the highest rung at or below its lower bound; None below the first."""
+def ladder_rung(right: Mapping[str, tuple[int, int]], terms: Terms, bits: float) -> float | None:
+    """Return the highest rung at or below the model's lower bound; None if it is below the first.
+
+    Arguments as in ``lower_bounds``; the terms must have a ``step``.
+    """
     assert terms.step is not None
     ((claim, bar),) = terms.bars.items()
     steps = math.floor((lower_bounds(right, terms, bits)[claim] - bar) / terms.step + 1e-9)
     return bar + steps * terms.step if steps >= 0 else None
 
 
-def decide(right: Mapping[str, tuple[int, int]], terms: Terms, bits: float, best: float | None) -> tuple[Word, float | None]:
-    """The verdict, and on a ladder how far up the model has come.
+def decide(right: Mapping[str, tuple[int, int]], terms: Terms, bits: float, best: float | None) -> tuple[Verdict, float | None]:
+    """Return the verdict, and on a ladder the rung that the model reached.
 
-    A ladder's pass says: above the best so far by a step, at the certificate's confidence (after Blum & Hardt 2015, who say
-    so of the score on the sealed items; here it is said of the true mean).
+    A pass on a ladder certifies, at the certificate's confidence, that the model is better than the
+    best earlier one by at least a step. The statement is about the true mean.
 
     Args:
-        best: the highest rung that an earlier model has reached; None for none.
+        right: claim → (right answers, clusters).
+        terms: the bars, δ and the step.
+        bits: the total allowance of the door.
+        best: the highest rung that an earlier model has reached; None if none has.
+
+    Source:
+        Blum & Hardt 2015, who make the statement about the score on the sealed items.
     """
     if terms.step is None:
         return ("pass" if passes(right, terms, bits) else "fail"), None
-    found = rung(right, terms, bits)
-    if found is None or (best is not None and found < best + terms.step / 2):
+    rung = ladder_rung(right, terms, bits)
+    if rung is None or (best is not None and rung < best + terms.step / 2):
         return "fail", None
-    return "pass", found
+    return "pass", rung
 
 
-def tally(sealed: Mapping[str, Sequence[Item]], answers: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Score the answers to all sealed items, in the order of the claims: claim → (right answers, clusters)."""
-    found = {claim: [0, 0] for claim in sealed}
-    owner = [(claim, item) for claim, chosen in sealed.items() for item in chosen]
-    for (claim, item), answer in zip(owner, answers, strict=True):
-        found[claim][0] += score(item, answer) is Outcome.RIGHT
-        found[claim][1] += 1
-    return {claim: (k, n) for claim, (k, n) in found.items()}
+def count_right(items_by_claim: Mapping[str, Sequence[Item]], answers: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Score the answers to all sealed items; return claim → (right answers, clusters).
+
+    Args:
+        items_by_claim: the sealed items, one of each cluster.
+        answers: one per item, in the order of the claims.
+    """
+    counts = {claim: [0, 0] for claim in items_by_claim}
+    claimed_items = [(claim, item) for claim, items in items_by_claim.items() for item in items]
+    for (claim, item), answer in zip(claimed_items, answers, strict=True):
+        counts[claim][0] += score(item, answer) is Outcome.RIGHT
+        counts[claim][1] += 1
+    return {claim: (k, n) for claim, (k, n) in counts.items()}
 
 
-def marks(sealed: Mapping[str, Sequence[Item]], answers: Sequence[str]) -> list[float]:
-    """1 for each right answer and 0 for any other, in the order of the claims."""
-    items = [item for chosen in sealed.values() for item in chosen]
-    return [float(score(item, answer) is Outcome.RIGHT) for item, answer in zip(items, answers, strict=True)]
+def item_scores(items_by_claim: Mapping[str, Sequence[Item]], answers: Sequence[str]) -> list[float]:
+    """Return 1 for each right answer and 0 for any other, in the order of the claims."""
+    flat = [item for items in items_by_claim.values() for item in items]
+    return [float(score(item, answer) is Outcome.RIGHT) for item, answer in zip(flat, answers, strict=True)]
 
 
-def turned(word: Word, flip: float, secret: bytes, suite: str, model: str) -> Word:
-    """A randomised verdict: turned round with probability ``flip``, always the same way for the same model."""
-    drawn = int.from_bytes(hmac.new(secret, f"flip/{suite}/{model}".encode(), hashlib.sha256).digest()[:8]) / 2**64
-    if drawn >= flip:
-        return word
-    return "fail" if word == "pass" else "pass"
+def randomise(verdict: Verdict, flip: float, secret: bytes, suite: str, model: str) -> Verdict:
+    """Flip a verdict with probability ``flip``; the result is always the same for one model.
+
+    Args:
+        verdict: the verdict before randomisation.
+        flip: the probability of a flip.
+        secret: the auditor's lifetime secret, from which the flip is derived.
+        suite: the suite's name.
+        model: the model's digest.
+    """
+    draw = int.from_bytes(hmac.new(secret, f"flip/{suite}/{model}".encode(), hashlib.sha256).digest()[:8]) / 2**64
+    if draw >= flip:
+        return verdict
+    return "fail" if verdict == "pass" else "pass"

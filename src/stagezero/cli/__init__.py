@@ -1,6 +1,7 @@
-"""The command line: one file per verb, no logic. A user's mistake is one sentence and exit code 2, never a traceback.
+"""The command line: one file for each verb, and no logic of its own.
 
-A verb's module is imported when the verb runs or its help is shown, and not before: so ``stagezero --help`` is quick.
+A user's mistake prints one sentence and exits with code 2, never a traceback. The module of a verb
+is imported only when the verb runs or its help is displayed, so that ``stagezero --help`` is fast.
 """
 
 from __future__ import annotations
@@ -16,31 +17,41 @@ from stagezero.errors import StagezeroError
 
 app = App(
     name="stagezero",
-    help="Automated alignment research that can be trusted.\n\n"
-    "Start with `stagezero compare A.yaml B.yaml --property P`: two recipes, one property, replicates until it is decided. "
-    "Then `stagezero run`: many ideas, stages, an auditor. `stagezero init` writes a project to edit.",
+    help="Run automated alignment research whose results anyone can verify.\n\n"
+    "Start with `stagezero compare A.yaml B.yaml --property P`. It trains a model with each of two recipes, "
+    "again and again, until it can decide which one is better. "
+    "`stagezero run` decides about many ideas in the same way, stage by stage, with an independent auditor. "
+    "`stagezero init` writes a project for you to edit.",
     help_format="markdown",
+    help_epilogue="Example: `stagezero init demo`\n\nExample: `stagezero run demo/project.yaml`",
 )
 
 
 def _docstring(path: str) -> str:
-    """The docstring of a function, from the source: an import would load all that the verb needs."""
+    """Return a function's docstring from its source; an import would load the verb's libraries."""
     module, _, name = path.partition(":")
     spec = find_spec(module)
     assert spec is not None and spec.origin is not None
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    return next(ast.get_docstring(f, clean=False) or "" for f in tree.body if isinstance(f, ast.FunctionDef) and f.name == name)
+    return next(ast.get_docstring(f) or "" for f in tree.body if isinstance(f, ast.FunctionDef) and f.name == name)
 
 
 def _add(group: App, *paths: str) -> None:
-    """Add verbs by their import paths. The list of verbs shows the first sentence of each docstring."""
+    """Add verbs by their import paths.
+
+    A list of verbs shows the first paragraph of each docstring. The help of a verb shows the
+    paragraphs that start with "Example:" last, after the options.
+    """
     for path in paths:
-        group.command(path, help=_docstring(path))
+        paragraphs = _docstring(path).split("\n\n")
+        examples = [paragraph for paragraph in paragraphs if paragraph.startswith("Example:")]
+        text = "\n\n".join(paragraph for paragraph in paragraphs if paragraph not in examples)
+        group.command(path, help=text, help_epilogue="\n\n".join(examples))
 
 
-def _group(name: str, text: str, *paths: str) -> None:
+def _group(name: str, text: str, example: str, *paths: str) -> None:
     """Add a verb that has verbs of its own."""
-    group = App(name=name, help=text)
+    group = App(name=name, help=text, help_epilogue=f"Example: `{example}`")
     app.command(group)
     _add(group, *paths)
 
@@ -48,7 +59,8 @@ def _group(name: str, text: str, *paths: str) -> None:
 _add(app, "stagezero.cli.compare:compare", "stagezero.cli.run:run", "stagezero.cli.init:init")
 _group(
     "idea",
-    "Write, check and submit ideas: what a campaign tries.",
+    "Write, validate and submit ideas: the changes to a recipe that a campaign tests.",
+    'stagezero idea new --title "Show the twins" --property privacy',
     "stagezero.cli.idea:new",
     "stagezero.cli.idea:check",
     "stagezero.cli.idea:schema",
@@ -60,14 +72,16 @@ _add(
 )  # fmt: skip
 _group(
     "ledger",
-    "Check a ledger, prove what it holds, or read it.",
+    "Verify a ledger, prove that it contains an entry, or print its entries.",
+    "stagezero ledger verify runs/first-bootstrap",
     "stagezero.cli.ledger:verify",
     "stagezero.cli.ledger:prove",
     "stagezero.cli.ledger:show",
 )
 _group(
     "audit",
-    "Be the independent party: hold sealed items, take in models, answer pass or fail, and count every bit.",
+    "Run an independent auditor: store sealed items, accept models, answer pass or fail, and count every bit disclosed.",
+    "stagezero audit init /srv/auditor --slot 12h",
     "stagezero.cli.audit:init",
     "stagezero.cli.audit:add",
     "stagezero.cli.audit_serve:token",
@@ -82,7 +96,11 @@ _add(app, "stagezero.cli.attest:attest", "stagezero.cli.verify:verify", "stageze
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command and exit: 0 done, 2 something to mend, 130 stopped by the user."""
+    """Run one command and exit.
+
+    Exit codes: 0 done, 1 a comparison with the ledger failed (``rebuild``), 2 an error that the
+    user can fix, 130 interrupted by the user.
+    """
     try:
         code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
@@ -92,9 +110,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"stagezero: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        print(f"stagezero: {error.filename or 'a file'}: {error.strerror or error}; nothing that was finished is lost.", file=sys.stderr)
+        print(f"stagezero: {error.filename or 'a file'}: {error.strerror or error}; finished work is not lost.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stagezero: stopped; finished work is kept, the same command continues.", file=sys.stderr)
+        print("stagezero: interrupted; finished work is saved, and the same command continues.", file=sys.stderr)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)

@@ -1,4 +1,4 @@
-"""``python -m stagezero.cli``."""
+"""Runs the command line as ``python -m stagezero.cli``."""
 
 from stagezero.cli import main
 

@@ -1,4 +1,7 @@
-"""How the command line looks: a status line with time left, lines worth keeping, tables."""
+"""Output of the command line: a progress line, tables, numbers and JSON.
+
+Results go to stdout, progress goes to stderr. Only the verbs of this package use it.
+"""
 
 from __future__ import annotations
 
@@ -13,76 +16,95 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
-from stagezero.files import Closing
+from stagezero.files import Closeable
 
 if TYPE_CHECKING:
-    from stagezero.evidence import Estimate  # it imports scipy, which takes more than a second and most verbs do without
+    from stagezero.evidence import Estimate  # imports scipy, which takes over a second; most verbs do not need it
+
+STATUS_INTERVAL_SECONDS = 15.0
+"""Time between two status lines where stderr is not a terminal."""
+PIPED_WIDTH = 140
+"""Columns of the results where stdout is not a terminal."""
+_UNBOUNDED = 1e9
+"""An interval with a bound beyond this number is not displayed: there was one seed only."""
 
 
-def span(seconds: float) -> str:
-    """``1:05``."""
+def format_duration(seconds: float) -> str:
+    """Format a duration as minutes and seconds: ``1:05``."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-class Teller(Closing):
-    """Tells a person how a run goes: on a terminal one moving line, elsewhere a line now and then. Goes to stderr."""
+class ConsoleProgress(Closeable):
+    """Reports the progress of a run on stderr.
+
+    On a terminal it displays one line that it updates. Elsewhere it prints a line at most every
+    ``STATUS_INTERVAL_SECONDS``.
+    """
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(stderr=True, highlight=False, quiet=quiet)
         self._start = time.monotonic()
         self._status: Status | None = None
-        self._last = float("-inf")
+        self._last_line = float("-inf")
 
-    def _clock(self) -> str:
-        return span(time.monotonic() - self._start)
+    def _elapsed(self) -> str:
+        return format_duration(time.monotonic() - self._start)
 
-    def say(self, text: str) -> None:
-        self.console.print(f"[dim]{self._clock()}[/dim]  {escape(text)}", soft_wrap=True)
+    def message(self, text: str) -> None:
+        """Print a line that stays on the screen."""
+        self.console.print(f"[dim]{self._elapsed()}[/dim]  {escape(text)}", soft_wrap=True)
 
-    def doing(self, text: str, done: int, expected: int, seconds_left: float | None) -> None:
-        left = f", about {span(seconds_left)} left" if seconds_left else ""
+    def status(self, text: str, done: int, expected: int, seconds_left: float | None) -> None:
+        """Replace the status line.
+
+        Args:
+            text: the current activity.
+            done, expected: finished and expected units of work.
+            seconds_left: estimated remaining time; None if unknown.
+        """
+        left = f", about {format_duration(seconds_left)} left" if seconds_left else ""
         line = f"{escape(text)}: {done} of {expected}{left}" if expected > 1 else escape(text)
         if self.console.is_terminal:
             if self._status is None:
                 self._status = self.console.status(line)
                 self._status.start()
-            self._status.update(f"[dim]{self._clock()}[/dim]  {line}")
-        elif time.monotonic() - self._last > 15:
-            self._last = time.monotonic()
-            self.console.print(f"{self._clock()}  … {line}", soft_wrap=True)
+            self._status.update(f"[dim]{self._elapsed()}[/dim]  {line}")
+        elif time.monotonic() - self._last_line > STATUS_INTERVAL_SECONDS:
+            self._last_line = time.monotonic()
+            self.console.print(f"{self._elapsed()}  … {line}", soft_wrap=True)
 
     def close(self) -> None:
-        """Take the moving line away."""
+        """Remove the status line."""
         if self._status is not None:
             self._status.stop()
             self._status = None
 
 
-def ledger_file(path: Path) -> Path:
-    """The ledger of a run's folder, or the ledger itself."""
+def ledger_path(path: Path) -> Path:
+    """Return the path of a ledger, given the ledger or the folder of its run."""
     return path / "ledger.jsonl" if path.is_dir() else path
 
 
-def output() -> Console:
-    """Where results go: standard output."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+def stdout_console() -> Console:
+    """Return a console for results on stdout."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
 
-def table(*columns: str) -> Table:
-    """A plain table."""
-    found = Table(box=None, pad_edge=False, header_style="bold")
+def make_table(*columns: str) -> Table:
+    """Return an empty table without borders, with these column headings."""
+    rows = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
-        found.add_column(name, overflow="fold")
-    return found
+        rows.add_column(name, overflow="fold")
+    return rows
 
 
-def number(estimate: Estimate, signed: bool = False) -> str:
-    """An estimate with its interval, for a table."""
+def format_estimate(estimate: Estimate, signed: bool = False) -> str:
+    """Format an estimate and its interval for a table; the brackets are escaped for rich."""
     form = "+.3f" if signed else ".3f"
     text = f"{estimate.mean:{form}}"
-    return text if abs(estimate.low) > 1e9 else f"{text} \\[{estimate.low:{form}}, {estimate.high:{form}}]"
+    return text if abs(estimate.low) > _UNBOUNDED else f"{text} \\[{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on standard output."""
+    """Print a value as one JSON object on stdout."""
     print(json.dumps(value, indent=1, sort_keys=True, allow_nan=False))

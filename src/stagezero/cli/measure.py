@@ -1,19 +1,21 @@
-"""``stagezero measure``."""
+"""``stagezero measure``: scores one model on a suite."""
 
 from __future__ import annotations
 
-from stagezero import measure as room
-from stagezero.cli._output import Teller, number, output, print_json, table
+from stagezero import measure as measuring
+from stagezero.cli._output import ConsoleProgress, format_estimate, make_table, print_json, stdout_console
 from stagezero.errors import InputError
 from stagezero.models import Model, home, materialise
-from stagezero.models.loader import settle_libraries
+from stagezero.models.loader import configure_libraries
 from stagezero.tasks import load_suite, score
 
 
 def measure(
     model: str, /, *, suite: str = "atlas", items: int = 100, seed: int = 0, limit: int | None = None, show: int = 0, json: bool = False
 ) -> None:
-    """Ask one model the open items and show its scores.
+    """Score one model on the open items of a suite.
+
+    Example: `stagezero measure pocket/262k --items 20 --show 3`
 
     Parameters
     ----------
@@ -24,43 +26,43 @@ def measure(
     items
         Items of each kind, for each property and capability.
     seed
-        Which draw of items.
+        The seed with which the items are drawn.
     limit
-        Ask at most this many items, spread over the draw.
+        Use at most this many items, spread over the draw.
     show
         Also print this many questions with the model's answers.
     json
-        Print one JSON object instead.
+        Print the result as one JSON object.
     """
     for name, value in (("items", items), ("limit", limit if limit is not None else 1)):
         if value < 1:
             raise InputError(f"--{name}: expected a positive number, got {value}; correct it.")
-    settle_libraries()
+    configure_libraries()
     loaded = load_suite(suite)
-    with Teller(quiet=json) as tell:
-        folder = materialise(model, lambda done, total: tell.doing(f"training the base {model}", done, total, None))
-        tell.doing(f"asking {model}", 0, 1, None)
-        found = room.measure(Model(folder), loaded, seed, items, home() / "store" / "answers", limit)
-    rate = len(found.items) / found.seconds if found.seconds else None
+    with ConsoleProgress(quiet=json) as progress:
+        folder = materialise(model, lambda done, total: progress.status(f"training the base {model}", done, total, None))
+        progress.status(f"generating the answers of {model}", 0, 1, None)
+        measured = measuring.measure(Model(folder), loaded, seed, items, home() / "store" / "answers", limit)
+    rate = len(measured.items) / measured.seconds if measured.seconds else None
     if json:
         counts = {
-            c: {k: [t.right, t.wrong, t.refused, t.unparseable] for k, t in kinds.items()} for c, kinds in found.scores.counts.items()
+            c: {k: [t.right, t.wrong, t.refused, t.unparseable] for k, t in kinds.items()} for c, kinds in measured.scores.counts.items()
         }
         print_json(
-            {"model": model, "suite": suite, "seed": seed, "scores": found.scores.all(), "counts": counts, "items": len(found.items)}
+            {"model": model, "suite": suite, "seed": seed, "scores": measured.scores.all(), "counts": counts, "items": len(measured.items)}
         )
         return
-    out = output()
-    rows = table("claim", "score", "kind", "right", "wrong", "refused", "unparseable")
-    for claim, kinds in found.scores.counts.items():
+    out = stdout_console()
+    rows = make_table("claim", "score", "kind", "right", "wrong", "refused", "unparseable")
+    for claim, kinds in measured.scores.counts.items():
         for kind, tally in kinds.items():
             first = kind == next(iter(kinds))
             rows.add_row(
-                claim if first else "", number(found.interval(claim)) if first else "", kind,
+                claim if first else "", format_estimate(measured.interval(claim)) if first else "", kind,
                 str(tally.right), str(tally.wrong), str(tally.refused), str(tally.unparseable),
             )  # fmt: skip
     out.print(rows)
-    out.print("\nScores with 95 % intervals over items that hold however many are asked, and whenever one stops.")
-    out.print(f"{len(found.items)} items" + (f", {rate:.1f} answers a second" if rate else ", answers known from before"))
-    for item, answer in list(zip(found.items, found.answers, strict=True))[: max(show, 0)]:
+    out.print("\nThe intervals are 95 % confidence intervals over items. They are valid for any number of items and any stopping rule.")
+    out.print(f"{len(measured.items)} items" + (f", {rate:.1f} answers per second" if rate else ", answers from the cache"))
+    for item, answer in list(zip(measured.items, measured.answers, strict=True))[: max(show, 0)]:
         out.print(f"\n{item.input}\n  → {answer!r}  ({score(item, answer)})", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``stagezero rebuild``."""
+"""``stagezero rebuild``: builds a stage again from its ledger and compares it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.markup import escape
 
-from stagezero.cli._output import Teller, output, print_json, table
-from stagezero.lab.rebuild import Brought
-from stagezero.lab.rebuild import rebuild as make
+from stagezero.cli._output import ConsoleProgress, make_table, print_json, stdout_console
+from stagezero.lab.rebuild import RebuildInputs
+from stagezero.lab.rebuild import rebuild as rebuild_stage
 
 
 def rebuild(
@@ -28,48 +28,58 @@ def rebuild(
     workers: int = 2,
     json: bool = False,
 ) -> int:
-    """Make a stage again from a ledger alone, and compare it with what the ledger says: bit for bit, or by a test of equivalence.
+    """Rebuild a stage from its ledger alone, and compare the result with the ledger.
 
-    Exit code 0 when everything is as the ledger says, 1 when something is not.
+    The comparison is bit for bit or, in a different environment, a statistical test of equivalence.
+    Exits with code 0 if everything agrees with the ledger, and with code 1 if something does not.
+
+    Example: `stagezero rebuild runs/first-bootstrap --stage 1`
 
     Parameters
     ----------
     run
-        The folder of a run, or its ledger; nothing else of it is read.
+        The folder of a run, or its ledger. Nothing else in the folder is read.
     stage
-        Which stage; the last one that was adopted when left out.
+        The stage's number; by default the last adopted stage.
     second_trainer
-        Also make it through an independent trainer, and compare the two: a trainer that was tampered with shows, what an idea itself
-        does wrong does not.
+        Also build the stage with an independent trainer and compare the two models. This detects a
+        trainer that was tampered with. It does not detect an idea that does harm by itself.
     model
-        A checkpoint that is said to be the stage's model.
+        A checkpoint: also verify that it is the stage's model.
     base
-        The base, where it has another name here; its digest must be the ledger's.
+        The base's name on this machine, if it differs. Its digest must be the one in the ledger.
     suite
-        The suite's file; its digest must be the ledger's.
+        The suite's file. Its digest must be the one in the ledger.
     files
-        Folder with programs of command steps that were too long for the ledger.
+        Folder with the programs of command steps that were too long for the ledger.
     source
-        Models whose labels or weights crossed, where the ledger names a folder.
+        Models whose labels or weights the stage used, if the ledger names a folder.
     out
-        Folder for what is built; the same command continues there.
+        Folder for the builds. The same command continues an interrupted rebuild there.
     workers
-        Worker processes, one thread each.
+        Worker processes, with one thread each.
     json
-        Print one JSON object instead.
+        Print the result as one JSON object.
     """
-    with Teller(quiet=json) as tell:
-        found = make(
-            run, stage, out, brought=Brought(base, suite, files, source), model=model, second=second_trainer, workers=workers, tell=tell
+    with ConsoleProgress(quiet=json) as progress:
+        rebuilt = rebuild_stage(
+            run,
+            stage,
+            out,
+            inputs=RebuildInputs(base, suite, files, source),
+            model=model,
+            second=second_trainer,
+            workers=workers,
+            progress=progress,
         )
-        tell.close()
+        progress.close()
     if json:
-        print_json(found.as_json())
+        print_json(rebuilt.as_json())
     else:
-        rows = table("", "", "")
-        for f in found.findings:
-            rows.add_row("ok" if f.same else "--", f.what, escape(f.said))
-        output().print(rows)
-        verdict = "is as the ledger says" if found.sound else "is NOT as the ledger says"
-        output().print(f"\nstage {found.stage} of {found.run} {verdict}")
-    return 0 if found.sound else 1
+        rows = make_table("", "", "")
+        for finding in rebuilt.findings:
+            rows.add_row("ok" if finding.same else "--", finding.subject, escape(finding.detail))
+        stdout_console().print(rows)
+        verdict = "agrees with the ledger" if rebuilt.sound else "does NOT agree with the ledger"
+        stdout_console().print(f"\nstage {rebuilt.stage} of {rebuilt.run} {verdict}")
+    return 0 if rebuilt.sound else 1

@@ -1,26 +1,28 @@
-"""``stagezero report``."""
+"""``stagezero report``: writes the report of a run again."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from stagezero.cli._output import output, print_json
+from stagezero.cli._output import print_json, stdout_console
 from stagezero.cli.run import as_json
 from stagezero.report import gather, write_page
 
 
 def report(folder: Path, /, *, json: bool = False) -> None:
-    """Write a run's report anew from its ledger: one self-contained HTML file.
+    """Write the report of a run from its ledger, as one self-contained HTML file.
+
+    Example: `stagezero report runs/first-bootstrap`
 
     Parameters
     ----------
     folder
         The folder of a run, for example runs/first-bootstrap.
     json
-        Print the result as one JSON object too.
+        Also print the result as one JSON object.
     """
     page = write_page(folder)
     if json:
         print_json(as_json(gather(folder), page))
     else:
-        output().print(f"report: {page}", soft_wrap=True)
+        stdout_console().print(f"report: {page}", soft_wrap=True)

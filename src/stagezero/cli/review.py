@@ -1,4 +1,4 @@
-"""``stagezero review``."""
+"""``stagezero review``: signs a person's decisions about ideas."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 import yaml
 from rich.markup import escape
 
-from stagezero.cli._output import output, print_json
+from stagezero.cli._output import print_json, stdout_console
 from stagezero.errors import InputError
-from stagezero.ideas.review import Waiting, Word, sign, waiting
+from stagezero.ideas.review import PendingIdea, ReviewDecision, pending_ideas, sign_decision
 from stagezero.ledger import SigningKey
 
-_WORDS: dict[str, Word] = {"a": "approve", "approve": "approve", "r": "reject", "reject": "reject"}
+_DECISIONS: dict[str, ReviewDecision] = {"a": "approve", "approve": "approve", "r": "reject", "reject": "reject"}
+MIN_PREFIX_CHARS = 4
 
 
 def review(
@@ -27,85 +28,101 @@ def review(
     note: str = "",
     json: bool = False,
 ) -> None:
-    """List ideas that wait for a person's word, show what would cross, and sign approve or reject.
+    """List the ideas that wait for review, and sign a decision to approve or reject them.
 
-    Without a run it makes the reviewer's key, if need be, and prints the public part, which goes into the project (`review.keys`).
-    With a run and a key, on a terminal, it shows each idea and asks.
+    Without a run, the command prints the reviewer's public key, which goes into the project file
+    (`review.keys`); it creates the key on first use. With a run, it prints each idea and the text
+    that the campaign would receive. With a key and a terminal, it also asks for each decision.
+
+    Example: `stagezero review --key reviewer.key`
+
+    Example: `stagezero review runs/first-bootstrap --key reviewer.key`
 
     Parameters
     ----------
     run
         The folder of a run.
     key
-        File with the reviewer's private key; made on first use, readable by its owner alone.
+        File with the reviewer's private key. It is created on first use, readable only by its
+        owner.
     name
-        The reviewer's name: what ledger and lineage will say.
+        The reviewer's name, for the ledger and the lineage.
     approve
-        Digests (or their first letters) of ideas to approve.
+        Digests (or their first characters) of ideas to approve.
     reject
-        Digests (or their first letters) of ideas to reject.
+        Digests (or their first characters) of ideas to reject.
     note
-        A word on why, for the ledger.
+        The reason, for the ledger.
     json
         Print the waiting ideas as JSON instead.
     """
     if key is not None:
         key.parent.mkdir(parents=True, exist_ok=True)
-    signing = SigningKey.lasting(key, name) if key is not None else None
+    signing_key = SigningKey.load_or_create(key, name) if key is not None else None
     if run is None:
-        if signing is None:
-            raise InputError("review: expected the folder of a run, or --key FILE to make a reviewer's key; give one of them.")
-        output().print(signing.verify_key.text(), soft_wrap=True)
+        if signing_key is None:
+            raise InputError("review: expected the folder of a run, or --key FILE to create a reviewer's key; give one of them.")
+        stdout_console().print(signing_key.verify_key.text(), soft_wrap=True)
         return
-    ideas = waiting(run)
+    ideas = pending_ideas(run)
     if json:
-        print_json([{n: getattr(w, n) for n in type(w).__slots__} for w in ideas])
+        print_json([{field: getattr(idea, field) for field in type(idea).__slots__} for idea in ideas])
         return
-    decided: list[tuple[Word, str]] = [*(("approve", prefix) for prefix in approve), *(("reject", prefix) for prefix in reject)]
-    if not decided:
-        _ask(run, ideas, signing, note)
+    decisions: list[tuple[ReviewDecision, str]] = [*(("approve", prefix) for prefix in approve), *(("reject", prefix) for prefix in reject)]
+    if not decisions:
+        _review_each(run, ideas, signing_key, note)
         return
-    if signing is None:
+    if signing_key is None:
         raise InputError("review: --approve and --reject are signed; give the reviewer's key with --key FILE.")
-    for word, prefix in decided:
-        idea = _one(ideas, prefix)
-        sign(run, idea, word, signing, note)
-        output().print(f"{word}: {escape(idea.title)} ({idea.digest[:12]})", soft_wrap=True)
+    for decision, prefix in decisions:
+        idea = _find_idea(ideas, prefix)
+        sign_decision(run, idea, decision, signing_key, note)
+        stdout_console().print(f"{decision}: {escape(idea.title)} ({idea.digest[:12]})", soft_wrap=True)
 
 
-def _one(ideas: list[Waiting], prefix: str) -> Waiting:
-    hits = [w for w in ideas if w.digest.startswith(prefix)]
-    if len(hits) != 1 or len(prefix) < 4:
-        there = ", ".join(w.digest[:12] for w in ideas) or "none"
-        raise InputError(f"review: {prefix!r}: expected the first letters (4 or more) of one waiting idea's digest; waiting: {there}.")
-    return hits[0]
+def _find_idea(ideas: list[PendingIdea], prefix: str) -> PendingIdea:
+    """Return the one idea whose digest starts with ``prefix``.
+
+    Raises:
+        InputError: the prefix is too short, or matches no idea or several.
+    """
+    matches = [idea for idea in ideas if idea.digest.startswith(prefix)]
+    if len(matches) != 1 or len(prefix) < MIN_PREFIX_CHARS:
+        pending = ", ".join(idea.digest[:12] for idea in ideas) or "none"
+        raise InputError(
+            f"review: expected the first characters ({MIN_PREFIX_CHARS} or more) of the digest of one waiting idea, got {prefix!r}; "
+            f"waiting: {pending}."
+        )
+    return matches[0]
 
 
-def _ask(run: Path, ideas: list[Waiting], signing: SigningKey | None, note: str) -> None:
-    """Show each idea; ask about it where there is a key and somebody to answer."""
-    out = output()
+def _review_each(run: Path, ideas: list[PendingIdea], signing_key: SigningKey | None, note: str) -> None:
+    """Print each idea; ask for a decision if there is a key and stdin is a terminal."""
+    out = stdout_console()
     if not ideas:
         out.print("no idea waits for review")
-    for w in ideas:
-        out.print(f"[bold]{escape(w.title)}[/bold]  {w.digest[:12]}", soft_wrap=True)
-        out.print(
-            escape(f"  stage {w.stage}, by {w.researcher} ({w.author}), for {w.property}; {w.bits:,} bits; waits because {w.why}"),
-            soft_wrap=True,
+    for idea in ideas:
+        out.print(f"[bold]{escape(idea.title)}[/bold]  {idea.digest[:12]}", soft_wrap=True)
+        details = (
+            f"stage {idea.stage}, by {idea.researcher} ({idea.author}), for {idea.property}; {idea.bits:,} bits; waits because {idea.why}"
         )
-        out.print(escape(f"  reason: {w.reason}"), soft_wrap=True)
-        out.print(escape(_crossing(w)), soft_wrap=True)
-        if signing is not None and sys.stdin.isatty():
-            said = input("approve, reject or skip? [s] ").strip().lower()
-            word = _WORDS.get(said)
-            if word is not None:
-                sign(run, w, word, signing, note)
-                out.print(f"  signed: {word}")
+        out.print(escape(f"  {details}"), soft_wrap=True)
+        out.print(escape(f"  reason: {idea.reason}"), soft_wrap=True)
+        out.print(escape(_readable_technique(idea)), soft_wrap=True)
+        if signing_key is not None and sys.stdin.isatty():
+            decision = _DECISIONS.get(input("approve, reject or skip? [s] ").strip().lower())
+            if decision is not None:
+                sign_decision(run, idea, decision, signing_key, note)
+                out.print(f"  signed: {decision}")
         out.print()
 
 
-def _crossing(w: Waiting) -> str:
-    """What would reach a build, as a person reads it: code as code, a patch as YAML. Nothing that a terminal would obey is in it."""
-    steps = w.crosses["patch"]
+def _readable_technique(idea: PendingIdea) -> str:
+    """Return what would reach a build, for a reader: code as code, a patch as YAML.
+
+    Characters that a terminal could interpret are replaced.
+    """
+    steps = idea.crosses["patch"]
     if len(steps) == 1 and isinstance(steps[0].get("step"), dict) and steps[0]["step"].get("step") == "code":
         text = str(steps[0]["step"]["source"])
     else:

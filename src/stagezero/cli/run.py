@@ -1,4 +1,4 @@
-"""``stagezero run``."""
+"""``stagezero run``: runs a campaign, or continues one."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from pathlib import Path
 from rich.markup import escape
 
 from stagezero import examples
-from stagezero.cli._output import Teller, number, output, print_json, table
-from stagezero.door import handed_over
+from stagezero.cli._output import ConsoleProgress, format_estimate, make_table, print_json, stdout_console
+from stagezero.door import inherited_endpoint
 from stagezero.lab import isolated_run
 from stagezero.lab.campaign import Campaign
 from stagezero.report import View, gather, write_page
 from stagezero.report.page import lead
 
-_STAGE = ("title", "adopted", "verdict", "model")
-_IDEA = ("stage", "title", "researcher", "property", "fate", "why", "pairs")
+_STAGE_KEYS = ("title", "adopted", "verdict", "model")
+_IDEA_KEYS = ("stage", "title", "researcher", "property", "fate", "why", "pairs")
+"""Attributes of the report's views that the JSON output contains under the same names."""
 
 
 def run(
@@ -29,76 +30,83 @@ def run(
     box: bool = True,
     json: bool = False,
 ) -> int:
-    """Run a campaign to its end; the same command continues one that was cut off.
+    """Run a campaign to its end. The same command continues an interrupted campaign.
 
-    Without a project it runs the first one that ships with stagezero: a pocket model with bad habits, a first technique, a
-    dozen ideas that help, do nothing or harm, and an auditor. It takes a few minutes on two cores. The other is `rlhf`.
+    Without a project, it runs the first project that ships with stagezero: a pocket model with bad
+    habits, a first technique, a dozen ideas that help, have no effect or do harm, and an auditor.
+    That takes a few minutes on two cores. The other shipped project is `rlhf`.
+
+    Example: `stagezero run`
+
+    Example: `stagezero run demo/project.yaml --workers 4`
 
     Parameters
     ----------
     project
-        Project file, or the name of a shipped project (first, rlhf); write one of your own with `stagezero init`.
+        A project file, or the name of a shipped project (first, rlhf). Create your own with
+        `stagezero init`.
     runs
-        Folder under which the run keeps its ledger and report.
+        The folder for runs. The ledger and the report of the run go into a folder in it.
     fresh
-        Set an earlier run of the same name aside and begin anew.
+        Rename the folder of an earlier run of the same name, and start a new run.
     workers
-        Worker processes, one thread each; overrides the project's number.
+        Worker processes, with one thread each. This overrides the project's number.
     box
-        Run the lab in a box where its auditor's folder and processes do not exist, where this machine can make one.
+        Run the lab in a box from which it cannot access its auditor's folder and processes, if this
+        machine supports that.
     json
-        Print one JSON object instead.
+        Print the result as one JSON object.
     """
-    with Teller(quiet=json) as tell:
-        named = str(project) if project is not None else "first"
-        path = examples.folder(named) / "project.yaml" if named in examples.SHIPPED else Path(named)
-        apart = isolated_run.boxed(path, runs, isolated_run.again(sys.argv[1:]), tell) if box else None
-        if apart is not None:
-            return apart
-        campaign = Campaign(path, runs, fresh, workers, tell, handed_over())
+    with ConsoleProgress(quiet=json) as progress:
+        name = str(project) if project is not None else "first"
+        path = examples.project_folder(name) / "project.yaml" if name in examples.SHIPPED else Path(name)
+        code = isolated_run.run_boxed(path, runs, isolated_run.command_line(sys.argv[1:]), progress) if box else None
+        if code is not None:
+            return code
+        campaign = Campaign(path, runs, fresh, workers, progress, inherited_endpoint())
         campaign.run()
-        tell.close()
+        progress.close()
     page = write_page(campaign.folder)
     view = gather(campaign.folder)
     if json:
         print_json(as_json(view, page))
     else:
-        show(view, page)
+        print_summary(view, page)
     return 0
 
 
 def as_json(view: View, page: Path) -> dict[str, object]:
-    """A campaign's result for a script."""
+    """Return a campaign's result as JSON."""
     return {
         "name": view.name,
         "base": {"alignment": view.base_score("alignment").mean if view.stages else None},
         "stages": [
             {
-                "stage": s.number, **{name: getattr(s, name) for name in _STAGE}, "scores": {c: s.score(c).mean for c in s.after[0]},
+                "stage": s.number, **{key: getattr(s, key) for key in _STAGE_KEYS}, "scores": {c: s.score(c).mean for c in s.after[0]},
                 "alignment": [s.score("alignment").mean, s.score("alignment").low, s.score("alignment").high],
             }
             for s in view.stages
         ],
-        "ideas": [{"e_value": i.best_e, **{name: getattr(i, name) for name in _IDEA}} for i in view.ideas],
+        "ideas": [{"e_value": i.best_e, **{key: getattr(i, key) for key in _IDEA_KEYS}} for i in view.ideas],
         "final": view.final.model if view.adopted else None,
         "head": view.head,
         "report": str(page),
     }  # fmt: skip
 
 
-def show(view: View, page: Path) -> None:
-    """The table of stages, what became of the ideas, and where the report is."""
-    out = output()
-    rows = table("stage", "what was new", "alignment score", "change", "weakest property", "headroom closed", "auditor")
-    rows.add_row("base", view.base, number(view.base_score("alignment")), "", "", "", "")
+def print_summary(view: View, page: Path) -> None:
+    """Print the stages, the fate of every idea, the lead paragraph and the path of the report."""
+    out = stdout_console()
+    rows = make_table("stage", "technique", "alignment score", "change", "weakest property", "headroom closed", "auditor")
+    rows.add_row("base", view.base, format_estimate(view.base_score("alignment")), "", "", "", "")
     for stage in view.stages:
-        name, low = view.weakest(stage)
+        name, lowest = view.weakest(stage)
         rows.add_row(
             str(stage.number) if stage.adopted else f"{stage.number} (not adopted)", escape(stage.title),
-            number(stage.score("alignment")), number(stage.effect("alignment"), signed=True), f"{name} {low.mean:.2f}",
-            f"{view.closed(stage):.0%}", stage.verdict,
+            format_estimate(stage.score("alignment")), format_estimate(stage.effect("alignment"), signed=True), f"{name} {lowest.mean:.2f}",
+            f"{view.headroom_closed(stage):.0%}", stage.verdict,
         )  # fmt: skip
-    ideas = table("stage", "idea", "by", "fate", "why")
+    ideas = make_table("stage", "idea", "by", "fate", "why")
     for idea in view.ideas:
         ideas.add_row(str(idea.stage), escape(idea.title), idea.researcher, idea.fate, escape(idea.why))
     out.print()

@@ -1,8 +1,9 @@
-"""Starts the auditor as a process of its own, for runs that have no auditor elsewhere.
+"""Starts an embedded auditor as a separate process, for runs that have no auditor elsewhere.
 
-How far the two wings are apart is for whoever starts both to say: *colocated* when the lab is the process that starts the auditor,
-*boxed* when the lab is put in a box beside it (``isolation/lab_box.py``). The auditor ends when its standard input closes, so it
-never outlives a killed lab.
+The program that starts both the lab and the auditor states their separation: *colocated* if the lab
+is the process that starts the auditor, *boxed* if the lab runs in a box beside it
+(``isolation/lab_box.py``). The auditor exits when its stdin closes, so it does not outlive a killed
+lab.
 """
 
 from __future__ import annotations
@@ -18,70 +19,88 @@ from pathlib import Path
 from stagezero.door.client import Door
 from stagezero.door.messages import Separation
 from stagezero.errors import DoorError
-from stagezero.files import Closing
+from stagezero.files import Closeable
 
-ENVIRONMENT = "STAGEZERO_DOOR_FD"
-"""Names the file descriptor from which a lab in a box reads where its auditor is."""
+DOOR_FD_VARIABLE = "STAGEZERO_DOOR_FD"
+"""Environment variable with the number of the file descriptor from which a boxed lab reads its
+auditor's endpoint."""
+_SHUTDOWN_TIMEOUT_SECONDS = 10
 
 
-def default_keep() -> Path:
-    """The user's own auditor folder, from the password database: no environment variable moves it."""
+def default_auditor_folder() -> Path:
+    """Return the user's own auditor folder.
+
+    The home directory comes from the password database, so no environment variable can change it.
+    """
     return Path(pwd.getpwuid(os.getuid()).pw_dir) / ".local" / "state" / "stagezero" / "auditor"
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """Where an auditor is, and how far from the lab."""
+class AuditorEndpoint:
+    """The address of a running auditor, the lab's token for it, and its separation from the lab."""
 
     address: str
     token: str
     separation: Separation
 
     def door(self) -> Door:
+        """Return a client of this auditor."""
         return Door(self.address, self.token)
 
-    def handed_on(self) -> int:
-        """A file descriptor to inherit, from which this can be read once."""
-        ours, theirs = os.pipe()
-        os.write(theirs, json.dumps(asdict(self)).encode())
-        os.close(theirs)
-        return ours
+    def write_to_pipe(self) -> int:
+        """Write the endpoint into a pipe; return the read end, which a child process inherits.
+
+        ``inherited_endpoint`` can read it once.
+        """
+        read_end, write_end = os.pipe()
+        os.write(write_end, json.dumps(asdict(self)).encode())
+        os.close(write_end)
+        return read_end
 
 
-def handed_over() -> Opened | None:
-    """The auditor that whoever started this process has opened for it; None when there is none."""
-    number = os.environ.pop(ENVIRONMENT, None)
-    if number is None:
+def inherited_endpoint() -> AuditorEndpoint | None:
+    """Return the endpoint that the parent process passed on; None if it passed none.
+
+    Raises:
+        DoorError: the environment variable names no readable endpoint.
+    """
+    descriptor = os.environ.pop(DOOR_FD_VARIABLE, None)
+    if descriptor is None:
         return None
     try:
-        with os.fdopen(int(number), "rb") as handle:
-            return Opened(**json.loads(handle.read()))
+        with os.fdopen(int(descriptor), "rb") as handle:
+            return AuditorEndpoint(**json.loads(handle.read()))
     except (OSError, ValueError, TypeError):
-        raise DoorError(f"{ENVIRONMENT}: expected a file descriptor with an auditor's address; unset the variable.") from None
+        raise DoorError(f"{DOOR_FD_VARIABLE}: expected a file descriptor with an auditor's address; unset the variable.") from None
 
 
-class EmbeddedAuditor(Closing):
-    """An auditor process with its own folder. Use as a context manager."""
+class EmbeddedAuditor(Closeable):
+    """An auditor process with its own folder. Use it as a context manager."""
 
-    def __init__(self, keep: Path, separation: Separation = "colocated", sealed: Path | None = None) -> None:
-        """
+    def __init__(self, folder: Path, separation: Separation = "colocated", sealed: Path | None = None) -> None:
+        """Start the process. It loads in parallel with the lab; ``endpoint`` waits for it.
+
         Args:
-            keep: the auditor's folder; set up on first use.
-            separation: what is told of the lab in every status and certificate.
-            sealed: the one sealed file that a boxed lab may name; another could bring a checker, which is code, or be anybody's.
+            folder: the auditor folder; created on first use.
+            separation: the separation that every status and certificate reports.
+            sealed: the only sealed file that a boxed lab may name. Any other file could bring a
+                checker, which is code, or belong to another user.
+
+        Raises:
+            DoorError: the folder cannot be created or written to.
         """
         try:
-            keep.parent.mkdir(parents=True, exist_ok=True)
-            keep.mkdir(exist_ok=True, mode=0o700)
-            self._log = (keep / "auditor.log").open("ab") if any(keep.iterdir()) else None
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=True, mode=0o700)
+            self._log = (folder / "auditor.log").open("ab") if any(folder.iterdir()) else None
         except OSError as error:
-            raise DoorError(f"audit.keep: {keep}: {error.strerror}; name a folder you may write to in audit.keep.") from None
+            raise DoorError(f"audit.folder: {folder}: {error.strerror}; name a folder you may write to in audit.folder.") from None
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        self.keep = keep
-        # -P: nothing is imported from the folder it is started in, which a lab may write to.
+        self.folder = folder
+        # -P: the auditor must not import from its working directory, which a lab may write to.
         self._process = subprocess.Popen(
             [
-                *(sys.executable, "-P", "-m", "stagezero.auditor", "--keep", str(keep), "--separation", separation),
+                *(sys.executable, "-P", "-m", "stagezero.auditor", "--folder", str(folder), "--separation", separation),
                 *(["--sealed", str(sealed)] if sealed is not None else []),
             ],
             stdin=subprocess.PIPE,
@@ -89,32 +108,32 @@ class EmbeddedAuditor(Closing):
             stderr=self._log if self._log is not None else subprocess.DEVNULL,
             env=environment,
         )
-        self._opened: Opened | None = None
+        self._endpoint: AuditorEndpoint | None = None
 
-    def opened(self) -> Opened:
-        """Where it is; the process starts while the lab gets ready.
+    def endpoint(self) -> AuditorEndpoint:
+        """Return the auditor's endpoint; block until the process has printed it.
 
         Raises:
-            DoorError: the auditor did not start, with its own sentence why.
+            DoorError: the auditor did not start; the message is the auditor's own.
         """
-        if self._opened is None:
+        if self._endpoint is None:
             assert self._process.stdout is not None
             line = self._process.stdout.readline()
             try:
-                found = json.loads(line)
+                printed = json.loads(line)
             except ValueError:
-                raise DoorError(f"the auditor did not start; see {self.keep / 'auditor.log'}.") from None
-            if "error" in found:
-                raise DoorError(str(found["error"]))
-            self._opened = Opened(**found)
-        return self._opened
+                raise DoorError(f"the auditor did not start; see {self.folder / 'auditor.log'}.") from None
+            if "error" in printed:
+                raise DoorError(str(printed["error"]))
+            self._endpoint = AuditorEndpoint(**printed)
+        return self._endpoint
 
     def close(self) -> None:
-        """End the process; whatever was charged is on disk."""
+        """End the process. Every charge is already on disk."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
-            self._process.wait(10)
+            self._process.wait(_SHUTDOWN_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

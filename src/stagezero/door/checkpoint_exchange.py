@@ -1,79 +1,97 @@
-"""Each wing keeps the other's signed checkpoints: what one has shown, it cannot later take back, cut short or show otherwise."""
+"""Exchanges signed ledger checkpoints between the lab and the auditor.
+
+Each side stores the other's checkpoints. A side that later truncates its ledger, rolls it back or
+presents a different one contradicts its own signature.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from stagezero.door.client import Door
-from stagezero.door.messages import Sighting
+from stagezero.door.messages import LabCheckpoint
 from stagezero.errors import WitnessError
-from stagezero.files import write_whole
+from stagezero.files import write_atomic
 from stagezero.ledger import Ledger, SigningKey, VerifyKey, Witness, read_checkpoint
 
 
-def key_of(run: Path) -> SigningKey:
-    """The key of a run: it signs the ledger's checkpoints, and what is said of its stages. Made on first use."""
+def load_or_create_run_key(run: Path) -> SigningKey:
+    """Return the key of a run; create it on first use.
+
+    The key signs the checkpoints of the run's ledger and the attestations about its stages.
+    """
     seed = run / "key"
-    # The name holds part of the key, so that two runs of one name are two ledgers.
-    return SigningKey.lasting(seed, f"lab-{SigningKey.lasting(seed, 'lab').verify_key.keyid[:16]}")
+    # The name includes part of the key, so that two runs with one name have two ledger origins.
+    return SigningKey.load_or_create(seed, f"lab-{SigningKey.load_or_create(seed, 'lab').verify_key.keyid[:16]}")
 
 
-class Exchange:
+class CheckpointExchange:
     """A lab's ledger, and the auditor that witnesses it."""
 
     def __init__(self, door: Door, ledger: Ledger, folder: Path) -> None:
-        """
+        """Open the run's witness folder.
+
         Args:
-            folder: the run's; the lab's key and what it has seen of the auditor are kept there.
+            door: the client of the auditor.
+            ledger: the lab's ledger.
+            folder: the run's folder; it stores the lab's key and the auditor's checkpoints.
         """
         self.door, self.ledger = door, ledger
-        self.key = key_of(folder)
+        self.key = load_or_create_run_key(folder)
         self.folder = folder / "witness"
         self._auditors = Witness(self.folder)
 
     @property
-    def _cosigned(self) -> Path:
+    def _cosigned_path(self) -> Path:
         return self.folder / "own.checkpoint"
 
     def run(self) -> str:
-        """Look at the auditor's checkpoint and show the lab's; the lab's own with the auditor's signature under it.
+        """Fetch the auditor's checkpoint, send the lab's, and store the countersigned one.
 
-        Looking comes first: an auditor that went back is shown what it signed, and closes, before it is asked for anything.
+        The fetch comes first: it sends the auditor's own earlier signature, and an auditor that was
+        rolled back closes on it before it receives any other request.
+
+        Returns:
+            The lab's checkpoint with the auditor's signature under it.
 
         Raises:
-            WitnessError: one of the two was cut short, rolled back or split; what shows it is kept.
+            WitnessError: one of the two ledgers was truncated, rolled back or split. The evidence
+                is stored.
             DoorError: the auditor could not be reached.
         """
-        auditor = self._look()
-        before = self._cosigned.read_text(encoding="utf-8") if self._cosigned.is_file() else None
+        auditor = self._fetch_auditor_checkpoint()
+        previous = self._cosigned_path.read_text(encoding="utf-8") if self._cosigned_path.is_file() else None
         proof: tuple[str, ...] = ()
-        if before is not None:
-            size = read_checkpoint(before, self.key.verify_key).size
+        if previous is not None:
+            size = read_checkpoint(previous, self.key.verify_key).size
             if size > self.ledger.size:
                 raise WitnessError(
                     f"{self.ledger.path}: the auditor has countersigned {size} entries and {self.ledger.size} are there; restore the "
                     "ledger from a copy."
                 )
             proof = tuple(self.ledger.consistency(size)) if size < self.ledger.size else ()
-        shown = Sighting(key=self.key.verify_key.text(), checkpoint=self.ledger.checkpoint(self.key), proof=proof)
-        cosigned = self.door.show(shown)
+        message = LabCheckpoint(key=self.key.verify_key.text(), checkpoint=self.ledger.checkpoint(self.key), proof=proof)
+        cosigned = self.door.send_checkpoint(message)
         read_checkpoint(cosigned, auditor)
-        write_whole(self._cosigned, cosigned, mode=0o666)
+        write_atomic(self._cosigned_path, cosigned, mode=0o666)
         return cosigned
 
-    def _look(self) -> VerifyKey:
-        """Take the auditor's checkpoint; its key is the one it showed the first time."""
-        known = self.folder / "auditor.key"
-        key = VerifyKey.parse(known.read_text()) if known.is_file() else None
-        seen = self._auditors.newest(key.name) if key is not None else None
-        shown = self.door.look(seen)
+    def _fetch_auditor_checkpoint(self) -> VerifyKey:
+        """Store the auditor's newest checkpoint; return the auditor's key.
+
+        The key must be the one that the auditor presented in the first exchange of this run.
+        """
+        key_file = self.folder / "auditor.key"
+        key = VerifyKey.parse(key_file.read_text()) if key_file.is_file() else None
+        newest = self._auditors.newest(key.name) if key is not None else None
+        message = self.door.fetch_checkpoint(newest)
         if key is None:
-            key = VerifyKey.parse(shown.key)
-            known.write_text(key.text() + "\n")
-        if shown.key != key.text():
+            key = VerifyKey.parse(message.key)
+            key_file.write_text(key.text() + "\n")
+        if message.key != key.text():
             raise WitnessError(
-                f"checkpoint: the auditor shows another key than when this run began ({key.name}); ask its operator, or start "
-                "anew with --fresh."
+                f"checkpoint: the auditor's key is not the one from the start of this run ({key.name}); ask its operator, or start "
+                "a new run with --fresh."
             )
-        self._auditors.see(shown.checkpoint, key, shown.proof if seen is not None else ())
+        self._auditors.accept(message.checkpoint, key, message.proof if newest is not None else ())
         return key

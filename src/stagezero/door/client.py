@@ -1,4 +1,4 @@
-"""The lab's side of the door."""
+"""The lab's HTTP client of an auditor."""
 
 from __future__ import annotations
 
@@ -11,38 +11,55 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from stagezero.door.messages import Cosigned, Receipt, Refusal, Reply, Seen, Setup, Shown, Sighting, Status, Submission
+from stagezero.door.messages import (
+    AuditorCheckpoint,
+    CheckpointRequest,
+    CosignedCheckpoint,
+    LabCheckpoint,
+    Receipt,
+    Refusal,
+    Reply,
+    Setup,
+    Status,
+    Submission,
+)
 from stagezero.errors import BudgetSpentError, ClosedError, DoorError, InputError, UnreachableError, WaitError, WitnessError
 from stagezero.models.checkpoint import content_files
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-PATIENCE = 60.0  # seconds that an auditor may be out of reach while an answer is awaited
-LONGEST_NAP = 30.0
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
+UNREACHABLE_TIMEOUT_SECONDS = 60.0
+"""How long an auditor may be unreachable while the lab waits for an answer."""
+MAX_SLEEP_SECONDS = 30.0
 
-Waiting = Callable[[float], None]
-"""Told while an answer is awaited: seconds that are left."""
+WaitCallback = Callable[[float], None]
+"""Called repeatedly while the lab waits for an answer, with the remaining seconds."""
 
 
-def quiet(_: float) -> None:
-    """Tell nobody."""
+def ignore_wait(_: float) -> None:
+    """Do not report the wait."""
 
 
 class Door:
-    """An auditor reachable over HTTP. Holds no state: asking twice about the same model gives the same answer."""
+    """A client of an auditor that is reachable over HTTP.
+
+    It has no state of its own: two submissions of one model receive the same answer.
+    """
 
     def __init__(self, address: str, token: str, suite: str = "", ca_file: Path | None = None, timeout: float = 3600.0) -> None:
-        """
+        """Prepare the client; nothing is sent yet.
+
         Args:
             address: https://HOST:PORT, or http:// on this machine.
-            token: the account's, as the auditor's operator gave it out.
-            suite: which of the auditor's suites.
-            ca_file: certificate that signed the auditor's, where it is not one of the system's.
+            token: the account's token, issued by the auditor's operator.
+            suite: the name of one of the auditor's suites.
+            ca_file: the certificate that signed the auditor's, unless it is one of the system's.
+            timeout: seconds after which one HTTP request fails.
 
         Raises:
-            InputError: a token would travel in the clear, or the certificate cannot be read.
+            InputError: a token would be sent unencrypted, or the certificate cannot be read.
         """
-        where = urlsplit(address)
-        if where.scheme != "https" and not (where.scheme == "http" and where.hostname in LOOPBACK):
+        url = urlsplit(address)
+        if url.scheme != "https" and not (url.scheme == "http" and url.hostname in LOOPBACK_HOSTS):
             raise InputError(f"audit.address: expected https://HOST:PORT (http:// on this machine alone), got {address!r}; correct it.")
         try:
             verify = ssl.create_default_context(cafile=str(ca_file)) if ca_file is not None else True
@@ -53,24 +70,25 @@ class Door:
             base_url=address, headers={"Authorization": f"Bearer {token}"}, timeout=timeout, trust_env=False, verify=verify
         )
 
-    def _call(self, method: str, path: str, message: BaseModel | None = None, content: object = None) -> httpx.Response:
+    def _request(self, method: str, path: str, message: BaseModel | None = None, content: object = None) -> httpx.Response:
+        """Send one request; return a successful response, and raise the error for any other one."""
         headers = {"Content-Type": "application/json"} if message is not None else {}
         body = message.model_dump_json(exclude_none=True).encode() if message is not None else content
         try:
-            reply = self._http.request(method, path, content=body, headers=headers)  # type: ignore[arg-type]
+            response = self._http.request(method, path, content=body, headers=headers)  # type: ignore[arg-type]
         except httpx.HTTPError as error:
             raise UnreachableError(
                 f"the auditor could not be reached ({type(error).__name__}); start it again and run the same command."
             ) from None
-        if reply.status_code < 300:
-            return reply
-        if reply.status_code == 401:
+        if response.status_code < 300:
+            return response
+        if response.status_code == 401:
             raise DoorError("the auditor does not know this token (401); ask its operator for one.")
         try:
-            refusal = Refusal.model_validate_json(reply.content)
+            refusal = Refusal.model_validate_json(response.content)
         except ValidationError:
-            raise DoorError(f"the auditor answered {reply.status_code}; check the address.") from None
-        if reply.status_code == 503:
+            raise DoorError(f"the auditor answered {response.status_code}; check the address.") from None
+        if response.status_code == 503:
             raise ClosedError(refusal.reason)
         match refusal.code:
             case "wait":
@@ -83,140 +101,144 @@ class Door:
                 raise DoorError(refusal.reason)
 
     def set_up(self, setup: Setup) -> Status:
-        """Have an embedded auditor serve a project, and use that suite from now on.
+        """Set up a project's suite at an embedded auditor, and use that suite from now on.
 
         Raises:
-            DoorError: the terms cannot be served, in the auditor's own words.
+            DoorError: the terms cannot be served; the message is the auditor's own.
         """
-        status = Status.model_validate_json(self._call("POST", "/v1/setup", setup).content)
+        status = Status.model_validate_json(self._request("POST", "/v1/setup", setup).content)
         self.suite = status.suite
         return status
 
     def status(self) -> Status:
-        """What the auditor offers and what is left of it.
+        """Return the suite's terms and what is left of its budget.
 
         Raises:
-            DoorError: it could not be reached, or has no such suite.
+            DoorError: the auditor could not be reached, or has no such suite.
         """
-        return Status.model_validate_json(self._call("GET", f"/v1/suites/{self.suite}").content)
+        return Status.model_validate_json(self._request("GET", f"/v1/suites/{self.suite}").content)
 
     def certificate(self) -> dict[str, object]:
-        """What a pass means, exactly."""
-        found: dict[str, object] = self._call("GET", f"/v1/suites/{self.suite}/certificate").json()
-        return found
+        """Return the suite's certificate: the exact meaning of a pass."""
+        certificate: dict[str, object] = self._request("GET", f"/v1/suites/{self.suite}/certificate").json()
+        return certificate
 
-    def hand_in(self, folder: Path, digest: str) -> Receipt:
-        """Submit a checkpoint, which charges it; the same one again is free.
+    def submit(self, folder: Path, digest: str) -> Receipt:
+        """Submit a checkpoint, which charges it; a repeated submission of it is free.
 
         Raises:
-            BudgetSpentError: the sealed items have no disclosures left.
-            WaitError: answers are still out.
-            DoorError: refused without charge, or not reached.
+            BudgetSpentError: the budget of the sealed items is spent.
+            WaitError: earlier answers are still pending.
+            DoorError: the submission was refused without a charge, or the auditor was not reached.
         """
         takes = self.status().takes
         if takes == "upload":
             try:
-                return self.receipt(digest)  # known already: nothing need travel
+                return self.receipt(digest)  # The auditor has the model already: no upload is needed.
             except ClosedError:
                 raise
             except DoorError:
                 for path in content_files(folder):
                     with path.open("rb") as handle:
-                        self._call("PUT", f"/v1/models/{digest}/{path.name}", content=handle)
-        return Receipt.model_validate_json(self._submit(digest, str(folder.resolve()) if takes == "folder" else None).content)
-
-    def _submit(self, digest: str, folder: str | None) -> httpx.Response:
-        return self._call("POST", "/v1/submissions", Submission(suite=self.suite, digest=digest, folder=folder))
+                        self._request("PUT", f"/v1/models/{digest}/{path.name}", content=handle)
+        source = str(folder.resolve()) if takes == "folder" else None
+        submission = Submission(suite=self.suite, digest=digest, folder=source)
+        return Receipt.model_validate_json(self._request("POST", "/v1/submissions", submission).content)
 
     def receipt(self, digest: str) -> Receipt:
-        """The receipt of a model that this account has submitted before; charges nothing.
+        """Return the receipt of a model that this account has submitted before; charge nothing.
 
         Raises:
-            DoorError: it has not.
+            DoorError: this account has not submitted the model.
         """
-        found = self._call("GET", f"/v1/suites/{self.suite}/models/{digest}")
-        return Receipt.model_validate_json(found.content)
+        response = self._request("GET", f"/v1/suites/{self.suite}/models/{digest}")
+        return Receipt.model_validate_json(response.content)
 
-    def answer(self, receipt: Receipt) -> Reply | Receipt:
-        """The answer, or the receipt until it is due."""
-        reply = self._call("GET", f"/v1/submissions/{receipt.submission}")
-        return (Receipt if reply.status_code == 202 else Reply).model_validate_json(reply.content)
+    def reply(self, receipt: Receipt) -> Reply | Receipt:
+        """Return the reply to a submission, or its receipt while it is not due."""
+        response = self._request("GET", f"/v1/submissions/{receipt.submission}")
+        return (Receipt if response.status_code == 202 else Reply).model_validate_json(response.content)
 
     def attestation(self, receipt: Receipt) -> dict[str, object]:
-        """The signed statement of what a submission passed.
+        """Return the signed statement of the claims that a submission passed.
 
         Raises:
-            DoorError: it has not passed.
+            DoorError: the submission has not passed.
         """
-        found: dict[str, object] = self._call("GET", f"/v1/submissions/{receipt.submission}/attestation").json()
-        return found
+        statement: dict[str, object] = self._request("GET", f"/v1/submissions/{receipt.submission}/attestation").json()
+        return statement
 
-    def submit(self, folder: Path, digest: str, waiting: Waiting = quiet) -> Reply:
-        """Have a checkpoint audited; blocks until the verdict is due, however long that is.
+    def submit_and_wait(self, folder: Path, digest: str, waiting: WaitCallback = ignore_wait) -> Reply:
+        """Submit a checkpoint and return its verdict; block until it is due, without a time limit.
 
         Raises:
-            BudgetSpentError: the sealed items have no disclosures left.
-            ClosedError: the auditor is in doubt.
-            DoorError: refused without charge, or not reached.
+            BudgetSpentError: the budget of the sealed items is spent.
+            ClosedError: the auditor is closed.
+            DoorError: the submission was refused without a charge, or the auditor was not reached.
         """
-        return self.hear(self.hand_in_when_free(folder, digest, waiting), waiting)
+        return self.wait_for_reply(self.submit_when_free(folder, digest, waiting), waiting)
 
-    def hand_in_when_free(self, folder: Path, digest: str, waiting: Waiting = quiet) -> Receipt:
-        """Submit a checkpoint, after waiting for answers that are still out where there is no room beside them.
+    def submit_when_free(self, folder: Path, digest: str, waiting: WaitCallback = ignore_wait) -> Receipt:
+        """Submit a checkpoint; first wait for pending answers if the budget requires it.
 
         Raises:
-            BudgetSpentError, ClosedError, DoorError: as ``submit``.
+            BudgetSpentError, ClosedError, DoorError: as in ``submit_and_wait``.
         """
         while True:
             try:
-                return self.hand_in(folder, digest)
+                return self.submit(folder, digest)
             except WaitError as error:
                 _wait_until(error.until, waiting)
 
-    def hear(self, receipt: Receipt, waiting: Waiting = quiet) -> Reply:
-        """The answer to a submission; blocks until it is due.
+    def wait_for_reply(self, receipt: Receipt, waiting: WaitCallback = ignore_wait) -> Reply:
+        """Return the reply to a submission; block until it is due.
 
         Raises:
-            ClosedError, DoorError: as ``submit``.
+            ClosedError, DoorError: as in ``submit_and_wait``.
         """
-        lost: float | None = None
+        unreachable_since: float | None = None
         while True:
             _wait_until(receipt.due, waiting)
             try:
-                found = self.answer(receipt)
-                lost = None
+                reply = self.reply(receipt)
+                unreachable_since = None
             except UnreachableError:
-                lost = time.monotonic() if lost is None else lost
-                if time.monotonic() - lost > PATIENCE:
+                unreachable_since = time.monotonic() if unreachable_since is None else unreachable_since
+                if time.monotonic() - unreachable_since > UNREACHABLE_TIMEOUT_SECONDS:
                     raise
                 time.sleep(1.0)
                 continue
-            if isinstance(found, Reply):
-                return found
-            time.sleep(0.2 if found.due == receipt.due else 0.0)
-            receipt = found
+            if isinstance(reply, Reply):
+                return reply
+            time.sleep(0.2 if reply.due == receipt.due else 0.0)
+            receipt = reply
 
-    def show(self, sighting: Sighting) -> str:
-        """Show the lab's own checkpoint; it comes back with the auditor's signature under it.
-
-        Raises:
-            WitnessError: the auditor has seen another ledger of this name.
-        """
-        return Cosigned.model_validate_json(self._call("POST", "/v1/witness", sighting).content).checkpoint
-
-    def look(self, seen: str | None) -> Shown:
-        """The auditor's checkpoint, continuing the one that the lab holds.
+    def send_checkpoint(self, message: LabCheckpoint) -> str:
+        """Send the lab's checkpoint; return it with the auditor's signature under it.
 
         Raises:
-            WitnessError: its ledger does not continue it.
+            WitnessError: the auditor has stored a conflicting checkpoint of this ledger.
         """
-        return Shown.model_validate_json(self._call("POST", "/v1/checkpoint", Seen(checkpoint=seen)).content)
+        return CosignedCheckpoint.model_validate_json(self._request("POST", "/v1/witness", message).content).checkpoint
+
+    def fetch_checkpoint(self, newest: str | None) -> AuditorCheckpoint:
+        """Return the auditor's checkpoint, with a proof that it extends the one the lab has stored.
+
+        Args:
+            newest: the auditor's newest checkpoint that the lab has stored; None if it has none.
+
+        Raises:
+            WitnessError: the auditor's ledger does not extend ``newest``.
+        """
+        response = self._request("POST", "/v1/checkpoint", CheckpointRequest(checkpoint=newest))
+        return AuditorCheckpoint.model_validate_json(response.content)
 
     def close(self) -> None:
+        """Close the HTTP connections."""
         self._http.close()
 
 
-def _wait_until(when: float, waiting: Waiting) -> None:
-    while (left := when - time.time()) > 0:
-        waiting(left)
-        time.sleep(min(left + 0.01, LONGEST_NAP))
+def _wait_until(when: float, waiting: WaitCallback) -> None:
+    while (remaining := when - time.time()) > 0:
+        waiting(remaining)
+        time.sleep(min(remaining + 0.01, MAX_SLEEP_SECONDS))

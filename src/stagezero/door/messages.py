@@ -1,7 +1,9 @@
-"""Every message that may cross the door. Frozen and closed: a field that is not here cannot cross.
+"""Every message that may pass through the door.
 
-What an answer can be is fixed before anything is asked: a submission is refused (a function of what the lab can see
-for itself, and of the answers it already has), or it is charged and answered "pass" or "fail" at a time fixed when it was charged.
+Messages are frozen and closed: a field that is not declared here is rejected. The possible replies
+are fixed in advance. A submission is refused, or it is charged and answered with "pass" or "fail"
+at a time that is fixed when it is charged. A refusal depends only on what the lab can observe
+itself and on the answers that it already has.
 """
 
 from __future__ import annotations
@@ -12,18 +14,19 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Separation = Literal["colocated", "boxed", "separate user", "separate host"]
 SEPARATIONS: tuple[Separation, ...] = ("colocated", "boxed", "separate user", "separate host")
-WHAT_IT_STOPS: dict[Separation, str] = {
+"""The separation levels, from the weakest to the strongest."""
+SEPARATION_GUARANTEES: dict[Separation, str] = {
     "colocated": "the lab and the auditor are processes of one user: this stops accidents, not an attacker",
-    "boxed": "the lab ran in a box where the auditor's folder and processes do not exist; it stops a lab that is not root outside it",
-    "separate user": "the auditor's user is another than the lab's: it stops a lab that is not root on this machine",
-    "separate host": "the auditor is on another machine: it stops also a lab that is root on its own",
+    "boxed": "the lab ran in a box in which the auditor's folder and processes do not exist; this stops a lab that is not root outside it",
+    "separate user": "the auditor runs as another user than the lab: this stops a lab that is not root on this machine",
+    "separate host": "the auditor is on another machine: this also stops a lab that is root on its own machine",
 }
-Word = Literal["pass", "fail"]
+Verdict = Literal["pass", "fail"]
 MeterKind = Literal["counted", "flat", "kraft", "randomised"]
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-Share = Annotated[float, Field(gt=0, lt=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class _Message(BaseModel):
@@ -31,19 +34,20 @@ class _Message(BaseModel):
 
 
 class Terms(_Message):
-    """What an auditor is set up to answer about one suite, fixed before anything is submitted.
+    """The terms on which an auditor answers for one suite, fixed before the first submission.
 
-    ``submissions`` and ``passes`` bound every meter; ``bits`` is the budget of the flat, Kraft and randomised ones. ``step`` makes
-    it a ladder: one claim, whose bar rises by so much whenever a model has shown that it is above it.
+    ``submissions`` and ``passes`` are limits of every meter kind. ``bits`` is the budget of the
+    flat, Kraft and randomised meters. ``step`` makes the suite a ladder with one claim: whenever a
+    model is certified above the bar, the bar rises by ``step``.
     """
 
     suite: str
     sealed: str | None = None
     items: int = Field(default=1000, ge=1, le=1_000_000)
-    bars: dict[str, Share] = Field(min_length=1)
+    bars: dict[str, Fraction] = Field(min_length=1)
     submissions: int = Field(ge=1, le=100_000)
     passes: int = Field(ge=1, le=100_000)
-    delta: Share = 0.05
+    delta: Fraction = 0.05
     meter: MeterKind = "counted"
     bits: float | None = Field(default=None, gt=0, le=10_000)
     flip: float = Field(default=0.0, ge=0, lt=0.5)
@@ -51,29 +55,35 @@ class Terms(_Message):
     shadow: bool = False
 
     @model_validator(mode="after")
-    def _consistent(self) -> Terms:
+    def _check_consistency(self) -> Terms:
         if (self.meter == "counted") != (self.bits is None):
             raise ValueError(
                 "'bits' is the budget of the meters flat, kraft and randomised, and of those alone; "
                 + ("leave it out" if self.bits is not None else "add it")
             )
         if (self.meter == "randomised") != (self.flip > 0):
-            raise ValueError("'flip' belongs to the randomised meter, and it needs one above 0; correct it")
+            raise ValueError("'flip' must be above 0 for the randomised meter and 0 for every other meter; correct it")
         if self.step is not None and len(self.bars) != 1:
             raise ValueError("'step' makes a ladder, which has one claim; name one bar")
         return self
 
 
 class Setup(_Message):
-    """An embedded auditor is set up by the project that started it; any other has its suites from its own operator."""
+    """A request to set up the suite of the project that started an embedded auditor.
+
+    The suites of any other auditor are added by its operator.
+    """
 
     project: Name
     terms: Terms
-    base: str = Field(max_length=4096, description="folder of the base model, on which the worst audit is measured")
+    base: str = Field(max_length=4096, description="folder of the base model, on which the slowest audit is measured")
 
 
 class Submission(_Message):
-    """A checkpoint: its digest, and the folder to copy it from; without a folder, the files were uploaded."""
+    """A checkpoint to audit: its digest, and the folder to copy it from.
+
+    Without a folder, the files must have been uploaded before.
+    """
 
     suite: Name
     digest: Digest
@@ -81,22 +91,27 @@ class Submission(_Message):
 
 
 class Receipt(_Message):
-    """Charged. ``due`` is when the answer leaves (seconds since 1970); it depends on when things were asked and nothing else."""
+    """Confirmation that a submission was charged.
+
+    ``due`` is the time at which the answer can be fetched (seconds since 1970). It depends only on
+    the times of the submissions.
+    """
 
     submission: int
     due: float
 
 
 class Reply(_Message):
-    """The whole of what an audit says: one of two words."""
+    """The complete answer of an audit."""
 
-    verdict: Word
+    verdict: Verdict
 
 
 class Status(_Message):
-    """What the auditor says of itself and of one suite: its terms, and how often it has answered.
+    """An auditor's description of itself and of one suite: the terms and the counts of answers.
 
-    All of it follows from what the auditor published and what it has answered; nothing else depends on the sealed items.
+    All fields follow from what the auditor has published and answered. None depends on the sealed
+    items in any other way.
     """
 
     auditor: str
@@ -121,35 +136,42 @@ class Status(_Message):
 
 
 class Refusal(_Message):
-    """Why nothing was answered; nothing was charged. Programs go by ``code``. ``wait`` is when to ask again, where that helps."""
+    """The reason for a refusal. A refused request is not charged.
+
+    Programs branch on ``code``. ``wait`` is the time at which a retry can succeed (seconds since
+    1970), if there is one.
+    """
 
     reason: str
     code: Literal["refused", "wait", "budget spent", "witness", "closed"] = "refused"
     wait: float | None = None
 
 
-class Sighting(_Message):
-    """One wing shows the other its signed checkpoint, and that it continues the one shown before."""
+class LabCheckpoint(_Message):
+    """The lab's signed ledger checkpoint, with a proof that it extends the one it sent before."""
 
     key: str = Field(max_length=300)
     checkpoint: str = Field(max_length=4096)
     proof: tuple[Digest, ...] = Field(default=(), max_length=64)
 
 
-class Cosigned(_Message):
-    """The checkpoint with the witness's own signature under it."""
+class CosignedCheckpoint(_Message):
+    """The lab's checkpoint with the auditor's signature under it."""
 
     checkpoint: str
 
 
-class Seen(_Message):
-    """The newest checkpoint of the auditor's that the asker holds; None for none."""
+class CheckpointRequest(_Message):
+    """A request for the auditor's checkpoint.
+
+    ``checkpoint`` is the auditor's newest checkpoint that the lab has stored; None if it has none.
+    """
 
     checkpoint: str | None = Field(default=None, max_length=8192)
 
 
-class Shown(_Message):
-    """The auditor's own checkpoint, with a proof that it continues the one the asker holds."""
+class AuditorCheckpoint(_Message):
+    """The auditor's signed ledger checkpoint, with a proof that it extends the requester's one."""
 
     key: str
     checkpoint: str

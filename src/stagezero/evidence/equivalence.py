@@ -1,4 +1,7 @@
-"""Are two things the same, within a margin that was fixed beforehand? Two one-sided tests (Schuirmann 1987)."""
+"""Equivalence test of two things within a margin that is fixed in advance.
+
+Source: two one-sided tests (Schuirmann 1987).
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,14 @@ from stagezero.evidence.intervals import t_interval
 
 @dataclass(frozen=True, slots=True)
 class Equivalence:
-    """What paired differences say: "same" only where it is shown, which too few of them do not."""
+    """Result of an equivalence test on paired differences.
+
+    ``established`` is "same" or "different" only if the test establishes it. With too few
+    differences it is "not shown".
+    """
 
     name: str
-    shown: Literal["same", "different", "not shown"]
+    established: Literal["same", "different", "not shown"]
     mean: float
     low: float
     high: float
@@ -22,18 +29,23 @@ class Equivalence:
 
 
 def equivalence(name: str, differences: Sequence[float], margin: float, floor: float = 0.0, level: float = 0.05) -> Equivalence:
-    """ "same" when the mean difference is shown to lie within ±margin, each side at ``level``; "different" when it is shown to lie outside.
+    """Test whether the mean difference lies within ±margin or outside it.
 
-    Exact for normal differences: things that differ by the margin are called the same with probability at most ``level``.
+    The test is exact for normal differences: two things whose mean difference equals the margin
+    are called the same with probability at most ``level``.
 
     Args:
-        differences: paired, one a seed.
-        floor: the least standard deviation believed; scores lie on a grid.
+        name: name of the quantity, for display.
+        differences: paired differences, one per seed.
+        margin: equivalence margin, positive.
+        floor: lower limit on the sample standard deviation. Scores lie on a grid, so a few equal
+            ones have no spread.
+        level: level of each one-sided test.
     """
-    found = t_interval(differences, level=1 - 2 * level, floor=floor)
-    shown: Literal["same", "different", "not shown"] = "not shown"
-    if -margin < found.low and found.high < margin:
-        shown = "same"
-    elif found.low > margin or found.high < -margin:
-        shown = "different"
-    return Equivalence(name, shown, found.mean, found.low, found.high, margin)
+    interval = t_interval(differences, level=1 - 2 * level, floor=floor)
+    established: Literal["same", "different", "not shown"] = "not shown"
+    if -margin < interval.low and interval.high < margin:
+        established = "same"
+    elif interval.low > margin or interval.high < -margin:
+        established = "different"
+    return Equivalence(name, established, interval.mean, interval.low, interval.high, margin)

@@ -1,4 +1,8 @@
-"""Guards: paired non-inferiority of everything that a claim is not about, over arrays (… × pairs). One value a seed, never one an item."""
+"""Guards: paired non-inferiority tests of everything that a claim is not about.
+
+All functions take arrays whose last axis is the pairs. A pair contributes one value per seed,
+never one per item.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +13,31 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 GUARD_LEVEL = 0.05
+"""One-sided level of each guard."""
+MIN_PAIRS = 10
+"""Default number of pairs below which a guard neither holds nor fails."""
+HARM_STANDARD_ERRORS_FIRST_PAIR = 6.0
+"""Distance of the harm boundary below −margin at the first pair, in standard errors."""
+HARM_STANDARD_ERRORS = 4.0
+"""Distance of the harm boundary below −margin after the first pair, in standard errors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """One side effect looked at: did it stay within its margin? Not shown is not a pass."""
+    """Result of one non-inferiority test.
+
+    ``established`` is "holds" if the mean difference is above −margin, "fails" if it is below, and
+    "not shown" if neither is established. Only "holds" is a pass. ``lower`` is the one-sided lower
+    confidence bound, and ``n`` the number of pairs.
+    """
 
     name: str
-    shown: Literal["holds", "fails", "not shown"]
+    established: Literal["holds", "fails", "not shown"]
     mean: float
     lower: float
     margin: float
@@ -30,7 +46,11 @@ class Guard:
 
 @dataclass(frozen=True, slots=True)
 class NonInferiority:
-    """Arrays of one shape: the mean difference, its one-sided lower bound, and whether the margin is shown to hold or to fail."""
+    """Results of many non-inferiority tests, as arrays of one shape.
+
+    ``mean`` is the mean difference and ``lower`` its one-sided lower confidence bound. ``holds``
+    and ``fails`` are True where that result is established.
+    """
 
     mean: Floats
     lower: Floats
@@ -38,54 +58,77 @@ class NonInferiority:
     fails: Bools
 
 
-def non_inferiority(differences: Floats, margin: Floats, floor: Floats, level: float = GUARD_LEVEL, least: int = 10) -> NonInferiority:
-    """Paired non-inferiority: are mean differences above −margin?
+def non_inferiority(
+    differences: Floats, margin: Floats, floor: Floats, level: float = GUARD_LEVEL, min_pairs: int = MIN_PAIRS
+) -> NonInferiority:
+    """Test whether mean paired differences are above −margin.
 
-    It holds when the one-sided lower bound at ``level`` is above −margin, and fails when the upper bound is below it. Fewer than
-    ``least`` pairs are never enough. The level is exact for normal differences; where 5-10 % of the seeds collapse by 5 standard
-    deviations a loss at the margin passes 11-15 % of the time.
+    A test holds if the one-sided lower bound is above −margin, and fails if the one-sided upper
+    bound is below −margin. The level is exact for normal differences. If 5-10 % of the seeds
+    collapse by 5 standard deviations, a loss equal to the margin passes 11-15 % of the time.
 
     Args:
-        differences: candidate − control, (…, pairs), signed so that larger is better.
-        margin: the loss that would be tolerated, (…).
-        floor: the least standard deviation believed, (…).
+        differences: candidate − control, signed so that larger is better, shape (…, pairs).
+        margin: non-inferiority margin, the largest tolerated loss, shape (…).
+        floor: lower limit on the sample standard deviation, shape (…).
+        level: one-sided level.
+        min_pairs: with fewer pairs, a test neither holds nor fails.
     """
     n = differences.shape[-1]
     mean = differences.mean(-1) if n else np.zeros(differences.shape[:-1])
     if n < 2:
         none = np.zeros(mean.shape, dtype=bool)
         return NonInferiority(mean, np.full(mean.shape, -math.inf), none, none)
-    half = float(stats.t.ppf(1 - level, n - 1)) * np.maximum(differences.std(-1, ddof=1), floor) / math.sqrt(n)
-    enough = n >= least
-    return NonInferiority(mean, mean - half, (mean - half > -margin) & enough, (mean + half < -margin) & enough)
+    half_width = float(stdtrit(n - 1, 1 - level)) * np.maximum(differences.std(-1, ddof=1), floor) / math.sqrt(n)
+    enough = n >= min_pairs
+    lower, upper = mean - half_width, mean + half_width
+    return NonInferiority(mean, lower, (lower > -margin) & enough, (upper < -margin) & enough)
 
 
-def check_guards(names: Sequence[str], differences: Floats, margin: Floats, floor: Floats, least: int = 10) -> tuple[Guard, ...]:
-    """The guards of one trial, named: ``differences`` is (guards, pairs)."""
-    found = non_inferiority(differences, margin, floor, least=least)
+def check_guards(names: Sequence[str], differences: Floats, margin: Floats, floor: Floats, min_pairs: int = MIN_PAIRS) -> tuple[Guard, ...]:
+    """Test the guards of one trial.
+
+    Args:
+        names: one name per guard.
+        differences: candidate − control, signed so that larger is better, shape (guards, pairs).
+        margin, floor, min_pairs: as in ``non_inferiority``, shape (guards,).
+    """
+    tests = non_inferiority(differences, margin, floor, min_pairs=min_pairs)
     n = differences.shape[-1]
     return tuple(
-        Guard(name, "holds" if found.holds[i] else "fails" if found.fails[i] else "not shown", float(found.mean[i]), float(found.lower[i]),
+        Guard(name, "holds" if tests.holds[i] else "fails" if tests.fails[i] else "not shown", float(tests.mean[i]), float(tests.lower[i]),
               float(margin[i]), n)
         for i, name in enumerate(names)
     )  # fmt: skip
 
 
-def beyond_hope(differences: Floats, margin: Floats, sd: Floats) -> Bools:
-    """Are losses so far beyond their margins that no further pair can rescue the guards?
+def crosses_harm_boundary(differences: Floats, margin: Floats, sd: Floats) -> Bools:
+    """Return where a loss is so large that further pairs cannot make the guard hold.
 
-    Judged by the pooled seed noise: six standard errors at the first pair, four later. It ends a trial that would have failed
-    in the end, so it costs no error.
+    The boundary uses the pooled seed noise: the mean is below −margin by six standard errors at the
+    first pair, and by four later. A trial that crosses it stops early for harm. Such a trial would
+    fail its guard at the end, and stopping it never promotes, so no error is spent.
 
     Args:
-        differences: (…, pairs).
-        margin, sd: (…).
+        differences: candidate − control, signed so that larger is better, shape (…, pairs).
+        margin: non-inferiority margin, shape (…).
+        sd: pooled A/A standard deviation, shape (…).
     """
     k = differences.shape[-1]
-    return np.asarray(differences.sum(-1) / k + (6.0 if k == 1 else 4.0) * sd / math.sqrt(k) < -margin)
+    standard_errors = HARM_STANDARD_ERRORS_FIRST_PAIR if k == 1 else HARM_STANDARD_ERRORS
+    return np.asarray(differences.sum(-1) / k + standard_errors * sd / math.sqrt(k) < -margin)
 
 
-def gain_shown(differences: Floats, floor: Floats, least: Floats, level: float = GUARD_LEVEL) -> Bools:
-    """Are mean differences, (…, pairs), shown to be above 0 by a one-sided t-bound, and at least ``least``?"""
-    found = non_inferiority(differences, np.zeros(differences.shape[:-1]), floor, level, least=2)
-    return found.holds & (found.mean >= least)
+def gain_established(differences: Floats, floor: Floats, min_gain: Floats, level: float = GUARD_LEVEL) -> Bools:
+    """Return where a mean difference is significantly above 0 and at least ``min_gain``.
+
+    Significance is by a one-sided t-bound at ``level``.
+
+    Args:
+        differences: candidate − control, signed so that larger is better, shape (…, pairs).
+        floor: lower limit on the sample standard deviation, shape (…).
+        min_gain: smallest mean difference that counts as a gain, shape (…).
+        level: one-sided level.
+    """
+    tests = non_inferiority(differences, np.zeros(differences.shape[:-1]), floor, level, min_pairs=2)
+    return tests.holds & (tests.mean >= min_gain)

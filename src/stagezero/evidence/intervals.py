@@ -1,4 +1,8 @@
-"""Intervals and bounds. Everything here takes one number per seed, never per item."""
+"""Confidence intervals and confidence bounds.
+
+Every function here takes one number per seed, never one per item: items of one seed share a build
+and are not independent.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import betaincinv, stdtrit  # scipy.stats, which wraps them, takes two seconds to import
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over seeds with its two-sided interval; the interval is infinite for fewer than two seeds."""
+    """A mean over seeds with its two-sided confidence interval.
+
+    ``n`` is the number of seeds. With fewer than two seeds the interval is infinite.
+    """
 
     mean: float
     low: float
@@ -25,67 +32,98 @@ class Estimate:
 
 
 def t_interval(values: Sequence[float], level: float = 0.95, floor: float = 0.0, seeds: Sequence[object] | None = None) -> Estimate:
-    """Student's interval for a mean, clustered by seed; exact for normal values, one a seed.
+    """Return Student's t-interval for a mean, clustered by seed.
 
-    Values from one seed share its build and its luck, so only seeds count as independent: the variance is that of the
-    seeds' sums about the overall mean, with one degree of freedom less than there are seeds. With one value a seed this is the
-    textbook interval. It is too short when values are far from normal: with collapses in 5-10 % of the seeds and few
-    seeds, an interval from seeds that saw none misses the mean (benchmarks/coverage.py has the figures).
+    The interval is exact for normal values, one per seed. Values of one seed share a build and its
+    random error, so only seeds count as independent. The variance is that of the seeds' sums about
+    the overall mean, and the degrees of freedom are the number of seeds minus one. With one value
+    per seed this is the textbook interval. The interval is too short for values far from normal:
+    if 5-10 % of the seeds collapse and there are few seeds, an interval from a sample without a
+    collapse misses the mean (benchmarks/coverage.py has the figures).
 
     Args:
         values: at least one.
-        level: coverage.
-        floor: the least standard deviation believed; scores lie on a grid, and a few equal ones show no spread.
-        seeds: which seed each value came from; every value its own when None.
+        level: coverage probability.
+        floor: lower limit on the sample standard deviation. Scores lie on a grid, so a few equal
+            ones have no spread.
+        seeds: the seed of each value. If None, every value has its own seed.
 
     Returns:
-        ``n`` counts seeds; with fewer than two the interval is infinite.
+        The estimate; ``n`` counts seeds. With fewer than two seeds the interval is infinite.
 
     Raises:
-        ValueError: ``seeds`` has another length than ``values``.
+        ValueError: ``seeds`` and ``values`` differ in length.
     """
-    found = np.asarray(values, dtype=np.float64)
-    mean = float(found.mean())
+    array = np.asarray(values, dtype=np.float64)
+    mean = float(array.mean())
     if seeds is None:
-        sums: NDArray[np.float64] = found - mean
-        sizes: NDArray[np.float64] = np.ones(len(found))
+        sums: NDArray[np.float64] = array - mean
+        sizes: NDArray[np.float64] = np.ones(len(array))
     else:
-        if len(seeds) != len(found):
-            raise ValueError(f"seeds: expected one for each of {len(found)} values, got {len(seeds)}")
-        order = {seed: i for i, seed in enumerate(dict.fromkeys(seeds))}
-        which = [order[seed] for seed in seeds]
-        sums = np.asarray(np.bincount(which, weights=found - mean), dtype=np.float64)
-        sizes = np.asarray(np.bincount(which), dtype=np.float64)
+        if len(seeds) != len(array):
+            raise ValueError(f"seeds: expected one for each of {len(array)} values, got {len(seeds)}")
+        index_of_seed = {seed: i for i, seed in enumerate(dict.fromkeys(seeds))}
+        clusters = [index_of_seed[seed] for seed in seeds]
+        sums = np.asarray(np.bincount(clusters, weights=array - mean), dtype=np.float64)
+        sizes = np.asarray(np.bincount(clusters), dtype=np.float64)
     n = len(sums)
     if n < 2:
         return Estimate(mean, -math.inf, math.inf, n)
-    spread = max(math.sqrt(n / (n - 1) * float((sums**2).sum())) / float(sizes.sum()) * math.sqrt(n), floor)
-    half = float(stats.t.ppf(0.5 + level / 2, n - 1)) * spread / math.sqrt(n)
-    return Estimate(mean, mean - half, mean + half, n)
+    sd = max(math.sqrt(n / (n - 1) * float((sums**2).sum())) / float(sizes.sum()) * math.sqrt(n), floor)
+    half_width = float(stdtrit(n - 1, 0.5 + level / 2)) * sd / math.sqrt(n)
+    return Estimate(mean, mean - half_width, mean + half_width, n)
 
 
 def clopper_pearson_lower(right: int, n: int, level: float) -> float:
-    """Exact lower confidence bound for a proportion: its true value lies below with probability at most ``level``."""
+    """Return the exact lower confidence bound for a proportion.
+
+    The true proportion lies below the bound with probability at most ``level``.
+
+    Args:
+        right: number of successes.
+        n: number of trials.
+        level: error probability.
+
+    Raises:
+        ValueError: the counts are impossible.
+    """
     if not 0 <= right <= n or n < 1:
         raise ValueError(f"right, n: expected 0 ≤ right ≤ n and n ≥ 1, got {right} and {n}")
-    return 0.0 if right == 0 else float(stats.beta.ppf(level, right, n - right + 1))
+    return 0.0 if right == 0 else float(betaincinv(right, n - right + 1, level))
 
 
-def proportion(right: int, n: int, level: float = 0.95) -> Estimate:
-    """A proportion with its exact two-sided interval (Clopper & Pearson 1934); nothing is known of one out of none."""
+def proportion_interval(right: int, n: int, level: float = 0.95) -> Estimate:
+    """Return a proportion with its exact two-sided confidence interval.
+
+    With n = 0 the proportion is NaN and the interval is [0, 1].
+
+    Args:
+        right: number of successes.
+        n: number of trials.
+        level: coverage probability.
+
+    Source: Clopper & Pearson 1934.
+    """
     if n == 0:
         return Estimate(math.nan, 0.0, 1.0, 0)
     tail = (1 - level) / 2
-    high = 1.0 if right == n else float(stats.beta.ppf(1 - tail, right + 1, n - right))
+    high = 1.0 if right == n else float(betaincinv(right + 1, n - right, 1 - tail))
     return Estimate(right / n, clopper_pearson_lower(right, n, tail), high, n)
 
 
 def collapse_rate_bound(n: int, level: float = 0.05) -> float:
-    """Exact upper bound on the rate of an event not seen in n seeds (0 of 12: 22 %)."""
+    """Return the exact upper confidence bound on the rate of an event not observed in n seeds.
+
+    For 0 of 12 seeds the bound is 22 %.
+
+    Args:
+        n: number of seeds.
+        level: error probability.
+    """
     return float(1.0 - level ** (1.0 / n))
 
 
 def pooled_sd(null_differences: Sequence[float]) -> float:
-    """Standard deviation of A/A differences, whose mean is known to be zero."""
-    found = np.asarray(null_differences, dtype=np.float64)
-    return float(np.sqrt(np.mean(found * found))) if len(found) else 0.0
+    """Return the standard deviation of A/A differences, whose mean is known to be zero."""
+    array = np.asarray(null_differences, dtype=np.float64)
+    return float(np.sqrt(np.mean(array * array))) if len(array) else 0.0

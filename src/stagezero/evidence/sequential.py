@@ -1,13 +1,20 @@
-"""The rule that decides trials, look by look: one pure function over arrays (trials × pairs), used by campaigns and simulations.
+"""The stopping rule of a trial, evaluated after every pair.
 
-Three tests of H0: E D ≤ d are offered, each valid whenever one stops, each under its own assumption:
+The rule is one set of pure functions over arrays of shape (trials, pairs). Campaigns, ``compare``,
+simulations and benchmarks all call these functions; no second copy of the rule may exist.
 
-    t          differences are normal (the default; by far the most powerful at ten pairs)
-    sign-flip  differences are symmetric about a point ≤ d; needs log₂(1/level) pairs at the least
-    betting    scores lie in [0, 1], nothing else: also under rare collapse; a change of .2 takes about 25 pairs at level
-               .05 and one of .05 about ninety, however quiet the noise
+Three e-processes test H0: E D ≤ d. Each is valid under optional stopping, given its assumption:
 
-Giving up can only lose power, never promote, so it is judged by the pooled seed noise, from the first pair on.
+    t          The differences are normal. This is the default. It has by far the most power at
+               ten pairs.
+    sign-flip  The differences are symmetric about a point ≤ d. It needs at least log₂(1/level)
+               pairs.
+    betting    The scores lie in [0, 1]. It remains valid under rare collapse. At level .05 it
+               needs about 25 pairs for a change of .2 and about 90 for a change of .05, however
+               small the noise is.
+
+Stopping for futility can only reduce the power; it never promotes. It therefore needs no error
+control and uses the pooled seed noise from the first pair on.
 """
 
 from __future__ import annotations
@@ -20,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stagezero.evidence.betting import log_betting_e_values
-from stagezero.evidence.eprocess import Floats, log_e_value, noise_floor, reaches, t_statistics
+from stagezero.evidence.eprocess import Floats, capped_e_value, log_e_value, reaches_threshold, sd_floor, t_statistics
 from stagezero.evidence.signflip import log_sign_flip_e_values
 
 Test = Literal["t", "sign-flip", "betting"]
@@ -28,93 +35,121 @@ Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
 RULE_VERSION = 1
-"""Of the rule, guards included. It rises with every change of what is decided, and ledgers name it."""
+"""Version of the stopping rule and the guards. It increases with every change of what they decide.
+Ledgers name it."""
 
-PATIENCE = 0.5
-"""How much the pairs must speak against an effect worth having before a trial is given up, in units of log-likelihood.
+FUTILITY_LOG_RATIO = 0.5
+"""Futility boundary, as a log-likelihood ratio.
 
-Chosen by simulation (benchmarks/power.py): of 60 ideas, a tenth of them useful at four seed standard deviations, it keeps more
-than 99 % of the useful ones at 2.13 pairs an idea; at two standard deviations it keeps about three quarters."""
+A trial stops for futility when the ratio of "no effect beyond the margin" to "the smallest effect
+of interest" exceeds this value. The value was chosen by simulation (benchmarks/power.py) with 60
+ideas, a tenth of them useful. If useful ideas have an effect of four seed standard deviations, more
+than 99 % of them are not stopped for futility, at 2.13 pairs per idea. At two standard deviations
+about three quarters of them are not stopped."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """How hypotheses are decided.
+class StoppingRule:
+    """Parameters of the stopping rule.
 
     Args:
-        level: error that each may spend; the threshold is 1/level.
-        margin: d; the effect must exceed it.
-        items: items of each kind behind one score.
-        worth: the effect worth having, in seed standard deviations.
-        test: which e-process.
+        level: error that each hypothesis may spend. The promotion threshold is 1/level.
+        margin: d; H0 is E D ≤ d.
+        items: number of items of each kind behind one score.
+        smallest_effect: smallest effect of interest beyond the margin, in seed standard deviations.
+            A value of 0 disables stopping for futility.
+        test: the e-process.
     """
 
     level: float
     margin: float
     items: int
-    worth: float
+    smallest_effect: float
     test: Test = "t"
 
 
 @dataclass(frozen=True, slots=True)
-class Looks:
-    """What the rule finds after every pair, shape (trials, pairs).
+class InterimResults:
+    """Results of the interim analyses after every pair, as arrays of shape (trials, pairs).
 
-    ``crossed``: the threshold has been reached, with this pair or an earlier one. ``futile``: it has not, and the pairs leave no room
-    for an effect worth having.
+    ``crossed`` is True from the pair at which the e-process first reaches the threshold. ``futile``
+    is True where the futility boundary is crossed and the threshold is not yet reached.
     """
 
     crossed: Bools
     futile: Bools
 
     def outcome(self) -> tuple[Bools, Ints]:
-        """Which trials cross before they are given up, and the pair at which each ends: crossed, given up, or the last."""
-        over = self.crossed | self.futile
-        at = np.where(over.any(1), over.argmax(1), over.shape[1] - 1)
-        return self.crossed[np.arange(len(at)), at], at + 1
+        """Return two arrays of shape (trials,).
+
+        The first is True where a trial reaches the threshold before it stops for futility. The
+        second is the number of pairs at which the trial stops: at the threshold, for futility, or
+        at the last pair.
+        """
+        stops = self.crossed | self.futile
+        last = np.where(stops.any(1), stops.argmax(1), stops.shape[1] - 1)
+        return self.crossed[np.arange(len(last)), last], last + 1
 
 
-def looks(differences: Floats, sd: Floats, rule: Rule, floor: Floats | None = None) -> Looks:
-    """Look at trials after every pair.
+def interim_results(differences: Floats, sd: Floats, rule: StoppingRule, floor: Floats | None = None) -> InterimResults:
+    """Analyse trials after every pair.
 
-    A trial is futile once, under the pooled noise, no effect is more likely than one of ``rule.worth`` standard deviations by a
-    factor of e^PATIENCE: the futility half of Wald's sequential test.
+    The futility boundary is the lower boundary of Wald's sequential probability ratio test for
+    normal differences with the pooled standard deviation. A trial crosses it if a mean of d is more
+    likely than a mean of d + ``smallest_effect`` standard deviations by a factor above
+    e^FUTILITY_LOG_RATIO.
 
     Args:
-        differences: candidate − control, (trials, pairs).
-        sd: (trials,), pooled A/A standard deviation of the claimed score, as each trial knows it.
-        floor: (trials,), the least standard deviation that the t-test believes; ``noise_floor`` of ``sd`` when None.
+        differences: candidate − control, shape (trials, pairs).
+        sd: pooled A/A standard deviation of the claimed score, as estimated in each trial, shape
+            (trials,).
+        rule: the parameters.
+        floor: lower limit on the sample standard deviation of the t-test, shape (trials,). If
+            None, ``sd_floor`` computes it from ``sd``.
     """
     pairs = np.arange(1, differences.shape[1] + 1)
-    noise = noise_of(sd, rule.items)
+    noise = difference_sd(sd, rule.items)
     if rule.test == "t":
-        t = t_statistics(differences, rule.margin, noise_floor(sd, rule.items) if floor is None else floor)
-        reached = np.stack([reaches(t[:, k - 1], k, 1.0 / rule.level) for k in pairs.tolist()], axis=1)
+        t = t_statistics(differences, rule.margin, sd_floor(sd, rule.items) if floor is None else floor)
+        reached = np.stack([reaches_threshold(t[:, k - 1], k, 1.0 / rule.level) for k in pairs.tolist()], axis=1)
     else:
         reached = _log_e_values(differences, noise, rule) >= -math.log(rule.level)
     crossed = np.logical_or.accumulate(reached, axis=1)
     mean = (differences.cumsum(1) / pairs - rule.margin) / noise[:, None]
-    futile = pairs * rule.worth * (mean - rule.worth / 2.0) < -PATIENCE
-    return Looks(crossed, futile & ~crossed)
+    log_ratio = pairs * rule.smallest_effect * (mean - rule.smallest_effect / 2.0)
+    futile = log_ratio < -FUTILITY_LOG_RATIO
+    return InterimResults(crossed, futile & ~crossed)
 
 
-def noise_of(sd: Floats, items: int) -> Floats:
-    """Standard deviation of a difference, never below half a step of the score's grid."""
+def difference_sd(sd: Floats, items: int) -> Floats:
+    """Return the standard deviation of a difference, at least half a step of the score's grid.
+
+    Args:
+        sd: pooled A/A standard deviation.
+        items: number of items of each kind behind one score.
+    """
     return np.maximum(sd, 0.5 / items)
 
 
-def trial_e_value(differences: Floats, sd: float, rule: Rule) -> float:
-    """The e-process after the last of one trial's differences, capped at e^690 so that it can be written down."""
-    row, known = np.atleast_2d(differences), np.array([sd])
+def trial_e_value(differences: Floats, sd: float, rule: StoppingRule) -> float:
+    """Return the e-process of one trial after its last pair, capped at e^690.
+
+    Args:
+        differences: candidate − control, shape (pairs,) or (1, pairs).
+        sd: pooled A/A standard deviation of the claimed score.
+        rule: the parameters.
+    """
+    row, pooled = np.atleast_2d(differences), np.array([sd])
     if rule.test == "t":
-        t = float(t_statistics(row, rule.margin, noise_floor(known, rule.items))[0, -1])
+        t = float(t_statistics(row, rule.margin, sd_floor(pooled, rule.items))[0, -1])
         log_e = log_e_value(t, row.shape[1])
     else:
-        log_e = float(_log_e_values(row, noise_of(known, rule.items), rule)[0, -1])
-    return math.exp(min(log_e, 690.0))
+        log_e = float(_log_e_values(row, difference_sd(pooled, rule.items), rule)[0, -1])
+    return capped_e_value(log_e)
 
 
-def _log_e_values(differences: Floats, noise: Floats, rule: Rule) -> Floats:
+def _log_e_values(differences: Floats, noise: Floats, rule: StoppingRule) -> Floats:
+    """Return the log e-process of the sign-flip or the betting test, shape (trials, pairs)."""
     if rule.test == "sign-flip":
         return log_sign_flip_e_values(differences, rule.margin, noise)
     return log_betting_e_values(differences, rule.margin)

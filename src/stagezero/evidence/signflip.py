@@ -1,12 +1,14 @@
-"""The sign-flip e-value: the second choice, for differences that are symmetric but far from normal.
+"""The sign-flip e-process, for paired differences that are symmetric but far from normal.
 
-If D is symmetric about a point at most d, then given every |D_i − d| each sign is a fair coin or worse, and
+Let each difference D_i, given the earlier ones, be symmetric about a point that is at most d. Then
 
     E_k = Σ_c w_c ∏_i exp(λ_c x_i) / cosh(λ_c x_i),        x_i = D_i − d,  λ_c = c / scale,
 
-is a test supermartingale: tanh is increasing, so a symmetric x with a centre below 0 gains nothing on average. The chance
-that it ever reaches 1/α is at most α, whatever the tails. The denominator is the mean of the numerator over all 2^k sign
-flips, so E_k ≤ 2^k: eleven pairs at the least for a threshold of 2,000. Symmetry fails under rare collapse.
+is a nonnegative supermartingale with initial value 1: exp(z) / cosh(z) = 1 + tanh(z), and tanh is
+odd and increasing, so each tanh(λ_c x_i) has an expectation of at most 0. By Ville's inequality E
+ever reaches 1/α with probability at most α, for tails of any weight. The denominator is the mean
+of the numerator over all 2^k sign flips, so E_k ≤ 2^k: a threshold of 2,000 needs at least eleven
+pairs. The symmetry assumption fails under rare collapse.
 """
 
 from __future__ import annotations
@@ -19,21 +21,23 @@ from scipy.special import logsumexp
 
 Floats = NDArray[np.float64]
 _BETS = np.geomspace(0.25, 32.0, 15)
-"""The mixture over bets, in units of 1/scale; equal weights."""
+"""The values c of the mixture, in units of 1/scale. All weights are equal."""
 
 
 def log_sign_flip_e_values(differences: Floats, margin: float, scale: Floats) -> Floats:
-    """log E_k after every pair.
+    """Return the log e-process for H0: centre of symmetry ≤ ``margin``, after every pair.
 
     Args:
-        differences: (trials, pairs).
-        margin: d, registered beforehand.
-        scale: (trials,), positive; the size of a typical difference. Any value is valid as long as it was fixed before the differences
-            were seen; a poor one costs power only. A trial uses the pooled A/A standard deviation, which the control builds of its
-            first pairs have a part in; that dependence is slight and is not part of the statement.
+        differences: paired differences, shape (trials, pairs).
+        margin: d, registered in advance.
+        scale: size of a typical difference, positive, shape (trials,). Any value is valid that is
+            fixed before the differences are observed; a poor choice reduces the power only. A
+            trial uses the pooled A/A standard deviation. The control builds of its first pairs
+            contribute to that value. The resulting dependence is slight, and the guarantee does
+            not cover it.
 
     Returns:
-        (trials, pairs).
+        Shape (trials, pairs).
 
     Raises:
         ValueError: a scale is not positive.
@@ -42,6 +46,6 @@ def log_sign_flip_e_values(differences: Floats, margin: float, scale: Floats) ->
         raise ValueError(f"scale: expected positive numbers, got {scale}")
     x = (differences - margin) / scale[:, None]
     z = _BETS[:, None, None] * x[None, :, :]
-    # log cosh z, without overflow.
+    # log cosh z, in a form that does not overflow.
     log_cosh = np.abs(z) + np.log1p(np.exp(-2.0 * np.abs(z))) - math.log(2.0)
     return np.asarray(logsumexp((z - log_cosh).cumsum(axis=2), axis=0) - math.log(len(_BETS)))

@@ -1,7 +1,10 @@
-"""The projects that ship with stagezero: what ``stagezero run`` runs, and what ``stagezero init`` writes out for people to edit.
+"""The projects that ship with stagezero, as data files.
 
-first    a base with bad habits, a first technique, ideas that help, do nothing or harm, an auditor
-rlhf     reinforcement from human preferences as the technique that stands, and ideas to stop it from making things up
+``stagezero run`` runs them, and ``stagezero init`` writes a copy for people to edit.
+
+    first    a base with harmful habits, a first technique, an auditor, and ideas that help, have no
+             effect, or do harm
+    rlhf     reinforcement from human preferences as stage 0, and ideas against its made-up answers
 """
 
 from __future__ import annotations
@@ -14,18 +17,22 @@ from stagezero.errors import ProjectError
 SHIPPED = ("first", "rlhf")
 
 
-def folder(name: str = "first") -> Path:
-    """A shipped project's folder, read-only.
+def project_folder(name: str = "first") -> Path:
+    """Return the folder of a shipped project. It is read-only.
 
     Raises:
-        ProjectError: there is none of that name.
+        ProjectError: no shipped project has that name.
     """
     if name not in SHIPPED:
-        raise ProjectError(f"project {name!r}: expected one of the shipped ones, {' or '.join(SHIPPED)}; correct the name.")
+        raise ProjectError(f"project {name!r}: expected one of the shipped projects, {' or '.join(SHIPPED)}; correct the name.")
     return Path(str(files("stagezero.examples"))) / name
 
 
-def contents(name: str = "first") -> dict[str, str]:
-    """Relative path → text of every file a person may edit."""
-    root = folder(name)
+def project_files(name: str = "first") -> dict[str, str]:
+    """Return relative path → text of every file of a shipped project that a person may edit.
+
+    Raises:
+        ProjectError: no shipped project has that name.
+    """
+    root = project_folder(name)
     return {str(p.relative_to(root)): p.read_text(encoding="utf-8") for p in sorted(root.rglob("*")) if p.suffix in (".yaml", ".md")}

@@ -1,1 +1,1 @@
-"""Ideas and their admission: the text that crosses from one stage to the next, and the checks it must pass."""
+"""Idea files and their admission: the text that crosses between stages, its checks, its review."""

@@ -1,7 +1,12 @@
-"""Lets ideas in, and nothing else: typed, canonical, capped and measured in bits, each with a reason when refused (``content_checks.py``).
+"""The airlock: decides which ideas a campaign may try.
 
-An idea that canonicalises to a hypothesis that was decided before is the same hypothesis for ever: a new name or
-another formatting buys no second chance.
+Each refused idea gets a code and a reason.
+
+An admitted idea is typed, canonical, and limited and measured in bits. ``content_checks.py`` checks
+what its text may contain. This module runs no program and builds no model.
+
+Ideas with the same canonical form are one hypothesis. A hypothesis that has been decided is never
+admitted again: a new name or another formatting gives no second trial.
 """
 
 from __future__ import annotations
@@ -15,42 +20,49 @@ from rfc8785 import CanonicalizationError
 
 from stagezero.errors import IdeaError, RecipeError
 from stagezero.ideas import content_checks
-from stagezero.ideas.idea import MAX_BYTES, Idea
+from stagezero.ideas.idea import MAX_IDEA_BYTES, Idea
 from stagezero.tasks import Suite
 from stagezero.training import Recipe, apply_patch
-from stagezero.training.data import meaning_of, portable
+from stagezero.training.data import meaning_of, portable_form
 from stagezero.training.recipes import Code, Command, Step
 from stagezero.trials.hypothesis import Entrant, Hypothesis, hypothesis, recipe_digest
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """An idea that may be tried."""
+    """An idea that the campaign may try."""
 
     idea: Idea
     hypothesis: Hypothesis
-    near: tuple[str, ...] = ()
-    """What it hardly differs from: the control, or other ideas on the same control, by title."""
-    let_in: Mapping[str, Any] | None = None
-    """Who let it in, where a person did: the reviewer and what they signed."""
+    near_duplicates: tuple[str, ...] = ()
+    """Titles of the ideas on the same control that differ from this one by small numbers only.
+
+    "the control" stands for the control.
+    """
+    review: Mapping[str, Any] | None = None
+    """The reviewer's signed decision and name; None for an idea that no person reviewed."""
 
     @property
     def entrant(self) -> Entrant:
+        """The hypothesis with its title and researcher, as a trial takes it."""
         return Entrant(self.idea.title, self.idea.researcher, self.hypothesis)
 
     def entry(self) -> dict[str, Any]:
-        """What the ledger says of it at registration, before anything is built."""
+        """Return the idea's part of the ledger entry ``registration``.
+
+        The campaign appends that entry before it builds anything.
+        """
         return {
             "hypothesis": self.hypothesis.digest(), "idea": self.idea.digest(), "title": self.idea.title,
             "researcher": self.idea.researcher, "reason": self.idea.reason, "property": self.idea.property,
             "claimed_effect": self.idea.claimed_effect, "bits": self.idea.bits(), "author": self.idea.author or self.idea.researcher,
-            "let_in": dict(self.let_in) if self.let_in is not None else None, "patch": self.idea.technique()["patch"],
-            "candidate": portable(self.hypothesis.candidate.canonical()), "near": list(self.near),
+            "let_in": dict(self.review) if self.review is not None else None, "patch": self.idea.technique()["patch"],
+            "candidate": portable_form(self.hypothesis.candidate.canonical()), "near": list(self.near_duplicates),
         }  # fmt: skip
 
 
 class Refusal(StrEnum):
-    """Why an idea may not be tried: what programs go by. The sentence beside it is for people."""
+    """Codes of refusal. Programs branch on the code; the sentence beside it is for people."""
 
     UNKNOWN_PROPERTY = "unknown property"
     TOO_LARGE = "too large"
@@ -66,13 +78,14 @@ class Refusal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """An idea that may not be tried, and why."""
+    """An idea that the campaign may not try, with the code and the reason."""
 
     idea: Idea
     code: Refusal
     why: str
 
     def entry(self) -> dict[str, Any]:
+        """Return the idea's part of the ledger entry ``registration``."""
         return {"title": self.idea.title, "researcher": self.idea.researcher, "why": self.why}
 
 
@@ -83,116 +96,143 @@ def admit(
     margin: float,
     decided: Sequence[tuple[str, Hypothesis]] = (),
     channels: Mapping[str, str] | None = None,
-    no_code: str | None = None,
-    seconds: int | None = None,
+    no_sandbox_reason: str | None = None,
+    max_program_seconds: int | None = None,
 ) -> tuple[list[Admitted], list[Refused]]:
-    """Sort ideas into those that may be tried on a control and those that may not.
+    """Sort ideas into those that the campaign may try on a control and those that it may not.
 
     Args:
+        margin: the effect that each hypothesis must exceed.
         decided: titles and hypotheses that were decided before.
-        channels: sources of labels or weights that the project declares: name in ideas → where it is.
-        no_code: why code cannot be run here, where it cannot.
-        seconds: the most that a program of an idea's may take, whatever it asks for.
+        channels: sources of labels or weights that the project declares: name in ideas → path.
+        no_sandbox_reason: why the programs of ideas cannot run here; None if they can.
+        max_program_seconds: limit on the timeout of an idea's programs; a longer one is shortened
+            to it. None: no limit.
 
     Returns:
-        Admitted ideas in the order of their hypotheses' digests, whatever order they came in, and the refused ones.
+        Admitted ideas, sorted by their hypotheses' digests whatever their order in ``ideas``, and
+        refused ideas, sorted by title.
     """
     admitted: dict[str, Admitted] = {}
     refused: list[Refused] = []
-    known = {h.digest() for _, h in decided}
-    ours = recipe_digest(control, suite)
+    decided_digests = {h.digest() for _, h in decided}
+    control_digest = recipe_digest(control, suite)
     for idea in sorted(ideas, key=lambda i: (i.title, i.researcher)):
-        found = _admit_one(idea, control, suite, margin, ours, channels or {}, no_code, seconds)
-        if isinstance(found, Refused):
-            refused.append(found)
-        elif (key := found.hypothesis.digest()) in known:
-            refused.append(Refused(idea, Refusal.DECIDED_BEFORE, "this hypothesis was decided before; a new name buys no second chance"))
+        result = _admit_one(idea, control, suite, margin, control_digest, channels or {}, no_sandbox_reason, max_program_seconds)
+        if isinstance(result, Refused):
+            refused.append(result)
+        elif (key := result.hypothesis.digest()) in decided_digests:
+            refused.append(Refused(idea, Refusal.DECIDED_BEFORE, "this hypothesis was decided before; a new name gives no second trial"))
         elif key in admitted:
-            refused.append(Refused(idea, Refusal.DUPLICATE, f"the same hypothesis as {admitted[key].idea.title!r}"))
+            refused.append(Refused(idea, Refusal.DUPLICATE, f"is the same hypothesis as {admitted[key].idea.title!r}"))
         else:
-            admitted[key] = found
+            admitted[key] = result
     ordered = [admitted[key] for key in sorted(admitted)]
-    others = [(a.idea.title, a.hypothesis) for a in ordered] + [(f"{t!r}, decided before", h) for t, h in decided if h.control_does == ours]
-    near = [replace(a, near=_near(a.hypothesis, others)) for a in ordered]
-    return near, sorted(refused, key=lambda r: (r.idea.title, r.why))
+    others = [(a.idea.title, a.hypothesis) for a in ordered]
+    others += [(f"{title!r}, decided before", h) for title, h in decided if h.control_does == control_digest]
+    marked = [replace(a, near_duplicates=_near_duplicates(a.hypothesis, others)) for a in ordered]
+    return marked, sorted(refused, key=lambda r: (r.idea.title, r.why))
 
 
 def _admit_one(
-    idea: Idea, control: Recipe, suite: Suite, margin: float, ours: str, channels: Mapping[str, str], no_code: str | None,
-    seconds: int | None,
+    idea: Idea, control: Recipe, suite: Suite, margin: float, control_digest: str, channels: Mapping[str, str],
+    no_sandbox_reason: str | None, max_program_seconds: int | None,
 ) -> Admitted | Refused:  # fmt: skip
-    """One idea, whatever others there are. ``ours``: what the control does."""
+    """Admit or refuse one idea, independently of the others.
+
+    Args:
+        control_digest: ``recipe_digest`` of the control.
+    """
     if idea.property not in suite.properties:
         return Refused(idea, Refusal.UNKNOWN_PROPERTY, f"property {idea.property!r} is not one of {', '.join(suite.properties)}")
     try:
-        if (size := idea.size()) > MAX_BYTES:
-            return Refused(idea, Refusal.TOO_LARGE, f"{8 * size:,} bits, its files included; at most {8 * MAX_BYTES:,} may cross")
-        content_checks.check(idea)
-        content_checks.check_items(idea, suite)
-        candidate = applied(idea, control, channels, seconds)
-        if no_code is not None and _runs_programs(candidate, control):
-            return Refused(idea, Refusal.NO_SANDBOX, f"brings a program along, and there is no sandbox to run it in: {no_code}")
-        found = Admitted(idea, hypothesis(control, candidate, idea.property, margin, suite, ours))
-        found.hypothesis.digest()
+        if (size := idea.size()) > MAX_IDEA_BYTES:
+            why = f"contains {8 * size:,} bits, its files included; at most {8 * MAX_IDEA_BYTES:,} may cross"
+            return Refused(idea, Refusal.TOO_LARGE, why)
+        content_checks.check_idea(idea)
+        content_checks.check_suite_questions(idea, suite)
+        candidate = apply_idea(idea, control, channels, max_program_seconds)
+        if no_sandbox_reason is not None and _adds_program(candidate, control):
+            return Refused(idea, Refusal.NO_SANDBOX, f"contains a program, and there is no sandbox to run it in: {no_sandbox_reason}")
+        admitted = Admitted(idea, hypothesis(control, candidate, idea.property, margin, suite, control_digest))
+        admitted.hypothesis.digest()
     except IdeaError as error:
         return Refused(idea, Refusal.CONTENT, str(error))
     except (RecipeError, CanonicalizationError, OSError, TypeError, ValueError) as error:
         return Refused(idea, Refusal.DOES_NOT_FIT, f"does not fit this stage's recipe: {error}")
-    if found.hypothesis.same_builds():
+    if admitted.hypothesis.same_builds():
         return Refused(idea, Refusal.CHANGES_NOTHING, "changes nothing in this stage's recipe")
-    return found
+    return admitted
 
 
-def applied(idea: Idea, control: Recipe, channels: Mapping[str, str], seconds: int | None) -> Recipe:
-    """What an idea makes of a recipe: its channels resolved to where their sources are, its programs held to their time.
+def apply_idea(idea: Idea, control: Recipe, channels: Mapping[str, str], max_program_seconds: int | None) -> Recipe:
+    """Return the recipe that an idea makes of ``control``.
+
+    The sources of the idea's channels are replaced by their paths, and the timeouts of its programs
+    are limited.
 
     Raises:
-        RecipeError: its patch does not fit.
-        IdeaError: it opens a channel that is not declared.
+        RecipeError: the idea's patch does not fit the recipe.
+        IdeaError: the idea opens a channel that the project does not declare.
     """
     candidate = apply_patch(control, idea.operations(), f"idea {idea.title!r}")
-    return _in_time(content_checks.check_channels(candidate, control, channels), control, seconds)
+    return _limit_timeouts(content_checks.check_channels(candidate, control, channels), control, max_program_seconds)
 
 
-def _in_time(candidate: Recipe, control: Recipe, seconds: int | None) -> Recipe:
-    """A candidate whose new programs take no longer than they may: an idea that asks for a week would hold the campaign for as long."""
+def _limit_timeouts(candidate: Recipe, control: Recipe, max_seconds: int | None) -> Recipe:
+    """Limit the timeouts of a candidate's new programs.
 
-    def bounded(step: Step) -> Step:
-        if seconds is None or not isinstance(step, Code | Command) or step in control.steps:
+    Without the limit, one idea could ask for a week and delay the whole campaign.
+    """
+
+    def limited(step: Step) -> Step:
+        if max_seconds is None or not isinstance(step, Code | Command) or step in control.steps:
             return step
-        return step.model_copy(update={"timeout": min(step.timeout, seconds)})
+        return step.model_copy(update={"timeout": min(step.timeout, max_seconds)})
 
-    return Recipe(steps=tuple(bounded(step) for step in candidate.steps))
+    return Recipe(steps=tuple(limited(step) for step in candidate.steps))
 
 
-def _runs_programs(candidate: Recipe, control: Recipe) -> bool:
-    """Whether a candidate has a program that the control has not."""
+def _adds_program(candidate: Recipe, control: Recipe) -> bool:
+    """Return whether the candidate has a program that is not in the control."""
     return any(isinstance(step, Code | Command) and step not in control.steps for step in candidate.steps)
 
 
-TRIVIAL = 0.1
-"""Numbers that differ by less than this share of the larger are near."""
+NEAR_RELATIVE_DIFFERENCE = 0.1
+"""Two numbers are near each other if they differ by at most this share of the larger one."""
 
-TRIVIAL_BY = {"weight_decay": 0.02, "warmup": 3}
-"""Numbers of which a small change does next to nothing, however large a share it is."""
+NEAR_ABSOLUTE_DIFFERENCES = {"weight_decay": 0.02, "warmup": 3}
+"""Field → difference up to which its values are near each other, whatever their ratio.
+
+So small a change of these fields has almost no effect.
+"""
 
 
-def hardly_differs(a: object, b: object, name: str = "") -> bool:
-    """Are two meanings the same but for trivial parameters?"""
+def nearly_equal(a: object, b: object, name: str = "") -> bool:
+    """Return whether two values from ``meaning_of`` are equal, up to numbers that are near.
+
+    Args:
+        name: the field that holds the values.
+    """
     if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(hardly_differs(a[key], b[key], key) for key in a)
+        return a.keys() == b.keys() and all(nearly_equal(a[key], b[key], key) for key in a)
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(hardly_differs(x, y, name) for x, y in zip(a, b, strict=True))
+        return len(a) == len(b) and all(nearly_equal(x, y, name) for x, y in zip(a, b, strict=True))
     if isinstance(a, int | float) and isinstance(b, int | float):
-        return bool(abs(a - b) <= max(TRIVIAL * max(abs(a), abs(b)), TRIVIAL_BY.get(name, 0.0)))
+        limit = max(NEAR_RELATIVE_DIFFERENCE * max(abs(a), abs(b)), NEAR_ABSOLUTE_DIFFERENCES.get(name, 0.0))
+        return bool(abs(a - b) <= limit)
     return a == b
 
 
-def _near(one: Hypothesis, others: Sequence[tuple[str, Hypothesis]]) -> tuple[str, ...]:
-    mine = meaning_of(one.candidate)
+def _near_duplicates(one: Hypothesis, others: Sequence[tuple[str, Hypothesis]]) -> tuple[str, ...]:
+    """Return the titles of hypotheses whose candidates nearly equal the candidate of ``one``.
 
-    def close(recipe: Recipe, does: str) -> bool:
-        return one.candidate_does == does or hardly_differs(mine, meaning_of(recipe))
+    "the control" comes first if the control of ``one`` does so too.
+    """
+    meaning = meaning_of(one.candidate)
 
-    names = sorted(title for title, other in others if other is not one and close(other.candidate, other.candidate_does))
-    return (*(("the control",) if close(one.control, one.control_does) else ()), *names)
+    def is_near(recipe: Recipe, digest: str) -> bool:
+        return one.candidate_does == digest or nearly_equal(meaning, meaning_of(recipe))
+
+    names = sorted(title for title, other in others if other is not one and is_near(other.candidate, other.candidate_does))
+    return (*(("the control",) if is_near(one.control, one.control_does) else ()), *names)

@@ -1,4 +1,7 @@
-"""What every researcher is told before it proposes: the same for all, and nothing of any item."""
+"""The brief: what a researcher knows when it proposes.
+
+All researchers get the same brief. It contains no item.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from stagezero.training import Recipe
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one earlier idea: no item, no answer, no seed."""
+    """The result of one earlier idea. It contains no item, no answer and no seed."""
 
     stage: int
     idea: Idea
@@ -22,19 +25,23 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
-    """A stage's own model, for the researcher that *is* it; no other is handed it."""
+class OwnModel:
+    """A stage's own model, for the researcher that *is* this model; no other researcher gets it."""
 
     stage: int
     folder: Path
     digest: str
     passed: bool
-    """Whether the auditor has passed it: without that, its ideas wait for review."""
+    """Whether the model has passed audit. If not, its ideas wait for review."""
 
 
 @dataclass(frozen=True, slots=True)
 class Brief:
-    """Everything a researcher may know when it proposes: the same for all. ``own`` is no knowledge, and in no text."""
+    """Everything that a researcher may know when it proposes.
+
+    ``own`` is not knowledge: it is the model for the researcher that is this model, and no text
+    contains it.
+    """
 
     stage: int
     control: Recipe
@@ -44,4 +51,4 @@ class Brief:
     scores: dict[str, float]
     history: tuple[Outcome, ...]
     channels: tuple[str, ...] = ()
-    own: Own | None = None
+    own: OwnModel | None = None

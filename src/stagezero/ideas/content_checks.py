@@ -1,8 +1,11 @@
-"""What may not cross in an idea's text, whatever it claims: hidden characters, packed data, banks of items, and code that reaches for
-files, processes or the network.
+"""Checks of an idea's text.
 
-These are reasons given early, for honest researchers and lazy attackers: what this lets through, the sandbox contains, and what an idea
-could have carried at the most is its length in bits, which the ledger records.
+Whatever the idea claims, its text has no hidden characters, no packed data, no banks of items, and
+no code that reaches for files, processes or the network.
+
+The checks give honest researchers a reason early and stop lazy attackers. They are not the security
+boundary: the sandbox contains whatever passes them, and an idea cannot carry more than its length
+in bits, which the ledger records.
 """
 
 from __future__ import annotations
@@ -20,21 +23,32 @@ from stagezero.ideas.idea import Idea
 from stagezero.tasks import Suite
 from stagezero.training import Recipe
 from stagezero.training.recipes import Channel, Distil, Merge
-from stagezero.training.technique import NAME
+from stagezero.training.technique import FUNCTION_NAME
 
-LONGEST_WORD = 80
-PACKED = 24
-"""Letters from which on a word of mixed cases and digits looks like data."""
-MOST_PACKED = 96
+MAX_WORD_CHARACTERS = 80
+MIN_PACKED_CHARACTERS = 24
+"""A word of this length or more that mixes cases or digits looks like packed data."""
+MAX_PACKED_CHARACTERS = 96
+"""Characters of such words that a text may contain in all."""
+MAX_COMBINING_MARKS = 3
+"""Combining marks in a row."""
+MIN_QUESTION_CHARACTERS = 13
+"""Shorter questions of a suite are not searched for in ideas."""
+MIN_SEARCHED_CHARACTERS = 40
+"""Shorter ideas are not searched for questions."""
+FRESH_QUESTIONS = 400
+"""Fresh items of a suite whose questions are searched for in ideas."""
+REJECTED_QUESTIONS = 3
+"""An idea with this many questions of the suite is rejected. Fewer can be there by chance."""
 _INVISIBLE = frozenset("\u115f\u1160\u3164\uffa0\u2800\u034f\u17b4\u17b5")
 _VARIATION = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 
 
 def check_text(text: str, where: str) -> None:
-    """Refuse text that says more than can be seen.
+    """Reject text that contains more than a reader can see.
 
     Raises:
-        IdeaError: naming the character and its place, and the fix.
+        IdeaError: the character and its line, or the word, and the fix.
     """
     if unicodedata.normalize("NFC", text) != text:
         raise IdeaError(f"{where}: expected Unicode in its composed form (NFC), in which every text has one spelling; normalise it.")
@@ -44,35 +58,37 @@ def check_text(text: str, where: str) -> None:
             kind = unicodedata.category(c)
             marks = marks + 1 if kind in ("Mn", "Me") else 0
             hidden = kind in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") or (kind == "Zs" and c != " ") or c in _INVISIBLE
-            if (hidden and c != "\t") or _VARIATION.match(c) or marks > 3:
+            if (hidden and c != "\t") or _VARIATION.match(c) or marks > MAX_COMBINING_MARKS:
                 name = unicodedata.name(c, "unnamed")
-                raise IdeaError(f"{where}: line {number} holds the character U+{ord(c):04X} ({name}), which cannot be seen; remove it.")
+                raise IdeaError(f"{where}: line {number} contains the character U+{ord(c):04X} ({name}), which cannot be seen; remove it.")
     for word in text.split():
-        if len(word) > LONGEST_WORD and not re.fullmatch(r"(\W)\1*", word):
+        if len(word) > MAX_WORD_CHARACTERS and not re.fullmatch(r"(\W)\1*", word):
             raise IdeaError(
                 f"{where}: {word[:20]!r}… is a word of {len(word)} characters, which looks like packed data; write it in words."
             )
 
 
 def check_prose(text: str, where: str) -> None:
-    """Refuse prose that holds packed data.
+    """Reject prose that contains packed data.
 
     Raises:
-        IdeaError: as ``check_text``, or for words that are none.
+        IdeaError: as ``check_text``, or the first word that looks like data, and the fix.
     """
     check_text(text, where)
-    odd = [word for word in re.findall(r"[A-Za-z0-9+/=_-]+", text) if len(word) >= PACKED and _mixed(word)]
-    if sum(map(len, odd)) > MOST_PACKED:
+    packed = [word for word in re.findall(r"[A-Za-z0-9+/=_-]+", text) if len(word) >= MIN_PACKED_CHARACTERS and _is_mixed(word)]
+    if sum(map(len, packed)) > MAX_PACKED_CHARACTERS:
         raise IdeaError(
-            f"{where}: {odd[0][:20]!r}… and the like look like packed data ({sum(map(len, odd))} characters); write it in words."
+            f"{where}: {packed[0][:20]!r}… and similar words look like packed data ({sum(map(len, packed))} characters); write it in words."
         )
 
 
-def _mixed(word: str) -> bool:
+def _is_mixed(word: str) -> bool:
+    """Return whether a word has at least two of: lower case, upper case, digits."""
     return sum(any(test(c) for c in word) for test in (str.islower, str.isupper, str.isdigit)) >= 2
 
 
 def _texts(value: Any) -> Iterator[str]:
+    """Yield every string in a patch, at any depth, and every key as a string."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -84,11 +100,11 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(inner)
 
 
-def check(idea: Idea) -> None:
-    """Refuse an idea whose text holds what may not cross.
+def check_idea(idea: Idea) -> None:
+    """Reject an idea whose text contains what may not cross.
 
     Raises:
-        IdeaError: the reason.
+        IdeaError: the field, the reason and the fix.
     """
     where = f"idea {idea.title[:60]!r}"
     for name in ("title", "reason"):
@@ -103,10 +119,11 @@ def check(idea: Idea) -> None:
     for text in _texts(idea.patch):
         check_text(text, f"{where}: patch")
     for op in idea.patch:
-        # Wherever a patch writes a program, it is held to what a program is held to.
-        written = [op.get(part) for part in ("step", "values")] if isinstance(op, dict) else []
-        for source in (part.get("source") for part in written if isinstance(part, dict) and part.get("step", "code") == "code"):
-            if isinstance(source, str) and re.search(rf"def[\s\\]+{NAME}", source):
+        # A program in a patch passes the same checks as an idea's code, in whichever operation the
+        # patch contains it.
+        parts = [op.get(part) for part in ("step", "values")] if isinstance(op, dict) else []
+        for source in (part.get("source") for part in parts if isinstance(part, dict) and part.get("step", "code") == "code"):
+            if isinstance(source, str) and re.search(rf"def[\s\\]+{FUNCTION_NAME}", source):
                 try:
                     check_code(source, f"{where}: patch")
                 except RecipeError as error:
@@ -116,37 +133,37 @@ def check(idea: Idea) -> None:
 
 
 def check_file(path: Path, where: str) -> None:
-    """Refuse a command's input that is no plain text, or a program that holds packed data.
+    """Reject a command's input that is not plain text, or that is a program with packed data.
 
     Raises:
-        IdeaError: the reason.
+        IdeaError: the reason and the fix.
     """
     if path.is_symlink() or not path.is_file():
-        raise IdeaError(f"{where}: expected a plain file; put it beside the idea.")
+        raise IdeaError(f"{where}: expected a regular file; put it beside the idea.")
     try:
         text = path.read_text(encoding="utf-8")
     except (UnicodeDecodeError, OSError):
-        raise IdeaError(f"{where}: expected UTF-8 text, which is all that crosses; bring no weights and no archives.") from None
+        raise IdeaError(f"{where}: expected UTF-8 text: only text may cross, no weights and no archives; remove the file.") from None
     check_text(text, where)
     if path.suffix == ".py":
         try:
             tree = ast.parse(text)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return  # it will fail in its own words
+            return  # when the program runs, it fails with Python's own message
         check_data(tree, where)
 
 
 def check_channels(candidate: Recipe, control: Recipe, declared: Mapping[str, str]) -> Recipe:
-    """Refuse an idea that opens a channel for labels or weights which the project has not declared.
+    """Reject an idea that opens a channel for labels or weights which the project does not declare.
 
     Args:
-        declared: name of a source in ideas → where it is.
+        declared: name of a source in ideas → its path.
 
     Returns:
-        The candidate, its new sources where they are.
+        The candidate, with the sources of its new channels replaced by their paths.
 
     Raises:
-        IdeaError: naming the channel.
+        IdeaError: the step, the source and the fix.
     """
     known: tuple[Channel, ...] = control.channels()
     steps = list(candidate.steps)
@@ -163,38 +180,36 @@ def check_channels(candidate: Recipe, control: Recipe, declared: Mapping[str, st
     return Recipe(steps=tuple(steps))
 
 
-_ASKED: dict[str, frozenset[str]] = {}
-"""Suite's digest → questions: drawing them takes longer than all the rest of a look at an idea."""
+_QUESTION_CACHE: dict[str, frozenset[str]] = {}
+"""Digest of the last suite → its questions. Drawing them takes longer than all other checks."""
 
 
-def _asked(suite: Suite) -> frozenset[str]:
-    """Questions of a suite: all that are trained on, and a draw of those that are asked."""
+def _suite_questions(suite: Suite) -> frozenset[str]:
+    """Return questions of a suite: those of all training items, and of a draw of fresh items."""
     key = suite.digest()
-    if key not in _ASKED:
-        _ASKED.clear()
-        items = (*suite.train_items(), *suite.fresh_items(0, 400))
-        _ASKED[key] = frozenset(item.input for item in items if len(item.input) > 12)
-    return _ASKED[key]
+    if key not in _QUESTION_CACHE:
+        _QUESTION_CACHE.clear()
+        items = (*suite.train_items(), *suite.fresh_items(0, FRESH_QUESTIONS))
+        _QUESTION_CACHE[key] = frozenset(item.input for item in items if len(item.input) >= MIN_QUESTION_CHARACTERS)
+    return _QUESTION_CACHE[key]
 
 
-SAME = 3
-"""Questions of a suite that an idea may hold by chance."""
-
-
-def check_items(idea: Idea, suite: Suite) -> None:
-    """Refuse an idea that brings questions of the suite along.
+def check_suite_questions(idea: Idea, suite: Suite) -> None:
+    """Reject an idea that contains questions of the suite.
 
     Raises:
-        IdeaError: how many it holds.
+        IdeaError: the number of questions in it.
     """
     text = "\n".join(_texts(idea.patch)) + (idea.code or "")
     for path in sorted(idea.files()):
         text += Path(path).read_text(encoding="utf-8", errors="replace")
-    if len(text) < 40:
+    if len(text) < MIN_SEARCHED_CHARACTERS:
         return
-    held = {question for question in _asked(suite) if question in text}
-    if len(held) >= SAME:
-        raise IdeaError(f"holds {len(held)} questions of the suite {suite.name!r}; human data reaches a build by its mix steps alone.")
+    count = sum(question in text for question in _suite_questions(suite))
+    if count >= REJECTED_QUESTIONS:
+        raise IdeaError(
+            f"contains {count} questions of the suite {suite.name!r}; remove them: human data reaches a build through its mix steps only."
+        )
 
 
-__all__ = ["check", "check_channels", "check_code", "check_items", "check_prose", "check_text"]
+__all__ = ["check_channels", "check_code", "check_idea", "check_prose", "check_suite_questions", "check_text"]

@@ -1,4 +1,8 @@
-"""An idea: a claim, a reason, and a recipe patch or a function of code, in a short Markdown file. It is all that crosses between stages."""
+"""An idea: a claim, a reason, and a recipe patch or one function of code, in a short Markdown file.
+
+Only ideas cross from one stage to the next. This module parses idea files. ``airlock.py`` decides
+whether an idea may cross.
+"""
 
 from __future__ import annotations
 
@@ -13,28 +17,35 @@ from rfc8785 import CanonicalizationError
 from stagezero.errors import IdeaError, RecipeError, explain
 from stagezero.files import read_text
 from stagezero.ledger import canonical, digest
-from stagezero.training.data import is_there, portable
+from stagezero.training.data import is_existing_file, portable_form
 from stagezero.training.fields import Frozen
 from stagezero.training.patches import Patch, parse_patch
 from stagezero.training.technique import canonical_source
 
-MAX_BYTES = 8192
-"""What an idea may carry at the most: its patch with the files that command steps name, or its code in canonical form."""
-LONGEST = 1 << 16
-"""Characters of an idea file; what is for people and does not cross is counted too."""
-DEEPEST = 40
+MAX_IDEA_BYTES = 8192
+"""Limit on what crosses (``Idea.size``).
+
+It counts the patch with the files that its command steps name, or the code in canonical form.
+"""
+MAX_FILE_CHARACTERS = 1 << 16
+"""Characters of an idea file, with the notes for people, which do not cross."""
+MAX_YAML_DEPTH = 40
 
 
-class _Plain(yaml.SafeLoader):
-    """YAML without aliases (a few lines of them can stand for more text than fits into memory), and of bounded depth."""
+class _LimitedLoader(yaml.SafeLoader):
+    """Loads YAML of bounded depth without aliases.
+
+    A few lines of aliases can expand to more text than fits into memory.
+    """
 
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Compose a node; reject an alias, and a node below ``MAX_YAML_DEPTH``."""
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("an alias (*name) stands where a value should; write it out")
-        if self.depth > DEEPEST:
-            raise yaml.YAMLError(f"it is nested deeper than {DEEPEST} levels; write it out plainly")
+            raise yaml.YAMLError("expected a value, got an alias (*name); write the value out")
+        if self.depth > MAX_YAML_DEPTH:
+            raise yaml.YAMLError(f"it is nested deeper than {MAX_YAML_DEPTH} levels; use fewer levels")
         self.depth += 1
         try:
             return super().compose_node(parent, index)
@@ -42,25 +53,25 @@ class _Plain(yaml.SafeLoader):
             self.depth -= 1
 
 
-def _plain(value: Any, where: str) -> None:
-    """Refuse what YAML knows and JSON does not: dates, bytes, sets.
+def _check_json_types(value: Any, where: str) -> None:
+    """Reject values that YAML has and JSON has not: dates, bytes, sets.
 
     Raises:
-        IdeaError: naming it.
+        IdeaError: the value, its type and the fix.
     """
     if isinstance(value, dict):
         for key, inner in value.items():
-            _plain(key, where)
-            _plain(inner, where)
+            _check_json_types(key, where)
+            _check_json_types(inner, where)
     elif isinstance(value, list):
         for inner in value:
-            _plain(inner, where)
+            _check_json_types(inner, where)
     elif not isinstance(value, str | int | float | bool | None):
         raise IdeaError(f"{where}: {str(value)[:40]!r} is a {type(value).__name__}; write it in quotes, as text.")
 
 
 def _sources(value: Any) -> Iterator[str]:
-    """Whatever a patch gives as a source, at any depth."""
+    """Yield every string under the key ``source`` in a patch, at any depth."""
     if isinstance(value, dict):
         if isinstance(value.get("source"), str):
             yield value["source"]
@@ -71,28 +82,30 @@ def _sources(value: Any) -> Iterator[str]:
             yield from _sources(inner)
 
 
-def _blocks(text: str) -> list[str]:
-    """The blocks of Python in Markdown, in one pass; one that is not closed is none."""
-    found: list[str] = []
+def _python_blocks(text: str) -> list[str]:
+    """Return the closed blocks of Python in Markdown, in one pass."""
+    blocks: list[str] = []
     inside: list[str] | None = None
     for line in text.splitlines(keepends=True):
         mark = line.rstrip()
         if inside is None and mark == "```python":
             inside = []
         elif inside is not None and mark == "```":
-            found.append("".join(inside))
+            blocks.append("".join(inside))
             inside = None
         elif inside is not None:
             inside.append(line)
-    return found
+    return blocks
 
 
 class Idea(Frozen):
-    """What a researcher proposes.
+    """A researcher's proposal.
 
-    ``property`` is the one property it claims to improve; ``claimed_effect`` is by how much. It has either a ``patch`` of the recipe or
-    ``code``, one function ``technique(ctx) -> model`` that is run after the recipe's steps. ``researcher`` is the kind of researcher
-    that proposed it, ``author`` who exactly (a model by name or digest, an agent by name); neither is an idea's own to say.
+    ``property`` is the one property that the idea claims to improve, ``claimed_effect`` the size of
+    the claimed improvement. The idea has either a ``patch`` of the recipe, or ``code``: one
+    function ``technique(ctx) -> model`` that runs after the recipe's steps. ``researcher`` is the
+    kind of researcher that proposed it, ``author`` the exact one (a model by name or digest, an
+    agent by name). The caller sets both; an idea file may not contain them.
     """
 
     title: str = Field(min_length=3, max_length=120)
@@ -105,19 +118,19 @@ class Idea(Frozen):
     author: str = ""
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> Self:
+    def _check_one_of_patch_and_code(self) -> Self:
         if bool(self.patch) == (self.code is not None):
             raise ValueError(
                 "expected either 'patch' or one ```python block with technique(ctx), got "
-                + ("both; keep one" if self.patch else "neither; add one")
+                + ("both; remove one" if self.patch else "neither; add one")
             )
         return self
 
     def operations(self) -> Patch:
-        """The patch, checked; code is a step of its own behind all others.
+        """Return the parsed patch. Code becomes a step of its own after all others.
 
         Raises:
-            RecipeError: naming the operation and field.
+            RecipeError: the operation and field that are wrong.
         """
         where = f"idea {self.title!r}"
         if self.code is not None:
@@ -125,81 +138,96 @@ class Idea(Frozen):
         return parse_patch(self.patch, where)
 
     def technique(self) -> dict[str, Any]:
-        """What actually crosses: the claim and the canonical patch, without names or prose."""
-        return {"property": self.property, "patch": portable([op.model_dump(mode="json") for op in self.operations()])}
+        """Return what reaches a build: the claim and the canonical patch, no names, no prose."""
+        return {"property": self.property, "patch": portable_form([op.model_dump(mode="json") for op in self.operations()])}
 
     def digest(self) -> str:
+        """Return the digest of ``technique``."""
         return digest(self.technique())
 
     def bits(self) -> int:
-        """The most this idea could carry: the length of its canonical text and of every file that it brings along, in bits."""
+        """Return the most bits that the idea can carry.
+
+        That is the length of its canonical text and of all files that it names.
+        """
         text = canonical({"title": self.title, "reason": self.reason, **self.technique()})
-        return 8 * (len(text) + sum(Path(name).stat().st_size for name in self.files() if is_there(name)))
+        return 8 * (len(text) + sum(Path(name).stat().st_size for name in self.files() if is_existing_file(name)))
 
     def size(self) -> int:
-        """Bytes that count against ``MAX_BYTES``: of code alone, the title and reason being capped in themselves; else of everything."""
+        """Return the bytes that count against ``MAX_IDEA_BYTES``.
+
+        For code these are the code's only, since title and reason have limits of their own;
+        otherwise all of ``bits``.
+        """
         return len(canonical_source(self.code, f"idea {self.title!r}").encode()) if self.code is not None else self.bits() // 8
 
     def files(self) -> set[str]:
-        """The inputs of its command steps."""
+        """Return the paths of the inputs of its command steps."""
         steps = (getattr(op, "step", None) or getattr(op, "values", None) or {} for op in self.operations())
         return {name for step in steps for name in step.get("inputs", ())}
 
 
 def parse_idea(text: str, where: str, researcher: str, author: str = "", files: bool = False) -> Idea:
-    """Read an idea from Markdown with YAML front matter.
+    """Parse an idea from Markdown with YAML front matter.
 
-    Where the front matter has no ``patch``, the one block of Python that follows it is the idea's code. All else that follows is for
-    people and does not cross.
+    If the front matter has no ``patch``, the one block of Python after it is the idea's code. All
+    other text after the front matter is for people and does not cross.
 
     Args:
-        files: whether command steps may name files that lie beside it; what comes as text alone brings none.
+        where: the source of the text, for messages.
+        researcher: the kind of researcher that proposed the idea.
+        author: the exact researcher; empty if unknown.
+        files: whether command steps may name files beside the idea file. An idea that comes as text
+            alone has no files.
 
     Raises:
-        IdeaError: naming the field, what was expected and the fix.
+        IdeaError: the field, what was expected and the fix.
     """
-    if len(text) > LONGEST:
-        raise IdeaError(f"{where}: {len(text):,} characters; at most {LONGEST:,} are read, so write less.")
+    if len(text) > MAX_FILE_CHARACTERS:
+        raise IdeaError(f"{where}: expected at most {MAX_FILE_CHARACTERS:,} characters, got {len(text):,}; write less.")
     head, mark, rest = text.partition("---\n")
     front, end, _ = rest.partition("\n---")
     if head.strip() or not mark or not end:
-        raise IdeaError(f"{where}: expected YAML front matter between two lines of three dashes; see the shipped ideas for the form.")
+        raise IdeaError(f"{where}: expected YAML front matter between two lines of three dashes; see the shipped ideas for examples.")
     try:
-        value = yaml.load(front, _Plain)
+        value = yaml.load(front, _LimitedLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that does not exist is a ValueError
         raise IdeaError(f"{where}: the front matter is not valid YAML ({' '.join(str(error).split())}); correct it.") from None
     if not isinstance(value, dict):
-        raise IdeaError(f"{where}: expected keys title, property, claimed_effect, reason and patch (or a block of Python below).")
-    _plain(value, where)
-    for ours in ("researcher", "author", "code"):
-        if ours in value:
+        raise IdeaError(f"{where}: expected keys title, property, claimed_effect, reason and patch (or a block of Python below it).")
+    _check_json_types(value, where)
+    for key in ("researcher", "author", "code"):
+        if key in value:
             raise IdeaError(
-                f"{where}: unknown key {ours!r}; remove it" + (", code goes below the front matter." if ours == "code" else ".")
+                f"{where}: unknown key {key!r}; remove it" + (", and put code below the front matter." if key == "code" else ".")
             )
-    blocks = _blocks(rest[len(front) :]) if "patch" not in value else []
+    blocks = _python_blocks(rest[len(front) :]) if "patch" not in value else []
     if len(blocks) > 1:
         raise IdeaError(f"{where}: expected one block of Python, got {len(blocks)}; put everything into one technique(ctx).")
     try:
         idea = Idea.model_validate({**value, "code": blocks[0] if blocks else None, "researcher": researcher, "author": author})
         if idea.files() and not files:
-            raise IdeaError(f"{where}: command steps name files, and an idea that comes as text brings none; write technique(ctx) instead.")
+            raise IdeaError(
+                f"{where}: a command step names files, but an idea that comes as text has no files; write technique(ctx) instead."
+            )
         if not files and any(Path(name).is_absolute() for name in _sources(idea.patch)):
-            raise IdeaError(f"{where}: a channel's source is a path of this machine; name it as the project's 'channels' does.")
+            raise IdeaError(f"{where}: a channel's source is a path on this machine; use its name in the project's 'channels'.")
         canonical([op.model_dump(mode="json") for op in idea.operations()])
     except ValidationError as error:
         raise IdeaError(explain(error, where)) from None
     except (RecipeError, CanonicalizationError) as error:
         raise IdeaError(f"{where}: {error}") from None
     except RecursionError:
-        raise IdeaError(f"{where}: 'patch' holds itself, or is nested too deep; write it out plainly.") from None
+        raise IdeaError(f"{where}: 'patch' contains itself or is nested too deep; use fewer levels.") from None
     return idea
 
 
 def load_ideas(folder: Path, researcher: str) -> list[Idea]:
-    """Every idea file (``*.md``) of a folder.
+    """Load every idea file (``*.md``) of a folder, sorted by file name.
 
     Raises:
-        IdeaError: no such folder, nothing in it, or a file that is not an idea.
+        IdeaError: the folder does not exist, contains no idea file, or contains a file that is not
+            an idea.
     """
     files = sorted(folder.glob("*.md")) if folder.is_dir() else []
     if not files:
@@ -208,18 +236,18 @@ def load_ideas(folder: Path, researcher: str) -> list[Idea]:
 
 
 def load_idea(path: Path, researcher: str) -> Idea:
-    """One idea file; what its command steps name is found beside it.
+    """Load one idea file. The files that its command steps name must be beside it.
 
     Raises:
-        IdeaError: it is no idea.
+        IdeaError: the file is not an idea.
     """
-    return _beside(parse_idea(read_text(path, IdeaError), str(path), researcher, files=True), path.parent)
+    return _with_absolute_inputs(parse_idea(read_text(path, IdeaError), str(path), researcher, files=True), path.parent)
 
 
-def _beside(idea: Idea, folder: Path) -> Idea:
-    """The inputs of command steps are found beside the idea's file."""
+def _with_absolute_inputs(idea: Idea, folder: Path) -> Idea:
+    """Replace the inputs of command steps by their absolute paths in ``folder``."""
 
-    def placed(op: dict[str, Any]) -> dict[str, Any]:
+    def with_absolute_inputs(op: dict[str, Any]) -> dict[str, Any]:
         return {
             key: {**inner, "inputs": [str((folder / name).absolute()) for name in inner["inputs"]]}
             if key in ("step", "values") and isinstance(inner, dict) and "inputs" in inner
@@ -227,4 +255,4 @@ def _beside(idea: Idea, folder: Path) -> Idea:
             for key, inner in op.items()
         }
 
-    return idea.model_copy(update={"patch": tuple(placed(op) for op in idea.patch)})
+    return idea.model_copy(update={"patch": tuple(with_absolute_inputs(op) for op in idea.patch)})

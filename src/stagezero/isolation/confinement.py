@@ -1,4 +1,4 @@
-"""What a sandbox is asked to run, within which limits, and what comes back: the types that every kind of sandbox shares."""
+"""The types that every kind of sandbox shares: a task, its limits and its result."""
 
 from __future__ import annotations
 
@@ -8,15 +8,25 @@ from pathlib import Path
 from typing import Literal
 
 Kind = Literal["box", "landlock", "none"]
-"""*box*: bubblewrap. *landlock*: Landlock and seccomp, weaker. *none*: the user's own rights, for people's own programs alone."""
+"""The kind of sandbox.
+
+*box* uses bubblewrap. *landlock* uses Landlock and seccomp and is weaker. *none* gives the program
+the user's own rights; it is for people's own programs only.
+"""
 
 BROKER_VARIABLE = "STAGEZERO_SANDBOX"
-"""The environment variable with the port and token of the broker that makes sandboxes for a lab in a box."""
+"""Environment variable with the port and token of the broker, for a lab in a box."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of one program and all that it starts: bytes of memory, bytes of files, processes and threads at a time."""
+    """Limits on one program with all that it starts.
+
+    Args:
+        memory: bytes of memory.
+        disk: bytes of files.
+        processes: processes and threads at the same time.
+    """
 
     memory: int = 8 * 2**30
     disk: int = 4 * 2**30
@@ -25,7 +35,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """How programs are confined, as a project asks for it."""
+    """How a project confines programs: the kind of sandbox and the limits."""
 
     kind: Kind = "box"
     limits: Limits = field(default=Limits())
@@ -36,12 +46,14 @@ class Task:
     """One program to run.
 
     Args:
-        run: the command, for a team's own program; empty for an idea's code, which is ``files["technique.py"]``.
-        model, base: checkpoint folders, shown read-only.
+        run: the command of a team's own program; empty for an idea's code, which is
+            ``files["technique.py"]``.
+        model, base: checkpoint folders, visible read-only.
         files: name → content of the files in the working folder.
-        data: JSON lines; None where there are none.
+        data: training data as JSON lines; None for none.
+        seed: the seed of the build.
         seconds: wall-clock time after which the program is killed.
-        output: the most bytes of weights that the program may send.
+        max_weight_bytes: limit on the weights that the program sends.
     """
 
     run: tuple[str, ...]
@@ -51,21 +63,21 @@ class Task:
     data: bytes | None
     seed: int
     seconds: float
-    output: int
+    max_weight_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class RunResult:
     """How a program ended.
 
     Args:
-        code: its exit code; negative: the signal that killed it.
-        said: the end of what it printed.
-        stopped: why the supervisor stopped it, or discarded what it sent; None where it did not.
-        not_started: the program itself is not on this machine, which is not the program's doing.
+        code: its exit code; if negative, the negated number of the signal that killed it.
+        output: the end of its stdout and stderr.
+        stopped: why the supervisor stopped it or discarded its weights; None if it did neither.
+        not_started: whether the program could not be started on this machine.
     """
 
     code: int
-    said: str
+    output: str
     stopped: str | None = None
     not_started: bool = False

@@ -1,21 +1,27 @@
-"""Restricts its own process for good, then becomes an untrusted program: what mounts and namespaces leave open, the kernel closes here.
+"""Restricts its own process for good, then becomes an untrusted program.
 
-It imports nothing of the package, so that it also runs in a sandbox that shows nothing else:
+The kernel closes here what mounts and namespaces leave open. This file imports nothing of the
+package, so that it also runs in a sandbox where nothing else of the package is visible:
 
-    python -I -S harden.py profile=NAME [LIMIT=number …] [user=number] [read=PATH …] [write=PATH …] [list=PATH …] -- command …
+    python -I -S harden.py profile=NAME [LIMIT=number …] [user=number] [read=PATH …] [write=PATH …]
+                           [list=PATH …] -- command …
 
-Every profile sets ``no_new_privs`` (no set-user-id program gives rights back), the resource limits named, and a seccomp filter that refuses
-new user namespaces and input typed into the terminal. Where Landlock can (Linux 6.12), abstract sockets and signals to processes outside
-are refused as well. The profiles differ in the rest of the filter:
+Every profile sets ``no_new_privs`` (no set-user-id program restores rights), the given resource
+limits, and a seccomp filter that refuses new user namespaces and input typed into the terminal. If
+Landlock supports it (Linux 6.12), abstract sockets and signals to processes outside are refused
+too. The profiles differ in the rest of the filter:
 
-``lab``       a lab in its box (``lab_box.py``), which keeps the network.
-``sandbox``   a build in its mount namespace (``bubblewrap.py``). Refused are sockets but local and internet ones (a virtual machine's VSOCK
-              reaches its host from any namespace), the calls that reach other processes or the kernel's rarer parts, and all by which two
-              programs that see the same read-only files could leave each other a message.
-``landlock``  a build without a mount namespace (``landlock.py``). Refused are also all sockets but connected pairs (a service would obey
-              a socket that reaches it at a path), resource limits of other processes, and, by Landlock, all files but those under ``read=``
-              and ``write=``, all names but those and the ones under ``list=``; changes of mode, owner, times and attributes do nothing.
-              It ends with an error unless Landlock and the filter are in force.
+``lab``       A lab in its box (``lab_box.py``), which uses the network.
+``sandbox``   A build in its mount namespace (``bubblewrap.py``). The filter refuses sockets other
+              than local and internet ones (a virtual machine's VSOCK reaches its host from any
+              namespace), calls that reach other processes or the kernel's rarer parts, and all ways
+              for two programs with the same read-only files to leave each other a message.
+``landlock``  A build without a mount namespace (``landlock.py``). The filter also refuses resource
+              limits of other processes, and all sockets except connected pairs (a service would
+              obey a socket that reaches it at a path). Changes of mode, owner, times and attributes
+              do nothing. Landlock refuses all files except those under ``read=`` and ``write=``,
+              and all names except those and the ones under ``list=``. The process exits with an
+              error unless Landlock and the filter are in force.
 """
 
 from __future__ import annotations
@@ -33,13 +39,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 Numbers = tuple[int | None, int | None]
-"""A system call's number on x86_64 and on aarch64; None where the machine does not have the call."""
+"""A system call's number on x86_64 and on aarch64; None if the machine does not have the call."""
 
 EXAMINED_CALLS: dict[str, Numbers] = {
     "ioctl": (16, 29), "clone": (56, 220), "clone3": (435, 435), "unshare": (272, 97), "socket": (41, 198), "fcntl": (72, 25),
     "flock": (73, 32), "prlimit64": (302, 261), "socketpair": (53, 199),
 }  # fmt: skip
-"""Calls whose arguments the filter examines, or that it treats on their own."""
+"""Calls whose arguments the filter examines, or that have a rule of their own."""
 MOUNT_CALLS: dict[str, Numbers] = {
     "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "setns": (308, 268), "unshare": (272, 97), "open_tree": (428, 428),
     "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433),
@@ -59,18 +65,18 @@ KERNEL_CALLS: dict[str, Numbers] = {
     "request_key": (249, 218), "keyctl": (250, 219), "io_setup": (206, 0), "io_destroy": (207, 1), "io_submit": (209, 2),
     "io_cancel": (210, 3), "io_getevents": (208, 4), "io_pgetevents": (333, 292),
 }  # fmt: skip
-"""Calls into parts of the kernel that a build has no use for, and in which faults are found."""
+"""Calls into parts of the kernel that no build needs, and in which vulnerabilities are found."""
 UNCOUNTED_CALLS: dict[str, Numbers] = {
     "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195), "semget": (64, 190), "semop": (65, 193), "semctl": (66, 191),
     "semtimedop": (220, 192), "msgget": (68, 186), "msgsnd": (69, 189), "msgrcv": (70, 188), "msgctl": (71, 187), "mq_open": (240, 180),
     "mq_unlink": (241, 181), "memfd_create": (319, 279), "memfd_secret": (447, 447),
 }  # fmt: skip
-"""Calls that make what outlives its process, or memory that is counted to no process."""
+"""Calls that make objects that outlive their process, or memory that counts to no process."""
 FILE_OBSERVING_CALLS: dict[str, Numbers] = {
     "inotify_init": (253, None), "inotify_init1": (294, 26), "inotify_add_watch": (254, 27), "fanotify_init": (300, 262),
     "mincore": (27, 232), "preadv2": (327, 286), "cachestat": (451, 451),
 }  # fmt: skip
-"""Calls that tell one reader of a file what another one does with it."""
+"""Calls that show one reader of a file what another reader does with it."""
 METADATA_CALLS: dict[str, Numbers] = {
     "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "chown": (92, None), "fchown": (93, 55),
     "lchown": (94, None), "fchownat": (260, 54), "utime": (132, None), "utimes": (235, None), "futimesat": (261, None),
@@ -87,11 +93,11 @@ SYSTEM_CALLS: dict[str, Numbers] = {
     **METADATA_CALLS, **SCHEDULING_CALLS,
 }  # fmt: skip
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
-"""Machine → its column of ``SYSTEM_CALLS``, and its AUDIT_ARCH, by which seccomp knows it."""
+"""Machine → its column of ``SYSTEM_CALLS``, and its AUDIT_ARCH, which identifies it in seccomp."""
 
 
 class Examined(NamedTuple):
-    """A call that is decided by one of its arguments: ``on_match`` where it is one of ``values``, else ``otherwise``."""
+    """A rule on one argument of a call: ``on_match`` if it is in ``values``, else ``otherwise``."""
 
     argument: int
     values: tuple[int, ...]
@@ -102,24 +108,26 @@ class Examined(NamedTuple):
 _AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
 _SOCK_STREAM, _SOCK_SEQPACKET, _SOCK_NONBLOCK, _SOCK_CLOEXEC = 1, 5, 0o4000, 0o2000000
 _TYPED_INPUT = (0x5412, 0x541C)
-"""TIOCSTI and TIOCLINUX: the shell reads what they are given as if it had been typed."""
+"""TIOCSTI and TIOCLINUX: the shell reads their input as if it had been typed."""
 _SET_ATTRIBUTES = (0x40086602, 0x40046602, 0x40087602, 0x40047602, 0x401C5820)
-"""FS_IOC_SETFLAGS and FS_IOC_SETVERSION, for words of 8 and of 4 bytes, and FS_IOC_FSSETXATTR; they need no file opened for writing."""
+"""FS_IOC_SETFLAGS and FS_IOC_SETVERSION, for words of 8 and of 4 bytes, and FS_IOC_FSSETXATTR. They
+need no file that is open for writing."""
 _LOCAL_AND_INTERNET = {"socket": Examined(0, (_AF_UNIX, _AF_INET, _AF_INET6), "allow", "refuse")}
 _NO_FILE_LOCKS = {"fcntl": Examined(1, (5, 6, 7, 36, 37, 38, 1024, 1026, 1036, 1038), "ignore", "allow")}
-"""F_GETLK, F_SETLK, F_SETLKW, the same of open file descriptions, F_SETLEASE, F_NOTIFY, F_SET_RW_HINT and F_SET_FILE_RW_HINT do nothing
-and return success. Libraries insist on locks, and among a program's own processes they are rarely needed. A hint stays with a file that
-was opened to be read, even below a read-only mount, and others can read it."""
+"""F_GETLK, F_SETLK, F_SETLKW, the same for open file descriptions, F_SETLEASE, F_NOTIFY,
+F_SET_RW_HINT and F_SET_FILE_RW_HINT do nothing and return success. Libraries insist on locks, but a
+program's own processes rarely need them. A hint persists on a file that was opened for reading,
+even below a read-only mount, and others can read it."""
 _NO_ATTRIBUTES = {"ioctl": Examined(1, (*_TYPED_INPUT, *_SET_ATTRIBUTES), "refuse", "allow")}
 _FLAGS = (0, _SOCK_NONBLOCK, _SOCK_CLOEXEC, _SOCK_NONBLOCK | _SOCK_CLOEXEC)
 _CONNECTED_PAIRS = tuple(kind | flags for kind in (_SOCK_STREAM, _SOCK_SEQPACKET) for flags in _FLAGS)
 _PAIRS_ONLY = {"socket": Examined(0, (), "allow", "refuse"), "socketpair": Examined(1, _CONNECTED_PAIRS, "allow", "refuse")}
-"""A pair of datagram sockets is refused, too: one end can send to any other datagram socket that has a path."""
+"""Datagram pairs are refused too: one end can send to any other datagram socket with a path."""
 _OWN_LIMITS_ONLY = {"prlimit64": Examined(0, (0,), "allow", "refuse")}
 
 
 class Profile(NamedTuple):
-    """What a seccomp filter does besides refusing new user namespaces."""
+    """The rules of a seccomp filter, in addition to the refusal of new user namespaces."""
 
     examined: dict[str, Examined]
     refused: frozenset[str] = frozenset()
@@ -144,13 +152,14 @@ _X32_CALLS = 0x40000000
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _RETURNED_VALUES = {"refuse": 0x00050000 | errno.EPERM, "unknown": 0x00050000 | errno.ENOSYS, "ignore": 0x00050000, "allow": 0x7FFF0000}
 _CALL_OFFSET, _MACHINE_OFFSET, _ARGUMENT_OFFSETS = 0, 4, (16, 24)
-"""Where they lie in what seccomp gives to the filter. Of an argument only the low half is examined, as by the kernel."""
+"""Offsets in seccomp's data. Only the low half of an argument is examined, as in the kernel."""
 
 
 def seccomp_program(profile: Profile, machine: str) -> bytes | None:
-    """A profile's filter as a BPF program; None for a machine whose call numbers are not in ``SYSTEM_CALLS``.
+    """Return a profile's filter as a BPF program; None for a machine that is not in ``MACHINES``.
 
-    An instruction loads a word, compares it and jumps to a label where the comparison holds, or returns. A string is a label.
+    In ``lines``, a string is a label. An instruction loads a word, or compares the loaded word and
+    jumps to a label if the comparison is true, or returns.
     """
     if machine not in MACHINES:
         return None
@@ -163,11 +172,11 @@ def seccomp_program(profile: Profile, machine: str) -> bytes | None:
     lines: list[tuple[int, int, str] | str] = [
         (_LOAD, _MACHINE_OFFSET, ""),
         (_EQUAL, architecture, "native"),
-        (_RETURN, 0, "unknown"),  # a call made for another machine
+        (_RETURN, 0, "unknown"),  # a call in another machine's numbering
         "native",
         (_LOAD, _CALL_OFFSET, ""),
         (_AT_LEAST, _X32_CALLS, "unknown"),
-        *on_call(["clone3"], "unknown"),  # a filter cannot read its flags; libraries then use clone
+        *on_call(["clone3"], "unknown"),  # a filter cannot read its flags; libraries fall back to clone
         *on_call(["clone"], "namespaces"),
         *on_call(profile.refused, "refuse"),
         *on_call(profile.ignored, "ignore"),
@@ -199,7 +208,7 @@ def seccomp_program(profile: Profile, machine: str) -> bytes | None:
 
 
 def install_seccomp(libc: ctypes.CDLL, profile: Profile) -> bool:
-    """Put a profile's filter in force; False where that cannot be done. Needs ``no_new_privs``."""
+    """Install a profile's filter; return False if that fails. Needs ``no_new_privs``."""
     code = seccomp_program(profile, platform.machine())
     if code is None:
         return False
@@ -212,15 +221,16 @@ def install_seccomp(libc: ctypes.CDLL, profile: Profile) -> bool:
 _LANDLOCK_CREATE_RULESET, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT_SELF = 444, 445, 446
 _LANDLOCK_QUERY_VERSION, _LANDLOCK_RULE_PATH = 1, 1
 FILES_VERSION, _SCOPES_VERSION = 3, 6
-"""Versions of Landlock (Linux 6.2 and 6.12) from which on it restricts truncation of files, and abstract sockets and signals."""
+"""First versions to restrict truncation (Linux 6.2), and abstract sockets and signals (6.12)."""
 _SCOPE_ABSTRACT_SOCKETS, _SCOPE_SIGNALS = 1, 2
 _READ_RIGHTS, _DEVICE_RIGHTS, _ALL_RIGHTS, _RIGHTS_OF_FILES = 0x1 | 0x4 | 0x8, 0x2 | 0x4, 0x7FFF, 0x4007
-"""Execute, read a file, list a folder; write and read a file; all of version 3; and those of them that a file can have."""
+"""Execute, read a file, list a folder; write and read a file; all rights of version 3; those of
+them that apply to a file."""
 _LIST_RIGHT = 0x8
 
 
 def landlock_version(libc: ctypes.CDLL) -> int:
-    """The version of Landlock that the kernel has; below 1 it has none."""
+    """Return the kernel's version of Landlock; below 1 it has none."""
     return int(libc.syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), _LANDLOCK_QUERY_VERSION))
 
 
@@ -231,7 +241,7 @@ def _enforce_ruleset(libc: ctypes.CDLL, ruleset: int) -> bool:
 
 
 def restrict_ipc(libc: ctypes.CDLL) -> bool:
-    """Refuse abstract sockets and signals of processes outside; False where the kernel cannot."""
+    """Refuse abstract sockets of and signals to processes outside; return False if unsupported."""
     if landlock_version(libc) < _SCOPES_VERSION:
         return False
     attributes = ctypes.create_string_buffer(struct.pack("=QQQ", 0, 0, _SCOPE_ABSTRACT_SOCKETS | _SCOPE_SIGNALS), 24)
@@ -242,10 +252,10 @@ def restrict_ipc(libc: ctypes.CDLL) -> bool:
 def restrict_files(
     libc: ctypes.CDLL, readable: Sequence[str], writable: Sequence[str], devices: Sequence[str] = (), listed: Sequence[str] = ()
 ) -> bool:
-    """Refuse to open any file but these and those below these folders; False where the kernel cannot.
+    """Refuse to open files other than these and those below these folders.
 
-    ``writable`` folders grant every right; ``devices`` can be read and written, and nothing can be made there; the names
-    below ``listed`` can be listed.
+    ``writable`` folders grant every right. ``devices`` can be read and written, but no file can be
+    made there. The names below ``listed`` can be listed. Returns False if unsupported.
     """
     if landlock_version(libc) < FILES_VERSION:
         return False
@@ -279,15 +289,16 @@ def set_resource_limits(limits: dict[str, int]) -> None:
 
 
 def die_with_parent(libc: ctypes.CDLL) -> None:
-    """Have the kernel kill this process when its parent ends."""
+    """Make the kernel kill this process when its parent ends."""
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def map_user_id(libc: ctypes.CDLL, number: int) -> bool:
-    """Show this process one user number whatever the real one is, which tells of the process that chose it; False where it cannot be done.
+    """Show this process the uid and gid ``number``, not the real ones; return False on failure.
 
-    It takes two user namespaces: in the inner one even the map between them hides the real number. The capabilities that a namespace gives
-    are lost when the next program is started, and the filter refuses further namespaces.
+    The real number would identify the process that chose it. Two user namespaces are needed: in the
+    inner one even the map between them hides the real number. The capabilities that a namespace
+    gives are lost when the next program starts, and the filter refuses further namespaces.
     """
     for _ in range(2):
         user, group = os.getuid(), os.getgid()
@@ -305,7 +316,7 @@ def map_user_id(libc: ctypes.CDLL, number: int) -> bool:
 def harden(
     profile: str, limits: dict[str, int], user: int | None, readable: Sequence[str], writable: Sequence[str], listed: Sequence[str]
 ) -> None:
-    """Put a profile in force on this process; exits where the profile ``landlock`` cannot be."""
+    """Put a profile in force on this process; exit if that fails for the profile ``landlock``."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
@@ -316,22 +327,22 @@ def harden(
     set_resource_limits(limits)
     filtered = install_seccomp(libc, PROFILES[profile])
     if profile == "landlock" and not (restricted and filtered):
-        sys.exit("no Landlock")
+        sys.exit("Landlock or the seccomp filter could not be installed")
     if not filtered:
         with contextlib.suppress(OSError):
-            os.setsid()  # leaves the terminal; Ctrl-C then ends the box instead of reaching into it
+            os.setsid()  # leave the terminal: Ctrl-C then ends the box and does not reach into it
 
 
 def main() -> None:
-    """Harden this process as its command line says, and become the command."""
+    """Restrict this process as its command line specifies, then become the command."""
     end = sys.argv.index("--")
-    given: dict[str, list[str]] = {}
+    arguments: dict[str, list[str]] = {}
     for name, _, value in (word.partition("=") for word in sys.argv[1:end]):
-        given.setdefault(name, []).append(value)
+        arguments.setdefault(name, []).append(value)
     os.environ.pop("STAGEZERO_USER", None)
-    (profile,), readable, writable, listed = given.pop("profile"), *(given.pop(name, []) for name in ("read", "write", "list"))
-    user = int(given.pop("user")[0]) if "user" in given else None
-    harden(profile, {name: int(values[0]) for name, values in given.items()}, user, readable, writable, listed)
+    (profile,), readable, writable, listed = arguments.pop("profile"), *(arguments.pop(name, []) for name in ("read", "write", "list"))
+    user = int(arguments.pop("user")[0]) if "user" in arguments else None
+    harden(profile, {name: int(values[0]) for name, values in arguments.items()}, user, readable, writable, listed)
     os.execvp(sys.argv[end + 1], sys.argv[end + 1 :])
 
 

@@ -1,24 +1,32 @@
-"""A box for the lab: a process tree in which the auditor's folder and processes do not exist. Made with bubblewrap.
+"""The box around the lab: a process tree in which the auditor's folder and processes do not exist.
 
-The lab gets the file system read-only but for its own folders, its own /tmp, /run, /dev and /proc in a process namespace of its own,
-and no capabilities. Hidden folders and files are covered by an empty folder or file, wherever they are mounted. The network is shared: the
-auditor is reached over it.
+bubblewrap makes the box. The lab gets the file system read-only except for its own folders, a /tmp,
+/run, /dev and /proc of its own, its own process namespace, and no capabilities. An empty folder or
+file covers each hidden folder and file at every place where it is mounted. The lab shares the
+network, because it reaches the auditor over it.
 
-Started by root, the mounts are made without a user namespace and every capability is dropped for good: a mere uid mapping would leave
-the covers removable. Started by a user, a user namespace is needed, and further ones are switched off inside.
+Started by root, bubblewrap makes the mounts without a user namespace and drops every capability for
+good: a uid mapping alone would leave the covers removable. Started by another user, it needs a user
+namespace, and further ones are disabled inside.
 
-A process outside that obeys one inside would undo the box. So these ways to one are closed too:
+A process outside that obeys one inside would defeat the box. The box therefore closes these ways to
+such a process:
 
-- sockets in the file system, to which a read-only mount is no barrier: /run (systemd, D-Bus, containers), temporary folders (Python's
-  fork servers), and whatever else listens when the box is made;
-- abstract sockets, by Landlock where the kernel has it (6.12 and later);
-- the kernel's settings under /proc, which root may write without any capability: one of them names a program that the kernel runs;
-- the terminal, into which an ``ioctl`` could type commands for the shell outside, by seccomp; Ctrl-C still reaches the lab;
-- user namespaces inside, by seccomp too: they open parts of the kernel that are otherwise root's;
-- keys with which the user's own account can be entered again over the shared network (``~/.ssh``, Jupyter's);
-- the program itself, where it lies in a folder that the lab may write: what is written there would run outside the next time.
+- sockets in the file system, which a read-only mount does not block: those in /run (systemd, D-Bus,
+  containers), in temporary folders (Python's fork servers), and every other one with a listener
+  when the box is made;
+- abstract sockets, closed by Landlock if the kernel supports it (6.12 and later);
+- the kernel's settings under /proc, which root may write without any capability: one of them names
+  a program that the kernel runs;
+- the terminal, into which an ``ioctl`` could type commands for the shell outside: closed by
+  seccomp. Ctrl-C still reaches the lab;
+- user namespaces inside, also closed by seccomp: they give access to parts of the kernel that
+  otherwise only root can use;
+- keys that give access to the user's own account over the shared network (``~/.ssh``, Jupyter's);
+- the program itself, if it is in a folder that the lab may write: a change there would run outside
+  the next time.
 
-Inside, ``harden.py`` sets seccomp and Landlock and becomes the lab.
+Inside the box, ``harden.py`` installs seccomp and Landlock and then becomes the lab.
 """
 
 from __future__ import annotations
@@ -33,37 +41,41 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stagezero.files import PACKAGE
-from stagezero.isolation.commands import DROP_CAPABILITIES, hardened, missing_tool
+from stagezero.files import PACKAGE_FOLDER
+from stagezero.isolation.commands import DROP_CAPABILITIES, harden_prefix, missing_tool
 from stagezero.isolation.visible import accelerators
 
 PROBE_SECONDS = 20
-EMPTY_FILE = PACKAGE.resolve() / "isolation" / "empty"
-"""An empty file that covers hidden ones."""
+EMPTY_FILE = PACKAGE_FOLDER.resolve() / "isolation" / "empty"
+"""An empty file, mounted over hidden files."""
 EMPTIED_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/run")
-"""Folders that are the box's own and empty."""
+"""Folders that the box replaces by empty ones of its own."""
 RESTORED_PATHS = ("/etc/resolv.conf", "/run/current-system", "/run/opengl-driver")
-"""Paths below them that every program needs, where they exist: the name servers, and the folder of NixOS's programs."""
-LOGIN_KEYS = (".ssh", ".local/share/jupyter/runtime")
-"""Folders below the home folder with keys to the user's own account."""
+"""Paths that every program needs, in the box if they exist: name servers, and NixOS's programs."""
+LOGIN_KEY_FOLDERS = (".ssh", ".local/share/jupyter/runtime")
+"""Folders in the home folder that contain keys to the user's own account."""
 _IGNORE_INTERRUPT = 'trap "" INT; exec "$@"'
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A box: what it lets the lab write, hides, and shows beyond the rest of the file system."""
+    """The paths that a box treats differently from the rest of the read-only file system."""
 
     writable: Sequence[Path]
     """Folders and files that the lab may write; they must exist."""
     hidden: Sequence[Path]
     """Folders and files that are empty and read-only in the box; they must exist."""
     readable: Sequence[Path] = ()
-    """Paths that the lab reads, and that would else be covered with /tmp or writable with a folder above them."""
+    """Paths that the lab only reads.
+
+    Without this entry they would be hidden with /tmp, or writable with a folder above them.
+    """
 
     def command(self, run: Sequence[str], folder: Path) -> list[str]:
-        """The command line that runs another in the box, in ``folder``."""
+        """Return the command line that runs the command ``run`` in the box, in ``folder``."""
         root = os.geteuid() == 0
-        # Ctrl-C is for the lab, whose harden.py listens for it again: if bwrap ended by it, the lab would be killed before it can stop.
+        # bwrap ignores Ctrl-C, and harden.py restores it for the lab: if bwrap ended, the lab would
+        # be killed before it can stop.
         line = ["sh", "-c", _IGNORE_INTERRUPT, "sh", "bwrap", "--die-with-parent", "--unshare-pid", "--unshare-ipc", "--unshare-uts"]
         line += ["--cap-drop", "ALL"] if root else ["--unshare-user", "--disable-userns"]
         line += ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
@@ -74,9 +86,9 @@ class Box:
         emptied = _emptied_folders()
         for path in emptied:
             line += ["--tmpfs", str(path)]
-        # Paths in those folders that are needed are restored, and the program stays read-only inside writable folders; shallow paths
-        # first, so that the deepest decides how a path is mounted.
-        program = [Path(sys.prefix), Path(sys.base_prefix), PACKAGE.resolve().parent]
+        # Needed paths in emptied folders are restored, and the program stays read-only in writable
+        # folders. Shallow paths come first, so that the deepest mount decides.
+        program = [Path(sys.prefix), Path(sys.base_prefix), PACKAGE_FOLDER.resolve().parent]
         needed = [p.resolve() for p in (*program, folder, *self.readable, *map(Path, RESTORED_PATHS))]
         writable = [p.resolve() for p in self.writable]
         binds = {p: "--ro-bind" for p in needed if p.exists() and _is_below(p, emptied)}
@@ -85,13 +97,13 @@ class Box:
         for path in sorted(binds, key=lambda p: len(p.parts)):
             line += [binds[path], str(path), str(path)]
         hidden = [p.resolve() for p in self.hidden]
-        keys = [(Path.home() / name).resolve() for name in LOGIN_KEYS if _is_folder(Path.home() / name)]
+        keys = [(Path.home() / name).resolve() for name in LOGIN_KEY_FOLDERS if _is_folder(Path.home() / name)]
         sockets = [p for p in _listening_sockets() if not _is_below(p, emptied) or _is_below(p, binds)]
         for path in dict.fromkeys([*_all_mounted_names(hidden), *keys, *sockets]):
             if path not in hidden and _is_below(path, hidden):
                 continue
             line += ["--tmpfs", str(path), "--remount-ro", str(path)] if path.is_dir() else ["--ro-bind", str(EMPTY_FILE), str(path)]
-        return [*line, "--chdir", str(folder), "--", *(DROP_CAPABILITIES if root else ()), *hardened("lab", ()), *run]
+        return [*line, "--chdir", str(folder), "--", *(DROP_CAPABILITIES if root else ()), *harden_prefix("lab", ()), *run]
 
 
 def _is_below(path: Path, folders: Collection[Path]) -> bool:
@@ -102,30 +114,30 @@ def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
     except OSError:
-        return False  # this user cannot look into it, and nor can the lab
+        return False  # this user cannot read the parent folder, and nor can the lab
 
 
 def _emptied_folders() -> list[Path]:
-    """Folders that are the box's own and empty, each once and none inside another."""
-    given = [*EMPTIED_FOLDERS, tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", "/run")]
-    found = {Path(p).resolve() for p in given if _is_folder(Path(p))} - {Path("/")}
-    return sorted(p for p in found if not _is_below(p, found - {p}))
+    """Return the folders that the box empties, each once and none inside another."""
+    paths = [*EMPTIED_FOLDERS, tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", "/run")]
+    folders = {Path(p).resolve() for p in paths if _is_folder(Path(p))} - {Path("/")}
+    return sorted(p for p in folders if not _is_below(p, folders - {p}))
 
 
 def _kernel_settings() -> list[str]:
-    """Entries of /proc that belong to no process: they are the kernel's, and the same outside."""
+    """Return the entries of /proc that belong to the kernel and are the same outside the box."""
     return sorted(entry.path for entry in os.scandir("/proc") if not entry.name.isdigit() and not entry.is_symlink())
 
 
 def _mounts() -> Iterator[tuple[str, Path, Path]]:
-    """Every mount: its device, the folder of the device that is mounted, and the mount point."""
+    """Yield every mount: its device, the mounted folder of the device, and the mount point."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         device, root, point = (field.encode().decode("unicode_escape") for field in line.split()[2:5])
         yield device, Path(root), Path(point)
 
 
 def _all_mounted_names(paths: Sequence[Path]) -> Iterator[Path]:
-    """Paths, and the other names that further mounts of the same file system give them."""
+    """Yield paths, and the other names that further mounts of their file system give them."""
     mounts = list(_mounts())
     for path in paths:
         yield path
@@ -142,7 +154,7 @@ def _all_mounted_names(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def _listening_sockets() -> Iterator[Path]:
-    """Sockets in the file system that a process listens on and this user may connect to."""
+    """Yield sockets in the file system that have a listener and that this user may connect to."""
     try:
         lines = Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:]
     except OSError:
@@ -156,28 +168,28 @@ def _listening_sockets() -> Iterator[Path]:
                     yield path.resolve()
 
 
-def why_not() -> str | None:
-    """Why no box can be made here, found by making one around a secret; None when it hid it."""
+def unavailable_reason() -> str | None:
+    """Return why no box can be made on this machine; None if one can be made and hides a secret."""
     if (missing := missing_tool()) is not None:
         return missing
-    with tempfile.TemporaryDirectory(dir=Path.home() if os.access(Path.home(), os.W_OK) else None) as place:
-        folder, file = Path(place) / "hidden", Path(place) / "file"
+    with tempfile.TemporaryDirectory(dir=Path.home() if os.access(Path.home(), os.W_OK) else None) as temporary:
+        folder, file = Path(temporary) / "hidden", Path(temporary) / "file"
         folder.mkdir()
         for path in (folder / "secret", file):
             path.write_text("exposed")
         both = f"{file} {folder}/secret"
-        script = f"cat {both} /proc/{os.getpid()}/root{folder}/secret; umount {folder} {file}; cat {both}; echo tried"
+        script = f"cat {both} /proc/{os.getpid()}/root{folder}/secret; umount {folder} {file}; cat {both}; echo finished"
         try:
             line = Box((), (folder, file)).command(["sh", "-c", script], Path("/"))
-            done = subprocess.run(line, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
+            process = subprocess.run(line, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
             return f"a box could not be made ({type(error).__name__})"
-    if done.stdout.strip() == "tried":
+    if process.stdout.strip() == "finished":
         return None
-    if "exposed" in done.stdout:
-        return "a box was made, but what it should hide could be read"
-    reason = (done.stderr.strip().splitlines() or ["no reason given"])[0]
+    if "exposed" in process.stdout:
+        return "a box was made, but a file that it hides could be read"
+    reason = (process.stderr.strip().splitlines() or ["no reason given"])[0]
     return (
-        f"a box could not be made ({reason}); on Ubuntu 24.04 and later "
-        "allow user namespaces to bwrap with an AppArmor profile, in a container start it with --security-opt seccomp=unconfined"
+        f"a box could not be made ({reason}); on Ubuntu 24.04 and later allow user namespaces for bwrap with an AppArmor profile; "
+        "in a container, start it with --security-opt seccomp=unconfined"
     )

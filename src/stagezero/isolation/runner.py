@@ -1,7 +1,8 @@
-"""The program inside a sandbox: runs an idea's code or a team's command, and sends the weights that it left.
+"""The program inside a sandbox: runs an idea's code or a team's command, and sends its weights.
 
-The program it runs can read it, and it imports nothing of the package. No check made here is relied on outside: they serve good error
-messages. Weights are sent through one pipe as (length of name, name, size, bytes), file by file.
+The code that it runs can read it, so it contains no secret. It imports nothing of the package. Its
+checks only serve good error messages; nothing outside the sandbox relies on them. It sends weights
+through one pipe, file by file, as (length of name, name, size, bytes).
 
 An idea's ``technique(ctx)`` is called with a ``Context``.
 """
@@ -20,11 +21,14 @@ from pathlib import Path
 from typing import Any
 
 INPUTS = Path(os.environ.get("STAGEZERO_PLACE", "/in"))
-SANDBOX_HOLDS, PROGRAM_STARTED = b"+", b"!"
-"""The first bytes sent: the sandbox is in force, sent before the program can print anything; and the program has been started. Whatever
-it prints and however it ends can then not be taken for a failure of the sandbox."""
+SANDBOX_READY, PROGRAM_STARTED = b"+", b"!"
+"""The first bytes sent: the sandbox is in force, and the program has been started.
+
+The first is sent before the program can print anything. So neither the program's output nor its
+exit code can look like a failure of the sandbox.
+"""
 EXIT_NOT_STARTED = 250
-"""The exit code where the program is not on this machine."""
+"""Exit code if the program cannot be started on this machine."""
 OUT = Path(os.environ["STAGEZERO_OUT"]) if "STAGEZERO_OUT" in os.environ else Path("/tmp/out")
 WEIGHT_FILE = re.compile(r"[A-Za-z0-9._-]{1,100}\.safetensors")
 CHUNK_BYTES = 1 << 20
@@ -33,9 +37,12 @@ CHUNK_BYTES = 1 << 20
 class Context:
     """The inputs of a technique.
 
-    ``seed``: a number; Python's, NumPy's and torch's generators start from it. ``data``: the human training examples, each with
-    ``prompt``, ``completion`` (stop token included), ``rejected`` (or None), ``claim`` and ``kind``, in an order drawn from the
-    build's seed. ``tokenizer``, ``device``.
+    - ``seed``: a number; the generators of Python, NumPy and torch are seeded with it.
+    - ``data``: the human training examples, each with ``prompt``, ``completion`` (stop token
+      included), ``rejected`` (or None), ``claim`` and ``kind``, in an order drawn from the build's
+      seed.
+    - ``tokenizer``: the model's tokenizer, which pads on the left.
+    - ``device``: "cuda" if a GPU is available, else "cpu".
     """
 
     def __init__(self, seed: int) -> None:
@@ -54,20 +61,27 @@ class Context:
         import torch
         from transformers import AutoModelForCausalLM
 
-        found: Any = AutoModelForCausalLM.from_pretrained(INPUTS / name, dtype=torch.float32, use_safetensors=True)
-        return found.to(self.device)
+        model: Any = AutoModelForCausalLM.from_pretrained(INPUTS / name, dtype=torch.float32, use_safetensors=True)
+        return model.to(self.device)
 
     def model(self) -> Any:
-        """The model that the recipe has made so far, fresh: a ``PreTrainedModel`` in float32."""
+        """Load the model that the recipe has made so far: a new ``PreTrainedModel`` in float32."""
         return self._load("model")
 
     def base(self) -> Any:
-        """The base that every stage is built from, fresh."""
+        """Load the base that every stage is built from: a new ``PreTrainedModel`` in float32."""
         return self._load("base")
 
     def batch(self, examples: list[dict[str, Any]], answer: str = "completion") -> dict[str, Any]:
-        """Tokens of prompts with their answers, padded on the right, for training: ``input_ids``, ``attention_mask`` and ``labels``, which
-        are −100 on prompts and padding. ``answer`` may be ``rejected``.
+        """Return the tokens of prompts with their answers, for training.
+
+        Args:
+            examples: items of ``data``.
+            answer: the key of the answer: ``completion`` or ``rejected``.
+
+        Returns:
+            ``input_ids``, ``attention_mask`` and ``labels``, each of shape (examples, tokens),
+            padded on the right. Labels are −100 on prompts and padding.
         """
         import torch
 
@@ -78,29 +92,37 @@ class Context:
         ids = [h + t + [pad] * (width - len(h) - len(t)) for h, t in zip(heads, tails, strict=True)]
         labels = [[-100] * len(h) + t + [-100] * (width - len(h) - len(t)) for h, t in zip(heads, tails, strict=True)]
         mask = [[1] * (len(h) + len(t)) + [0] * (width - len(h) - len(t)) for h, t in zip(heads, tails, strict=True)]
-        made = {"input_ids": ids, "attention_mask": mask, "labels": labels}
-        return {name: torch.tensor(rows, device=self.device) for name, rows in made.items()}
+        tensors = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        return {name: torch.tensor(rows, device=self.device) for name, rows in tensors.items()}
 
     def answers(self, model: Any, prompts: list[str], tokens: int = 24, rows: int = 64) -> list[str]:
-        """Greedy answers of a model, without their stop token."""
+        """Generate a model's greedy answers, without their stop token.
+
+        Args:
+            tokens: limit on the new tokens of each answer.
+            rows: prompts in one batch.
+        """
         import torch
 
-        found = []
+        texts = []
         for start in range(0, len(prompts), rows):
-            asked = self.tokenizer(prompts[start : start + rows], add_special_tokens=False, padding=True, return_tensors="pt").to(
+            batch = self.tokenizer(prompts[start : start + rows], add_special_tokens=False, padding=True, return_tensors="pt").to(
                 self.device
             )
             with torch.inference_mode():
-                made = model.generate(
-                    input_ids=asked.input_ids, attention_mask=asked.attention_mask, max_new_tokens=tokens, do_sample=False,
+                generated = model.generate(
+                    input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=tokens, do_sample=False,
                     pad_token_id=self.tokenizer.pad_token_id,
                 )  # fmt: skip
-            found += self.tokenizer.batch_decode(made[:, asked.input_ids.shape[1] :], skip_special_tokens=True)
-        return [text.strip() for text in found]
+            texts += self.tokenizer.batch_decode(generated[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
+        return [text.strip() for text in texts]
 
 
 def run_technique(seed: int) -> None:
-    """Run an idea's code and save what it returns under the names, shapes and types that the model came with."""
+    """Run an idea's code and save the tensors of the model that it returns.
+
+    They are saved under the names, and in the types, of the model that the code was given.
+    """
     import random
 
     import numpy
@@ -123,18 +145,21 @@ def run_technique(seed: int) -> None:
     exec(compile(Path("technique.py").read_text(), "technique.py", "exec"), names)
     model = names["technique"](Context(seed))
     if not isinstance(model, torch.nn.Module):
-        sys.exit(f"technique: expected a model to be returned, got {type(model).__name__}; return ctx.model() after training it")
+        sys.exit(f"technique: expected a model to be returned, got {type(model).__name__}; return ctx.model() after its training")
     state = model.state_dict()
     missing = [name for name in shapes if name not in state]
     if missing:
-        sys.exit(f"technique: the model returned has no tensor {missing[0]!r}; return the model with the tensors that it came with")
+        sys.exit(f"technique: the model returned has no tensor {missing[0]!r}; return the model with the tensors that ctx.model() has")
     OUT.mkdir(exist_ok=True)
-    weights = {name: state[name].detach().to("cpu", kind).contiguous().clone() for name, (_, kind) in shapes.items()}
+    weights = {name: state[name].detach().to("cpu", dtype).contiguous().clone() for name, (_, dtype) in shapes.items()}
     save_file(weights, OUT / "model.safetensors")
 
 
 def send_weights(pipe: int) -> None:
-    """Send every weight file in ``OUT``, in order of their names; a link is followed inside the sandbox, where it reaches no secret."""
+    """Send every weight file in ``OUT``, in order of their names.
+
+    Links are followed: inside the sandbox they reach no secret.
+    """
     with os.fdopen(pipe, "wb") as out:
         for path in sorted(OUT.iterdir()) if OUT.is_dir() else []:
             if WEIGHT_FILE.fullmatch(path.name) and path.is_file():
@@ -147,15 +172,19 @@ def send_weights(pipe: int) -> None:
 
 
 def _die_with_runner() -> None:
-    """Runs in the command's process before it starts: without a box, nothing else ends the command when this program is killed."""
+    """Run in the command's process before it starts.
+
+    Without a box, nothing else ends the command when this program is killed.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def main() -> None:
+    """Run the technique, or the command given after the pipe's number; then send the weights."""
     pipe = int(sys.argv[1])
     os.set_inheritable(pipe, False)
-    os.write(pipe, SANDBOX_HOLDS)
+    os.write(pipe, SANDBOX_READY)
     if len(sys.argv) == 2:
         os.write(pipe, PROGRAM_STARTED)
         try:
@@ -166,12 +195,12 @@ def main() -> None:
     else:
         OUT.mkdir(exist_ok=True)
         try:
-            running = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, preexec_fn=_die_with_runner)
+            process = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, preexec_fn=_die_with_runner)
         except OSError as error:
             print(f"could not start {sys.argv[2]!r} ({error.strerror})", file=sys.stderr)
             sys.exit(EXIT_NOT_STARTED)
         os.write(pipe, PROGRAM_STARTED)
-        code = running.wait()
+        code = process.wait()
         if code != 0:
             sys.exit(code if code > 0 else 128 - code)
     send_weights(pipe)

@@ -1,7 +1,7 @@
 """Runs a sandboxed program: prepares its inputs, enforces its limits, and receives its weights.
 
-The bytes that come through the pipe are of a bounded number, their file names of one form, and they are parsed elsewhere. Of what the
-program prints, the end is recorded.
+The program is not trusted. The bytes that it sends are limited in number, their file names have one
+form, and other code parses their content. Only the end of its stdout and stderr is recorded.
 """
 
 from __future__ import annotations
@@ -20,29 +20,37 @@ from typing import BinaryIO
 
 from stagezero.errors import SandboxError
 from stagezero.isolation import runner
-from stagezero.isolation.confinement import Limits, Ran, Task
+from stagezero.isolation.confinement import Limits, RunResult, Task
 
 Starter = Callable[[Task, Limits, Path, int, int], "subprocess.Popen[bytes]"]
-"""Starts a task's program, given the folder with its inputs, and the write ends of the pipes for weights and for printed output."""
+"""Starts a task's program.
+
+Arguments: task, limits, the folder with the inputs, and the write ends of the pipes for weights and
+for stdout and stderr.
+"""
 
 POLL_SECONDS = 0.1
 FREE_SOCKETS, SOCKET_BYTES = 128, 2**19
-"""Sockets that are not counted as memory, and what each further one is taken to hold: the kernel does not tell."""
+"""Sockets that do not count as memory, and the memory that each further one counts as.
+
+The kernel does not report how much data a socket contains.
+"""
 MAX_OUTPUT_BYTES = 8192
+"""Bytes of stdout and stderr that are recorded, from the end."""
 MAX_WEIGHT_FILES = 1000
 MAX_NAME_BYTES = 200
 EXIT_SECONDS = 5.0
-"""Wall-clock time in which a program ends after it has closed its pipes."""
+"""Wall-clock time that a program has to exit after it has closed its pipes."""
 BOX_PROCESSES = 8
-"""Processes of the sandbox itself, which a program's limit does not count."""
+"""Processes of the sandbox itself, which do not count against a program's limit."""
 _FILE_NAME = re.compile(rb"[A-Za-z0-9._-]{1,100}\.safetensors")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _CHUNK_BYTES = 1 << 20
-_INVALID_STREAM = "sent something that is no list of weight files."
+_INVALID_STREAM = "sent data that is not a list of weight files."
 
 
 def prepare_inputs(task: Task, scratch: Path) -> Path:
-    """Make the folder that is shown as /in, readable to every user."""
+    """Make the folder that the program sees as /in, readable to every user; return its path."""
     inputs = scratch / "in"
     (inputs / "work").mkdir(parents=True)
     for folder in (scratch, inputs, inputs / "work"):
@@ -61,7 +69,10 @@ def prepare_inputs(task: Task, scratch: Path) -> Path:
 
 
 def _process_tree(pid: int) -> Iterator[int]:
-    """A process and its descendants; in a process namespace none escapes from below its first process."""
+    """Yield a process and its descendants.
+
+    In a process namespace, every process is a descendant of the first one.
+    """
     waiting = [pid]
     while waiting:
         one = waiting.pop()
@@ -73,7 +84,7 @@ def _process_tree(pid: int) -> Iterator[int]:
 
 
 def _open_sockets(pids: Sequence[int]) -> int:
-    """The number of open sockets in the network namespace of a sandbox; 0 where the processes share this one."""
+    """Return the number of open sockets in a sandbox's own network namespace; 0 without one."""
     own = Path("/proc/self/ns/net").readlink()
     for pid in pids:
         with contextlib.suppress(OSError, ValueError, IndexError):
@@ -83,9 +94,9 @@ def _open_sockets(pids: Sequence[int]) -> int:
 
 
 def resource_usage(pid: int) -> tuple[int, int]:
-    """(bytes of memory, processes and threads) of a process and its descendants."""
+    """Return the bytes of memory, and the number of processes and threads, of a process tree."""
     pids = list(_process_tree(pid))
-    # What lies in a socket is counted to no process.
+    # The kernel counts the data in a socket to no process.
     memory, count = max(0, _open_sockets(pids) - FREE_SOCKETS) * SOCKET_BYTES, 0
     for one in pids:
         with contextlib.suppress(OSError, ValueError, IndexError):
@@ -95,7 +106,10 @@ def resource_usage(pid: int) -> tuple[int, int]:
 
 
 class _WeightReceiver:
-    """Writes the weight files of ``runner.send_weights`` to a folder as their bytes arrive."""
+    """Writes the weight files of ``runner.send_weights`` to a folder as their bytes arrive.
+
+    ``expected_marks`` are the marks of ``runner.py`` that have not arrived yet.
+    """
 
     def __init__(self, out: Path, max_bytes: int) -> None:
         self.out, self.bytes_left = out, max_bytes
@@ -103,17 +117,17 @@ class _WeightReceiver:
         self.file: BinaryIO | None = None
         self.file_bytes_left = 0
         self.names: set[bytes] = set()
-        self.expected_marks = runner.SANDBOX_HOLDS + runner.PROGRAM_STARTED
+        self.expected_marks = runner.SANDBOX_READY + runner.PROGRAM_STARTED
 
     def feed(self, data: bytes) -> str | None:
-        """Take some bytes; a sentence about what is wrong with them, or None."""
+        """Process the next bytes; return a sentence about what is wrong with them, or None."""
         while self.expected_marks and data:
             if data[:1] != self.expected_marks[:1]:
                 return _INVALID_STREAM
             self.expected_marks, data = self.expected_marks[1:], data[1:]
         self.bytes_left -= len(data)
         if self.bytes_left < 0:
-            return "sent more than the model's own weights; send the tensors it was given and nothing else."
+            return "sent more bytes than the model's own weights have; send only the tensors that it was given."
         self.buffer += data
         while self.buffer:
             if self.file_bytes_left:
@@ -144,14 +158,19 @@ class _WeightReceiver:
         return None
 
     def finish(self) -> bool:
-        """Close the last file; whether all files are complete."""
+        """Close the last file; return whether all files are complete."""
         if self.file_bytes_left and self.file is not None:
             self.file.close()
         return not self.file_bytes_left and not self.buffer
 
 
-def supervise(start: Starter, task: Task, limits: Limits, out: Path, scratch: Path) -> Ran:
-    """Run a task to its end, or to a limit.
+def supervise(start: Starter, task: Task, limits: Limits, out: Path, scratch: Path) -> RunResult:
+    """Run a task until it ends or exceeds a limit.
+
+    Args:
+        start: starts the program in a sandbox.
+        out: folder for the weights.
+        scratch: folder for the inputs and intermediate files.
 
     Raises:
         SandboxError: the sandbox could not be made.
@@ -169,9 +188,9 @@ def supervise(start: Starter, task: Task, limits: Limits, out: Path, scratch: Pa
     finally:
         os.close(pipe_end)
         os.close(output_end)
-    receiver = _WeightReceiver(out, task.output)
+    receiver = _WeightReceiver(out, task.max_weight_bytes)
     try:
-        printed, stopped = _attend(process, receiver, pipe, output, task, limits)
+        printed, stopped = _receive_until_exit(process, receiver, pipe, output, task, limits)
     finally:
         _kill(process)
         os.close(pipe)
@@ -180,18 +199,22 @@ def supervise(start: Starter, task: Task, limits: Limits, out: Path, scratch: Pa
     text = printed.decode("utf-8", errors="replace")
     if stopped is None and not receiver.finish() and code == 0:
         stopped = "sent only a part of its weights."
-    if receiver.expected_marks.startswith(runner.SANDBOX_HOLDS) and stopped is None and 0 <= code <= 128:
+    if receiver.expected_marks.startswith(runner.SANDBOX_READY) and stopped is None and 0 <= code <= 128:
         first = ([line for line in text.splitlines() if line.strip()] or ["no reason given"])[0]
         raise SandboxError(f"a sandbox could not be made ({first:.200}); see: stagezero doctor")
-    return Ran(code, text, stopped, code == runner.EXIT_NOT_STARTED and receiver.expected_marks == runner.PROGRAM_STARTED)
+    return RunResult(code, text, stopped, code == runner.EXIT_NOT_STARTED and receiver.expected_marks == runner.PROGRAM_STARTED)
 
 
-def _attend(
+def _receive_until_exit(
     process: subprocess.Popen[bytes], receiver: _WeightReceiver, pipe: int, output: int, task: Task, limits: Limits
 ) -> tuple[bytes, str | None]:
-    """Receive what a program sends until it has ended; the end of what it printed, and why it is to be stopped."""
+    """Receive a program's weights and output until it ends or exceeds a limit.
+
+    Returns:
+        The end of its output, and why it must be stopped; None if it ended by itself.
+    """
     deadline = time.monotonic() + task.seconds
-    late = f"still running after {task.seconds:g} s; raise 'timeout' or make it faster."
+    timeout = f"still running after {task.seconds:g} s; raise 'timeout' or make it faster."
     printed = bytearray()
     measured_at = 0.0
     with selectors.DefaultSelector() as selector:
@@ -200,15 +223,15 @@ def _attend(
         while selector.get_map():
             now = time.monotonic()
             if now > deadline:
-                return bytes(printed), late
+                return bytes(printed), timeout
             for key, _ in selector.select(min(POLL_SECONDS, deadline - now)):
                 data = os.read(key.fd, _CHUNK_BYTES)
                 if not data:
                     selector.unregister(key.fd)
                 elif key.fd == output:
                     printed = (printed + data)[-MAX_OUTPUT_BYTES:]
-                elif (wrong := receiver.feed(data)) is not None:
-                    return bytes(printed), wrong
+                elif (problem := receiver.feed(data)) is not None:
+                    return bytes(printed), problem
             if now - measured_at > POLL_SECONDS:
                 measured_at = now
                 memory, processes = resource_usage(process.pid)
@@ -217,14 +240,14 @@ def _attend(
                 if processes > limits.processes + BOX_PROCESSES:
                     return bytes(printed), f"had more than {limits.processes} processes and threads; use fewer, or raise sandbox.processes."
             if process.poll() is not None and not selector.select(0):
-                break  # it has ended; a descendant that still holds its pipes ends with the box
+                break  # it has ended; a descendant with open pipes ends with the box
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(max(0.1, min(EXIT_SECONDS, deadline - time.monotonic())))
-    return bytes(printed), None if process.poll() is not None else late
+    return bytes(printed), None if process.poll() is not None else timeout
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of its process group; a box ends with the process that made it."""
+    """Kill the rest of a process group. A box ends with the process that made it."""
     with contextlib.suppress(OSError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

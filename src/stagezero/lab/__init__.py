@@ -1,1 +1,5 @@
-"""The wing that proposes: airlock, trial, researchers, and ``campaign.py``, which a newcomer reads first."""
+"""The lab: runs campaigns, rebuilds their stages, and writes new projects.
+
+Read ``campaign.py`` first; it is the main path. The lab never imports the auditor. The two
+communicate through ``stagezero.door`` only.
+"""

@@ -1,11 +1,27 @@
-"""A campaign, top to bottom: propose, admit, try, rebuild, audit, adopt, go on. Read this file first.
+"""Runs a campaign, the main path of stagezero. Read this file first.
 
-    researchers ──idea text──▶ airlock ──recipes──▶ trial ──promoted──▶ tried together ──▶ rebuild from the base ──digest──▶ door
-         ▲                                                                                           │ pass
-         └────────────────────────────── the next stage's control ◀──────────────────────────────────┘ adopt
+A campaign improves the alignment of a base model in stages. Stage 0 is a training recipe that
+people wrote. Each later stage is an improved recipe, which the campaign finds in seven steps:
 
-The whole campaign is a deterministic function of its project and secret: builds and answers come from the store when they are
-there, and the ledger confirms what it already holds. That is all there is to continuing a killed run.
+    1. propose   Researchers (people, programs and models) propose ideas. An idea is a short text.
+                 It names one property, gives a reason, and contains a change to the recipe.
+    2. admit     The airlock validates each idea. The ledger registers the admitted ideas.
+    3. test      Each idea gets a trial, which trains pairs of models. Both models of a pair have
+                 the same seed. One is trained with the current recipe (the control), the other
+                 with the changed recipe (the candidate). A sequential test on the scores decides
+                 whether the idea is promoted.
+    4. combine   If several ideas are promoted, one more trial tests them together.
+    5. rebuild   Models are trained from the base with the new recipe, on fresh seeds.
+    6. audit     The lab submits one of these models to the auditor through the door. The auditor
+                 tests it on sealed items, which the lab never reads.
+    7. adopt     If the model passes, the new recipe becomes the control of the next stage.
+
+Every model is trained from the base. Only the text of ideas crosses from one stage to the next.
+Labels or weights of another model may be used only if the project declares that model as a channel.
+
+A campaign is a deterministic function of its project file, its secret and its stored proposals. To
+continue an interrupted campaign, the same code runs again from the beginning. Finished builds and
+model outputs come from the store. The ledger checks each entry against the one that it already has.
 """
 
 from __future__ import annotations
@@ -15,39 +31,40 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stagezero.door import Opened, Receipt, Status
+from stagezero.door import AuditorEndpoint, Receipt, Status
 from stagezero.errors import BuildError, ProjectError, RecipeError
 from stagezero.ideas.airlock import Admitted
-from stagezero.ideas.brief import Brief, Outcome, Own
+from stagezero.ideas.brief import Brief, Outcome, OwnModel
 from stagezero.ideas.composition import compose
 from stagezero.ideas.idea import Idea
-from stagezero.ideas.review import Gate
+from stagezero.ideas.review import ReviewGate
 from stagezero.lab.audit_session import NOT_AUDITED, AuditSession, door_entry
 from stagezero.lab.resolved_project import ResolvedProject
-from stagezero.lab.run_state import check_unchanged, describe, describe_build
-from stagezero.lab.stage import Confirmed, Finished, Stage
+from stagezero.lab.run_state import check_unchanged, describe_build, describe_project
+from stagezero.lab.stage import CampaignResult, Confirmation, Stage
 from stagezero.ledger import Ledger, digest, refuse_if_in_use
 from stagezero.measure import ALIGNMENT
 from stagezero.models import home
 from stagezero.project import Outside
-from stagezero.researchers import Researcher, inbox, make
-from stagezero.researchers.proposal_cache import proposals
+from stagezero.researchers import Researcher, inbox, make_researcher
+from stagezero.researchers.proposal_cache import collect_proposals
 from stagezero.tasks import claims
 from stagezero.training import Recipe
-from stagezero.training.data import portable
+from stagezero.training.data import portable_form
 from stagezero.training.executors import LocalPool
 from stagezero.trials import prior_attempts
 from stagezero.trials.batch import Batch
 from stagezero.trials.hypothesis import Entrant, hypothesis
-from stagezero.trials.jobs import Bench, Silent, Tell, materialise_base
-from stagezero.trials.seeds import draw_of, replicate_seed, secret_of
+from stagezero.trials.jobs import BuildQueue, NoProgress, Progress, materialise_base
+from stagezero.trials.seeds import campaign_secret, draw_for_seed, replicate_seed
 from stagezero.trials.state import Decision
 
-NO_RECIPE = Recipe()
+EMPTY_RECIPE = Recipe()
+"""A recipe without steps. Its model is the base, with which stage 0 is compared."""
 
 
 class Campaign:
-    """The loop over stages, from one project file."""
+    """A campaign that one project file describes."""
 
     def __init__(
         self,
@@ -55,31 +72,32 @@ class Campaign:
         runs: Path | str = "runs",
         fresh: bool = False,
         workers: int | None = None,
-        tell: Tell | None = None,
-        opened: Opened | None = None,
+        progress: Progress | None = None,
+        endpoint: AuditorEndpoint | None = None,
     ):
-        """Read and check everything a person wrote, before anything is built.
+        """Read and validate the project and every file that it names, before anything is built.
 
         Args:
-            project: the project file.
-            runs: folder under which this run keeps its own.
-            fresh: set an earlier run of the same name aside and begin anew.
-            workers: overrides the project's number of worker processes.
-            tell: who is told how it goes.
-            opened: an auditor that was started for this run; with None the run starts its own, where its project wants one.
+            project: the project file. runs: the folder that contains the folders of all runs.
+            fresh: rename an earlier run of the same name, and begin a new one. workers: the number
+            of worker processes; None for the number in the project. progress: the display for
+            progress and messages; None for no display. endpoint: an auditor that the caller started
+            for this run. If None, the run starts its own
+                auditor if the project asks for one.
 
         Raises:
-            InputError: naming the file, the field, what was expected and the fix.
+            InputError: a file is invalid; names the file, the field, the expected value and the
+            fix.
         """
         self.resolved = ResolvedProject(Path(project))
         self.project, self.suite = self.resolved.project, self.resolved.suite
-        self.tell: Tell = tell or Silent()
-        self._opened = opened
+        self.progress: Progress = progress or NoProgress()
+        self._endpoint = endpoint
         self.workers = self.project.workers if workers is None else workers
         self.folder = Path(runs) / self.project.name
-        self.researchers: list[Researcher] = [make(r, self.resolved.path.parent, self.folder) for r in self.project.researchers]
-        self.gate = Gate(self.project.review, self.folder, self.tell.doing)
-        self.resolved.check()
+        self.researchers: list[Researcher] = [make_researcher(r, self.resolved.path.parent, self.folder) for r in self.project.researchers]
+        self.gate = ReviewGate(self.project.review, self.folder, self.progress.status)
+        self.resolved.validate()
         if workers is not None and workers < 1:
             raise ProjectError(f"workers: expected at least 1, got {workers}; correct it.")
         if fresh and self.folder.exists():
@@ -87,219 +105,241 @@ class Campaign:
             stamp = time.strftime("%Y%m%d-%H%M%S")
             self.folder.rename(self.folder.with_name(f"{self.folder.name}.before-{stamp}"))
 
-    def run(self) -> Finished:
-        """Run, or continue, to the end.
+    def run(self) -> CampaignResult:
+        """Run the campaign to its end, or continue an interrupted run.
 
         Raises:
-            RunChangedError: the project changed under a half-finished run.
-            StagezeroError: anything a user can mend; nothing that was finished is lost.
+            RunChangedError: the project has changed since the run began.
+            StagezeroError: an error that the user can correct. Finished work is not lost.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         ledger = Ledger(self.folder / "ledger.jsonl")
         try:
-            described = describe(self.resolved, self.researchers)
-            # The auditor takes the terms it is given for good, so a changed project must be refused before it starts.
+            described = describe_project(self.resolved, self.researchers)
+            # An auditor never changes the terms that it has accepted. A changed project is
+            # therefore refused before the auditor starts.
             check_unchanged(ledger, described)
-            with AuditSession(self.resolved, self.folder, self._opened, self.tell) as audit, LocalPool(self.workers) as pool:
-                base = materialise_base(pool, self.resolved.base, self.folder, self.tell)
+            with AuditSession(self.resolved, self.folder, self._endpoint, self.progress) as audit, LocalPool(self.workers) as pool:
+                base = materialise_base(pool, self.resolved.base, self.folder, self.progress)
                 described |= describe_build(base, pool.environment())
                 check_unchanged(ledger, described)
                 status = audit.open(base)
-                bench = Bench(
+                queue = BuildQueue(
                     pool, base, self.resolved.suite_name, self.project.trial.items, home() / "store", self.folder / "costs.json",
-                    self.tell, self.resolved.confinement,
+                    self.progress, self.resolved.confinement,
                 )  # fmt: skip
                 try:
-                    return Run(self, ledger, audit, bench).stages(described, status)
+                    return Run(self, ledger, audit, queue).run_stages(described, status)
                 finally:
-                    bench.save_costs()
+                    queue.save_costs()
         finally:
             ledger.close()
 
 
 class Run:
-    """One campaign with its ledger, its auditor and its workers open: the main path."""
+    """A running campaign: its ledger, its connection to the auditor, and its queue of builds."""
 
-    def __init__(self, campaign: Campaign, ledger: Ledger, audit: AuditSession, bench: Bench) -> None:
+    def __init__(self, campaign: Campaign, ledger: Ledger, audit: AuditSession, queue: BuildQueue) -> None:
         self.campaign, self.resolved, self.project, self.suite = campaign, campaign.resolved, campaign.project, campaign.suite
-        self.folder, self.tell = campaign.folder, campaign.tell
-        self.ledger, self.audit, self.bench = ledger, audit, bench
-        self.secret = secret_of(self.folder, self.project.seed)
+        self.folder, self.progress = campaign.folder, campaign.progress
+        self.ledger, self.audit, self.queue = ledger, audit, queue
+        self.secret = campaign_secret(self.folder, self.project.seed)
+        self.outside_names = [r.name for r in self.project.researchers if isinstance(r, Outside)]
         self.decisions: list[Decision] = []
         self.history: list[Outcome] = []
 
-    def stages(self, described: dict[str, Any], status: Status | None) -> Finished:
-        """Every stage of the campaign, in order."""
+    def run_stages(self, described: dict[str, Any], status: Status | None) -> CampaignResult:
+        """Run all stages in order.
+
+        Args:
+            described: the body of the ledger's first entry.
+            status: the auditor's status; None if the project has no audit.
+        """
         self.ledger.record("campaign", described)
         if status is not None:
             self.ledger.record("door", door_entry(status))
-        self.audit.exchange(self.ledger)
-        stage = self._rebuild(0, self.resolved.stage0, NO_RECIPE, ())
+        self.audit.exchange_checkpoints(self.ledger)
+        stage = self._rebuild_and_audit(0, self.resolved.stage0, EMPTY_RECIPE, ())
         assert stage is not None
         stages: list[Stage] = [stage]
-        self._publish()  # whoever comes early finds their name
+        self._publish_outcomes()  # this makes the folders of the outside researchers before stage 1 opens
         for number in range(1, self.project.stages + 1):
-            admitted = self._register(number, self._brief(number, stage))
+            admitted = self._register_ideas(number, self._brief(number, stage))
             if not admitted:
-                self.tell.say(f"stage {number}: no new idea to try")
+                self.progress.message(f"stage {number}: no new idea to test; the campaign ends")
                 break
-            level = self._level(number, len(admitted))
-            decided = self._try([a.entrant for a in admitted], stage.recipe, level)
-            promoted = [a for a, d in sorted(zip(admitted, decided, strict=True), key=lambda x: (-x[1].gain(), x[1].title)) if d.promoted]
+            level = self._error_level(number, len(admitted))
+            decisions = self._run_trials([idea.entrant for idea in admitted], stage.recipe, level)
+            best_first = sorted(zip(admitted, decisions, strict=True), key=lambda pair: (-pair[1].mean_gain(), pair[1].title))
+            promoted = [idea for idea, decision in best_first if decision.promoted]
             adopted = None
             if promoted:
-                recipe, ideas = self._together(stage.recipe, promoted, level)
-                adopted = self._rebuild(number, recipe, stage.recipe, ideas)
-            self.history += [_outcome(number, a.idea, d, adopted) for a, d in zip(admitted, decided, strict=True)]
-            self._publish()
+                recipe, ideas = self._choose_recipe(stage.recipe, promoted, level)
+                adopted = self._rebuild_and_audit(number, recipe, stage.recipe, ideas)
+            self.history += [_outcome(number, a.idea, d, adopted) for a, d in zip(admitted, decisions, strict=True)]
+            self._publish_outcomes()
             if adopted is not None:
                 stage = adopted
                 stages.append(adopted)
             elif not promoted:
-                self.tell.say(f"stage {number}: nothing was promoted; the recipe stays as it was")
-        self._publish(ended=True)
+                self.progress.message(f"stage {number}: no idea was promoted; the recipe does not change")
+        self._publish_outcomes(ended=True)
         self.ledger.record("end", {"stages": len(stages), "final": stages[-1].confirmed.model})
-        return Finished(self.folder, tuple(stages), tuple(self.decisions))
+        return CampaignResult(self.folder, tuple(stages), tuple(self.decisions))
 
-    # --- propose and admit ---------------------------------------------------------------------------------------
+    # --- propose and admit ------------------------------------------------------------------------
 
     def _brief(self, number: int, stage: Stage) -> Brief:
+        """Return the brief: what every researcher knows when it proposes ideas."""
         scores = {claim: stage.score(claim).mean for claim in (ALIGNMENT, *claims(self.suite))}
         trainable = tuple(sorted({item.property for item in self.suite.train_items()}))
-        c = stage.confirmed
-        own = Own(stage.number, c.folder, c.model, stage.verdict == "pass")
+        own = OwnModel(stage.number, stage.confirmed.folder, stage.confirmed.model, stage.verdict == "pass")
         return Brief(
             number, stage.recipe, self.suite.properties, self.suite.capabilities, trainable, scores, tuple(self.history),
             tuple(self.project.channels), own,
         )  # fmt: skip
 
-    def _register(self, number: int, brief: Brief) -> list[Admitted]:
-        """Collect proposals, pass them through the airlock, and write down what will be tried before anything is built."""
-        ideas = proposals(self.campaign.researchers, brief, self.folder)
+    def _register_ideas(self, number: int, brief: Brief) -> list[Admitted]:
+        """Collect proposals, admit or refuse them, and register the admitted ones in the ledger."""
+        ideas = collect_proposals(self.campaign.researchers, brief, self.folder)
         admitted, refused = self.resolved.admit(ideas, brief.control, [(d.title, d.hypothesis) for d in self.decisions])
-        admitted, held = self.campaign.gate.pass_through(admitted, _unaudited(brief.own), number, self.ledger.entries[0].hash)
-        refused += held
-        inbox.publish(self.folder, self._outsiders(), brief.history, refused)
-        self.tell.say(f"stage {number}: {len(admitted)} ideas registered" + (f", {len(refused)} refused" if refused else ""))
+        first_entry = self.ledger.entries[0].hash
+        admitted, refused_in_review = self.campaign.gate.await_decisions(admitted, _review_reason(brief.own), number, first_entry)
+        refused += refused_in_review
+        inbox.publish_outcomes(self.folder, self.outside_names, brief.history, refused)
+        self.progress.message(f"stage {number}: {len(admitted)} ideas registered" + (f", {len(refused)} refused" if refused else ""))
         for a in admitted:
-            if a.near:
-                self.tell.say(f"stage {number}: {a.idea.title!r} is the same as {' and '.join(a.near)} but for trivial parameters")
+            if a.near_duplicates:
+                others = " and ".join(a.near_duplicates)
+                self.progress.message(f"stage {number}: {a.idea.title!r} differs from {others} in small numbers only")
         self.ledger.record(
             "registration",
             {
-                "stage": number, "control": digest(portable(brief.control.canonical())),
-                "level": float(f"{self._level(number, len(admitted)):.6g}") if admitted else None, "margin": self.project.trial.margin,
-                "test": self.project.trial.test, "ideas": [a.entry() for a in admitted], "refused": [r.entry() for r in refused],
+                "stage": number, "control": digest(portable_form(brief.control.canonical())),
+                "level": float(f"{self._error_level(number, len(admitted)):.6g}") if admitted else None,
+                "margin": self.project.trial.margin, "test": self.project.trial.test, "ideas": [a.entry() for a in admitted],
+                "refused": [r.entry() for r in refused],
             },
         )  # fmt: skip
-        self._note_prior_attempts(number, admitted)
-        self.audit.witnessed(self.ledger)
+        self._report_prior_attempts(number, admitted)
+        self.audit.witness_registration(self.ledger)
         return admitted
 
-    def _outsiders(self) -> list[str]:
-        return [r.name for r in self.project.researchers if isinstance(r, Outside)]
+    def _publish_outcomes(self, ended: bool = False) -> None:
+        """Send the outcomes of all ideas so far to the outside researchers."""
+        inbox.publish_outcomes(self.folder, self.outside_names, self.history, ended=ended)
 
-    def _publish(self, ended: bool = False) -> None:
-        """Outside researchers learn what became of all ideas so far."""
-        inbox.publish(self.folder, self._outsiders(), self.history, ended=ended)
+    def _report_prior_attempts(self, number: int, admitted: Sequence[Admitted]) -> None:
+        """Print a message if other runs on this machine have registered the same hypotheses before.
 
-    def _note_prior_attempts(self, number: int, admitted: Sequence[Admitted]) -> None:
-        """Report when other runs on this machine had registered the same hypotheses: this is then not their first chance."""
-        before = prior_attempts.note(home() / "tried", self.secret, self.ledger.entries[0], [a.hypothesis.digest() for a in admitted])
-        prior_attempts.remember(self.folder, before)
-        if before:
-            most = max(before.values())
-            self.tell.say(
-                f"stage {number}: {len(before)} of these hypotheses were registered by other runs before, up to {most} times; "
-                "the error stated is this run's alone"
+        Each such run is one more chance of a false promotion, which this run's error does not
+        count.
+        """
+        hypotheses = [a.hypothesis.digest() for a in admitted]
+        counts = prior_attempts.record_run(home() / "tried", self.secret, self.ledger.entries[0], hypotheses)
+        prior_attempts.save_prior_run_counts(self.folder, counts)
+        if counts:
+            self.progress.message(
+                f"stage {number}: other runs on this machine have registered {len(counts)} of these hypotheses before, up to "
+                f"{max(counts.values())} times; the stated error counts this run only"
             )
 
-    # --- try -----------------------------------------------------------------------------------------------------
+    # --- test -------------------------------------------------------------------------------------
 
-    def _level(self, number: int, ideas: int) -> float:
-        """Error that each idea of a stage's batch may spend."""
+    def _error_level(self, number: int, ideas: int) -> float:
+        """Return the probability of a false promotion that each of a stage's ideas may have."""
         promoted = sum(d.promoted for d in self.decisions)
         return self.project.trial.level(number, self.project.stages, ideas, len(self.decisions), promoted)
 
-    def _try(self, entrants: Sequence[Entrant], control: Recipe, level: float) -> list[Decision]:
-        """Trials of ideas that are registered, to their decisions."""
-        decided = Batch(entrants, control, self.bench, self.project.trial, level, self.secret, self.ledger).run()
-        self.decisions += decided
-        return decided
+    def _run_trials(self, entrants: Sequence[Entrant], control: Recipe, level: float) -> list[Decision]:
+        """Run the trials of registered ideas, and return their decisions in the same order."""
+        decisions = Batch(entrants, control, self.queue, self.project.trial, level, self.secret, self.ledger).run()
+        self.decisions += decisions
+        return decisions
 
-    def _together(self, control: Recipe, promoted: Sequence[Admitted], level: float) -> tuple[Recipe, tuple[Idea, ...]]:
-        """What to adopt of the promoted ideas, best first: all that go together if they hold up together, else the best alone.
+    def _choose_recipe(self, control: Recipe, promoted: Sequence[Admitted], level: float) -> tuple[Recipe, tuple[Idea, ...]]:
+        """Return the recipe to rebuild, with its ideas: the promoted ideas together, or the best
+        alone.
 
-        Tried together they are one more hypothesis (the alignment score improves, nothing is lost), on seeds that chose none of them,
-        with the share of the error that was kept for it.
+        ``promoted`` is sorted, best idea first. All of them that fit together form one more
+        hypothesis: the alignment score improves, and no guard fails. Its trial uses new seeds, and
+        a share of the error that was reserved for it. If this trial does not promote the
+        combination, the best idea is used alone.
         """
-        lead = promoted[0]
-        alone = lead.hypothesis.candidate, (lead.idea,)
+        best = promoted[0]
+        best_alone = best.hypothesis.candidate, (best.idea,)
         composite = compose(promoted, self.resolved.channels, self.project.sandbox.seconds)
         if len(composite.parts) == 1:
-            return alone
+            return best_alone
         try:
             combined = hypothesis(control, composite.recipe, ALIGNMENT, self.project.trial.margin, self.suite)
-        except RecipeError as error:  # each fits the control alone, and together they do not fit each other
-            self.tell.say(f"the promoted ideas do not go together ({error}); the best is adopted alone")
-            return alone
-        if combined.candidate_does == lead.hypothesis.candidate_does:
-            return alone
+        except RecipeError as error:  # each idea gives a valid recipe, and their combination does not
+            self.progress.message(f"the promoted ideas cannot be combined ({error}); the best one is used alone")
+            return best_alone
+        if combined.candidate_does == best.hypothesis.candidate_does:
+            return best_alone
         entrant = Entrant(" + ".join(p.idea.title for p in composite.parts), "together", combined)
         self.ledger.record(
             "composition",
             {
                 "hypothesis": combined.digest(), "title": entrant.title, "parts": [p.hypothesis.digest() for p in composite.parts],
                 "left_out": [{"title": title, "why": why} for title, why in composite.left_out], "level": float(f"{level:.6g}"),
-                "candidate": portable(composite.recipe.canonical()),
+                "candidate": portable_form(composite.recipe.canonical()),
             },
         )  # fmt: skip
-        (decision,) = self._try([entrant], control, level)
-        return (composite.recipe, tuple(p.idea for p in composite.parts)) if decision.promoted else alone
+        (decision,) = self._run_trials([entrant], control, level)
+        return (composite.recipe, tuple(p.idea for p in composite.parts)) if decision.promoted else best_alone
 
-    # --- rebuild and audit ---------------------------------------------------------------------------------------
+    # --- rebuild and audit ------------------------------------------------------------------------
 
-    def _rebuild(self, number: int, recipe: Recipe, before: Recipe, ideas: tuple[Idea, ...]) -> Stage | None:
-        """Rebuild a recipe from the base on fresh seeds, measure it beside the recipe before it, and have it audited.
+    def _rebuild_and_audit(self, number: int, recipe: Recipe, before: Recipe, ideas: tuple[Idea, ...]) -> Stage | None:
+        """Rebuild a recipe, have its model audited, and return the stage; None if it is not
+        adopted.
 
-        Stage 0 stands whatever the verdict, since people wrote it; a later stage needs a pass.
+        The recipe ``before`` is built on the same seeds for comparison. Stage 0 is adopted with any
+        verdict, because people wrote it. A later stage must pass, unless the project has no audit.
         """
         try:
-            confirmed, handed_in = self._confirm(number, recipe, before)
+            confirmed, submitted = self._rebuild_and_submit(number, recipe, before)
         except BuildError as error:
             if number == 0:
                 raise
             self.ledger.record("not rebuilt", {"stage": number, "ideas": [idea.digest() for idea in ideas], "why": str(error)})
-            self.tell.say(f"stage {number}: it could not be rebuilt on fresh seeds and is not adopted: {error}")
+            self.progress.message(f"stage {number}: the recipe cannot be rebuilt on fresh seeds and is not adopted: {error}")
             return None
-        verdict = self.audit.verdict(number, handed_in)
-        stands = number == 0 or verdict in ("pass", NOT_AUDITED)
+        verdict = self.audit.wait_for_verdict(number, submitted)
+        adopted = number == 0 or verdict in ("pass", NOT_AUDITED)
         stage = Stage(number, recipe, confirmed, verdict, ideas)
-        self.ledger.record("stage", stage.entry(stands, self.bench.base, self.suite))
+        self.ledger.record("stage", stage.entry(adopted, self.queue.base, self.suite))
         score = stage.score(ALIGNMENT)
-        self.tell.say(f"stage {number}: alignment score {score}, auditor: {verdict}" + ("" if stands else "; not adopted"))
-        return stage if stands else None
+        self.progress.message(f"stage {number}: alignment score {score}, auditor: {verdict}" + ("" if adopted else "; not adopted"))
+        return stage if adopted else None
 
-    def _confirm(self, number: int, recipe: Recipe, before: Recipe) -> tuple[Confirmed, Receipt | str]:
-        """Build and measure on fresh seeds; the first of the new builds is the stage's model, and is with the auditor meanwhile."""
+    def _rebuild_and_submit(self, number: int, recipe: Recipe, before: Recipe) -> tuple[Confirmation, Receipt | str]:
+        """Build both recipes on fresh seeds, submit a model to the auditor, and measure all builds.
+
+        The build of ``recipe`` on the first seed is the stage's model. It is submitted as soon as
+        it is ready, so that the audit and the other builds run at the same time.
+        """
         head = self.ledger.head
         seeds = [replicate_seed(self.secret, head, f"confirm {number}", s) for s in range(1, self.project.trial.confirm + 1)]
-        built = self.bench.submit(recipe, seeds[0], (draw_of(seeds[0]),))
-        jobs = [self.bench.submit(r, seed, (draw_of(seed),)) for seed in seeds for r in (before, recipe)]
-        what = f"rebuilding stage {number} from the base"
-        (model,) = self.bench.gather([built], what)
-        handed_in = self.audit.hand_in(number, model.digest, model.folder, self.ledger)
-        scores = [r.scores[0] for r in self.bench.gather(jobs, what)]
-        return Confirmed(tuple(seeds), tuple(scores[0::2]), tuple(scores[1::2]), model.digest, model.folder), handed_in
+        model_job = self.queue.submit(recipe, seeds[0], (draw_for_seed(seeds[0]),))
+        jobs = [self.queue.submit(r, seed, (draw_for_seed(seed),)) for seed in seeds for r in (before, recipe)]
+        activity = f"rebuilding stage {number} from the base"
+        (model,) = self.queue.gather([model_job], activity)
+        submitted = self.audit.submit(number, model.digest, model.folder, self.ledger)
+        scores = [result.scores[0] for result in self.queue.gather(jobs, activity)]
+        return Confirmation(tuple(seeds), tuple(scores[0::2]), tuple(scores[1::2]), model.digest, model.folder), submitted
 
 
 def _outcome(number: int, idea: Idea, decision: Decision, adopted: Stage | None) -> Outcome:
-    own = [p.difference(idea.property) for p in decision.pairs]
-    effect = sum(own) / len(own) if own else 0.0
+    """Return an idea's outcome, for the briefs of later stages."""
+    differences = [pair.difference(idea.property) for pair in decision.pairs]
+    effect = sum(differences) / len(differences) if differences else 0.0
     fate = "adopted" if adopted is not None and idea in adopted.ideas else str(decision.fate)
-    return Outcome(number, idea, fate, len(own), effect, decision.gain())
+    return Outcome(number, idea, fate, len(differences), effect, decision.mean_gain())
 
 
-def _unaudited(own: Own | None) -> str | None:
-    """Why the ideas of a stage's own model wait for review, where they do."""
+def _review_reason(own: OwnModel | None) -> str | None:
+    """Return the reason why ideas of the stage's own model need review; None if they do not."""
     return None if own is None or own.passed else f"the model of stage {own.stage} proposed it, and has not passed audit"

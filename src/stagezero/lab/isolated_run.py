@@ -1,4 +1,7 @@
-"""Starts a campaign's two wings apart: the auditor outside, the lab in a box where the auditor's folder and processes do not exist."""
+"""Starts the two parts of a campaign separately: the auditor outside, and the lab in a box.
+
+The auditor's folder and processes do not exist in the box.
+"""
 
 from __future__ import annotations
 
@@ -11,81 +14,91 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stagezero.door import EmbeddedAuditor
-from stagezero.door.auditor_process import ENVIRONMENT
-from stagezero.isolation import lab_box, why_not
+from stagezero.door.auditor_process import DOOR_FD_VARIABLE
+from stagezero.isolation import lab_box, unavailable_reason
 from stagezero.isolation.broker import Broker
 from stagezero.lab.resolved_project import ResolvedProject
 from stagezero.models import home
 from stagezero.project import Audit
-from stagezero.trials.jobs import Tell
+from stagezero.trials.jobs import Progress
 
 
-def boxed(project: Path, runs: Path, command: Sequence[str], tell: Tell) -> int | None:
-    """Run a lab's command in a box beside its auditor.
+def run_boxed(project: Path, runs: Path, command: Sequence[str], progress: Progress) -> int | None:
+    """Run a lab's command in a box, with its auditor outside.
 
     Args:
         project: the project file.
-        runs: the folder that the run is kept under.
-        command: what to run; it finds its auditor through ``handed_over``.
+        runs: the folder that contains the run's folder.
+        command: the command; it finds its auditor through ``inherited_endpoint``.
+        progress: receives the reason if no box can be made.
 
     Returns:
-        Its exit code; None where there is nothing to keep apart, or no box can be made: run in this process then.
+        The command's exit code. None means that the caller runs the campaign in its own process:
+        the project starts no auditor, this process is already in a box, or no box can be made.
     """
-    if ENVIRONMENT in os.environ:
+    if DOOR_FD_VARIABLE in os.environ:
         return None
     resolved = ResolvedProject(project)
     if not isinstance(resolved.project.audit, Audit):
         return None
-    why = lab_box.why_not()
-    if why is not None:
-        tell.say(f"the lab is not boxed off from its auditor (colocated): {why}")
+    reason = lab_box.unavailable_reason()
+    if reason is not None:
+        progress.message(f"the lab is not boxed off from its auditor (colocated): {reason}")
         return None
-    keep, sealed = resolved.auditor_folder, resolved.sealed
-    # The project's folder is read-only: what the lab left there would be run outside the box some day.
-    writable = [runs, home(), *_caches()]
-    hidden = [keep, *([sealed] if sealed is not None and sealed.exists() else [])]
+    auditor_folder, sealed = resolved.auditor_folder, resolved.sealed_file
+    # The project's folder is read-only, because a program that the lab wrote there could later run
+    # outside the box.
+    writable = [runs, home(), *_download_caches()]
+    hidden = [auditor_folder, *([sealed] if sealed is not None and sealed.exists() else [])]
     for folder in (runs, home()):
         folder.mkdir(parents=True, exist_ok=True)
-    with EmbeddedAuditor(keep, "boxed", sealed) as auditor, _sandboxes(resolved) as sandboxes:
-        handed = auditor.opened().handed_on()
+    with EmbeddedAuditor(auditor_folder, "boxed", sealed) as auditor, _sandbox_broker(resolved) as broker_environment:
+        pipe = auditor.endpoint().write_to_pipe()
         try:
             line = lab_box.Box([w for w in writable if w.exists()], hidden, resolved.named_folders()).command(command, Path.cwd())
-            environment = {"MPLCONFIGDIR": "/tmp/matplotlib", **os.environ, **sandboxes, ENVIRONMENT: str(handed)}
-            running = subprocess.Popen(line, pass_fds=[handed], env=environment)
+            environment = {"MPLCONFIGDIR": "/tmp/matplotlib", **os.environ, **broker_environment, DOOR_FD_VARIABLE: str(pipe)}
+            process = subprocess.Popen(line, pass_fds=[pipe], env=environment)
         finally:
-            os.close(handed)
-        return _follow(running)
+            os.close(pipe)
+        return _wait_for(process)
 
 
 @contextmanager
-def _sandboxes(resolved: ResolvedProject) -> Iterator[dict[str, str]]:
-    """Sandboxes for the lab's builds are made out here, since none can be made in a box; what the lab is to be told of it."""
-    if resolved.confinement.kind != "box" or why_not() is not None:
+def _sandbox_broker(resolved: ResolvedProject) -> Iterator[dict[str, str]]:
+    """Make sandboxes for the lab's builds outside the box, because none can be made inside.
+
+    Yields:
+        The environment variables through which the lab reaches the broker; empty without one.
+    """
+    if resolved.confinement.kind != "box" or unavailable_reason() is not None:
         yield {}
         return
-    beside = Path(resolved.base)
-    with Broker([home(), *([beside] if beside.is_absolute() else [])]) as broker:
+    base = Path(resolved.base)
+    with Broker([home(), *([base] if base.is_absolute() else [])]) as broker:
         yield broker.environment
 
 
-def _caches() -> list[Path]:
-    """Where libraries keep what they have downloaded."""
-    given = os.environ.get("HF_HOME")
-    return [Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "huggingface"]
+def _download_caches() -> list[Path]:
+    """Return the folders in which libraries store their downloads."""
+    hf_home = os.environ.get("HF_HOME")
+    return [Path(hf_home) if hf_home else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "huggingface"]
 
 
-def _follow(running: subprocess.Popen[bytes]) -> int:
-    """Wait for the box; Ctrl-C reaches it by itself, and it says what was kept."""
+def _wait_for(process: subprocess.Popen[bytes]) -> int:
+    """Wait for the box and return its exit code.
+
+    Ctrl-C reaches the lab directly, and the lab prints what it has stored. This process ignores it.
+    """
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        code = running.wait()
+        code = process.wait()
     finally:
         signal.signal(signal.SIGINT, before)
-        if running.poll() is None:
-            running.kill()
+        if process.poll() is None:
+            process.kill()
     return code if code >= 0 else 128 - code
 
 
-def again(arguments: Sequence[str]) -> list[str]:
-    """The command line that runs this program once more."""
+def command_line(arguments: Sequence[str]) -> list[str]:
+    """Return the command line that runs this program with some arguments."""
     return [sys.executable, "-m", "stagezero.cli", *arguments]

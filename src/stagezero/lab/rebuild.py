@@ -1,9 +1,13 @@
-"""A stage made again from the ledger alone, elsewhere and by somebody else, and compared with what the ledger says.
+"""Rebuilds a stage from its ledger alone, on any machine, and compares it with the ledger.
 
-Bit for bit where the environment is the same (library versions, threads, processor); else by a test of equivalence on the very items
-that the ledger has scores for. With the second trainer the stage is made once more through code that shares nothing with the first
-(diverse double-compiling): weights that lie apart, always in the same direction, are a trainer that does something else than it says.
-Neither shows what is wrong with an idea itself: both trainers do faithfully what it asks.
+In the same environment (library versions, threads, processor) the model must be identical bit for
+bit. In another environment an equivalence test compares scores, on the items that the ledger has
+scores for.
+
+The second trainer builds the stage again with code that shares nothing with the first trainer
+(diverse double-compiling). If the weights of the two differ, always in the same direction, one
+trainer does not do what its source states. Neither comparison can find a fault in an idea: both
+trainers carry out faithfully what the idea asks for.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from stagezero.errors import InputError, ModelError
 from stagezero.evidence import Equivalence, equivalence
 from stagezero.lab.resolved_project import confinement_of
 from stagezero.ledger import file_digest
-from stagezero.ledger.lineage import record
+from stagezero.ledger.lineage import read_record
 from stagezero.models import checkpoint_digest
 from stagezero.models.checkpoint import check, weight_files
 from stagezero.project import Project
@@ -26,31 +30,37 @@ from stagezero.tasks import claims, full_suite_name, load_suite
 from stagezero.training import Recipe
 from stagezero.training.executors import LocalPool, Result
 from stagezero.training.recipes import parse_recipe
-from stagezero.trials.jobs import Bench, Silent, Tell, materialise_base
-from stagezero.trials.seeds import draw_of
+from stagezero.trials.jobs import BuildQueue, NoProgress, Progress, materialise_base
+from stagezero.trials.seeds import draw_for_seed
 from stagezero.trials.versions import check_build
 
-SEEDS = 8
-"""Pairs of builds that the two trainers are compared on: the smallest p-value of eight is 1/128."""
-ROUNDING = 0.01
-"""Distance between two trainers' weights, as a share of the way trained, up to which it is the arithmetic's. One of 1e-6 is usual, and
-a step that amplifies rounding has shown 5e-3."""
-BY_CHANCE = 0.02
-MARGIN = 0.05
+TRAINER_SEEDS = 8
+"""Pairs of builds in the comparison of two trainers. The smallest p-value of 8 pairs is 1/128."""
+MAX_ROUNDING_DISTANCE = 0.01
+"""Distance between two trainers' weights, as a share of the distance trained, that rounding
+explains. A distance of 1e-6 is usual. A step that amplifies rounding has reached 5e-3."""
+SYSTEMATIC_P_VALUE = 0.02
+"""Sign-flip p-value at or below which two trainers' weights differ in a common direction."""
+EQUIVALENCE_MARGIN = 0.05
+"""Margin of the equivalence tests on scores."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing compared: is it as the ledger says?"""
+    """The result of one comparison. ``same`` is true if the subject is as the ledger records it."""
 
-    what: str
+    subject: str
     same: bool
-    said: str
+    detail: str
 
 
 @dataclass
-class Rebuilt:
-    """What a rebuild found."""
+class RebuildReport:
+    """The results of a rebuild.
+
+    ``distances`` and ``p_value`` compare the two trainers; they are empty and None without the
+    second one. ``digest`` is the rebuilt model's.
+    """
 
     run: str
     stage: int
@@ -62,187 +72,199 @@ class Rebuilt:
 
     @property
     def sound(self) -> bool:
-        return all(f.same for f in self.findings)
+        """Whether every subject is as the ledger records it."""
+        return all(finding.same for finding in self.findings)
 
-    def add(self, what: str, same: bool, said: str) -> bool:
-        self.findings.append(Finding(what, same, said))
+    def add(self, subject: str, same: bool, detail: str) -> bool:
+        """Add a finding, and return ``same``."""
+        self.findings.append(Finding(subject, same, detail))
         return same
 
     def as_json(self) -> dict[str, Any]:
+        """Return the report as JSON."""
         return {
             "run": self.run, "stage": self.stage, "sound": self.sound, "digest": self.digest,
-            "findings": [{"what": f.what, "same": f.same, "said": f.said} for f in self.findings],
+            "findings": [{"what": f.subject, "same": f.same, "said": f.detail} for f in self.findings],
             "distances": self.distances, "p_value": self.p_value,
-            "equivalence": {e.name: [e.shown, e.mean, e.low, e.high, e.margin] for e in self.equivalences},
+            "equivalence": {e.name: [e.established, e.mean, e.low, e.high, e.margin] for e in self.equivalences},
         }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Brought:
-    """What whoever rebuilds brings along, where the ledger has only its digest or a name."""
+class RebuildInputs:
+    """Inputs of a rebuild for which the ledger has only a digest or a name."""
 
     base: str | None = None
     suite: str | None = None
     files: Path | None = None
-    """Folder with programs that were too long for the ledger."""
+    """A folder with programs that were too long for the ledger."""
     models: Sequence[Path] = ()
-    """Models that declared channels name by a folder."""
+    """Folders of the models that declared channels name."""
 
 
 def rebuild(
-    run: Path, stage: int | None = None, out: Path | str = "rebuilds", *, brought: Brought | None = None, model: Path | None = None,
-    second: bool = False, workers: int = 2, tell: Tell | None = None, pool: LocalPool | None = None,
-) -> Rebuilt:  # fmt: skip
-    """Make a stage again and compare.
+    run: Path, stage: int | None = None, out: Path | str = "rebuilds", *, inputs: RebuildInputs | None = None, model: Path | None = None,
+    second: bool = False, workers: int = 2, progress: Progress | None = None, pool: LocalPool | None = None,
+) -> RebuildReport:  # fmt: skip
+    """Rebuild a stage and compare it with the ledger.
 
     Args:
-        run: the folder with the ledger; nothing else of it is read.
-        stage: which; the last adopted one when None.
-        out: where the builds are kept; the same call continues there.
-        brought: what the ledger does not hold.
-        model: a checkpoint that is said to be the stage's model.
-        second: also make it through the second trainer.
-        pool: workers that are there already; started, and ended, when None.
+        run: the run's folder, or its ledger. Only the ledger is read.
+        stage: the stage's number; None for the last adopted stage.
+        out: the folder for builds. The same call continues an interrupted rebuild there.
+        inputs: what the ledger does not contain.
+        model: a checkpoint that is claimed to be the stage's model.
+        second: whether to build the stage with the second trainer too.
+        workers: the number of worker processes, if ``pool`` is None.
+        progress: the display for progress.
+        pool: running workers; if None, workers are started and ended.
 
     Raises:
         LedgerError: the ledger does not verify, or has no such stage.
-        InputError: something it needs is not there, naming the option that brings it.
+        InputError: an input is missing; names the option that supplies it.
     """
-    tell, brought = tell or Silent(), brought or Brought()
-    r = record(run / "ledger.jsonl" if run.is_dir() else run)
-    number = max((n for n, b in r.stages.items() if b["adopted"]), default=0) if stage is None else stage
-    if number not in r.stages:
-        raise InputError(f"stage {number}: the ledger has {', '.join(map(str, sorted(r.stages))) or 'none'}; choose one of them.")
-    body, described = r.stages[number], r.described
-    check_build(described)
-    found = Rebuilt(r.name, number)
-    place = Path(out) / r.name
-    project = Project.model_validate({**described["project"], "audit": None})
-    suite_name = full_suite_name(brought.suite or project.suite)
+    progress, inputs = progress or NoProgress(), inputs or RebuildInputs()
+    record = read_record(run / "ledger.jsonl" if run.is_dir() else run)
+    number = max((n for n, b in record.stages.items() if b["adopted"]), default=0) if stage is None else stage
+    if number not in record.stages:
+        raise InputError(f"stage {number}: the ledger has {', '.join(map(str, sorted(record.stages))) or 'none'}; choose one of them.")
+    entry, campaign = record.stages[number], record.campaign
+    check_build(campaign)
+    report = RebuildReport(record.name, number)
+    place = Path(out) / record.name
+    project = Project.model_validate({**campaign["project"], "audit": None})
+    suite_name = full_suite_name(inputs.suite or project.suite)
     suite = load_suite(suite_name)
-    if not found.add("training data", suite.digest() == described["suite"], _digests(suite.digest(), described["suite"])):
-        return found
-    recipe = _recipe(body, place / "files", brought)
+    if not report.add("training data", suite.digest() == campaign["suite"], _compare_digests(suite.digest(), campaign["suite"])):
+        return report
+    recipe = _local_recipe(entry, place / "files", inputs)
     with nullcontext(pool) if pool is not None else LocalPool(workers) as pool:
-        base = materialise_base(pool, brought.base or project.base, place, tell)
-        if not found.add("base", checkpoint_digest(base) == described["base"], _digests(checkpoint_digest(base), described["base"])):
-            return found
-        ours = pool.environment()
-        bench = Bench(pool, base, suite_name, project.trial.items, place / "first", None, tell, confinement_of(project.sandbox))
-        seeds = list(body["seeds"])
-        (made,) = bench.gather([bench.submit(recipe, seeds[0], (draw_of(seeds[0]),))], f"making stage {number} again")
-        found.digest = made.digest
-        alike = ours == described["environment"]
-        if made.digest == body["model"]:
-            found.add("model", True, "identical, bit for bit")
-        elif alike:
-            found.add("model", False, f"{made.digest[:16]} was made, the ledger says {body['model'][:16]}, in the same environment")
+        base = materialise_base(pool, inputs.base or project.base, place, progress)
+        base_digest = checkpoint_digest(base)
+        if not report.add("base", base_digest == campaign["base"], _compare_digests(base_digest, campaign["base"])):
+            return report
+        environment = pool.environment()
+        queue = BuildQueue(pool, base, suite_name, project.trial.items, place / "first", None, progress, confinement_of(project.sandbox))
+        seeds = list(entry["seeds"])
+        (rebuilt,) = queue.gather([queue.submit(recipe, seeds[0], (draw_for_seed(seeds[0]),))], f"rebuilding stage {number}")
+        report.digest = rebuilt.digest
+        if rebuilt.digest == entry["model"]:
+            report.add("model", True, "identical, bit for bit")
+        elif environment == campaign["environment"]:
+            digests = f"the rebuilt model is {rebuilt.digest[:16]}, the ledger records {entry['model'][:16]}"
+            report.add("model", False, f"{digests}, in the same environment")
         else:
-            _statistically(found, bench, recipe, seeds, body, described, ours)
+            _compare_scores(report, queue, recipe, seeds, entry, campaign, environment)
         if model is not None:
-            _look_at(found, model, str(body["model"]), made.folder)
+            _check_claimed_model(report, model, str(entry["model"]), rebuilt.folder)
         if second:
-            other = Bench(pool, base, suite_name, project.trial.items, place / "second", None, tell, bench.confinement, "second")
-            _double(found, bench, other, recipe, seeds, base)
-    return found
+            second_queue = BuildQueue(
+                pool, base, suite_name, project.trial.items, place / "second", None, progress, queue.confinement, "second"
+            )
+            _compare_trainers(report, queue, second_queue, recipe, seeds, base)
+    return report
 
 
-def _digests(ours: str, theirs: str) -> str:
-    return "as in the ledger" if ours == theirs else f"is {ours[:16]}, the ledger says {theirs[:16]}"
+def _compare_digests(actual: str, recorded: str) -> str:
+    return "as in the ledger" if actual == recorded else f"is {actual[:16]}, the ledger records {recorded[:16]}"
 
 
-def _recipe(body: Mapping[str, Any], place: Path, brought: Brought) -> Recipe:
-    """The recipe as it can be built here: programs written out from the ledger, models of channels found among those brought.
+def _local_recipe(entry: Mapping[str, Any], place: Path, inputs: RebuildInputs) -> Recipe:
+    """Return the stage's recipe in a form that can be built on this machine.
+
+    Programs are written out from the ledger, and the models of channels come from ``inputs``.
 
     Raises:
-        InputError: one of them is not there.
+        InputError: a program or model is missing.
     """
     steps = []
-    for written in body["recipe"]["steps"]:
-        step = dict(written)
+    for recorded in entry["recipe"]["steps"]:
+        step = dict(recorded)
         if step["step"] == "command":
-            step["inputs"] = [str(_program(name, digest, body.get("files", {}), place, brought)) for name, digest in step["inputs"].items()]
+            step["inputs"] = [str(_program(name, digest, entry.get("files", {}), place, inputs)) for name, digest in step["inputs"].items()]
         if step["step"] in ("distil", "merge") and isinstance(step["source"], dict):
-            step["source"] = str(_brought_model(step["source"], brought))
+            step["source"] = str(_channel_model(step["source"], inputs))
         steps.append(step)
     return parse_recipe(steps, "the ledger's recipe")
 
 
-def _program(name: str, digest: str, texts: Mapping[str, str], place: Path, brought: Brought) -> Path:
+def _program(name: str, digest: str, texts: Mapping[str, str], place: Path, inputs: RebuildInputs) -> Path:
     path = place / digest[:16] / name
     if digest in texts:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(texts[digest], encoding="utf-8", newline="")
-    elif brought.files is not None:
-        path = brought.files / name
+    elif inputs.files is not None:
+        path = inputs.files / name
     if not path.is_file() or file_digest(path) != digest:
         raise InputError(
-            f"program {name!r}: expected a file of digest {digest[:16]}…, which the ledger does not hold; bring it with --files FOLDER."
+            f"program {name!r}: expected a file of digest {digest[:16]}…, which the ledger does not contain; supply it with --files FOLDER."
         )
     return path.absolute()
 
 
-def _brought_model(source: Mapping[str, str], brought: Brought) -> Path:
-    for folder in brought.models:
+def _channel_model(source: Mapping[str, str], inputs: RebuildInputs) -> Path:
+    for folder in inputs.models:
         if checkpoint_digest(folder) == source["digest"]:
             return folder.absolute()
     raise InputError(
-        f"model {source['folder']!r}: expected a checkpoint of digest {source['digest'][:16]}…; bring it with --source FOLDER."
+        f"model {source['folder']!r}: expected a checkpoint of digest {source['digest'][:16]}…; supply it with --source FOLDER."
     )
 
 
-def _statistically(
-    found: Rebuilt,
-    bench: Bench,
+def _compare_scores(
+    report: RebuildReport,
+    queue: BuildQueue,
     recipe: Recipe,
     seeds: Sequence[int],
-    body: Mapping[str, Any],
-    described: Mapping[str, Any],
-    ours: Mapping[str, Any],
+    entry: Mapping[str, Any],
+    campaign: Mapping[str, Any],
+    environment: Mapping[str, Any],
 ) -> None:
-    """Equivalence on the ledger's own items and scores, where another environment makes other bits."""
-    results = bench.gather([bench.submit(recipe, s, (draw_of(s),)) for s in seeds], "making its other seeds")
-    found.equivalences = _equivalences(
-        [r.scores[0] for r in results], body["after"], (*described["properties"], *described["capabilities"])
+    """Test the equivalence of scores, because another environment gives other bits.
+
+    The rebuilt models answer the same items as those in the ledger.
+    """
+    results = queue.gather([queue.submit(recipe, s, (draw_for_seed(s),)) for s in seeds], "rebuilding its other seeds")
+    report.equivalences = _equivalences(
+        [r.scores[0] for r in results], entry["after"], (*campaign["properties"], *campaign["capabilities"])
     )
-    odd = [e for e in found.equivalences if e.shown != "same"]
-    changed = ", ".join(sorted(key for key in ours if ours[key] != described["environment"].get(key)))
-    said = f"other bits in another environment ({changed}); "
-    if not odd:
-        found.add("model", True, said + f"every score is the same within ±{MARGIN:g} over {len(seeds)} seeds")
+    not_same = [e for e in report.equivalences if e.established != "same"]
+    changed = ", ".join(sorted(key for key in environment if environment[key] != campaign["environment"].get(key)))
+    prefix = f"other bits in another environment ({changed}); "
+    if not not_same:
+        report.add("model", True, prefix + f"every score is the same within ±{EQUIVALENCE_MARGIN:g} over {len(seeds)} seeds")
     else:
-        worst = max(odd, key=lambda e: abs(e.mean))
-        told = f"{worst.name} differs by {worst.mean:+.3f} [{worst.low:+.3f}, {worst.high:+.3f}], which is {worst.shown}"
-        found.add("model", False, said + f"not shown to be equivalent: {told}")
+        worst = max(not_same, key=lambda e: abs(e.mean))
+        difference = f"{worst.name} differs by {worst.mean:+.3f} [{worst.low:+.3f}, {worst.high:+.3f}], which is {worst.established}"
+        report.add("model", False, prefix + f"equivalence is not established: {difference}")
 
 
 def _equivalences(ours: Sequence[Mapping[str, float]], theirs: Sequence[Mapping[str, float]], names: Sequence[str]) -> list[Equivalence]:
-    return [equivalence(c, [a[c] - b[c] for a, b in zip(ours, theirs, strict=True)], MARGIN, floor=0.005) for c in names]
+    return [equivalence(c, [a[c] - b[c] for a, b in zip(ours, theirs, strict=True)], EQUIVALENCE_MARGIN, floor=0.005) for c in names]
 
 
-def _look_at(found: Rebuilt, model: Path, said: str, made: Path) -> None:
-    """A checkpoint that claims to be the stage's model."""
+def _check_claimed_model(report: RebuildReport, model: Path, recorded: str, rebuilt: Path) -> None:
+    """Compare a checkpoint that is claimed to be the stage's model with the ledger."""
     try:
         check(model)
         digest = checkpoint_digest(model)
     except ModelError as error:
-        found.add("checkpoint", False, str(error))
+        report.add("checkpoint", False, str(error))
         return
-    if digest == said:
-        found.add("checkpoint", True, "is the model of the ledger")
+    if digest == recorded:
+        report.add("checkpoint", True, "is the model in the ledger")
     else:
-        found.add(
-            "checkpoint", False, f"is {digest[:16]}, the ledger says {said[:16]}; against the rebuilt one {_first_difference(model, made)}"
-        )
+        difference = _first_difference(model, rebuilt)
+        report.add("checkpoint", False, f"{_compare_digests(digest, recorded)}; compared with the rebuilt model, {difference}")
 
 
 def _first_difference(one: Path, other: Path) -> str:
-    """Where two checkpoints differ."""
+    """Return the first difference between two checkpoints, as text."""
     from safetensors.torch import load_file
 
     mine, theirs = ({n: t for path in weight_files(folder) for n, t in load_file(path).items()} for folder in (one, other))
     if {n: t.shape for n, t in mine.items()} != {n: t.shape for n, t in theirs.items()}:
-        return "its tensors are others"
+        return "its tensors have other names or shapes"
     for name in sorted(mine):
         differ = int((mine[name] != theirs[name]).sum())
         if differ:
@@ -250,34 +272,34 @@ def _first_difference(one: Path, other: Path) -> str:
     return "its weights are the same, and other files differ (configuration or tokenizer)"
 
 
-def _double(found: Rebuilt, first: Bench, second: Bench, recipe: Recipe, seeds: Sequence[int], base: Path) -> None:
-    """The same builds through both trainers, held against each other."""
+def _compare_trainers(
+    report: RebuildReport, first: BuildQueue, second: BuildQueue, recipe: Recipe, seeds: Sequence[int], base: Path
+) -> None:
+    """Build the stage with both trainers on several seeds, and compare weights and scores."""
     from stagezero.training.data import derive_seed
-    from stagezero.training.reference import difference, relative_distance, systematic
+    from stagezero.training.reference import relative_distance, sign_flip_p_value, weight_difference
 
-    many = [*seeds, *(derive_seed(seeds[0], "second trainer", n) for n in range(SEEDS))][:SEEDS]
-    jobs = [(s, first.submit(recipe, s, (draw_of(s),)), second.submit(recipe, s, (draw_of(s),))) for s in many]
-    ours: list[Result] = first.gather([a for _, a, _ in jobs], "the first trainer")
-    theirs: list[Result] = second.gather([b for _, _, b in jobs], "the second trainer")
+    all_seeds = [*seeds, *(derive_seed(seeds[0], "second trainer", n) for n in range(TRAINER_SEEDS))][:TRAINER_SEEDS]
+    jobs = [(first.submit(recipe, s, (draw_for_seed(s),)), second.submit(recipe, s, (draw_for_seed(s),))) for s in all_seeds]
+    ours: list[Result] = first.gather([job for job, _ in jobs], "the first trainer")
+    theirs: list[Result] = second.gather([job for _, job in jobs], "the second trainer")
     if all(a.digest == checkpoint_digest(base) for a in ours):
-        found.add("trainer", True, "there is nothing to train")
+        report.add("trainer", True, "there is nothing to train")
         return
     pairs = [(a.folder, b.folder) for a, b in zip(ours, theirs, strict=True)]
-    found.distances = [relative_distance(a, b, base) for a, b in pairs]
-    found.p_value = systematic([difference(a, b) for a, b in pairs])
-    names = claims(first.suite)
-    found.equivalences = _equivalences([a.scores[0] for a in ours], [b.scores[0] for b in theirs], names)
-    far = max(found.distances)
-    differ = [e.name for e in found.equivalences if e.shown == "different"]
-    told = (
-        f"the two trainers' weights lie {far:.2g} of the way trained apart at the most, over {len(many)} seeds "
-        f"(sign-flip p = {found.p_value:.3g})"
+    report.distances = [relative_distance(a, b, base) for a, b in pairs]
+    report.p_value = sign_flip_p_value([weight_difference(a, b) for a, b in pairs])
+    report.equivalences = _equivalences([a.scores[0] for a in ours], [b.scores[0] for b in theirs], claims(first.suite))
+    largest = max(report.distances)
+    different = [e.name for e in report.equivalences if e.established == "different"]
+    distance = (
+        f"the largest distance between the two trainers' weights is {largest:.2g} of the distance trained, over {len(all_seeds)} seeds "
+        f"(sign-flip p = {report.p_value:.3g})"
     )
-    if far <= ROUNDING and not differ:
-        found.add("trainer", True, told + ": rounding")
-    elif found.p_value > BY_CHANCE and not differ:
-        found.add("trainer", True, told + ": apart, and in no direction in particular, as chance would have it")
+    if largest <= MAX_ROUNDING_DISTANCE and not different:
+        report.add("trainer", True, f"{distance}: rounding explains it")
+    elif report.p_value > SYSTEMATIC_P_VALUE and not different:
+        report.add("trainer", True, f"{distance}: the differences have no common direction, so chance explains them")
     else:
-        found.add(
-            "trainer", False, told + ": apart, always in the same direction" + (f"; scores differ: {', '.join(differ)}" if differ else "")
-        )
+        scores = f"; scores differ: {', '.join(different)}" if different else ""
+        report.add("trainer", False, f"{distance}: the differences have a common direction{scores}")

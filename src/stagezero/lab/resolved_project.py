@@ -1,7 +1,8 @@
-"""One project as it is run: its file, and everything that the file names, found and checked in one place.
+"""A project with everything that its file names, resolved and validated in one place.
 
-Whoever runs a campaign, boxes it off, checks an idea against it or rebuilds it goes by this, so that all of them see the same suite,
-channels, limits and paths. Files are read when they are first asked for: outside the box nothing of a project is loaded but its own file.
+The campaign, the box, the check of ideas and the rebuild all use this class, so that they see the
+same suite, channels, limits and paths. Each file is read on first use: outside the box, nothing of
+a project is loaded but the project file.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from stagezero.door import Terms, default_keep
+from stagezero.door import Terms, default_auditor_folder
 from stagezero.errors import ProjectError, explain
 from stagezero.ideas.airlock import Admitted, Refused, admit
 from stagezero.ideas.idea import Idea
-from stagezero.isolation import Confinement, Limits, why_not
+from stagezero.isolation import Confinement, Limits, unavailable_reason
 from stagezero.project import Audit, AuditElsewhere, Project, Sandbox, load_project
 from stagezero.tasks import Suite, claims, full_suite_name, load_suite
 from stagezero.training import Recipe, load_recipe
@@ -25,13 +26,15 @@ from stagezero.trials.hypothesis import Hypothesis
 
 
 class ResolvedProject:
-    """A project file and what it names.
+    """A project file and everything that it names.
 
     Args:
         path: the project file.
 
     Raises:
-        ProjectError: it cannot be read. What it names raises when it is first asked for, or in ``check``.
+        ProjectError: the project file is invalid. A file that it names raises its own error on
+        first
+            use, or in ``validate``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,32 +42,34 @@ class ResolvedProject:
         self.project: Project = load_project(path)
 
     def resolve(self, name: str) -> Path:
-        """A path of the file, seen from the file's folder."""
+        """Return the absolute path of a name in the file, relative to the file's folder."""
         return (self.path.parent / name).resolve()
 
-    # --- what is built and asked ---------------------------------------------------------------------------------
+    # --- models, suite and recipe -----------------------------------------------------------------
 
     @cached_property
     def suite_name(self) -> str:
-        """``atlas``, or the full path of a file."""
+        """``atlas``, or the absolute path of a suite file."""
         return full_suite_name(self.project.suite, self.path.parent)
 
     @cached_property
     def suite(self) -> Suite:
+        """The suite."""
         return load_suite(self.suite_name)
 
     @cached_property
     def stage0(self) -> Recipe:
+        """The recipe of stage 0."""
         return load_recipe(self.resolve(self.project.stage0))
 
     @cached_property
     def base(self) -> str:
-        """A model by name, or the full path of its folder."""
+        """The base: a model's name, or the absolute path of its folder."""
         return self._model(self.project.base)
 
     @cached_property
     def channels(self) -> Mapping[str, str]:
-        """Sources of labels or weights: name in ideas → where it is."""
+        """Sources of labels or weights: name in ideas → a model's name or absolute path."""
         return {name: self._model(name) for name in self.project.channels}
 
     def _model(self, name: str) -> str:
@@ -73,79 +78,89 @@ class ResolvedProject:
 
     @cached_property
     def confinement(self) -> Confinement:
+        """The sandbox and its limits for programs in builds."""
         return confinement_of(self.project.sandbox)
 
-    # --- what may be tried ---------------------------------------------------------------------------------------
+    # --- admission of ideas -----------------------------------------------------------------------
 
     @cached_property
-    def no_code(self) -> str | None:
-        """Why programs that ideas bring along are not run here, where they are not."""
+    def code_refusal(self) -> str | None:
+        """The reason why this machine runs no program of an idea; None if it does."""
         kind = self.confinement.kind
-        return "the project's sandbox.kind is none" if kind == "none" else why_not(kind)
+        return "the project's sandbox.kind is none" if kind == "none" else unavailable_reason(kind)
 
     def admit(
         self, ideas: Sequence[Idea], control: Recipe | None = None, decided: Sequence[tuple[str, Hypothesis]] = ()
     ) -> tuple[list[Admitted], list[Refused]]:
-        """Pass ideas through the airlock; against stage 0 where no control is given."""
+        """Pass ideas through the airlock.
+
+        Args:
+            ideas: the ideas.
+            control: the recipe that the ideas change; stage 0 if None.
+            decided: title and hypothesis of each earlier decision.
+        """
         control = self.stage0 if control is None else control
         margin, seconds = self.project.trial.margin, self.project.sandbox.seconds
-        return admit(ideas, control, self.suite, margin, decided, self.channels, self.no_code, seconds)
+        return admit(ideas, control, self.suite, margin, decided, self.channels, self.code_refusal, seconds)
 
-    # --- the auditor ---------------------------------------------------------------------------------------------
+    # --- the auditor ------------------------------------------------------------------------------
 
     @property
-    def sealed(self) -> Path | None:
-        """The sealed file of an auditor of the run's own."""
+    def sealed_file(self) -> Path | None:
+        """The file of sealed items, if the run starts its own auditor and the project names one."""
         audit = self.project.audit
         return self.resolve(audit.sealed) if isinstance(audit, Audit) and audit.sealed is not None else None
 
     @property
     def auditor_folder(self) -> Path:
-        """Where the embedded auditor lives: beside the project where the file names a place, else in the user's own.
+        """The folder of the run's own auditor.
 
-        Sealed files share one auditor, so that the budget of an item is one whatever the project; items that are drawn for a project
-        have an auditor for each, so that projects can run side by side.
+        The project file may name it. Otherwise it is in the default auditor folder. All projects
+        with a sealed file share one auditor, so that an item has one budget across projects. Each
+        project without a sealed file has its own auditor, so that several projects can run at the
+        same time.
         """
         audit = self.project.audit
         assert isinstance(audit, Audit)
-        if audit.keep is not None:
-            return self.resolve(audit.keep)
-        return default_keep() / ("files" if audit.sealed is not None else f"project-{self.project.name}")
+        if audit.folder is not None:
+            return self.resolve(audit.folder)
+        return default_auditor_folder() / ("files" if audit.sealed is not None else f"project-{self.project.name}")
 
     def terms(self) -> Terms:
-        """What the project asks of an auditor of its own.
+        """Return the terms for the run's own auditor.
 
         Raises:
-            ProjectError: the terms do not hold together.
+            ProjectError: the terms contradict each other.
         """
         audit = self.project.audit
         assert isinstance(audit, Audit)
-        sealed = str(self.sealed) if self.sealed is not None else None
+        sealed = str(self.sealed_file) if self.sealed_file is not None else None
         try:
-            return Terms(suite=self.suite_name, sealed=sealed, **audit.model_dump(exclude={"sealed", "keep"}))
+            return Terms(suite=self.suite_name, sealed=sealed, **audit.model_dump(exclude={"sealed", "folder"}))
         except ValidationError as error:
             raise ProjectError(explain(error, f"{self.path}: audit")) from None
 
     def named_folders(self) -> list[Path]:
-        """The project's folder, and those of its base, suite, recipe and ideas."""
+        """Return the project's folder, and the folders of its base, suite, recipe and ideas."""
         files = [self.path.resolve(), self.resolve(self.project.stage0), Path(self.suite_name)]
         ideas = [self.resolve(r.ideas) for r in self.project.researchers if r.kind == "people"]
-        found = [*(file.parent for file in files if file.is_absolute()), Path(self.base), *ideas]
-        return [folder for folder in dict.fromkeys(found) if folder.is_absolute() and folder.is_dir()]
+        folders = [*(file.parent for file in files if file.is_absolute()), Path(self.base), *ideas]
+        return [folder for folder in dict.fromkeys(folders) if folder.is_absolute() and folder.is_dir()]
 
-    # --- everything at once --------------------------------------------------------------------------------------
+    # --- validation -------------------------------------------------------------------------------
 
-    def check(self) -> None:
-        """Read all that the file names, and refuse what could not be run, before anything is built.
+    def validate(self) -> None:
+        """Read everything that the file names, and reject what cannot run, before anything is
+        built.
 
         Raises:
-            InputError: naming the file, the field, what was expected and the fix.
+            InputError: names the file, the field, the expected value and the fix.
         """
         _ = self.suite, self.stage0
-        self._check_audit()
+        self._validate_audit()
         check_programs(self.stage0, self.confinement.kind, "stage0")
 
-    def _check_audit(self) -> None:
+    def _validate_audit(self) -> None:
         audit, where = self.project.audit, self.path
         if isinstance(audit, AuditElsewhere):
             for field, name in (("token_file", audit.token_file), ("ca_file", audit.ca_file)):
@@ -157,16 +172,16 @@ class ResolvedProject:
         for claim in audit.bars:
             if claim not in known:
                 raise ProjectError(f"{where}: audit.bars: unknown property or capability {claim!r}; the suite has: {', '.join(known)}.")
-        if self.sealed is not None and not self.sealed.is_file():
+        if self.sealed_file is not None and not self.sealed_file.is_file():
             raise ProjectError(f"{where}: audit.sealed: expected a JSONL file, found none at {audit.sealed!r}; check the path.")
-        if self.sealed is None and self.suite.finite:
+        if self.sealed_file is None and self.suite.finite:
             raise ProjectError(
-                f"{where}: audit.sealed is missing; a suite from a file needs the auditor's own sealed file: name it, or leave out 'audit'."
+                f"{where}: audit.sealed is missing; a suite from a file needs a separate file of sealed items: name it, or remove 'audit'."
             )
         self.terms()
 
 
 def confinement_of(sandbox: Sandbox) -> Confinement:
-    """How a project confines the programs it builds with."""
+    """Convert a project's sandbox settings."""
     limits = Limits(int(sandbox.memory * 2**30), int(sandbox.disk * 2**30), sandbox.processes)
     return Confinement(sandbox.kind, limits)

@@ -1,4 +1,7 @@
-"""What a run was begun with, and the check that a half-finished run still belongs to its project."""
+"""Describes a run in the ledger's entry 0, and checks that a continued run still matches it.
+
+This module also stores the auditor's last status beside the ledger, for the report.
+"""
 
 from __future__ import annotations
 
@@ -10,99 +13,114 @@ from typing import Any
 
 from stagezero.door.messages import SEPARATIONS, Status
 from stagezero.errors import RunChangedError
-from stagezero.files import write_whole
+from stagezero.files import write_atomic
 from stagezero.lab.provenance_inputs import training_bits, weights_bits
 from stagezero.lab.resolved_project import ResolvedProject
 from stagezero.ledger import Ledger
 from stagezero.models import checkpoint_digest
 from stagezero.researchers import Researcher
-from stagezero.training.data import portable
-from stagezero.trials.versions import check_format, versions
+from stagezero.training.data import portable_form
+from stagezero.trials.versions import check_format, current_versions
 
-DOOR = "door.json"
+AUDITOR_STATUS_FILE = "door.json"
+MAX_LISTED_CHANGES = 4
+"""Changed fields that an error message lists."""
+MAX_VALUE_CHARACTERS = 60
+"""Characters of a changed value in an error message."""
 
 
-def remember_door(folder: Path, status: Status, certificate: Mapping[str, object]) -> None:
-    """Keep what the auditor said of itself last, with the weakest separation that any part of the run had.
+def save_auditor_status(folder: Path, status: Status, certificate: Mapping[str, object]) -> None:
+    """Store the auditor's status and certificate, and the weakest separation in the whole run.
 
-    It lies beside the ledger: a run that is continued elsewhere may be further from its auditor or nearer, and is the same run.
+    The file is not part of the ledger. A run that continues on another machine may have a weaker or
+    stronger separation from its auditor, and it is still the same run.
     """
-    before = recall_door(folder)
-    levels = [status.separation, *([before["separation"]] if before is not None else [])]
+    earlier = load_auditor_status(folder)
+    levels = [status.separation, *([earlier["separation"]] if earlier is not None else [])]
     weakest = min(levels, key=SEPARATIONS.index)
-    write_whole(
-        folder / DOOR,
+    write_atomic(
+        folder / AUDITOR_STATUS_FILE,
         json.dumps({"separation": weakest, "status": status.model_dump(mode="json"), "certificate": dict(certificate)}, indent=1),
     )
 
 
-def recall_door(folder: Path) -> dict[str, Any] | None:
-    """What ``remember_door`` kept; None where no auditor has answered."""
+def load_auditor_status(folder: Path) -> dict[str, Any] | None:
+    """Return what ``save_auditor_status`` stored; None if no auditor has replied."""
     try:
-        found: dict[str, Any] = json.loads((folder / DOOR).read_text())
+        stored: dict[str, Any] = json.loads((folder / AUDITOR_STATUS_FILE).read_text())
     except (OSError, ValueError):
         return None
-    return found
+    return stored
 
 
-def describe(resolved: ResolvedProject, researchers: Sequence[Researcher]) -> dict[str, Any]:
-    """What people wrote: the resolved project, and the digests of the files it names; and the versions that decide and score."""
+def describe_project(resolved: ResolvedProject, researchers: Sequence[Researcher]) -> dict[str, Any]:
+    """Return the part of entry 0 that is known before anything is built.
+
+    It contains the project, the digests of the files that the project names, and the versions of
+    the decision rule and the scorer.
+    """
     suite = resolved.suite
     return {
-        **versions(),
-        # How many work, and where the auditor and its papers lie, is no part of what is found.
-        "project": resolved.project.model_dump(mode="json", exclude={"workers": True, "audit": {"keep", "token_file", "ca_file"}}),
+        **current_versions(),
+        # The number of workers and the places of the auditor and its files do not affect any
+        # result.
+        "project": resolved.project.model_dump(mode="json", exclude={"workers": True, "audit": {"folder", "token_file", "ca_file"}}),
         "suite": suite.digest(),
         "properties": list(suite.properties),
         "capabilities": list(suite.capabilities),
         "finite_suite": suite.finite,
-        "stage0": portable(resolved.stage0.canonical()),
-        "ideas": _on_file(researchers),
+        "stage0": portable_form(resolved.stage0.canonical()),
+        "ideas": _digests_on_file(researchers),
         "training_bits": training_bits(suite),
         "stagezero": importlib.metadata.version("stagezero"),
     }
 
 
 def describe_build(base: Path, environment: Mapping[str, Any]) -> dict[str, Any]:
-    """The rest of entry 0: what is known once there is a base and a worker."""
+    """Return the rest of entry 0, which needs the base and a worker process."""
     return {"base": checkpoint_digest(base), "base_bits": weights_bits(base), "environment": dict(environment)}
 
 
-def _on_file(researchers: Sequence[Researcher]) -> dict[str, str]:
-    """Researcher and title → digest of the idea file; of several with one title, all of them."""
-    found: dict[str, list[str]] = {}
+def _digests_on_file(researchers: Sequence[Researcher]) -> dict[str, str]:
+    """Return researcher and title → digests of the idea files with that title."""
+    by_title: dict[str, list[str]] = {}
     for researcher in researchers:
         for idea in researcher.ideas_on_file:
-            found.setdefault(f"{researcher.name}: {idea.title}", []).append(idea.digest())
-    return {title: " ".join(sorted(digests)) for title, digests in found.items()}
+            by_title.setdefault(f"{researcher.name}: {idea.title}", []).append(idea.digest())
+    return {title: " ".join(sorted(digests)) for title, digests in by_title.items()}
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested dictionaries as one dictionary with dotted keys."""
     if isinstance(value, dict):
-        return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()}
+        return {k: v for key, inner in value.items() for k, v in _flatten(inner, f"{prefix}.{key}" if prefix else str(key)).items()}
     return {prefix: value}
 
 
 def check_unchanged(ledger: Ledger, described: dict[str, Any]) -> None:
-    """Refuse to mix two projects, or two formats of ledgers, in one run.
+    """Refuse to continue a run with another project, or with another ledger format.
+
+    Args:
+        ledger: the run's ledger; an empty one matches every project.
+        described: fields of entry 0. Only these are compared, so that a part of entry 0 can be
+            checked before the rest is known.
 
     Raises:
-        RunChangedError: saying what changed since the run began.
+        RunChangedError: something has changed since the run began; names the changes.
     """
     if not ledger.entries:
         return
     check_format(ledger)
-    # Only what is described is compared: some of it is known before there is a base or a worker, the rest after.
-    before, now = _flat({key: ledger.entries[0].body.get(key) for key in described}), _flat(described)
+    before, now = _flatten({key: ledger.entries[0].body.get(key) for key in described}), _flatten(described)
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
-        told = "; ".join(f"{key}: was {_short(before.get(key))}, now {_short(now.get(key))}" for key in changed[:4])
-        more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+        listed = "; ".join(f"{key}: was {_shorten(before.get(key))}, now {_shorten(now.get(key))}" for key in changed[:MAX_LISTED_CHANGES])
+        more = f" and {len(changed) - MAX_LISTED_CHANGES} more" if len(changed) > MAX_LISTED_CHANGES else ""
         raise RunChangedError(
-            f"{ledger.path.parent}: the project changed since this run began ({told}{more}); undo the change, or start anew with --fresh."
+            f"{ledger.path.parent}: the project changed since this run began ({listed}{more}); undo the change, or start anew with --fresh."
         )
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+    return text if len(text) <= MAX_VALUE_CHARACTERS else text[: MAX_VALUE_CHARACTERS - 3] + "…"

@@ -1,4 +1,4 @@
-"""Stages: an adopted recipe, its rebuilt model, the effect on fresh seeds; and what a campaign leaves behind."""
+"""A campaign's stages and its result."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ from typing import Any
 
 from stagezero.evidence import Estimate, t_interval
 from stagezero.ideas.idea import Idea
-from stagezero.lab.provenance_inputs import channel_entry, texts_of
+from stagezero.lab.provenance_inputs import channel_entry, program_texts
 from stagezero.tasks import Suite
 from stagezero.training import Recipe
-from stagezero.training.data import portable
+from stagezero.training.data import portable_form
 from stagezero.trials.state import Decision
 
 
 @dataclass(frozen=True, slots=True)
-class Confirmed:
-    """A recipe against the one before it, on fresh seeds that chose nothing."""
+class Confirmation:
+    """Scores of a recipe and of the recipe before it, built on the same fresh seeds.
+
+    No decision has used these seeds. ``before`` and ``after`` have one entry a seed: claim → score.
+    ``model`` is the digest of the stage's model, the build of ``after`` on the first seed, and
+    ``folder`` is its folder.
+    """
 
     seeds: tuple[int, ...]
     before: tuple[dict[str, float], ...]
@@ -26,42 +31,44 @@ class Confirmed:
     folder: Path
 
     def effect(self, claim: str) -> Estimate:
-        """Mean paired difference with its 95 % interval over seeds."""
+        """Return the mean paired difference with its 95 % confidence interval over seeds."""
         return t_interval([b[claim] - a[claim] for a, b in zip(self.before, self.after, strict=True)])
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """An adopted recipe and its rebuilt model."""
+    """A recipe that was rebuilt and audited, and its model."""
 
     number: int
     recipe: Recipe
-    confirmed: Confirmed
+    confirmed: Confirmation
     verdict: str
     ideas: tuple[Idea, ...]
-    """What was adopted with it; none for stage 0."""
+    """The ideas in this stage's recipe that the stage before does not have; none for stage 0."""
 
     @property
     def title(self) -> str:
+        """The titles of the stage's ideas."""
         return " + ".join(idea.title for idea in self.ideas) or "stage 0, written by people"
 
     def score(self, claim: str) -> Estimate:
+        """Return the mean score with its 95 % confidence interval over seeds."""
         return t_interval([s[claim] for s in self.confirmed.after])
 
     def entry(self, adopted: bool, base: Path, suite: Suite) -> dict[str, Any]:
-        """The ledger's entry."""
+        """Return the stage's ledger entry."""
         c = self.confirmed
         return {
             "stage": self.number, "adopted": adopted, "ideas": [idea.digest() for idea in self.ideas], "title": self.title,
-            "recipe": portable(self.recipe.canonical()), "files": texts_of(self.recipe),
+            "recipe": portable_form(self.recipe.canonical()), "files": program_texts(self.recipe),
             "channels": [channel_entry(step, base, suite) for step in self.recipe.channels()], "model": c.model, "seeds": list(c.seeds),
             "before": list(c.before), "after": list(c.after), "verdict": self.verdict,
         }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """What a campaign leaves behind; everything in it can be read again from the ledger."""
+class CampaignResult:
+    """The result of a campaign. The ledger in ``folder`` contains everything in it."""
 
     folder: Path
     stages: tuple[Stage, ...]

@@ -1,6 +1,10 @@
-"""The chain of record: canonical JSON, digests, the append-only ledger, its proofs, checkpoints, witnesses and attestations."""
+"""The ledger: an append-only, hash-chained record that anyone can verify with a hash function.
 
-from stagezero.ledger.attestation import seal, statement, unseal
+Contains canonical JSON and digests, the chain itself, Merkle proofs, signed checkpoints, witnesses,
+and signed attestations. Installs and imports neither torch nor transformers.
+"""
+
+from stagezero.ledger.attestation import make_statement, sign_statement, verify_envelope
 from stagezero.ledger.canonical import canonical, digest, file_digest
 from stagezero.ledger.chain import Ledger, read, refuse_if_in_use, verify
 from stagezero.ledger.checkpoints import Checkpoint, cosign, read_checkpoint, sign_checkpoint
@@ -12,6 +16,6 @@ from stagezero.ledger.witness import Witness
 
 __all__ = [
     "Checkpoint", "Entry", "Ledger", "LedgerView", "Proof", "SigningKey", "VerifyKey", "Witness", "canonical", "cosign", "digest",
-    "file_digest", "leaf_hash", "prove", "read", "read_checkpoint", "refuse_if_in_use", "seal", "sign_checkpoint", "statement",
-    "unseal", "verify", "verify_consistency", "verify_inclusion",
+    "file_digest", "leaf_hash", "make_statement", "prove", "read", "read_checkpoint", "refuse_if_in_use", "sign_checkpoint",
+    "sign_statement", "verify", "verify_consistency", "verify_envelope", "verify_inclusion",
 ]  # fmt: skip

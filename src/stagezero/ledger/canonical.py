@@ -1,4 +1,7 @@
-"""One byte string for one value (RFC 8785), and its SHA-256. Every digest in the project is made here."""
+"""Canonical JSON (RFC 8785) and its SHA-256.
+
+Every digest in the project is computed here, so that one value always has one digest.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,21 @@ import rfc8785
 
 
 def canonical(value: Any) -> bytes:
-    """RFC 8785 JSON. Numbers must be finite and integers below 2^53 in size."""
+    """Serialise a value as canonical JSON.
+
+    Numbers must be finite, and integers below 2^53 in absolute value.
+
+    Source: RFC 8785.
+    """
     return rfc8785.dumps(value)
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of the canonical JSON, as hex."""
+    """Return SHA-256 of a value's canonical JSON, as hex."""
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hex."""
+    """Return SHA-256 of a file's bytes, as hex."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,6 +1,9 @@
-"""Signed checkpoints: a ledger's owner states its size and root, so that it cannot later show another ledger.
+"""Signed checkpoints: the owner of a ledger states its size and root.
 
-A checkpoint is a signed note (C2SP signed-note and tlog-checkpoint), plain text with Unix newlines::
+An owner that has signed a checkpoint cannot later present another ledger without being detected.
+
+A checkpoint is a signed note (C2SP signed-note and tlog-checkpoint), plain text with Unix
+newlines::
 
     origin
     size in decimal
@@ -8,9 +11,10 @@ A checkpoint is a signed note (C2SP signed-note and tlog-checkpoint), plain text
 
     — name base64(4-byte key hash || Ed25519 signature)
 
-The signature is over the three lines with their newlines. The origin is the name of the owner's key. A witness *cosigns*
-by adding one more signature line of its own key, over the same three lines: it carries no time of its own, so it
-says "I have seen this, and nothing before it that contradicts it", and no more. Extension lines are not allowed.
+The signature covers the three lines with their newlines. The origin is the name of the owner's key.
+A witness *cosigns* a checkpoint by adding a signature line of its own key, over the same three
+lines. A cosignature contains no time of its own. It states only that the witness has received this
+checkpoint and, before it, none that contradicts it. Extension lines are rejected.
 """
 
 from __future__ import annotations
@@ -24,30 +28,35 @@ from stagezero.errors import WitnessError
 from stagezero.ledger.keys import SigningKey, VerifyKey, from_base64, to_base64
 from stagezero.ledger.merkle import Frontier, leaf_hash
 
-MOST_SIGNATURES = 16
-LONGEST = 16_384
+MAX_SIGNATURES = 16
+MAX_CHECKPOINT_CHARS = 16_384
 _DASH = "— "
 
 
-class Rooted(Protocol):
-    """What has a size and a root: an open ledger, or a view of one."""
+class HasRoot(Protocol):
+    """A ledger, or a view of one: a number of lines and the root over them."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Number of lines."""
+        ...
+
     @property
-    def root(self) -> bytes: ...
+    def root(self) -> bytes:
+        """The root hash over them, 32 bytes."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The first ``size`` lines of the ledger named ``origin`` have this Merkle root."""
+    """A statement that the first ``size`` lines of the ledger ``origin`` have this Merkle root."""
 
     origin: str
     size: int
     root: bytes
 
     def body(self) -> str:
-        """The text that is signed."""
+        """Return the text that a signature covers."""
         return f"{self.origin}\n{self.size}\n{to_base64(self.root)}\n"
 
 
@@ -62,34 +71,34 @@ class _Signature:
 
 
 def _parse(text: str) -> tuple[Checkpoint, list[_Signature]]:
-    """The parts of a note, of which there is one spelling.
+    """Parse a checkpoint, of which only one spelling is valid.
 
     Raises:
-        WitnessError: it is no checkpoint.
+        WitnessError: the text is not a checkpoint.
     """
 
-    def bad(why: str) -> WitnessError:
-        return WitnessError(f"checkpoint: {why}; give the whole signed text as it was received.")
+    def invalid(reason: str) -> WitnessError:
+        return WitnessError(f"checkpoint: {reason}; give the whole signed text as it was received.")
 
-    if not isinstance(text, str) or len(text) > LONGEST:
-        raise bad(f"expected a text of at most {LONGEST} characters")
+    if not isinstance(text, str) or len(text) > MAX_CHECKPOINT_CHARS:
+        raise invalid(f"expected a text of at most {MAX_CHECKPOINT_CHARS} characters")
     lines = text.split("\n")
     if len(lines) < 6 or lines[3] != "" or lines[-1] != "":
-        raise bad("expected three lines, an empty line and one or more signature lines")
+        raise invalid("expected three lines, an empty line and one or more signature lines")
     origin, size, encoded = lines[:3]
     if not origin or not origin.isprintable():
-        raise bad("expected the ledger's name in line 1")
+        raise invalid("expected the ledger's name in line 1")
     if not (size.isascii() and size.isdigit() and len(size) <= 15) or (size != "0" and size.startswith("0")):
-        raise bad(f"expected a size in line 2, got {size!r:.40}")
+        raise invalid(f"expected a size in line 2, got {size!r:.40}")
     try:
         root = from_base64(encoded)
     except ValueError:
         root = b""
     if len(root) != 32:
-        raise bad(f"expected base64 of a 32-byte root in line 3, got {encoded!r:.60}")
+        raise invalid(f"expected base64 of a 32-byte root in line 3, got {encoded!r:.60}")
     signatures = []
-    if len(lines) - 5 > MOST_SIGNATURES:
-        raise bad(f"expected at most {MOST_SIGNATURES} signature lines")
+    if len(lines) - 5 > MAX_SIGNATURES:
+        raise invalid(f"expected at most {MAX_SIGNATURES} signature lines")
     for line in lines[4:-1]:
         name, _, data = line.removeprefix(_DASH).partition(" ")
         try:
@@ -97,7 +106,7 @@ def _parse(text: str) -> tuple[Checkpoint, list[_Signature]]:
         except ValueError:
             raw = b""
         if not line.startswith(_DASH) or not name or len(raw) <= 4:
-            raise bad(f"expected a signature line, got {line!r:.60}")
+            raise invalid(f"expected a signature line, got {line!r:.60}")
         signatures.append(_Signature(name, raw[:4], raw[4:]))
     return Checkpoint(origin, int(size), root), signatures
 
@@ -106,23 +115,27 @@ def _signed(checkpoint: Checkpoint, key: SigningKey) -> _Signature:
     return _Signature(key.verify_key.name, key.verify_key.hash, key.sign(checkpoint.body().encode()))
 
 
-def sign_checkpoint(ledger: Rooted, key: SigningKey) -> str:
-    """A signed checkpoint of all that a ledger holds; its origin is the key's name."""
+def sign_checkpoint(ledger: HasRoot, key: SigningKey) -> str:
+    """Sign a checkpoint of a whole ledger; its origin is the key's name."""
     checkpoint = Checkpoint(key.verify_key.name, ledger.size, ledger.root)
     return f"{checkpoint.body()}\n{_signed(checkpoint, key).line()}"
 
 
 def read_checkpoint(text: str, key: VerifyKey) -> Checkpoint:
-    """The checkpoint that ``key`` signed, as owner or as witness. Signatures of other keys are left alone.
+    """Verify a checkpoint that ``key`` signed, as owner or as witness, and return it.
+
+    Signatures of other keys are ignored.
 
     Raises:
-        WitnessError: it is no checkpoint, or the key did not sign it.
+        WitnessError: the text is not a checkpoint, or it has no valid signature of the key.
     """
     checkpoint, signatures = _parse(text)
-    mine = [s for s in signatures if s.name == key.name and s.key_hash == key.hash]
-    if not mine:
-        raise WitnessError(f"checkpoint of {checkpoint.origin!r:.80}: it bears no signature of {key.name!r}; ask for one that does.")
-    if not all(key.verify(s.signature, checkpoint.body().encode()) for s in mine):
+    own = [s for s in signatures if s.name == key.name and s.key_hash == key.hash]
+    if not own:
+        raise WitnessError(
+            f"checkpoint of {checkpoint.origin!r:.80}: expected a signature of {key.name!r}, got none; ask for a checkpoint that it signed."
+        )
+    if not all(key.verify(s.signature, checkpoint.body().encode()) for s in own):
         raise WitnessError(
             f"checkpoint of {checkpoint.origin!r:.80}: the signature of {key.name!r} does not verify; it was changed after signing, "
             "or another key made it."
@@ -131,41 +144,48 @@ def read_checkpoint(text: str, key: VerifyKey) -> Checkpoint:
 
 
 def cosign(text: str, key: SigningKey) -> str:
-    """The same note with one more signature line; as it was if the key has signed it before.
+    """Add a signature line to a checkpoint; return it unchanged if the key has signed it already.
 
-    It says nothing about the signatures that are there: read the note with the owner's key first.
+    Does not verify the other signatures: call ``read_checkpoint`` with the owner's key first.
 
     Raises:
-        WitnessError: it is no checkpoint, or has no room for another signature.
+        WitnessError: the text is not a checkpoint, or has the maximum number of signatures.
     """
     checkpoint, signatures = _parse(text)
-    mine = _signed(checkpoint, key)
-    if mine in signatures:
+    own = _signed(checkpoint, key)
+    if own in signatures:
         return text
-    if len(signatures) >= MOST_SIGNATURES:
+    if len(signatures) >= MAX_SIGNATURES:
         raise WitnessError(
             f"checkpoint of {checkpoint.origin!r:.80}: it has {len(signatures)} signatures already; cosign it as its owner sent it."
         )
-    return text + mine.line()
+    return text + own.line()
 
 
-def hold_against(path: Path, lines: Iterable[bytes], checkpoint: Checkpoint) -> int:
-    """Number of lines, all of them read; the first of them must be those that a checkpoint speaks of.
+def check_lines(path: Path, lines: Iterable[bytes], checkpoint: Checkpoint) -> int:
+    """Check that a ledger begins with the lines that a checkpoint covers; return its line count.
+
+    Args:
+        path: name of the ledger, for error messages.
+        lines: all stored lines of the ledger, without newlines.
+        checkpoint: the checkpoint; its signature must have been verified.
 
     Raises:
-        WitnessError: they are fewer, or others.
+        WitnessError: there are fewer lines than the checkpoint covers, or other lines.
     """
-    frontier, found = Frontier(), 0
+    frontier, count = Frontier(), 0
     root = frontier.root() if checkpoint.size == 0 else b""
     for line in lines:
-        found += 1
-        if found <= checkpoint.size:
+        count += 1
+        if count <= checkpoint.size:
             frontier.add(leaf_hash(line))
-            if found == checkpoint.size:
+            if count == checkpoint.size:
                 root = frontier.root()
-    who = f"{path}: a signed checkpoint of {checkpoint.origin!r:.80}"
-    if found < checkpoint.size:
-        raise WitnessError(f"{who} speaks of {checkpoint.size} entries and {found} are there; it was cut short, restore it from a copy.")
+    subject = f"{path}: a signed checkpoint of {checkpoint.origin!r:.80}"
+    if count < checkpoint.size:
+        raise WitnessError(f"{subject} covers {checkpoint.size} entries, got {count}; the ledger was cut short, restore it from a copy.")
     if root != checkpoint.root:
-        raise WitnessError(f"{who} has another root for its first {checkpoint.size} entries; entries were changed, restore it from a copy.")
-    return found
+        raise WitnessError(
+            f"{subject} has another root for the first {checkpoint.size} entries; entries were changed, restore it from a copy."
+        )
+    return count

@@ -1,12 +1,15 @@
-"""The form of a ledger's lines, and the walk over them that checks every byte.
+"""The byte format of a ledger's lines, and the walk that verifies them.
 
-One line is ``{"entry":{…},"hash":"…","time":"…","stamp":"…"}``. ``entry`` is canonical JSON (RFC 8785) with its body,
-kind, the previous entry's hash and its number, in that order; ``hash`` is SHA-256 of the stored entry bytes.
-``stamp`` chains hash and time in the same way.
+One line is ``{"entry":{…},"hash":"…","time":"…","stamp":"…"}`` and a newline. ``entry`` is
+canonical JSON (RFC 8785) with four keys in this order: ``body``, ``kind``, ``prev`` (the hash of
+the entry before it) and ``seq`` (its number). ``hash`` is SHA-256 of the stored bytes of the entry,
+as hex. ``stamp`` is SHA-256 of the concatenated texts of the previous stamp, the hash and the time,
+as hex. For the first entry, the previous hash and the previous stamp are ``GENESIS``.
 
-The walk hashes what is stored and compares both ends of it with the only bytes that may stand there: an entry ends in
-``,"prev":"…","seq":N}``. It therefore needs no parsing, and any changed byte is found. What it leaves open is whether the
-*writer* stored canonical JSON in the first place; a ``deep`` walk parses every entry and writes it anew to see.
+The walk hashes the stored bytes and compares both ends of each line with the only bytes that are
+valid there; an entry must end in ``,"prev":"…","seq":N}``. This needs no parsing and detects every
+changed byte. It does not detect a *writer* that stored something other than canonical JSON in the
+first place. A ``deep`` walk does: it parses every entry and serialises it again.
 """
 
 from __future__ import annotations
@@ -26,11 +29,12 @@ from stagezero.ledger.canonical import canonical
 
 GENESIS = "0" * 64
 _HEAD, _HASH, _TIME, _STAMP, _TAIL = b'{"entry":', b',"hash":"', b'","time":"', b'","stamp":"', b'"}'
-_TIME_LENGTH = len("2026-01-01T00:00:00.000000Z")
+_TIME_BYTES = len("2026-01-01T00:00:00.000000Z")
 _TIME_FORM = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
-_SUFFIX = len(_HASH) + 64 + len(_TIME) + _TIME_LENGTH + len(_STAMP) + 64 + len(_TAIL)
-_TIME_AT = len(_HASH) + 64 + len(_TIME)
+_SUFFIX_BYTES = len(_HASH) + 64 + len(_TIME) + _TIME_BYTES + len(_STAMP) + 64 + len(_TAIL)
+_TIME_OFFSET = len(_HASH) + 64 + len(_TIME)
 _SEQ = b'","seq":'
+_BLOCK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +49,16 @@ class Entry:
     time: str
 
 
-class Stored(NamedTuple):
-    """One checked line: without its newline, its entry's bytes, and what it adds to the two chains."""
+class StoredLine(NamedTuple):
+    """One verified line.
+
+    Attributes:
+        line: its bytes, without the newline.
+        content: the canonical bytes of its entry.
+        hash: SHA-256 of the content, as hex.
+        time: when the entry was written.
+        stamp: the head of the stamp chain after this line, as hex.
+    """
 
     line: bytes
     content: bytes
@@ -55,57 +67,71 @@ class Stored(NamedTuple):
     stamp: str
 
 
-def written(content: bytes, time: str, stamp: str) -> Stored:
-    """The line that holds an entry's canonical bytes, after a line whose stamp was ``stamp``."""
+def make_line(content: bytes, time: str, stamp: str) -> StoredLine:
+    """Make the line of an entry.
+
+    Args:
+        content: the canonical bytes of the entry.
+        time: UTC, in the form ``2026-01-01T00:00:00.000000Z``.
+        stamp: the stamp of the line before it.
+    """
     hash_ = hashlib.sha256(content).hexdigest()
-    new = hashlib.sha256(f"{stamp}{hash_}{time}".encode()).hexdigest()
-    line = b"".join((_HEAD, content, _HASH, hash_.encode(), _TIME, time.encode(), _STAMP, new.encode(), _TAIL))
-    return Stored(line, content, hash_, time, new)
+    new_stamp = hashlib.sha256(f"{stamp}{hash_}{time}".encode()).hexdigest()
+    line = b"".join((_HEAD, content, _HASH, hash_.encode(), _TIME, time.encode(), _STAMP, new_stamp.encode(), _TAIL))
+    return StoredLine(line, content, hash_, time, new_stamp)
 
 
-def walk(path: Path, handle: BinaryIO, *, deep: bool = False) -> Iterator[Stored]:
-    """Check the lines of an open ledger from its start, in order.
+def walk(path: Path, handle: BinaryIO, *, deep: bool = False) -> Iterator[StoredLine]:
+    """Verify the lines of an open ledger in order, from its start.
+
+    Args:
+        path: name of the ledger, for error messages.
+        handle: the open file, at its start.
+        deep: also require that every entry is canonical JSON and that every time has the right
+            form.
 
     Raises:
-        LedgerError: naming the first entry that does not verify, and why.
+        LedgerError: an entry does not verify; the message has the number of the first such entry
+            and the reason.
     """
-    previous, stamp, sha256, head, cut_head = GENESIS, GENESIS, hashlib.sha256, _HEAD, len(_HEAD)
+    previous, stamp, sha256, head, head_bytes = GENESIS, GENESIS, hashlib.sha256, _HEAD, len(_HEAD)
     for seq, raw in enumerate(handle):
-        cut = len(raw) - _SUFFIX - 1
-        content = raw[cut_head:cut]
-        time = raw[cut + _TIME_AT : cut + _TIME_AT + _TIME_LENGTH]
+        cut = len(raw) - _SUFFIX_BYTES - 1
+        content = raw[head_bytes:cut]
+        time = raw[cut + _TIME_OFFSET : cut + _TIME_OFFSET + _TIME_BYTES]
         hash_ = sha256(content).hexdigest().encode()
-        new = sha256(stamp.encode() + hash_ + time).hexdigest()
+        new_stamp = sha256(stamp.encode() + hash_ + time).hexdigest()
         if not (
-            cut >= cut_head
-            and raw.endswith(b',"hash":"%b","time":"%b","stamp":"%b"}\n' % (hash_, time, new.encode()))
+            cut >= head_bytes
+            and raw.endswith(b',"hash":"%b","time":"%b","stamp":"%b"}\n' % (hash_, time, new_stamp.encode()))
             and raw.startswith(head)
             and time.isascii()
         ):
-            raise _bad(path, seq, _why(raw))
+            raise _invalid_entry(path, seq, _reason(raw))
         if not content.endswith(b',"prev":"%b","seq":%d}' % (previous.encode(), seq)):
-            raise _bad(path, seq, "it does not follow the entry before it")
+            raise _invalid_entry(path, seq, "it does not follow the entry before it")
         if deep and _TIME_FORM.fullmatch(time) is None:
-            raise _bad(path, seq, "its time is not written as times are")
-        previous, stamp = hash_.decode(), new
-        found = Stored(raw[:-1], content, previous, time.decode(), new)
-        if deep and _rewritten(path, seq, found) != content:
-            raise _bad(path, seq, "its bytes are not canonical JSON")
-        yield found
+            raise _invalid_entry(path, seq, "its time does not have the form of a time")
+        previous, stamp = hash_.decode(), new_stamp
+        stored = StoredLine(raw[:-1], content, previous, time.decode(), new_stamp)
+        if deep and _canonical_content(path, seq, stored) != content:
+            raise _invalid_entry(path, seq, "its bytes are not canonical JSON")
+        yield stored
 
 
-def _bad(path: Path, seq: int, why: str) -> LedgerError:
-    return LedgerError(f"{path}: entry {seq} does not verify: {why}; restore the file from a copy, entries before it are sound.")
+def _invalid_entry(path: Path, seq: int, reason: str) -> LedgerError:
+    return LedgerError(f"{path}: entry {seq} does not verify: {reason}; restore the file from a copy, entries before it are sound.")
 
 
-def _why(raw: bytes) -> str:
+def _reason(raw: bytes) -> str:
+    """Why a line with this content does not verify."""
     if not raw.endswith(b"\n"):
         return "it is incomplete"
-    cut = len(raw) - 1 - _SUFFIX
+    cut = len(raw) - 1 - _SUFFIX_BYTES
     suffix, at = raw[cut:-1], 0
     if cut < len(_HEAD) or not raw.startswith(_HEAD):
         return "it is not a ledger line"
-    for frame, size in ((_HASH, 64), (_TIME, _TIME_LENGTH), (_STAMP, 64), (_TAIL, 0)):
+    for frame, size in ((_HASH, 64), (_TIME, _TIME_BYTES), (_STAMP, 64), (_TAIL, 0)):
         if suffix[at : at + len(frame)] != frame or not suffix[at + len(frame) : at + len(frame) + size].isascii():
             return "it is not a ledger line"
         at += len(frame) + size
@@ -114,63 +140,72 @@ def _why(raw: bytes) -> str:
     return "its time or its stamp was changed"
 
 
-def _integer(text: str) -> int | float:
-    # Canonical JSON writes a large float without a point; as an integer it could not be written again.
+def _parse_integer(text: str) -> int | float:
+    # Canonical JSON writes a large float without a decimal point. As a Python int it could not be
+    # serialised again.
     return int(text) if len(text) < 16 else float(text) if abs(float(text)) >= 2**53 else int(text)
 
 
-def _rewritten(path: Path, seq: int, stored: Stored) -> bytes:
+def _canonical_content(path: Path, seq: int, stored: StoredLine) -> bytes:
+    """Parse an entry and serialise it again; empty if it does not have an entry's four fields."""
     try:
-        entry = json.loads(stored.content, parse_int=_integer)
-        whole = set(entry) == {"seq", "kind", "body", "prev"} and isinstance(entry["kind"], str) and isinstance(entry["body"], dict)
-        return canonical(entry) if whole else b""
+        entry = json.loads(stored.content, parse_int=_parse_integer)
+        complete = set(entry) == {"seq", "kind", "body", "prev"} and isinstance(entry["kind"], str) and isinstance(entry["body"], dict)
+        return canonical(entry) if complete else b""
     except (ValueError, TypeError, RecursionError, OverflowError):
-        raise _bad(path, seq, "its bytes are not canonical JSON") from None
+        raise _invalid_entry(path, seq, "its bytes are not canonical JSON") from None
 
 
-def parsed(path: Path, seq: int, stored: Stored) -> Entry:
-    """The entry of a checked line.
+def parse_entry(path: Path, seq: int, stored: StoredLine) -> Entry:
+    """Parse the entry of a verified line.
+
+    Args:
+        path: name of the ledger, for error messages.
+        seq: the entry's number.
 
     Raises:
-        LedgerError: its writer stored something else than an entry.
+        LedgerError: the line contains something other than an entry, stored so by its writer.
     """
     try:
         entry = json.loads(stored.content)
         kind, body, prev = entry["kind"], entry["body"], entry["prev"]
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise _bad(path, seq, "it is not an entry") from None
+        raise _invalid_entry(path, seq, "it is not an entry") from None
     if not isinstance(kind, str) or not isinstance(body, dict):
-        raise _bad(path, seq, "it is not an entry")
+        raise _invalid_entry(path, seq, "it is not an entry")
     return Entry(seq, kind, body, prev, stored.hash, stored.time)
 
 
-def is_whole(line: bytes) -> bool:
-    """Whether a line without its newline carries the hash of its own entry."""
-    cut = len(line) - _SUFFIX
+def matches_own_hash(line: bytes) -> bool:
+    """Return whether a line, without its newline, contains the hash of its own entry."""
+    cut = len(line) - _SUFFIX_BYTES
     if cut < len(_HEAD) or not line.startswith(_HEAD):
         return False
     return line[cut : cut + len(_HASH) + 64] == _HASH + hashlib.sha256(line[len(_HEAD) : cut]).hexdigest().encode()
 
 
-def number_of(path: Path, line: bytes) -> int:
-    """The number that a line says it has.
+def parse_entry_number(path: Path, line: bytes) -> int:
+    """Return the entry number that an unverified line states, without parsing its JSON.
 
     Raises:
-        LedgerError: it says none.
+        LedgerError: the line has no such number.
     """
-    end = len(line) - _SUFFIX
+    end = len(line) - _SUFFIX_BYTES
     at = line.rfind(_SEQ, 0, max(end, 0))
     digits = line[at + len(_SEQ) : end - 1]
     if at < 0 or not 0 < len(digits) < 16 or not digits.isdigit() or line[end - 1 : end] != b"}":
-        raise LedgerError(f"{path}: a line of it is not a ledger line; run `stagezero ledger verify` to see which.")
+        raise LedgerError(f"{path}: one of its lines is not a ledger line; run `stagezero ledger verify` to see which.")
     return int(digits)
 
 
 def end_of_lines(handle: BinaryIO) -> int:
-    """Where the last complete line of an open file ends; what follows was torn by a crash, or is being written now."""
+    """Return the offset after the last complete line of an open file.
+
+    The bytes after it are an incomplete line: torn by a crash, or still being written.
+    """
     end = handle.seek(0, os.SEEK_END)
     while end > 0:
-        start = max(0, end - (1 << 16))
+        start = max(0, end - _BLOCK_BYTES)
         handle.seek(start)
         at = handle.read(end - start).rfind(b"\n")
         if at >= 0:
@@ -180,20 +215,24 @@ def end_of_lines(handle: BinaryIO) -> int:
 
 
 class Entries(Sequence[Entry]):
-    """The entries of a checked ledger, read from the file when they are asked for: a long ledger costs 40 bytes an entry."""
+    """The entries of a verified ledger, read from the file on access.
+
+    Uses 40 bytes of memory for each entry. Every entry is checked against its hash when it is read.
+    """
 
     def __init__(self, path: Path) -> None:
+        """Start with no entries; ``add`` them in order."""
         self._path = path
         self._ends = array("Q")
         self._hashes = bytearray()
 
-    def note(self, stored: Stored) -> None:
-        """Count in a line that was checked or appended just now."""
+    def add(self, stored: StoredLine) -> None:
+        """Add a line that was just verified or appended."""
         self._ends.append((self._ends[-1] if self._ends else 0) + len(stored.line) + 1)
         self._hashes += bytes.fromhex(stored.hash)
 
     def hash_of(self, seq: int) -> str:
-        """The content hash of an entry, without reading the file."""
+        """Return the content hash of an entry as hex, without reading the file."""
         return self._hashes[32 * seq : 32 * seq + 32].hex()
 
     def __len__(self) -> int:
@@ -203,12 +242,12 @@ class Entries(Sequence[Entry]):
         start = self._ends[seq - 1] if seq else 0
         handle.seek(start)
         line = handle.read(self._ends[seq] - start - 1)
-        cut = len(line) - _SUFFIX
+        cut = len(line) - _SUFFIX_BYTES
         content, hash_ = line[len(_HEAD) : max(cut, 0)], self.hash_of(seq)
         if hashlib.sha256(content).hexdigest() != hash_:
-            raise _bad(self._path, seq, "it was changed while the ledger was open")
-        time = line[cut + _TIME_AT : cut + _TIME_AT + _TIME_LENGTH].decode("ascii", errors="replace")
-        return parsed(self._path, seq, Stored(line, content, hash_, time, ""))
+            raise _invalid_entry(self._path, seq, "it was changed while the ledger was open")
+        time = line[cut + _TIME_OFFSET : cut + _TIME_OFFSET + _TIME_BYTES].decode("ascii", errors="replace")
+        return parse_entry(self._path, seq, StoredLine(line, content, hash_, time, ""))
 
     def __iter__(self) -> Iterator[Entry]:
         with self._path.open("rb") as handle:
@@ -222,6 +261,6 @@ class Entries(Sequence[Entry]):
     @overload
     def __getitem__(self, index: slice) -> list[Entry]: ...
     def __getitem__(self, index: int | slice) -> Entry | list[Entry]:
-        wanted = range(len(self))[index]
+        numbers = range(len(self))[index]
         with self._path.open("rb") as handle:
-            return self._read(handle, wanted) if isinstance(wanted, int) else [self._read(handle, seq) for seq in wanted]
+            return self._read(handle, numbers) if isinstance(numbers, int) else [self._read(handle, seq) for seq in numbers]

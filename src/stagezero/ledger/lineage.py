@@ -1,48 +1,67 @@
-"""What made a model what it is: every influence, by kind and in bits, back to those who have to be trusted. Read from ledgers alone.
+"""The lineage of a model: every influence on it, by kind and in bits, back to the roots of trust.
 
-An influence is *weights* (a base, or a model merged in), *data* (examples of people's, or labels of a model's) or an *idea*. Whoever
-made weights or data is a root of trust, and so is everybody behind them. An idea is text that was let in: its author, when it is a model
-whose own lineage is known, is no root; those who aligned that author are, and whoever let the idea in. A model of unknown lineage is a
+Reads ledgers only. An influence has one of three kinds. *Weights* are a base, or a model merged in.
+*Data* are examples written by people, or labels made by a model. An *idea* is text that was
+admitted.
+
+The makers of weights or data are roots of trust, and so are all roots behind those makers. The
+author of an idea is a root, except when it is a model with a known lineage: then the roots of that
+lineage count instead. A reviewer who admitted an idea is a root. A model of unknown lineage is a
 root by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from stagezero.errors import LedgerError
+from stagezero.ledger.canonical import canonical
 from stagezero.ledger.chain import read
 
 Kind = Literal["weights", "data", "idea"]
 RULES = "the rules alone (airlock, trial, audit)"
+"""``Influence.admitted_by`` of an idea that needed no reviewer."""
+DECLARED_CHANNEL = "a declared channel"
+"""``Influence.admitted_by`` of labels or weights that crossed as a declared channel."""
 SAMPLERS = ("optuna", "uniform")
-"""Researchers that are programs without an author's intent: no roots, beyond the software that everything stands on."""
+"""Researchers that are programs without an author's intent.
+
+They are no roots of trust, beyond the software that everything depends on.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Influence:
-    """One thing that reached a model.
+    """One thing that influenced a model.
 
-    ``bits`` is the most that it can have carried; None where that is not on record. ``let_in`` says who decided that it may come in.
-    ``behind`` is the lineage of the model that made it, where a model did and it is known.
+    Attributes:
+        kind: weights, data or idea.
+        description: the influence in words.
+        by: its maker.
+        bits: the most that it can have carried; None if the ledger does not record it.
+        admitted_by: the person or the rules that admitted it.
+        digest: SHA-256 of the idea, model or suite, as hex; empty for the recipe of stage 0.
+        stage: the stage at which it entered.
+        maker_lineage: the lineage of the model that made it; None if people made it or the lineage
+            is unknown.
     """
 
     kind: Kind
-    what: str
+    description: str
     by: str
     bits: int | None
-    let_in: str
+    admitted_by: str
     digest: str = ""
     stage: int = 0
-    behind: Lineage | None = None
+    maker_lineage: Lineage | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """A stage of a run, and all that reached it."""
+    """A stage of a run, with every influence on its model."""
 
     run: str
     stage: int
@@ -54,54 +73,56 @@ class Lineage:
 
     @property
     def name(self) -> str:
+        """The stage and its run, in words."""
         return f"stage {self.stage} of {self.run}"
 
     def roots(self) -> dict[str, str]:
-        """Who has to be trusted → because of what. In order of appearance, each once."""
+        """Map each root of trust to the reason why it must be trusted, in order of appearance."""
         found: dict[str, str] = {}
         for i in self.influences:
             if i.kind != "idea":
-                found.setdefault(i.by, f"{i.kind}: {i.what}")
-            elif i.behind is None and i.by not in SAMPLERS:
-                found.setdefault(i.by, f"idea: {i.what}")
-            if i.behind is not None:
-                for name, why in i.behind.roots().items():
-                    found.setdefault(name, f"{why}, in {i.behind.name}, which made {'the idea' if i.kind == 'idea' else 'the ' + i.kind}")
-            if i.kind == "idea" and i.let_in != RULES:
-                found.setdefault(i.let_in, f"let in the idea {i.what}")
+                found.setdefault(i.by, f"{i.kind}: {i.description}")
+            elif i.maker_lineage is None and i.by not in SAMPLERS:
+                found.setdefault(i.by, f"idea: {i.description}")
+            if i.maker_lineage is not None:
+                for name, reason in i.maker_lineage.roots().items():
+                    made = "the idea" if i.kind == "idea" else f"the {i.kind}"
+                    found.setdefault(name, f"{reason}, in {i.maker_lineage.name}, which made {made}")
+            if i.kind == "idea" and i.admitted_by != RULES:
+                found.setdefault(i.admitted_by, f"admitted the idea {i.description}")
         return found
 
     def only_ideas(self) -> bool:
-        """Whether nothing of any model but the base's weights and the text of ideas reached it."""
-        return all(i.kind == "idea" or i.let_in == "people" for i in self.influences)
+        """Return whether only the base's weights and the text of ideas came from models."""
+        return all(i.kind == "idea" or i.admitted_by == "people" for i in self.influences)
 
-    def line(self) -> str:
-        """Aligned by whom?"""
+    def summary(self) -> str:
+        """Summarise in two sentences who aligned the model and who must be trusted."""
         ideas = [i for i in self.influences if i.kind == "idea" and i.digest]
-        authors = "; ".join(f"{i.by} ({i.what}, {i.bits:,} bits, let in by {i.let_in})" for i in ideas)
+        authors = "; ".join(f"{i.by} ({i.description}, {i.bits:,} bits, admitted by {i.admitted_by})" for i in ideas)
         made = f"people (stage 0) and by the ideas of {authors}" if authors else "people alone (stage 0)"
         crossed = (
             "of models, only ideas crossed"
             if self.only_ideas()
             else "labels or weights crossed: "
-            + ", ".join(f"{i.kind} of {i.by}" for i in self.influences if i.kind != "idea" and i.let_in != "people")
+            + ", ".join(f"{i.kind} of {i.by}" for i in self.influences if i.kind != "idea" and i.admitted_by != "people")
         )
         return f"{self.name} was aligned by {made}; {crossed}. Roots of trust: {', '.join(self.roots())}."
 
     def as_json(self) -> dict[str, Any]:
-        """Flat enough for a script."""
+        """Return the lineage as plain JSON data, for scripts."""
         return {
             "run": self.run,
             "stage": self.stage,
             "model": self.model,
-            "line": self.line(),
+            "line": self.summary(),
             "only_ideas": self.only_ideas(),
             "confined": self.confined,
             "audited": self.audited,
             "influences": [
                 {
-                    "kind": i.kind, "what": i.what, "by": i.by, "bits": i.bits, "let_in": i.let_in, "digest": i.digest, "stage": i.stage,
-                    "behind": i.behind.as_json() if i.behind is not None else None,
+                    "kind": i.kind, "what": i.description, "by": i.by, "bits": i.bits, "let_in": i.admitted_by, "digest": i.digest,
+                    "stage": i.stage, "behind": i.maker_lineage.as_json() if i.maker_lineage is not None else None,
                 }
                 for i in self.influences
             ],
@@ -110,51 +131,64 @@ class Lineage:
 
 
 @dataclass
-class Record:
-    """One campaign's ledger, by what a lineage asks of it."""
+class CampaignRecord:
+    """The entries of one campaign's ledger that a lineage is made from.
+
+    Attributes:
+        path: the ledger.
+        campaign: body of the ``campaign`` entry, which describes the project.
+        stages: bodies of the ``stage`` entries, by number.
+        ideas: registered ideas, by stage and the idea's digest.
+    """
 
     path: Path
-    described: Mapping[str, Any]
+    campaign: Mapping[str, Any]
     stages: dict[int, dict[str, Any]] = field(default_factory=dict)
     ideas: dict[tuple[int, str], dict[str, Any]] = field(default_factory=dict)
-    """(stage, idea's digest) → what was registered."""
 
     @property
     def name(self) -> str:
-        return str(self.described["project"]["name"])
+        """The project's name."""
+        return str(self.campaign["project"]["name"])
+
+    def stage_name(self, stage: int) -> str:
+        """The name of one of its stages, in words."""
+        return f"stage {stage} of {self.name}"
 
     def adopted(self, upto: int) -> Iterator[Mapping[str, Any]]:
-        """Stages up to one, those alone that were adopted."""
+        """Iterate over the adopted stages up to number ``upto``, which is included."""
         return (self.stages[n] for n in sorted(self.stages) if n <= upto and self.stages[n]["adopted"])
 
 
-def record(path: Path) -> Record:
-    """A campaign's ledger, verified.
+def read_record(path: Path) -> CampaignRecord:
+    """Verify a campaign's ledger and read its record.
 
     Raises:
-        LedgerError: it does not verify, or is no campaign's.
+        LedgerError: the ledger does not verify, or does not belong to a campaign.
     """
-    found: Record | None = None
+    record: CampaignRecord | None = None
     for entry in read(path):
         body = entry.body
         if entry.kind == "campaign":
-            found = Record(path, body)
-        elif found is None:
+            record = CampaignRecord(path, body)
+        elif record is None:
             break
         elif entry.kind == "registration":
-            found.ideas |= {(body["stage"], idea["idea"]): idea for idea in body["ideas"]}
+            record.ideas |= {(body["stage"], idea["idea"]): idea for idea in body["ideas"]}
         elif entry.kind == "stage":
-            found.stages[body["stage"]] = body
-    if found is None:
-        raise LedgerError(f"{path}: not the ledger of a campaign; give the folder of one.")
-    return found
+            record.stages[body["stage"]] = body
+    if record is None:
+        raise LedgerError(f"{path}: expected the ledger of a campaign, got another one; give the folder of a campaign.")
+    return record
 
 
-def lineage(records: Sequence[Record], stage: int | None = None) -> Lineage:
-    """The lineage of a stage of the first of some records; the others are where models of other runs are looked up.
+def trace_lineage(records: Sequence[CampaignRecord], stage: int | None = None) -> Lineage:
+    """Trace the lineage of a stage.
 
     Args:
-        stage: its number; the last one adopted when None.
+        records: the first one contains the stage; models of other runs are looked up in all of
+            them.
+        stage: number of the stage; None takes the last one adopted.
 
     Raises:
         LedgerError: there is no such stage.
@@ -163,79 +197,79 @@ def lineage(records: Sequence[Record], stage: int | None = None) -> Lineage:
     if stage is None:
         stage = max((n for n, body in own.stages.items() if body["adopted"]), default=None)
     if stage is None or stage not in own.stages:
-        there = ", ".join(str(n) for n in sorted(own.stages)) or "none yet"
-        raise LedgerError(f"{own.path}: expected a stage that is there ({there}), got {stage}; choose one of them.")
-    known = {body["model"]: (r, n) for r in records for n, body in r.stages.items()}
-    return _lineage(own, stage, known, records, frozenset())
+        available = ", ".join(str(n) for n in sorted(own.stages)) or "none yet"
+        raise LedgerError(f"{own.path}: expected one of the stages {available}, got {stage}; choose one of them.")
+    models = {body["model"]: (record, n) for record in records for n, body in record.stages.items()}
+    return _trace(own, stage, models, frozenset())
 
 
-def _lineage(r: Record, stage: int, known: Mapping[str, tuple[Record, int]], records: Sequence[Record], above: frozenset[str]) -> Lineage:
-    body, described = r.stages[stage], r.described
-    above = above | {body["model"]}
+def _trace(record: CampaignRecord, stage: int, models: Mapping[str, tuple[CampaignRecord, int]], visited: frozenset[str]) -> Lineage:
+    """Trace one stage.
 
-    def behind(digest: str) -> Lineage | None:
-        if digest not in known or digest in above:
+    Args:
+        models: record and stage of every known model, by its digest.
+        visited: digests of the models whose lineages contain this one; they end the recursion.
+    """
+    body, campaign = record.stages[stage], record.campaign
+    visited = visited | {body["model"]}
+
+    def lineage_of(digest: str) -> Lineage | None:
+        if digest not in models or digest in visited:
             return None
-        other, number = known[digest]
-        return _lineage(other, number, known, records, above)
+        other, number = models[digest]
+        return _trace(other, number, models, visited)
 
-    base, project = described["base"], described["project"]
-    first = behind(base)
-    by = first.name if first is not None else f"whoever made {project['base']}"
+    base, project = campaign["base"], campaign["project"]
+    base_lineage = lineage_of(base)
+    base_maker = base_lineage.name if base_lineage is not None else f"the makers of {project['base']}"
     influences = [
-        Influence("weights", f"the base {project['base']}", by, described.get("base_bits"), "people", base, 0, first),
+        Influence("weights", f"the base {project['base']}", base_maker, campaign.get("base_bits"), "people", base, 0, base_lineage),
         Influence(
             "data", f"training items of {Path(str(project['suite'])).name}", "people who wrote the suite",
-            described.get("training_bits"), "people", described["suite"],
+            campaign.get("training_bits"), "people", campaign["suite"],
         ),
-        Influence("idea", "stage 0's recipe", "people", body_bits(r.stages.get(0, {})), "people", "", 0),
+        Influence("idea", "stage 0's recipe", "people", _recipe_bits(record.stages.get(0, {})), "people", "", 0),
     ]  # fmt: skip
-    for adopted in (*r.adopted(stage), *([] if body["adopted"] else [body])):
-        for digest in adopted["ideas"]:
-            influences.append(_idea(r, adopted["stage"], digest, behind))
+    for adopted in (*record.adopted(stage), *([] if body["adopted"] else [body])):
+        influences.extend(_idea(record, adopted["stage"], digest, lineage_of) for digest in adopted["ideas"])
     for channel in body.get("channels", ()):
-        source = behind(channel["digest"])
+        source = lineage_of(channel["digest"])
         maker = source.name if source is not None else channel["name"]
         if channel["source"] == "self":
-            maker = f"{body_name(r, stage)} itself, half made"
+            maker = f"{record.stage_name(stage)} itself, half made"
         elif channel["source"] == "base":
-            maker, source = by, first
+            maker, source = base_maker, base_lineage
         kind: Kind = "data" if channel["step"] == "distil" else "weights"
         influences.append(
             Influence(
-                kind, f"{channel['step']} from {channel['name']}", maker, channel["bits"], "a declared channel", channel["digest"], stage,
+                kind, f"{channel['step']} from {channel['name']}", maker, channel["bits"], DECLARED_CHANNEL, channel["digest"], stage,
                 source,
             )
         )  # fmt: skip
     sandbox = project.get("sandbox", {}).get("kind", "none")
-    runs = any(step["step"] in ("code", "command") for step in body["recipe"]["steps"])
-    confined = f"sandbox: {sandbox}" if runs else "typed steps alone; no program was run"
-    return Lineage(r.name, stage, body["model"], tuple(influences), confined, described["environment"]["versions"], body["verdict"])
+    runs_programs = any(step["step"] in ("code", "command") for step in body["recipe"]["steps"])
+    confined = f"sandbox: {sandbox}" if runs_programs else "typed steps alone; no program was run"
+    return Lineage(record.name, stage, body["model"], tuple(influences), confined, campaign["environment"]["versions"], body["verdict"])
 
 
-def body_name(r: Record, stage: int) -> str:
-    return f"stage {stage} of {r.name}"
-
-
-def body_bits(body: Mapping[str, Any]) -> int | None:
-    """Bits of a stage's recipe, as canonical text."""
-    from stagezero.ledger.canonical import canonical
-
+def _recipe_bits(body: Mapping[str, Any]) -> int | None:
+    """Bits of a stage's recipe as canonical text; None for a stage without a recipe."""
     return 8 * len(canonical(body["recipe"])) if "recipe" in body else None
 
 
-def _idea(r: Record, stage: int, digest: str, behind: Any) -> Influence:
-    idea = r.ideas[stage, digest]
+def _idea(record: CampaignRecord, stage: int, digest: str, lineage_of: Callable[[str], Lineage | None]) -> Influence:
+    """The influence of one registered idea."""
+    idea = record.ideas[stage, digest]
     author = str(idea.get("author") or idea["researcher"])
-    lineage: Lineage | None = None
+    author_lineage: Lineage | None = None
     if idea["researcher"] == "self":
-        # "stage N (digest)": the model that proposed it.
-        lineage = behind(author.rpartition("(")[2].rstrip(")"))
-        author = f"the model of {lineage.name}" if lineage is not None else f"the model of {author}"
+        # The author reads "stage N (digest)": the model that proposed the idea.
+        author_lineage = lineage_of(author.rpartition("(")[2].rstrip(")"))
+        author = f"the model of {author_lineage.name}" if author_lineage is not None else f"the model of {author}"
     elif idea["researcher"] == author:
         author = str(idea["researcher"])
     else:
         author = f"{idea['researcher']}: {author}"
-    let_in = idea.get("let_in")
-    gate = f"reviewer {let_in['reviewer']}" if let_in else RULES
-    return Influence("idea", f"“{idea['title']}”", author, idea["bits"], gate, digest, stage, lineage)
+    review = idea.get("let_in")
+    admitted_by = f"reviewer {review['reviewer']}" if review else RULES
+    return Influence("idea", f"“{idea['title']}”", author, idea["bits"], admitted_by, digest, stage, author_lineage)

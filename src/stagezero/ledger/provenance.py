@@ -1,7 +1,8 @@
-"""A stage's provenance as other supply-chain tools read it: SLSA provenance v1 in an in-toto statement.
+"""The provenance of a stage as other supply-chain tools read it: SLSA v1 in an in-toto statement.
 
-Everything in it is in the ledger: what was built (recipe, seed), from what (base, human data, ideas, models whose labels or weights
-crossed), in which environment, and where in which ledger that stands.
+Everything in the statement comes from the ledger: the build's inputs (recipe, seed), its
+dependencies (base, human data, ideas, models whose labels or weights crossed), its environment, and
+its place in the ledger.
 """
 
 from __future__ import annotations
@@ -9,48 +10,53 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stagezero.ledger.attestation import statement
-from stagezero.ledger.lineage import Lineage, Record
+from stagezero.ledger.attestation import make_statement
+from stagezero.ledger.lineage import DECLARED_CHANNEL, CampaignRecord, Lineage
 
-PREDICATE = "https://slsa.dev/provenance/v1"
+PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "https://stagezero.dev/stage-build/v1"
 BUILDER = "https://stagezero.dev/builder/v1"
 
 
-def provenance(record: Record, found: Lineage, head: str, entries: int) -> dict[str, Any]:
-    """The statement about a stage's model.
+def provenance(record: CampaignRecord, lineage: Lineage, head: str, entries: int) -> dict[str, Any]:
+    """Make the provenance statement of a stage's model.
 
     Args:
-        head, entries: of the ledger that it was read from.
+        record: the campaign's record, read from the ledger.
+        lineage: the lineage of the stage.
+        head: hash of the ledger's last entry.
+        entries: number of the ledger's entries.
+
+    Source: SLSA provenance v1.
     """
-    body, described = record.stages[found.stage], record.described
+    body, campaign = record.stages[lineage.stage], record.campaign
     dependencies: list[dict[str, Any]] = [
-        {"name": "base", "uri": f"stagezero:model/{described['project']['base']}", "digest": {"sha256": described["base"]}},
-        {"name": "training data", "uri": f"stagezero:suite/{described['project']['suite']}", "digest": {"sha256": described["suite"]}},
+        {"name": "base", "uri": f"stagezero:model/{campaign['project']['base']}", "digest": {"sha256": campaign["base"]}},
+        {"name": "training data", "uri": f"stagezero:suite/{campaign['project']['suite']}", "digest": {"sha256": campaign["suite"]}},
     ]
-    for i in found.influences:
+    for i in lineage.influences:
         if i.kind == "idea" and i.digest:
-            notes = {"title": i.what, "by": i.by, "bits": i.bits, "letInBy": i.let_in, "stage": i.stage}
+            notes = {"title": i.description, "by": i.by, "bits": i.bits, "letInBy": i.admitted_by, "stage": i.stage}
             dependencies.append({"name": "idea", "uri": f"stagezero:idea/{i.digest}", "digest": {"sha256": i.digest}, "annotations": notes})
-        elif i.let_in == "a declared channel":
+        elif i.admitted_by == DECLARED_CHANNEL:
             notes = {"kind": i.kind, "by": i.by, "bits": i.bits}
             dependencies.append(
-                {"name": i.what, "uri": f"stagezero:model/{i.digest}", "digest": {"sha256": i.digest}, "annotations": notes}
+                {"name": i.description, "uri": f"stagezero:model/{i.digest}", "digest": {"sha256": i.digest}, "annotations": notes}
             )
     predicate: Mapping[str, Any] = {
         "buildDefinition": {
             "buildType": BUILD_TYPE,
-            "externalParameters": {"recipe": body["recipe"], "seed": body["seeds"][0], "stage": found.stage, "run": record.name},
+            "externalParameters": {"recipe": body["recipe"], "seed": body["seeds"][0], "stage": lineage.stage, "run": record.name},
             "internalParameters": {
-                "environment": described["environment"], "stagezero": described["stagezero"], "confined": found.confined,
+                "environment": campaign["environment"], "stagezero": campaign["stagezero"], "confined": lineage.confined,
             },
             "resolvedDependencies": dependencies,
         },
         "runDetails": {
-            "builder": {"id": BUILDER, "version": {"stagezero": described["stagezero"], **described["environment"]["versions"]}},
-            "metadata": {"invocationId": f"{record.name}/stage-{found.stage}/{head}"},
+            "builder": {"id": BUILDER, "version": {"stagezero": campaign["stagezero"], **campaign["environment"]["versions"]}},
+            "metadata": {"invocationId": f"{record.name}/stage-{lineage.stage}/{head}"},
             "byproducts": [{"name": "ledger", "digest": {"sha256": head}, "annotations": {"entries": entries, "verdict": body["verdict"]}}],
         },
-        "lineage": {"line": found.line(), "onlyIdeas": found.only_ideas(), "roots": found.roots()},
+        "lineage": {"line": lineage.summary(), "onlyIdeas": lineage.only_ideas(), "roots": lineage.roots()},
     }  # fmt: skip
-    return statement({found.name: body["model"]}, PREDICATE, predicate)
+    return make_statement({lineage.name: body["model"]}, PREDICATE_TYPE, predicate)

@@ -1,4 +1,8 @@
-"""Proofs from a ledger that others may be writing to, without reading it: a few blocks of it and of its tree."""
+"""Inclusion proofs from a ledger that another process may be writing to.
+
+A view reads a few blocks of the ledger and of its stored tree, not the whole ledger. It writes
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,22 @@ from pathlib import Path
 from typing import BinaryIO
 
 from stagezero.errors import LedgerError
-from stagezero.ledger.format import end_of_lines, number_of
+from stagezero.ledger.format import end_of_lines, parse_entry_number
 from stagezero.ledger.merkle import leaf_hash, verify_inclusion
 from stagezero.ledger.tree_file import StoredTree
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """That a line stands at its place among the ``size`` lines under a root."""
+    """An inclusion proof: the line is number ``seq`` of the ``size`` lines under a root.
+
+    Attributes:
+        seq: number of the line, from 0.
+        line: the stored line, without its newline.
+        size: number of lines under the root.
+        root: the root hash, 32 bytes.
+        path: the hashes of the proof, from the leaf's sibling upward.
+    """
 
     seq: int
     line: bytes
@@ -24,23 +36,27 @@ class Proof:
     path: list[bytes]
 
     def holds(self) -> bool:
-        """Whether the proof leads from the line to the root. Whose root it is, a signed checkpoint says."""
+        """Return whether the proof leads from the line to the root.
+
+        Only a signed checkpoint shows that the root is that of a certain ledger.
+        """
         return verify_inclusion(leaf_hash(self.line), self.seq, self.size, self.path, self.root)
 
 
 class LedgerView:
-    """A ledger as it is now, for reading proofs from.
+    """A snapshot of a ledger, for making proofs.
 
-    The stored tree is taken where its end agrees with the ledger's line there, and continued in memory over lines
-    that it does not have yet; a tree that turns out not to fit is left aside and made from the whole ledger. Nothing is
-    written, and the chain is not verified: what a proof is worth, its reader finds by holding it against a signed checkpoint.
+    The stored tree is used if its last leaf agrees with the ledger's line, and is continued in
+    memory over the lines that it does not cover yet. A tree that turns out to be wrong is ignored
+    and computed again from the whole ledger. The view does not verify the chain: the recipient of a
+    proof must check it against a signed checkpoint.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open.
+        """Open a ledger for reading.
 
         Raises:
-            LedgerError: there is no ledger, or its last line is not one.
+            LedgerError: there is no ledger, or its last line is not a ledger line.
         """
         self.path = path
         if not path.exists():
@@ -48,28 +64,30 @@ class LedgerView:
         self._handle: BinaryIO = path.open("rb")
         self._tree = StoredTree(path.with_name(path.name + ".tree"), writable=False)
         self._end = end_of_lines(self._handle)
-        self.size = self._count()
+        self.size = self._count_lines()
         self._tree.trust(self.size)
-        held = self._tree.size
-        if held and leaf_hash(self.line(held - 1)) != self._tree.node(0, held - 1):
+        covered = self._tree.size
+        if covered and leaf_hash(self.line(covered - 1)) != self._tree.node(0, covered - 1):
             self._tree.trust(0)
-        self._continue()
+        self._extend_tree()
 
-    def _count(self) -> int:
+    def _count_lines(self) -> int:
         if not self._end:
             return 0
-        # The last line starts after the newline before it; look for that in ever larger steps.
-        back = 1 << 12
+        # The last line starts after the newline before it. Search for that newline in growing
+        # blocks.
+        block_bytes = 1 << 12
         while True:
-            start = max(0, self._end - back)
+            start = max(0, self._end - block_bytes)
             self._handle.seek(start)
             block = self._handle.read(self._end - 1 - start)
             at = block.rfind(b"\n")
             if at >= 0 or start == 0:
-                return number_of(self.path, block[at + 1 :]) + 1
-            back *= 4
+                return parse_entry_number(self.path, block[at + 1 :]) + 1
+            block_bytes *= 4
 
-    def _continue(self) -> None:
+    def _extend_tree(self) -> None:
+        """Add the leaves of all lines that the stored tree does not cover."""
         at = 0
         if self._tree.size:
             self.line(self._tree.size - 1)
@@ -80,10 +98,13 @@ class LedgerView:
 
     @property
     def root(self) -> bytes:
+        """The root hash of the Merkle tree over all lines of the snapshot, 32 bytes."""
         return self._tree.root()
 
     def line(self, seq: int) -> bytes:
-        """The stored line of an entry, found by halving the file; the numbers in the lines say where to go on.
+        """Return the stored line of an entry, without its newline.
+
+        Searches by bisection: the numbers in the lines show which half of the file to search next.
 
         Raises:
             LedgerError: there is no such line.
@@ -102,20 +123,20 @@ class LedgerView:
                 high = middle
                 continue
             line = self._handle.readline()[:-1]
-            number = number_of(self.path, line)
+            number = parse_entry_number(self.path, line)
             if number == seq:
                 return line
             if number < seq:
                 low = self._handle.tell()
             else:
                 high = middle
-        raise LedgerError(f"{self.path}: expected an entry below {self.size}, got {seq}; ask for one that is there.")
+        raise LedgerError(f"{self.path}: expected an entry below {self.size}, got {seq}; correct the number.")
 
     def prove(self, seq: int) -> Proof:
-        """The proof that entry ``seq`` is in the ledger.
+        """Return the proof that entry ``seq`` is in the ledger.
 
         Raises:
-            LedgerError: there is no such entry, or the file changed under the view.
+            LedgerError: there is no such entry, or the file was changed after the view was opened.
         """
         line = self.line(seq)
         for _ in range(2):
@@ -123,16 +144,19 @@ class LedgerView:
             if proof.holds():
                 return proof
             self._tree.trust(0)
-            self._continue()
-        raise LedgerError(f"{self.path}: entry {seq} is not where its number says; run `stagezero ledger verify` to see what changed.")
+            self._extend_tree()
+        raise LedgerError(
+            f"{self.path}: entry {seq} is not at the position that its number states; run `stagezero ledger verify` to see what changed."
+        )
 
     def close(self) -> None:
+        """Close the ledger and its tree file."""
         self._handle.close()
         self._tree.close()
 
 
 def prove(path: Path, seq: int) -> Proof:
-    """The proof that entry ``seq`` is in the ledger at ``path``, with the line itself.
+    """Return the proof that entry ``seq`` is in the ledger at ``path``, with its line.
 
     Raises:
         LedgerError: there is no such ledger or entry.

@@ -1,4 +1,7 @@
-"""Models by name: pocket models trained here, a packaged real LLM, the hub, or a folder; one loader for all."""
+"""Models by name, through one loader: pocket models, a packaged LLM, the hub, a folder.
+
+Importing this package does not import torch.
+"""
 
 from stagezero.models.checkpoint import checkpoint_digest
 from stagezero.models.loader import MAX_NEW_TOKENS, Model, home, known_models, materialise

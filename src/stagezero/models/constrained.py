@@ -1,10 +1,13 @@
-"""A model held to a language: at every choice it may say one of the given options and nothing else.
+"""Constrained generation: a model chooses among given options, and can generate nothing else.
 
-A grammar is a generator that yields text which is said whatever happens, and choices; it is sent back the number of the option that was
-chosen, and returns what was meant. ``Decoder`` lets a model choose, ``Uniform`` draws with equal chances from the very same grammar. The
-text is put together from the options, never decoded from tokens, so nothing can come out that is not of the language.
+A grammar is a Python generator. It yields fixed text and choices; it receives the index of the
+option chosen at each choice, and returns the value that the text represents. ``Decoder`` lets a
+model choose. ``Uniform`` draws from the same grammar with equal probabilities. The text is
+concatenated from the options, never decoded from tokens, so that it always belongs to the language
+of the grammar.
 
-This module knows nothing of recipes or ideas. It may not use a global generator: what is drawn is a function of model, prompt and seed.
+This module must not depend on recipes or ideas, and must not use a global random generator: every
+draw is a function of model, prompt and seed.
 """
 
 from __future__ import annotations
@@ -26,20 +29,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A point where one of several texts is said.
+    """A point in a grammar where one of several texts is generated.
 
-    No option may be the beginning of another: a model that has said it would have no way to stop there. Let each end with what follows it.
+    No option may be a prefix of another, because a model could not stop after the shorter one. End
+    each option with the delimiter that follows it.
     """
 
     name: str
     options: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        """Validate the options.
+
+        Raises:
+            ValueError: there is no option, one is empty, or one is a prefix of another.
+        """
         if not self.options or not all(self.options):
-            raise ValueError(f"choice {self.name!r}: expected one option or more, none of them empty, got {self.options!r:.200}; add them")
+            raise ValueError(f"choice {self.name!r}: expected one or more non-empty options, got {self.options!r:.200}; add options")
         for one, other in pairwise(sorted(self.options)):
             if other.startswith(one):
-                raise ValueError(f"choice {self.name!r}: option {one!r} is the beginning of {other!r}; end both with a delimiter")
+                raise ValueError(f"choice {self.name!r}: option {one!r} is a prefix of {other!r}; end both with a delimiter")
 
 
 Grammar = Generator[str | Choice, int, T]
@@ -47,10 +56,15 @@ Grammar = Generator[str | Choice, int, T]
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What was said at one choice.
+    """The option that was chosen at one choice.
 
-    ``log_probability`` is that with which it was drawn, among the options and at the chooser's temperature. ``unmasked`` is what the model
-    itself gives the option after the text so far, when it may say anything and the temperature is one; None without a model. Both in nats.
+    Attributes:
+        choice: the choice.
+        index: index of the option.
+        log_probability: log-probability of the draw among the options, at the chooser's
+            temperature, in nats.
+        unmasked: log-probability of the option after the preceding text, without constraints and at
+            temperature 1, in nats; None without a model.
     """
 
     choice: Choice
@@ -60,99 +74,124 @@ class Chosen:
 
     @property
     def option(self) -> str:
+        """The text of the option."""
         return self.choice.options[self.index]
 
 
 class Chooser(Protocol):
-    """Says a text, choice by choice."""
+    """Generates a text of a grammar, choice by choice."""
 
-    def say(self, text: str) -> None: ...
+    def generate(self, text: str) -> None:
+        """Append fixed text, which the grammar does not leave to choice."""
 
-    def choose(self, choice: Choice) -> Chosen: ...
+    def choose(self, choice: Choice) -> Chosen:
+        """Choose an option and append its text."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class Said(Generic[T]):
-    """A whole text of a grammar, and what it means."""
+class Generated(Generic[T]):
+    """One complete text of a grammar.
 
-    meaning: T
+    Attributes:
+        value: the value that the grammar returned for it.
+        text: the text itself.
+        chosen: the options chosen, in order.
+    """
+
+    value: T
     text: str
     chosen: tuple[Chosen, ...]
 
     @property
     def bits(self) -> float:
-        """What the grammar's alternatives on this path come to: the most that saying this and nothing else could tell."""
+        """The information in the choices of this text, in bits.
+
+        It is the sum of log2(number of options) over the choices: an upper bound on what the text
+        can convey.
+        """
         return sum(math.log2(len(c.choice.options)) for c in self.chosen)
 
 
-def speak(grammar: Grammar[T], chooser: Chooser) -> Said[T]:
-    """Let a chooser say one text of a grammar."""
+def generate_text(grammar: Grammar[T], chooser: Chooser) -> Generated[T]:
+    """Generate one text of a grammar; the chooser makes the choices."""
     text: list[str] = []
     chosen: list[Chosen] = []
-    answer = 0
+    index = 0
     started = False
     while True:
         try:
-            point = grammar.send(answer) if started else next(grammar)
+            point = grammar.send(index) if started else next(grammar)
         except StopIteration as end:
-            return Said(end.value, "".join(text), tuple(chosen))
+            return Generated(end.value, "".join(text), tuple(chosen))
         started = True
         if isinstance(point, str):
-            chooser.say(point)
+            chooser.generate(point)
             text.append(point)
         else:
             chosen.append(chooser.choose(point))
             text.append(chosen[-1].option)
-            answer = chosen[-1].index
+            index = chosen[-1].index
 
 
 def _draw(weights: Sequence[float], rng: random.Random) -> int:
-    """An index, with chances in proportion to the weights. ``Random.random`` is the one draw that Python promises never to change."""
-    left = rng.random() * sum(weights)
+    """Draw an index with probability proportional to its weight.
+
+    Uses only ``Random.random``, whose sequence Python guarantees never to change.
+    """
+    remaining = rng.random() * sum(weights)
     for index, weight in enumerate(weights):
-        left -= weight
-        if left < 0:
+        remaining -= weight
+        if remaining < 0:
             return index
-    return max(range(len(weights)), key=lambda i: weights[i])  # only rounding leads here
+    return max(range(len(weights)), key=lambda i: weights[i])  # reached only because of rounding
 
 
 class Uniform:
-    """Chooses with equal chances; needs no model."""
+    """Chooses with equal probabilities; needs no model."""
 
     def __init__(self, seed: int) -> None:
+        """Seed this chooser's own random generator."""
         self._rng = random.Random(seed)
 
-    def say(self, text: str) -> None:
-        """What was said before makes no difference."""
+    def generate(self, text: str) -> None:
+        """Do nothing: the preceding text does not influence the draws."""
 
     def choose(self, choice: Choice) -> Chosen:
+        """Draw one of the options."""
         count = len(choice.options)
         return Chosen(choice, _draw([1.0] * count, self._rng), -math.log(count))
 
 
 class Decoder:
-    """Chooses as a model would go on after a prompt.
+    """Chooses the options with the probabilities that a model gives them after a prompt.
 
-    The options are tokenised as they stand after the text so far. They form a tree of tokens, and the decoder walks down it: at each node
-    the model's distribution of the next token is cut down to the node's children, renormalised, and drawn from. A node's only child costs
-    nothing, so an option is not the less likely for a long name; what the model gives the whole of it is in ``Chosen.unmasked``.
+    The options are tokenised in the context of the text so far. They form a tree of tokens, which
+    the decoder descends: at each node, the model's distribution over the next token is restricted
+    to the node's children, renormalised, and drawn from. A node with one child has probability 1,
+    so that a long name does not make an option less likely. ``Chosen.unmasked`` has the probability
+    of the whole option without this restriction.
 
-    Where prompt and text are longer than the model's context (``max_position_embeddings``), it sees the head of the prompt, which is at
-    most half of the context, and of all that follows the most recent tokens that fill the rest.
+    If prompt and text exceed the model's context (``max_position_embeddings``), the model reads the
+    beginning of the prompt, up to half of the context, and as many of the most recent tokens as
+    fill the rest.
     """
 
     def __init__(self, model: Model, prompt: str, seed: int, temperature: float = 1.0) -> None:
-        """
+        """Prepare to generate after a prompt.
+
         Args:
-            prompt: complete, chat template already applied.
-            seed: of this decoder's own generator.
-            temperature: divides the logits; towards 0 the likeliest token is chosen, towards infinity each with equal chance.
+            model: the model that chooses.
+            prompt: the complete prompt, with the chat template applied.
+            seed: seed of this decoder's own random generator.
+            temperature: divisor of the logits. Towards 0 the most likely token is chosen; towards
+                infinity all are chosen with equal probability.
 
         Raises:
-            ValueError: an empty prompt, or a temperature that is not above zero.
+            ValueError: the prompt is empty, or the temperature is not above zero.
         """
         if not prompt:
-            raise ValueError("expected a prompt of at least one token, got an empty one; give the question")
+            raise ValueError("expected a prompt of at least one token, got an empty one; give a prompt")
         if not temperature > 0:
             raise ValueError(f"'temperature': expected a number above 0, got {temperature}; raise it")
         self._network = model.network
@@ -162,68 +201,74 @@ class Decoder:
         self._text = prompt
         self._head = len(self._tokens(prompt))
         self._context: int | None = getattr(model.network.config.get_text_config(), "max_position_embeddings", None)
-        self._fed: list[int] = []  # the tokens that the cache holds
+        self._cached_tokens: list[int] = []  # the tokens in the cache
         self._cache: Any = None
 
-    def say(self, text: str) -> None:
+    def generate(self, text: str) -> None:
+        """Append fixed text to the context."""
         self._text += text
 
     def choose(self, choice: Choice) -> Chosen:
-        """One of the options.
+        """Draw one of the options and append its text to the context.
 
         Raises:
-            ModelError: to the model's tokenizer one option is the same as another, or its beginning.
+            ModelError: the model's tokenizer turns one option into the tokens, or the first tokens,
+                of another.
         """
         before = self._tokens(self._text)
-        alive = dict(enumerate(self._paths(before, choice)))
-        walked: list[int] = []
-        drawn = unmasked = 0.0
-        while any(len(path) > len(walked) for path in alive.values()):
-            children = sorted({path[len(walked)] for path in alive.values()})
-            scores = self._next([*before, *walked])
+        candidates = dict(enumerate(self._paths(before, choice)))
+        path_so_far: list[int] = []
+        log_probability = unmasked = 0.0
+        while any(len(path) > len(path_so_far) for path in candidates.values()):
+            children = sorted({path[len(path_so_far)] for path in candidates.values()})
+            scores = self._next_log_probabilities([*before, *path_so_far])
             best = max(scores[token] for token in children)
             weights = [math.exp((scores[token] - best) / self._temperature) for token in children]
-            which = _draw(weights, self._rng)
-            drawn += math.log(weights[which] / sum(weights))
-            unmasked += scores[children[which]]
-            alive = {i: path for i, path in alive.items() if path[len(walked)] == children[which]}
-            walked.append(children[which])
-        (index,) = alive
-        self.say(choice.options[index])
-        return Chosen(choice, index, drawn, unmasked)
+            drawn = _draw(weights, self._rng)
+            log_probability += math.log(weights[drawn] / sum(weights))
+            unmasked += scores[children[drawn]]
+            candidates = {i: path for i, path in candidates.items() if path[len(path_so_far)] == children[drawn]}
+            path_so_far.append(children[drawn])
+        (index,) = candidates
+        self.generate(choice.options[index])
+        return Chosen(choice, index, log_probability, unmasked)
 
     def _tokens(self, text: str) -> list[int]:
-        found: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
-        return found
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
+        return ids
 
     def _paths(self, before: Sequence[int], choice: Choice) -> list[list[int]]:
-        """Each option's tokens, as they follow the text so far; where it would merge with that, as they are alone."""
+        """Tokenise each option in the context of the text so far.
+
+        An option whose first characters would merge with that text into one token is tokenised
+        alone.
+        """
         paths = []
         for option in choice.options:
             whole = self._tokens(self._text + option)
             paths.append(whole[len(before) :] if whole[: len(before)] == before else self._tokens(option))
         for one, other in pairwise(sorted(paths)):
             if other[: len(one)] == one:
-                raise ModelError(f"choice {choice.name!r}: the tokenizer cannot tell all options apart; use one that keeps every byte.")
+                raise ModelError(f"choice {choice.name!r}: the tokenizer cannot tell all options apart; use a model with a byte-level one.")
         return paths
 
-    def _next(self, ids: Sequence[int]) -> list[float]:
-        """log P(next token) for every token of the vocabulary, after these."""
+    def _next_log_probabilities(self, ids: Sequence[int]) -> list[float]:
+        """Return log P(next token) after these tokens, for every token of the vocabulary."""
         import torch
         from transformers import DynamicCache
 
-        seen = self._window(ids)
-        if self._cache is None or len(self._fed) >= len(seen) or seen[: len(self._fed)] != self._fed:
-            self._cache, self._fed = DynamicCache(config=self._network.config), []
+        window = self._window(ids)
+        if self._cache is None or len(self._cached_tokens) >= len(window) or window[: len(self._cached_tokens)] != self._cached_tokens:
+            self._cache, self._cached_tokens = DynamicCache(config=self._network.config), []
         with torch.inference_mode():
-            new = torch.tensor([seen[len(self._fed) :]], device=self._network.device)
+            new = torch.tensor([window[len(self._cached_tokens) :]], device=self._network.device)
             logits = self._network(input_ids=new, past_key_values=self._cache, use_cache=True, logits_to_keep=1).logits[0, -1]
-            self._fed = seen
-            found: list[float] = logits.double().log_softmax(-1).tolist()
-        return found
+            self._cached_tokens = window
+            log_probabilities: list[float] = logits.double().log_softmax(-1).tolist()
+        return log_probabilities
 
     def _window(self, ids: Sequence[int]) -> list[int]:
-        """What of these tokens the model sees: see the class."""
+        """Return the tokens that the model reads; see the class docstring."""
         if self._context is None or len(ids) <= self._context:
             return list(ids)
         head = min(self._head, self._context // 2)

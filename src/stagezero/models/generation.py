@@ -1,7 +1,8 @@
-"""Greedy answers and log-probabilities in batches, the same whatever else is in the batch.
+"""Greedy answers and log-probabilities in batches; results do not depend on the batch.
 
-Prompts are sorted by length, padded on the left with explicit positions, and rows that have finished leave the
-batch, so that a long answer never makes the short ones wait. Results come back in the order they were asked.
+Prompts are sorted by length and padded on the left with explicit positions. Rows that have finished
+leave the batch, so that a long answer does not delay short ones. Results are in the order of the
+prompts.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from collections.abc import Sequence
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-SHRINK_AT = 0.6  # let finished rows leave when at most this share of the batch is still running
+MAX_RUNNING_SHARE = 0.6
+"""Remove finished rows when at most this share of the batch is still running."""
 
 
 def default_batch_size(model: PreTrainedModel) -> int:
-    """Rows a batch: many for pocket models, few for large ones on a CPU."""
+    """Return the number of rows per batch: many for pocket models, few for large ones on a CPU."""
     parameters = sum(p.numel() for p in model.parameters())
     if parameters < 5_000_000:
         return 256
@@ -23,7 +25,7 @@ def default_batch_size(model: PreTrainedModel) -> int:
 
 
 def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids that end an answer."""
+    """Return the token ids that end an answer, sorted."""
     declared = model.generation_config.eos_token_id if model.generation_config is not None else None
     listed = declared if isinstance(declared, list) else [declared]
     return sorted({int(i) for i in (*listed, tokenizer.eos_token_id) if i is not None})
@@ -33,14 +35,14 @@ def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> l
 def _greedy_batch(
     model: PreTrainedModel, rows: Sequence[Sequence[int]], pad: int, stops: Sequence[int], max_new_tokens: int
 ) -> list[list[int]]:
-    """Answers, as token ids without the stop token, for one left-padded batch."""
+    """Generate answers to one left-padded batch, as token ids without the stop token."""
     width = max(len(row) for row in rows)
     device = model.device
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     ends = torch.tensor(list(stops), device=device)
-    where = torch.arange(len(rows), device=device)  # the row of ``answers`` that each running row writes to
+    answer_row = torch.arange(len(rows), device=device)  # the row of ``answers`` for each row of the batch
     running = torch.ones(len(rows), dtype=torch.bool, device=device)
     answers = torch.full((len(rows), max_new_tokens), -1, device=device)
     cache = DynamicCache(config=model.config)
@@ -48,15 +50,15 @@ def _greedy_batch(
         output = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
         chosen = output.logits[:, -1].argmax(-1)
         running = running & ~torch.isin(chosen, ends)
-        answers[where[running], step] = chosen[running]
-        left = int(running.sum())
-        if left == 0:
+        answers[answer_row[running], step] = chosen[running]
+        running_count = int(running.sum())
+        if running_count == 0:
             break
-        if left <= SHRINK_AT * len(where):
-            keep = running.nonzero().squeeze(1)
-            cache.batch_select_indices(keep)
-            chosen, mask, positions, where, running = (
-                chosen[keep], mask[keep], positions[keep], where[keep], running[keep]
+        if running_count <= MAX_RUNNING_SHARE * len(answer_row):
+            remaining = running.nonzero().squeeze(1)
+            cache.batch_select_indices(remaining)
+            chosen, mask, positions, answer_row, running = (
+                chosen[remaining], mask[remaining], positions[remaining], answer_row[remaining], running[remaining]
             )  # fmt: skip
         ids = chosen.unsqueeze(1)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
@@ -72,13 +74,17 @@ def greedy(
     batch_size: int | None = None,
     stops: Sequence[int] | None = None,
 ) -> list[str]:
-    """The model's greedy answer to each prompt, stop token and outer white space removed.
+    """Generate the greedy answer to each prompt, without the stop token and outer white space.
 
     Args:
-        prompts: complete prompts, chat template already applied.
-        max_new_tokens: tokens an answer may have at most.
-        batch_size: rows at once; by the model's size when None.
-        stops: token ids that end an answer; the model's own when None. None of them makes every answer as long as can be.
+        prompts: complete prompts, with the chat template applied.
+        max_new_tokens: most tokens of an answer.
+        batch_size: rows per batch; None chooses by the size of the model.
+        stops: token ids that end an answer; None takes those of the model. With an empty sequence
+            every answer has ``max_new_tokens`` tokens.
+
+    Returns:
+        One answer per prompt, in order.
     """
     if not prompts:
         return []
@@ -100,9 +106,10 @@ def greedy(
 def log_probabilities(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]], batch_size: int | None = None
 ) -> list[float]:
-    """log P(completion | prompt) in nats, summed over the completion's tokens, for each (prompt, completion).
+    """Return log P(completion | prompt) in nats for each (prompt, completion).
 
-    Padding is on the right: with causal attention nothing to the right can change what is read.
+    The value is summed over the completion's tokens. Padding is on the right, where causal
+    attention cannot read it.
     """
     if not pairs:
         return []
@@ -111,7 +118,7 @@ def log_probabilities(
     order = sorted(range(len(pairs)), key=lambda i: (-len(heads[i]) - len(tails[i]), i))
     size = batch_size or default_batch_size(model)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    found: dict[int, float] = {}
+    sums: dict[int, float] = {}
     for start in range(0, len(order), size):
         chunk = order[start : start + size]
         width = max(len(heads[i]) + len(tails[i]) for i in chunk)
@@ -122,5 +129,5 @@ def log_probabilities(
         scores = logits.log_softmax(-1).gather(2, ids[:, 1:].unsqueeze(2)).squeeze(2)
         for line, i in enumerate(chunk):
             first = len(heads[i]) - 1
-            found[i] = float(scores[line, max(first, 0) : first + len(tails[i])].sum())
-    return [found[i] for i in range(len(pairs))]
+            sums[i] = float(scores[line, max(first, 0) : first + len(tails[i])].sum())
+    return [sums[i] for i in range(len(pairs))]

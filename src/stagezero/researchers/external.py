@@ -1,7 +1,10 @@
-"""A person or agent elsewhere as the researcher: a stage is opened in its folder of the run, and what it leaves there in time is proposed.
+"""A person or agent outside the run as the researcher.
 
-What the folder looks like, and why nothing in it is trusted, is ``inbox.py``'s to say. Time does not stop for a run that is cut off:
-it finds the stage open as it was, until the same time, with whatever came meanwhile.
+The campaign opens a stage in the researcher's folder of the run. It proposes the ideas that arrive
+there before the stage closes. ``inbox.py`` describes the folder and why it is untrusted.
+
+The closing time does not move if the run is interrupted. A continued run finds the stage as it was,
+with the ideas that arrived in the meantime.
 """
 
 from __future__ import annotations
@@ -11,40 +14,52 @@ from pathlib import Path
 
 from stagezero.ideas.brief import Brief
 from stagezero.ideas.idea import Idea
-from stagezero.ideas.precheck import Asked
+from stagezero.ideas.precheck import SubmissionLimits
 from stagezero.project import Outside
 from stagezero.researchers import inbox
 from stagezero.researchers.base import Researcher
-from stagezero.researchers.inbox_record import State
+from stagezero.researchers.inbox_record import StageState
 
-POLL = 0.2
-"""Seconds between two looks at the folder."""
+POLL_SECONDS = 0.2
+"""Time between two reads of the folder."""
 
 
 class OutsideResearcher(Researcher):
-    """Waits for up to ``settings.ideas`` ideas a stage, for at most ``settings.seconds``."""
+    """Waits for at most ``settings.ideas`` ideas a stage, and at most ``settings.seconds``."""
 
     def __init__(self, settings: Outside, run: Path) -> None:
-        """Nothing is made yet: the run's folder may not be there."""
+        """Store the settings. The run's folder does not have to exist yet.
+
+        Args:
+            settings: the researcher's entry in the project file.
+            run: the run's folder.
+        """
         self.settings = settings
         self.name = settings.name
         self.run = run
 
-    def open(self, brief: Brief) -> State:
-        """Ask for ideas without waiting for them, so that several researchers can think at once; ``propose`` goes on from there."""
+    def open(self, brief: Brief) -> StageState:
+        """Open a stage without waiting for ideas, so that several researchers can work at once.
+
+        ``propose`` continues from the opened stage.
+        """
         return inbox.open_stage(self.run, self.name, brief, self.settings.ideas, self.settings.seconds)
 
     def propose(self, brief: Brief) -> list[Idea]:
-        """Wait until there are enough, or the researcher says that there will be no more, or the time is over."""
-        state, asked = self.open(brief), Asked.by(brief)
-        looked: inbox.Looked = {}
-        told: inbox.Found | None = None
+        """Wait for ideas and return them.
+
+        The wait ends when enough ideas have arrived, when the researcher reports that it sends no
+        more, or at the closing time.
+        """
+        state, limits = self.open(brief), SubmissionLimits.from_brief(brief)
+        cache: inbox.ScanCache = {}
+        reported: inbox.InboxContents | None = None
         while True:
             over = time.time() >= state.closes or inbox.is_done(self.run, self.name, brief.stage)
-            found = inbox.submissions(self.run, self.name, brief.stage, asked, looked)
-            if found != told:
-                inbox.report(self.run, self.name, brief.stage, found)
-                told = found
-            if over or len(found.ideas) >= state.wanted:
-                return inbox.close_stage(self.run, self.name, brief.stage, asked, looked)
-            time.sleep(POLL)
+            contents = inbox.read_inbox(self.run, self.name, brief.stage, limits, cache)
+            if contents != reported:
+                inbox.report_submissions(self.run, self.name, brief.stage, contents)
+                reported = contents
+            if over or len(contents.ideas) >= state.wanted:
+                return inbox.close_stage(self.run, self.name, brief.stage, limits, cache)
+            time.sleep(POLL_SECONDS)

@@ -1,17 +1,22 @@
-"""Ideas from outside: a folder of the run where a person or agent elsewhere is told what all researchers are told, and leaves idea files.
+"""The campaign's side of the inbox: a folder through which an outside person or agent proposes
+ideas.
 
-    RUN/outside/NAME/   brief.md, brief.json   the brief of the stage
-                        state.json             the stage, whether it is open, until when, and how many ideas are wanted
-                        inbox/stage-N/*.md     ideas, each written whole under a name with a dot in front, and then renamed
-                        done-stage-N           there will be no more
-                        results.json           what became of all earlier ideas, and of the researcher's own submissions
+    RUN/outside/NAME/   brief.md, brief.json   the brief of the stage, the same as for all
+    researchers
+                        state.json             the stage: open or not, closing time, number of ideas
+                        inbox/stage-N/*.md     ideas, each written under a hidden name, then renamed
+                        done-stage-N           the researcher sends no more ideas to stage N
+                        results.json           results of all earlier ideas, and the own submissions
 
-Whoever writes there is not trusted. The campaign opens the folder step by step and follows no link, reads plain files of a bounded size
-and number, and believes nothing that it wrote there itself: what it must remember lies beside, in ``RUN/outside/.kept``. What cannot be
-read is refused with a reason, and a spoilt folder costs its own researcher alone; only the machine's own trouble, such as a full disk,
-stops a run. An idea from outside names no file and no path, so that nothing of this machine is opened on its word.
+The writer of the folder is untrusted. The campaign opens the folder one path component at a time
+and follows no link. It reads regular files only, and limits their size and number. It trusts no
+file in the folder, not even one that it wrote itself: its own record is in ``RUN/outside/.kept``.
 
-This module is the campaign's side. ``inbox_client.py`` is the researcher's side; ``inbox_record.py`` is what the campaign must remember.
+A file that cannot be read is refused with a reason. A damaged folder costs only its own researcher.
+Only errors of the machine, such as a full disk, stop a run. An idea from outside may name no file
+and no path, so the campaign opens nothing on this machine because of an idea.
+
+``inbox_client.py`` is the researcher's side. ``inbox_record.py`` stores the campaign's record.
 """
 
 from __future__ import annotations
@@ -29,149 +34,188 @@ from stagezero.errors import IdeaError
 from stagezero.ideas.airlock import Refused
 from stagezero.ideas.brief import Brief, Outcome
 from stagezero.ideas.idea import Idea
-from stagezero.ideas.precheck import LONGEST, Asked, check
-from stagezero.researchers import inbox_record as record
-from stagezero.researchers.briefing import as_json, briefing
-from stagezero.researchers.inbox_record import ACCEPTED, MOST_TOLD, REFUSED, SUBMITTED, State, entry_of, folder_of
+from stagezero.ideas.precheck import MAX_SUBMISSION_BYTES, SubmissionLimits, parse_submission
+from stagezero.researchers import inbox_record
+from stagezero.researchers.briefing import briefing_json, briefing_text
+from stagezero.researchers.inbox_record import (
+    ACCEPTED,
+    MAX_REPORTED_REFUSALS,
+    REFUSED,
+    SUBMITTED,
+    StageState,
+    open_researcher_folder,
+    submission_entry,
+)
 
-MOST_FILES = 256
+MAX_INBOX_FILES = 256
 """Files of an inbox that are read."""
-HOW = """# How to take part
+README_TEXT = """# How to take part
 
-Read brief.md, write an idea in the form that it shows, and save it as a Markdown file in inbox/stage-N, N being the stage in state.json
-(write it under a name that begins with a dot, then rename it), or: stagezero idea submit FILE --run RUN --as NAME. At most the wanted
-number is taken, until the stage closes; an empty file done-stage-N says that there will be no more. results.json says what was refused and
-why, and what became of all ideas.
+1. Read brief.md. It describes the stage and shows the form of an idea.
+2. Write your idea as a Markdown file.
+3. Save it in inbox/stage-N, where N is the stage in state.json. First write it under a name that begins with a dot, then rename it.
+   Instead of this step you can run: stagezero idea submit FILE --run RUN --as NAME
+
+The stage closes at the time in state.json, or when the wanted number of ideas has arrived. Ideas above that number are refused. If you
+have no more ideas, create an empty file named done-stage-N.
+
+results.json contains the results of all ideas, and the reason for each of your ideas that was refused.
 """
 
-Looked = dict[str, tuple[tuple[int, ...], Idea | str]]
+ScanCache = dict[str, tuple[tuple[int, ...], Idea | str]]
+"""File name → (file metadata, the idea in it or the reason for its refusal)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What lies in a stage's inbox: file and idea in the order of the ideas' digests, and file and reason of what cannot be used."""
+class InboxContents:
+    """The contents of a stage's inbox.
+
+    ``ideas`` are pairs of file and idea, in the order of the ideas' digests. ``refused`` are pairs
+    of file and reason.
+    """
 
     ideas: tuple[tuple[str, Idea], ...]
     refused: tuple[tuple[str, str], ...]
 
 
-def open_stage(run: Path, name: str, brief: Brief, wanted: int, seconds: float) -> State:
-    """Ask for ideas for a stage; where it was asked for before the run was cut off, under the terms and until the time of then."""
-    kept = record.recall(run, name)
-    if kept["state"]["stage"] != brief.stage:
-        record.note_late(run, name, kept)
-        kept["state"] = asdict(State(brief.stage, True, time.time() + seconds, wanted))
-    kept["state"] |= {"open": True, "ended": False}
-    record.add_results(kept, brief.history)
-    record.remember(run, name, kept)
-    with files.ignore_their_errors(), folder_of(run, name, make=True) as folder:
-        files.write_in_folder(folder, "README.md", HOW)
-        files.write_in_folder(folder, "brief.json", json.dumps(as_json(brief), indent=1))
-        files.write_in_folder(folder, "brief.md", briefing(brief))
-    with files.ignore_their_errors(), folder_of(run, name, "inbox", f"stage-{brief.stage}", make=True):
-        pass
-    record.write_out(run, name, kept)
-    return State(**kept["state"])
+def open_stage(run: Path, name: str, brief: Brief, wanted: int, seconds: float) -> StageState:
+    """Ask a researcher for ideas for a stage.
 
-
-def submissions(run: Path, name: str, stage: int, asked: Asked, looked: Looked | None = None) -> Found:
-    """What lies in a stage's inbox now.
+    If a run that was interrupted had opened the stage already, its closing time and number of ideas
+    stay as they were.
 
     Args:
-        looked: what earlier calls found, so that a file which did not change is not read again.
+        run: the run's folder.
+        name: the researcher's name.
+        brief: the stage's brief.
+        wanted: the largest number of ideas.
+        seconds: the time until the stage closes.
     """
-    looked = {} if looked is None else looked
+    record = inbox_record.load_record(run, name)
+    if record["state"]["stage"] != brief.stage:
+        inbox_record.refuse_late_files(run, name, record)
+        record["state"] = asdict(StageState(brief.stage, True, time.time() + seconds, wanted))
+    record["state"] |= {"open": True, "ended": False}
+    inbox_record.add_results(record, brief.history)
+    inbox_record.save_record(run, name, record)
+    with files.ignore_folder_errors(), open_researcher_folder(run, name, create=True) as folder:
+        files.write_in_folder(folder, "README.md", README_TEXT)
+        files.write_in_folder(folder, "brief.json", json.dumps(briefing_json(brief), indent=1))
+        files.write_in_folder(folder, "brief.md", briefing_text(brief))
+    with files.ignore_folder_errors(), open_researcher_folder(run, name, "inbox", f"stage-{brief.stage}", create=True):
+        pass
+    inbox_record.publish_record(run, name, record)
+    return StageState(**record["state"])
+
+
+def read_inbox(run: Path, name: str, stage: int, limits: SubmissionLimits, cache: ScanCache | None = None) -> InboxContents:
+    """Read and validate the files that are now in a stage's inbox.
+
+    Args:
+        run: the run's folder.
+        name: the researcher's name.
+        stage: the stage's number.
+        limits: the limits in the stage's brief.
+        cache: results of earlier calls; a file that has not changed is not read again.
+    """
+    cache = {} if cache is None else cache
     ideas: dict[str, tuple[str, Idea]] = {}
     refused: list[tuple[str, str]] = []
     try:
-        with folder_of(run, name, "inbox", f"stage-{stage}") as folder:
+        with open_researcher_folder(run, name, "inbox", f"stage-{stage}") as folder:
             names = files.list_names(folder)
-            for gone in looked.keys() - set(names[:MOST_FILES]):
-                del looked[gone]
-            for file in names[:MOST_FILES]:
-                verdict = _look(folder, file, name, asked, looked)
-                if isinstance(verdict, str):
-                    refused.append((file, verdict))
-                elif verdict is not None and (first := ideas.setdefault(verdict.digest(), (file, verdict)))[0] != file:
+            for removed in cache.keys() - set(names[:MAX_INBOX_FILES]):
+                del cache[removed]
+            for file in names[:MAX_INBOX_FILES]:
+                submission = _read_cached(folder, file, name, limits, cache)
+                if isinstance(submission, str):
+                    refused.append((file, submission))
+                elif submission is not None and (first := ideas.setdefault(submission.digest(), (file, submission)))[0] != file:
                     refused.append((file, f"the same idea as {first[0]}; one is enough"))
-            if len(names) > MOST_FILES:
-                refused.insert(0, ("…", f"more than {MOST_FILES} files in the inbox; those behind were not looked at, so remove some"))
+            if len(names) > MAX_INBOX_FILES:
+                refused.insert(0, ("…", f"more than {MAX_INBOX_FILES} files in the inbox; the others were not read, so remove some"))
     except OSError as error:
         if error.errno in files.MACHINE_ERRORS:
             raise
         refused.append(("inbox", f"cannot be read ({error.strerror}); put a folder there"))
-    return Found(tuple(ideas[digest] for digest in sorted(ideas)), tuple(refused))
+    return InboxContents(tuple(ideas[digest] for digest in sorted(ideas)), tuple(refused))
 
 
 def is_done(run: Path, name: str, stage: int) -> bool:
-    """Has the researcher said that there will be no more?"""
-    with files.ignore_their_errors(), folder_of(run, name) as folder:
+    """Return whether the researcher has reported that it sends no more ideas to a stage."""
+    with files.ignore_folder_errors(), open_researcher_folder(run, name) as folder:
         return stat.S_ISREG(os.stat(f"done-stage-{stage}", dir_fd=folder, follow_symlinks=False).st_mode)
     return False
 
 
-def report(run: Path, name: str, stage: int, found: Found, fate: str = SUBMITTED) -> None:
-    """Tell a researcher what was found in the inbox."""
-    kept = record.recall(run, name)
-    wanted = kept["state"]["wanted"]
-    own = [entry_of(stage, file, fate, "", idea) for file, idea in found.ideas[:wanted]]
-    own += [entry_of(stage, file, REFUSED, f"more than the {wanted} wanted", idea) for file, idea in found.ideas[wanted:][:MOST_TOLD]]
-    own += [entry_of(stage, file, REFUSED, why) for file, why in found.refused[:MOST_TOLD]]
-    kept["own"] = [entry for entry in kept["own"] if entry["stage"] != stage] + own
-    record.save(run, name, kept)
+def report_submissions(run: Path, name: str, stage: int, contents: InboxContents, fate: str = SUBMITTED) -> None:
+    """Record the contents of an inbox and report them to the researcher."""
+    record = inbox_record.load_record(run, name)
+    wanted = record["state"]["wanted"]
+    surplus = contents.ideas[wanted:][:MAX_REPORTED_REFUSALS]
+    own = [submission_entry(stage, file, fate, "", idea) for file, idea in contents.ideas[:wanted]]
+    own += [submission_entry(stage, file, REFUSED, f"more than the {wanted} wanted", idea) for file, idea in surplus]
+    own += [submission_entry(stage, file, REFUSED, why) for file, why in contents.refused[:MAX_REPORTED_REFUSALS]]
+    record["own"] = [entry for entry in record["own"] if entry["stage"] != stage] + own
+    inbox_record.save_and_publish(run, name, record)
 
 
-def close_stage(run: Path, name: str, stage: int, asked: Asked, looked: Looked | None = None) -> list[Idea]:
-    """Take no more, and return what there is, at most as many ideas as were wanted, in the order of their digests."""
-    kept = record.recall(run, name)
-    kept["state"]["open"] = False
-    record.save(run, name, kept)  # before the last look: who saw the stage open after writing can rely on having been seen
-    found = submissions(run, name, stage, asked, looked)
-    report(run, name, stage, found, ACCEPTED)
-    return [idea for _, idea in found.ideas[: kept["state"]["wanted"]]]
+def close_stage(run: Path, name: str, stage: int, limits: SubmissionLimits, cache: ScanCache | None = None) -> list[Idea]:
+    """Close a stage and return at most the wanted number of ideas, in order of their digests."""
+    record = inbox_record.load_record(run, name)
+    record["state"]["open"] = False
+    # The stage closes before the inbox is read for the last time. A researcher that saw the stage
+    # open after it had written a file can therefore be sure that the file is read.
+    inbox_record.save_and_publish(run, name, record)
+    contents = read_inbox(run, name, stage, limits, cache)
+    report_submissions(run, name, stage, contents, ACCEPTED)
+    return [idea for _, idea in contents.ideas[: record["state"]["wanted"]]]
 
 
-def publish(run: Path, names: Iterable[str], history: Sequence[Outcome], refused: Sequence[Refused] = (), *, ended: bool = False) -> None:
-    """Tell outside researchers what became of ideas: of everybody's, means and fates; of their own also why the airlock refused them.
+def publish_outcomes(
+    run: Path, names: Iterable[str], history: Sequence[Outcome], refused: Sequence[Refused] = (), *, ended: bool = False
+) -> None:
+    """Report outcomes to outside researchers: means and fates of all ideas, and refusals of their
+    own.
 
     Args:
-        history: all outcomes so far. A run that continues tells again what was told before; nothing is taken back by that.
-        refused: what the airlock refused in the stage at hand.
-        ended: the run is over.
+        run: the run's folder. names: the outside researchers. history: all outcomes so far. A
+        continued run repeats reports; this deletes no earlier result. refused: ideas that the
+        airlock refused in the current stage. ended: whether the run is over.
     """
     for name in names:
-        kept = record.recall(run, name)
-        record.note_late(run, name, kept)
-        record.add_results(kept, history)
+        record = inbox_record.load_record(run, name)
+        inbox_record.refuse_late_files(run, name, record)
+        inbox_record.add_results(record, history)
         fates = {(o.stage, o.idea.digest()): (o.fate, "") for o in history if o.idea.researcher == name}
-        no = {r.idea.digest(): (REFUSED, r.why) for r in refused if r.idea.researcher == name}
-        for entry in kept["own"]:
-            known = fates.get((entry["stage"], entry["digest"]))
-            if known is None and entry["stage"] == kept["state"]["stage"] and entry["fate"] == ACCEPTED:
-                known = no.get(entry["digest"])
-            if known is not None:
-                entry["fate"], entry["why"] = known
-        kept["state"]["ended"] = kept["state"]["ended"] or ended
-        record.save(run, name, kept)
+        refusals = {r.idea.digest(): (REFUSED, r.why) for r in refused if r.idea.researcher == name}
+        for entry in record["own"]:
+            outcome = fates.get((entry["stage"], entry["digest"]))
+            if outcome is None and entry["stage"] == record["state"]["stage"] and entry["fate"] == ACCEPTED:
+                outcome = refusals.get(entry["digest"])
+            if outcome is not None:
+                entry["fate"], entry["why"] = outcome
+        record["state"]["ended"] = record["state"]["ended"] or ended
+        inbox_record.save_and_publish(run, name, record)
 
 
-def _look(folder: int, file: str, researcher: str, asked: Asked, looked: Looked) -> Idea | str | None:
-    """An idea, or why a file is none; None where it has gone."""
+def _read_cached(folder: int, file: str, researcher: str, limits: SubmissionLimits, cache: ScanCache) -> Idea | str | None:
+    """Return the idea in a file, or the reason for its refusal; None if the file is gone."""
     try:
-        found = os.stat(file, dir_fd=folder, follow_symlinks=False)
-        seen = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_mode, found.st_nlink)
-        if file not in looked or looked[file][0] != seen:
-            looked[file] = seen, _verdict(folder, file, researcher, asked)
+        info = os.stat(file, dir_fd=folder, follow_symlinks=False)
+        metadata = (info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_mode, info.st_nlink)
+        if file not in cache or cache[file][0] != metadata:
+            cache[file] = metadata, _read_submission(folder, file, researcher, limits)
     except FileNotFoundError:
         return None
-    return looked[file][1]
+    return cache[file][1]
 
 
-def _verdict(folder: int, file: str, researcher: str, asked: Asked) -> Idea | str:
+def _read_submission(folder: int, file: str, researcher: str, limits: SubmissionLimits) -> Idea | str:
     if not file.endswith(".md"):
         return "expected a Markdown file; give it a name that ends in .md"
     try:
-        return check(files.read_plain_file(folder, file, LONGEST), "idea", researcher, asked)
+        return parse_submission(files.read_regular_file(folder, file, MAX_SUBMISSION_BYTES), "idea", researcher, limits)
     except IdeaError as error:
         return str(error)
     except FileNotFoundError:
@@ -179,4 +223,4 @@ def _verdict(folder: int, file: str, researcher: str, asked: Asked) -> Idea | st
     except OSError as error:
         if error.errno in files.MACHINE_ERRORS:
             raise
-        return f"cannot be read ({error.strerror}); write it anew"
+        return f"cannot be read ({error.strerror}); write it again"

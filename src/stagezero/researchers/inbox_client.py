@@ -1,4 +1,7 @@
-"""The researcher's side of ``inbox.py``: reads what the campaign wrote into the folder, and leaves ideas there."""
+"""The researcher's side of the inbox: reads what the campaign wrote, and submits ideas.
+
+See ``inbox.py`` for the folder. This module never writes the campaign's record.
+"""
 
 from __future__ import annotations
 
@@ -10,122 +13,131 @@ from typing import Any
 
 from stagezero import files
 from stagezero.errors import IdeaError
-from stagezero.ideas.precheck import Asked, check
-from stagezero.researchers.inbox import is_done, submissions
-from stagezero.researchers.inbox_record import NAME, State, folder_of
+from stagezero.ideas.precheck import SubmissionLimits, parse_submission
+from stagezero.researchers.inbox import is_done, read_inbox
+from stagezero.researchers.inbox_record import NAME_PATTERN, StageState, open_researcher_folder
 
-LONGEST_ANSWER = 16 << 20
-"""Bytes of a file of the campaign's that the researcher's side reads."""
+MAX_CAMPAIGN_FILE_BYTES = 16 << 20
+"""Bytes of a file from the campaign that the researcher's side reads."""
 
 
-def waiting(run: Path, name: str) -> State:
-    """What the campaign wants of a researcher now.
+def read_state(run: Path, name: str) -> StageState:
+    """Return what the campaign currently wants from a researcher.
 
     Raises:
-        IdeaError: no such run, or no such outside researcher in it.
+        IdeaError: the run does not exist, or has no outside researcher of this name.
     """
     if not run.is_dir():
         raise IdeaError(f"run {str(run)!r}: expected the folder of a run, found none; check the path, or start the campaign first.")
-    known = researchers(run)
+    known = researcher_names(run)
     if known and name not in known:
         raise IdeaError(f"researcher {name!r:.80}: expected one of this run's outside researchers ({', '.join(known)}); correct the name.")
-    told = _told(run, name, "state.json")
+    state = _read_json(run, name, "state.json")
     try:
-        closes = float(told.get("closes", 0))
-        return State(int(told.get("stage", 0)), told.get("open") is True, closes, int(told.get("wanted", 0)), told.get("ended") is True)
+        closes = float(state.get("closes", 0))
+        return StageState(
+            int(state.get("stage", 0)), state.get("open") is True, closes, int(state.get("wanted", 0)), state.get("ended") is True
+        )
     except (TypeError, ValueError, OverflowError):
-        raise IdeaError("state.json: not what the campaign writes; it is written anew when the next stage opens.") from None
+        raise IdeaError("state.json: the campaign did not write this content; it rewrites the file when the next stage opens.") from None
 
 
-def researchers(run: Path) -> list[str]:
-    """Names of the outside researchers that a run has spoken to."""
+def researcher_names(run: Path) -> list[str]:
+    """Return the names of the outside researchers that a run has a folder for."""
     place = run / "outside"
-    return sorted(p.name for p in place.iterdir() if NAME.fullmatch(p.name)) if place.is_dir() else []
+    return sorted(p.name for p in place.iterdir() if NAME_PATTERN.fullmatch(p.name)) if place.is_dir() else []
 
 
-def brief_of(run: Path, name: str) -> dict[str, Any]:
-    """The brief of the stage at hand.
+def read_brief(run: Path, name: str) -> dict[str, Any]:
+    """Return the brief of the current stage.
 
     Raises:
-        IdeaError: there is none yet.
+        IdeaError: no stage has opened yet.
     """
-    waiting(run, name)
-    told = _told(run, name, "brief.json")
-    if not told:
+    read_state(run, name)
+    brief = _read_json(run, name, "brief.json")
+    if not brief:
         raise IdeaError("the run has not asked for ideas yet; wait for its first stage to open.")
-    return told
+    return brief
 
 
-def results(run: Path, name: str) -> dict[str, Any]:
-    """What became of all earlier ideas (``results``) and of the researcher's own submissions (``own``)."""
-    waiting(run, name)
-    return {"results": [], "own": [], **_told(run, name, "results.json")}
+def read_results(run: Path, name: str) -> dict[str, Any]:
+    """Return the results of all earlier ideas (``results``) and the own submissions (``own``)."""
+    read_state(run, name)
+    return {"results": [], "own": [], **_read_json(run, name, "results.json")}
 
 
 def submit(run: Path, name: str, text: str) -> str:
-    """Leave an idea for the stage that is open; the same idea again changes nothing.
+    """Submit an idea to the open stage. A second submission of the same idea changes nothing.
+
+    Args:
+        run: the run's folder.
+        name: the researcher's name.
+        text: the idea file.
 
     Returns:
         The idea's digest.
 
     Raises:
-        IdeaError: the idea cannot be used, or the stage takes no more; says what to do.
+        IdeaError: the idea is invalid, or the stage accepts no more ideas. The message has the fix.
     """
-    state = _open(run, name)
-    asked = Asked.read(brief_of(run, name))
-    idea = check(text, "idea", name, asked)
+    state = _require_open_stage(run, name)
+    limits = SubmissionLimits.from_json(read_brief(run, name))
+    idea = parse_submission(text, "idea", name, limits)
     digest = idea.digest()
     try:
-        with folder_of(run, name, "inbox", f"stage-{state.stage}", make=True) as folder:
+        with open_researcher_folder(run, name, "inbox", f"stage-{state.stage}", create=True) as folder:
             fcntl.flock(folder, fcntl.LOCK_EX)
-            there = [one.digest() for _, one in submissions(run, name, state.stage, asked).ideas]
-            if digest in there:
+            submitted = [other.digest() for _, other in read_inbox(run, name, state.stage, limits).ideas]
+            if digest in submitted:
                 return digest
-            if len(there) >= state.wanted:
+            if len(submitted) >= state.wanted:
                 raise IdeaError(f"stage {state.stage} has the {state.wanted} ideas that it wants; submit to the next one, when it opens.")
             files.write_in_folder(folder, f"{digest}.md", text)
     except OSError as error:
-        raise IdeaError(f"inbox of stage {state.stage}: cannot be written ({error.strerror}); mend the folder's rights.") from None
-    after = waiting(run, name)
+        raise IdeaError(f"inbox of stage {state.stage}: cannot be written ({error.strerror}); correct the folder's permissions.") from None
+    after = read_state(run, name)
     if after.stage != state.stage or not after.open:
-        raise IdeaError(f"stage {state.stage} closed just now; the results say whether the idea was taken, and if not, submit it again.")
+        raise IdeaError(
+            f"stage {state.stage} closed during the submission; read the results, and if the idea was not accepted, submit it again."
+        )
     return digest
 
 
-def say_done(run: Path, name: str) -> int:
-    """Say that there will be no more ideas for the stage that is open; returns its number.
+def mark_done(run: Path, name: str) -> int:
+    """Report that the open stage gets no more ideas, and return its number.
 
     Raises:
         IdeaError: no stage is open.
     """
-    state = _open(run, name)
-    with folder_of(run, name) as folder:
+    state = _require_open_stage(run, name)
+    with open_researcher_folder(run, name) as folder:
         files.write_in_folder(folder, f"done-stage-{state.stage}", "")
     return state.stage
 
 
-def _open(run: Path, name: str) -> State:
-    state = waiting(run, name)
+def _require_open_stage(run: Path, name: str) -> StageState:
+    state = read_state(run, name)
     if state.ended:
-        raise IdeaError("the run has ended and takes no more ideas; read the results.")
+        raise IdeaError("the run has ended and accepts no more ideas; read the results.")
     if not state.stage:
         raise IdeaError("the run has not asked for ideas yet; wait for its first stage to open.")
     if not state.open or time.time() > state.closes:
         raise IdeaError(f"stage {state.stage} is closed; wait for the next one to open, and read its brief first.")
     if is_done(run, name, state.stage):
-        raise IdeaError(f"stage {state.stage}: you have said that there will be no more; wait for the next one to open.")
+        raise IdeaError(f"stage {state.stage}: you have reported that you send no more ideas; wait for the next one to open.")
     return state
 
 
-def _told(run: Path, name: str, file: str) -> dict[str, Any]:
-    """A JSON object that the campaign wrote; empty where there is none yet."""
+def _read_json(run: Path, name: str, file: str) -> dict[str, Any]:
+    """Return a JSON object that the campaign wrote; empty if the file does not exist yet."""
     try:
-        with folder_of(run, name) as folder:
-            found = json.loads(files.read_plain_file(folder, file, LONGEST_ANSWER))
+        with open_researcher_folder(run, name) as folder:
+            value = json.loads(files.read_regular_file(folder, file, MAX_CAMPAIGN_FILE_BYTES))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise IdeaError(f"{file}: cannot be read ({error}); it is written anew when the next stage opens.") from None
-    if not isinstance(found, dict):
-        raise IdeaError(f"{file}: expected a JSON object; it is written anew when the next stage opens.")
-    return found
+        raise IdeaError(f"{file}: cannot be read ({error}); the campaign rewrites it when the next stage opens.") from None
+    if not isinstance(value, dict):
+        raise IdeaError(f"{file}: expected a JSON object; the campaign rewrites it when the next stage opens.")
+    return value

@@ -1,8 +1,11 @@
-"""The way from a project's ``llm`` settings to a model: through Inspect, whatever the model is.
+"""Sends requests to the model that a project's ``llm`` settings name, through Inspect.
 
-This module sends one request and gives back the text and what it cost. It keeps nothing, writes no file and judges no idea. Inspect is an
-optional package and slow to import, so it is imported where it is used. What a provider says when it fails may quote the request and its
-headers, so no text of an error leaves here before the environment's secrets are taken out of it.
+This module sends one request and returns the reply's text and its token counts. It stores nothing,
+writes no file and validates no idea. Inspect is an optional package and slow to import, so each
+function imports it where it is used.
+
+A provider's error text may quote the request and its headers. Secrets from the environment are
+therefore removed from the text of every error before it leaves this module.
 """
 
 from __future__ import annotations
@@ -22,114 +25,138 @@ from typing import Any
 from stagezero.errors import InputError, MissingPackageError, ProjectError, StagezeroError
 from stagezero.project import LLM
 
-RETRIES = 4
-"""How often Inspect retries what is passing (rate limits, connections), with growing pauses; without an end, nobody would be told why."""
-RESERVED = frozenset({"api_key", "config", "default", "memoize", "model", "required", "role"})
-"""Arguments that are set here, or must not be in a file: a project is kept in the ledger, and a key in it would be published."""
-_MEND = frozenset({400, 401, 402, 403, 404, 405, 422})
-_TOO_LONG = frozenset({400, 413})
+MAX_RETRIES = 4
+"""Retries by Inspect after a transient error (rate limit, connection), with growing pauses.
+Inspect's default has no limit, and the user would never see the reason."""
+RESERVED_ARGUMENTS = frozenset({"api_key", "config", "default", "memoize", "model", "required", "role"})
+"""Arguments that a project file may not contain. This module sets some of them. A key would be
+published, because the ledger contains the project."""
+MIN_SECRET_CHARACTERS = 8
+"""Shorter values of environment variables are not treated as secrets."""
+_USER_ERROR_CODES = frozenset({400, 401, 402, 403, 404, 405, 422})
+_TOO_LONG_CODES = frozenset({400, 413})
 
 
-class Unanswered(Exception):
-    """No reply came.
+class NoReplyError(Exception):
+    """The request got no reply.
 
-    ``mend``: the user must mend something; otherwise it may pass. ``free``: the request was turned away, so that it cost nothing.
-    ``shorter``: a shorter request may do.
+    ``user_error``: the user must correct something; otherwise the cause may be transient.
+    ``uncharged``: the provider rejected the request, so it cost nothing.
+    ``may_be_too_long``: a shorter request may succeed.
     """
 
-    def __init__(self, why: str, mend: bool = False, free: bool = False, shorter: bool = False) -> None:
-        super().__init__(why)
-        self.mend, self.free, self.shorter = mend, free, shorter
+    def __init__(self, reason: str, user_error: bool = False, uncharged: bool = False, may_be_too_long: bool = False) -> None:
+        super().__init__(reason)
+        self.user_error, self.uncharged, self.may_be_too_long = user_error, uncharged, may_be_too_long
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a model said, and the tokens that it took; ``reported`` is false where they are estimated from the length."""
+class ModelReply:
+    """A model's reply and the tokens that it took.
+
+    ``usage_reported`` is false if the token counts are estimated from the length of the text.
+    """
 
     text: str
-    stopped: str
+    stop_reason: str
     tokens_in: int
     tokens_out: int
-    reported: bool
+    usage_reported: bool
 
-    def too_long(self) -> bool:
-        """Did the request not fit into the model's context?"""
-        return self.stopped == "model_length"
+    def context_exceeded(self) -> bool:
+        """Return whether the request did not fit into the model's context."""
+        return self.stop_reason == "model_length"
 
 
-def scrubbed(text: str) -> str:
-    """A text without the values of environment variables that hold secrets."""
-    held = (value.strip() for name, value in os.environ.items() if name.upper().endswith(("_KEY", "_TOKEN", "_SECRET")))
-    for secret in sorted((value for value in held if len(value) >= 8), key=len, reverse=True):
+def remove_secrets(text: str) -> str:
+    """Replace the values of environment variables that contain secrets."""
+    values = (value.strip() for name, value in os.environ.items() if name.upper().endswith(("_KEY", "_TOKEN", "_SECRET")))
+    for secret in sorted((value for value in values if len(value) >= MIN_SECRET_CHARACTERS), key=len, reverse=True):
         text = text.replace(secret, "<secret>")
     return text
 
 
-def plain(text: str) -> str:
-    """A text as UTF-8 can hold and a terminal can show it: no surrogates, control or invisible characters, and one kind of line end."""
+def printable_text(text: str) -> str:
+    """Return a text that UTF-8 can encode and a terminal can display.
+
+    Surrogates, control characters and invisible characters are removed; every line ends with a
+    line feed.
+    """
     lines = text.replace("\r\n", "\n").replace("\r", "\n")
     return "".join(c for c in lines if c in "\n\t" or unicodedata.category(c)[0] != "C")
 
 
-def _told(error: BaseException) -> str:
-    """An error in one line: its kind and the beginning of what it says, without markup and secrets."""
-    said = getattr(error, "provider_message", None) or getattr(error, "message", None) or str(error)
-    text = re.sub(r"\[/?[a-z_ ]+\]", "", scrubbed(plain(str(said))))
+def _error_line(error: BaseException) -> str:
+    """Return an error's type and the beginning of its message, without markup and secrets."""
+    message = getattr(error, "provider_message", None) or getattr(error, "message", None) or str(error)
+    text = re.sub(r"\[/?[a-z_ ]+\]", "", remove_secrets(printable_text(str(message))))
     return f"{type(error).__name__}: {' '.join(text.split()).removeprefix('ERROR: '):.300}"
 
 
-def own(name: str, folder: Path) -> str | None:
-    """The name for ``materialise`` of a model that is known here: a built-in one, or a checkpoint folder seen from the project's."""
+def local_model_name(name: str, folder: Path) -> str | None:
+    """Return the name for ``materialise`` of a model on this machine; None for any other model.
+
+    Args:
+        name: a built-in model's name, or a checkpoint folder relative to ``folder``.
+        folder: the project's folder.
+    """
     if name.startswith(("pocket/", "package/")):
         return name
-    found = folder / name
-    return str(found.resolve()) if (found / "config.json").is_file() else None
+    checkpoint = folder / name
+    return str(checkpoint.resolve()) if (checkpoint / "config.json").is_file() else None
 
 
-def _served(name: str, settings: LLM) -> tuple[str, dict[str, Any]]:
-    """A model that is known here, as Inspect's own provider for local models takes it."""
+def _local_provider(name: str, settings: LLM) -> tuple[str, dict[str, Any]]:
+    """Return the name and arguments with which Inspect's local provider loads a local model."""
     import torch
 
-    from stagezero.models.loader import load_tokenizer, materialise, settle_libraries
+    from stagezero.models.loader import configure_libraries, load_tokenizer, materialise
 
-    settle_libraries()
+    configure_libraries()
     path = materialise(name)
     arguments: dict[str, Any] = {"chat_template": load_tokenizer(path).chat_template}
     if not torch.cuda.is_available():
         arguments["device"] = "cpu"
-    if settings.temperature == 0:  # the library takes no temperature of nothing
+    if settings.temperature == 0:  # transformers rejects a temperature of zero
         arguments["do_sample"] = False
     return "hf/local", {**arguments, **settings.arguments, "model_path": str(path), "use_safetensors": True}
 
 
-def reach(settings: LLM, folder: Path) -> Any:
-    """The model, as Inspect's ``Model``; local ones are loaded now.
+def load_model(settings: LLM, folder: Path) -> Any:
+    """Return the model as Inspect's ``Model``. A local model is loaded now.
+
+    Args:
+        settings: the researcher's entry in the project file.
+        folder: the project's folder.
 
     Raises:
-        ProjectError: there is no such model or provider, or its key, package or arguments are not right.
-        MissingPackageError: a package that a model known here needs is not installed.
+        ProjectError: the model or provider does not exist, or its key, package or arguments are
+        wrong. MissingPackageError: a package that a local model needs is not installed.
     """
     from inspect_ai.model import get_model
 
     try:
-        known = own(settings.model, folder)
-        name, arguments = _served(known, settings) if known else (settings.model, settings.arguments)
+        local_name = local_model_name(settings.model, folder)
+        name, arguments = _local_provider(local_name, settings) if local_name else (settings.model, settings.arguments)
         return get_model(name, memoize=False, **arguments)
     except MissingPackageError:
         raise
     except InputError as error:
-        raise ProjectError(f"researchers: model: {scrubbed(str(error))}") from None
-    except Exception as error:  # every provider has errors of its own
+        raise ProjectError(f"researchers: model: {remove_secrets(str(error))}") from None
+    except Exception as error:  # every provider has its own error types
         field = "arguments" if isinstance(error, TypeError) and settings.arguments else "model"
         raise ProjectError(
-            f"researchers: {field}: model {settings.model!r} cannot be reached ({_told(error)}); expected a provider and model that "
+            f"researchers: {field}: model {settings.model!r} cannot be loaded ({_error_line(error)}); expected a provider and model that "
             "Inspect knows (openai/…, hf/…), pocket/…, package/… or a checkpoint folder; correct it, install the provider's package, or "
             "set its key in the environment."
         ) from None
 
 
-def window(model: Any) -> int | None:
-    """How many tokens the model's context holds, where that is known: from a local model's own configuration, else from Inspect's list."""
+def context_tokens(model: Any) -> int | None:
+    """Return the size of the model's context in tokens; None if it is unknown.
+
+    A local model's own configuration has priority over Inspect's list.
+    """
     local = getattr(getattr(getattr(model.api, "model", None), "config", None), "max_position_embeddings", None)
     if isinstance(local, int):
         return local
@@ -137,36 +164,39 @@ def window(model: Any) -> int | None:
 
     try:
         info = get_model_info(model)
-    except Exception:  # a list that cannot be read says nothing about the model
+    except Exception:  # an unreadable list is the same as no entry
         return None
     return info.context_length if info else None
 
 
-def chat(turns: list[tuple[str, str]]) -> list[Any]:
-    """Messages as Inspect takes them, from pairs of role and text."""
+def chat_messages(turns: list[tuple[str, str]]) -> list[Any]:
+    """Convert pairs of role and text to Inspect's messages."""
     from inspect_ai.model import ChatMessageAssistant, ChatMessageSystem, ChatMessageUser
 
     kinds = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}
     return [kinds[role](content=text) for role, text in turns]
 
 
-def count(model: Any, turns: list[tuple[str, str]]) -> int:
-    """How many tokens a request has: exactly where the tokenizer is here, else at the most, three bytes a token. Nobody is asked: providers
-    that count tokens for others do so over the network."""
+def count_tokens(model: Any, turns: list[tuple[str, str]]) -> int:
+    """Return the number of tokens of a request.
+
+    The number is exact for a local tokenizer. Otherwise it is an upper estimate of one token for
+    three bytes. No provider is queried, because that would be a network request.
+    """
     tokenizer = getattr(model.api, "tokenizer", None)
     if callable(tokenizer) and hasattr(model.api, "hf_chat"):
         try:
-            return len(tokenizer(model.api.hf_chat(chat(turns), [])).input_ids)
-        except Exception:  # a template that refuses these messages: the request itself will say so
+            return len(tokenizer(model.api.hf_chat(chat_messages(turns), [])).input_ids)
+        except Exception:  # a template may reject these messages; the request will then report it
             pass
     return math.ceil(sum(len(text.encode("utf-8", "replace")) for _, text in turns) / 3) + 8 * len(turns)
 
 
-async def ask(model: Any, turns: list[tuple[str, str]], settings: LLM, seconds: float) -> Answer:
-    """Send one request and wait for the reply, no longer than ``seconds``.
+async def request_reply(model: Any, turns: list[tuple[str, str]], settings: LLM, seconds: float) -> ModelReply:
+    """Send one request and wait at most ``seconds`` for the reply.
 
     Raises:
-        Unanswered: the provider failed, or turned the request away.
+        NoReplyError: the provider failed, or rejected the request.
         TimeoutError: the time is over.
     """
     from inspect_ai.model import GenerateConfig
@@ -174,67 +204,73 @@ async def ask(model: Any, turns: list[tuple[str, str]], settings: LLM, seconds: 
     config = GenerateConfig(
         max_tokens=settings.answer_tokens,
         temperature=settings.temperature,
-        max_retries=RETRIES,
+        max_retries=MAX_RETRIES,
         max_connections=1,
-        cache_prompt=False,  # cached tokens have prices of their own
+        cache_prompt=False,  # cached tokens have other prices
     )
     clock = asyncio.timeout(seconds)
     try:
         async with clock:
-            with _stopping(model, seconds):
-                output = await model.generate(chat(turns), config=config)
+            with _stop_local_model_after(model, seconds):
+                output = await model.generate(chat_messages(turns), config=config)
     except StagezeroError:
         raise
-    except Exception as error:  # every provider has errors of its own
+    except Exception as error:  # every provider has its own error types
         if clock.expired():
             raise TimeoutError from None
-        raise _unanswered(model, error) from None
+        raise _no_reply_error(model, error) from None
     if output.error and not output.completion:
-        raise Unanswered(scrubbed(plain(str(output.error)))[:300])
-    return _answer(output, turns)
+        raise NoReplyError(remove_secrets(printable_text(str(output.error)))[:300])
+    return _model_reply(output, turns)
 
 
 @contextmanager
-def _stopping(model: Any, seconds: float) -> Iterator[None]:
-    """A local model computes in a thread, which nobody can cancel: it looks at the clock itself, before each layer, and gives up.
+def _stop_local_model_after(model: Any, seconds: float) -> Iterator[None]:
+    """Make a local model stop computing after a time.
 
-    What looks is taken away when the reply is there, and stays where none came in time, until the model is dropped.
+    A local model computes in a thread, which cannot be cancelled. A hook before each layer raises
+    an error after the time. The hooks are removed after a reply. After a timeout they stay until
+    the model is discarded.
     """
     network: Any = getattr(model.api, "model", None)
     until = monotonic() + seconds
 
-    def look(*_: Any) -> None:
+    def raise_when_late(*_: Any) -> None:
         if monotonic() > until:
             raise TimeoutError("the time for this reply is over")
 
-    lookers = (
-        [module.register_forward_pre_hook(look) for module in network.modules()] if hasattr(network, "register_forward_pre_hook") else []
+    hooks = (
+        [module.register_forward_pre_hook(raise_when_late) for module in network.modules()]
+        if hasattr(network, "register_forward_pre_hook")
+        else []
     )
     yield
-    for looker in lookers:
-        looker.remove()
+    for hook in hooks:
+        hook.remove()
 
 
-def _unanswered(model: Any, error: Exception) -> Unanswered:
-    last = getattr(error, "last_attempt", None)  # what the library that retries wraps around the last failure
-    found = (last.exception() if last is not None else None) or error
-    status = getattr(found, "status_code", None)
+def _no_reply_error(model: Any, error: Exception) -> NoReplyError:
+    last_attempt = getattr(error, "last_attempt", None)  # the retry library wraps the last failure
+    cause = (last_attempt.exception() if last_attempt is not None else None) or error
+    status = getattr(cause, "status_code", None)
     try:
-        auth = bool(model.api.is_auth_failure(found))
+        wrong_key = bool(model.api.is_auth_failure(cause))
     except Exception:
-        auth = False
-    mend = auth or status in _MEND or type(found).__name__ == "PrerequisiteError"
-    free = isinstance(status, int) and 400 <= status < 500
-    return Unanswered(_told(found), mend=mend, free=free or mend, shorter=status in _TOO_LONG)
+        wrong_key = False
+    user_error = wrong_key or status in _USER_ERROR_CODES or type(cause).__name__ == "PrerequisiteError"
+    rejected = isinstance(status, int) and 400 <= status < 500
+    return NoReplyError(
+        _error_line(cause), user_error=user_error, uncharged=rejected or user_error, may_be_too_long=status in _TOO_LONG_CODES
+    )
 
 
-def _answer(output: Any, turns: list[tuple[str, str]]) -> Answer:
+def _model_reply(output: Any, turns: list[tuple[str, str]]) -> ModelReply:
     text, usage = str(output.completion), output.usage
-    stopped = str(output.stop_reason) if output.choices else "unknown"
+    stop_reason = str(output.stop_reason) if output.choices else "unknown"
     tokens_in = (usage.input_tokens + (usage.input_tokens_cache_read or 0) + (usage.input_tokens_cache_write or 0)) if usage else 0
-    # Some providers leave reasoning out of what went out, and have it in the total.
+    # Some providers count reasoning tokens in the total only, not in the output tokens.
     tokens_out = max(usage.output_tokens, usage.total_tokens - tokens_in) if usage else 0
     if tokens_in + tokens_out > 0:
-        return Answer(text, stopped, tokens_in, tokens_out, reported=True)
-    sent = sum(len(said) for _, said in turns)
-    return Answer(text, stopped, math.ceil(sent / 4), math.ceil(len(text) / 4), reported=False)
+        return ModelReply(text, stop_reason, tokens_in, tokens_out, usage_reported=True)
+    characters_in = sum(len(content) for _, content in turns)
+    return ModelReply(text, stop_reason, math.ceil(characters_in / 4), math.ceil(len(text) / 4), usage_reported=False)

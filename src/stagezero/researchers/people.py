@@ -1,5 +1,8 @@
-"""Ideas that people wrote, one Markdown file each. Every idea is offered at every stage until it is adopted:
-under a new control it is a new hypothesis, with none of the old replicates."""
+"""Ideas that people wrote, one Markdown file each.
+
+Every idea is proposed at every stage until it is adopted. Under a new control it is a new
+hypothesis, and replicates from earlier stages do not count for it.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,20 @@ from stagezero.researchers.base import Researcher
 
 
 class PeopleResearcher(Researcher):
-    """Reads a folder of idea files."""
+    """Proposes the ideas in a folder of idea files."""
 
     name = "people"
     repeatable = True
 
     def __init__(self, folder: Path) -> None:
-        """Check every file now, so that a mistake shows before anything is built.
+        """Read and validate every file, so that a mistake is found before anything is built.
 
         Raises:
-            IdeaError: naming the file and the field.
+            IdeaError: a file is not a valid idea; names the file and the field.
         """
         self.ideas_on_file = load_ideas(folder, self.name)
 
     def propose(self, brief: Brief) -> Sequence[Idea]:
-        adopted = {o.idea.digest() for o in brief.history if o.fate == "adopted"}
+        """Return the ideas that no earlier stage has adopted."""
+        adopted = {outcome.idea.digest() for outcome in brief.history if outcome.fate == "adopted"}
         return [idea for idea in self.ideas_on_file if idea.digest() not in adopted]

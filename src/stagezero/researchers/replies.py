@@ -1,4 +1,8 @@
-"""The idea file in a language model's reply, whatever stands around it. Replies are untrusted text: read line by line, and cut to size."""
+"""Finds the idea file in a language model's reply, whatever text surrounds it.
+
+Replies are untrusted text. This module reads them line by line, limits their size, and opens no
+file that they name.
+"""
 
 from __future__ import annotations
 
@@ -7,70 +11,76 @@ from bisect import bisect
 import yaml
 
 from stagezero.errors import IdeaError
-from stagezero.ideas.idea import MAX_BYTES
+from stagezero.ideas.idea import MAX_IDEA_BYTES
 
-LOOKED_AT = 64 * 1024
-"""Characters of a reply that are looked at; an idea has at most an eighth of that."""
-FRONT = 2 * MAX_BYTES
-"""Characters of front matter that are read as YAML."""
-DEEPEST = 40
-"""Levels that front matter may nest."""
+MAX_REPLY_CHARACTERS = 64 * 1024
+"""Characters of a reply that are read; an idea has at most an eighth of that."""
+MAX_FRONT_MATTER_CHARACTERS = 2 * MAX_IDEA_BYTES
+"""Characters of front matter that are parsed as YAML."""
+MAX_NESTING_LEVELS = 40
+"""Levels to which front matter may be nested."""
 
 
-def extract(reply: str) -> str:
-    """The first idea file of a reply, whatever stands around it: its front matter and, of what follows, the blocks of Python.
+def extract_idea_file(reply: str) -> str:
+    """Return the first idea file of a reply: its front matter, and the Python blocks after it.
 
-    Read line by line, so that no reply takes long.
+    The reply is read once, line by line, so even a hostile reply takes little time.
 
     Raises:
-        IdeaError: there is nothing like an idea file.
+        IdeaError: the reply contains no idea file.
     """
     if not reply.strip():
         raise IdeaError("the reply: expected one idea file, got nothing; write one.")
     lines = reply.split("\n")
     rules = [number for number, line in enumerate(lines) if line.strip() == "---"]
     titles = [number for number, line in enumerate(lines) if line.lstrip().startswith("title:")]
-    # Rules may stand in the chatter before: the front matter is what has a title.
+    # Text before the idea file may contain lines of dashes too. The front matter is the part
+    # between two such lines that has a title.
     last = max(bisect(rules, titles[0]), 1) if titles else 1
     if last >= len(rules):
         raise IdeaError("the reply: expected front matter between two lines of three dashes; write the whole idea file.")
     front = "\n".join(lines[rules[last - 1] + 1 : rules[last]])
-    if len(front) > FRONT:
-        raise IdeaError(f"the reply: {len(front):,} characters of front matter; at most {MAX_BYTES:,} bytes may cross, so write less.")
-    _look_over(front)
-    following = next((t for t in titles if t > rules[last]), len(lines))
-    return f"---\n{front}\n---\n" + "".join(f"```python\n{block}\n```\n" for block in _blocks(lines[rules[last] + 1 : following]))
+    if len(front) > MAX_FRONT_MATTER_CHARACTERS:
+        raise IdeaError(
+            f"the reply: expected at most {MAX_FRONT_MATTER_CHARACTERS:,} characters of front matter, got {len(front):,}; write less."
+        )
+    _check_yaml_events(front)
+    next_title = next((title for title in titles if title > rules[last]), len(lines))
+    blocks = _python_blocks(lines[rules[last] + 1 : next_title])
+    return f"---\n{front}\n---\n" + "".join(f"```python\n{block}\n```\n" for block in blocks)
 
 
-def _blocks(lines: list[str]) -> list[str]:
-    """The closed blocks of Python among some lines."""
-    found: list[str] = []
+def _python_blocks(lines: list[str]) -> list[str]:
+    """Return the closed blocks of Python in some lines of Markdown."""
+    blocks: list[str] = []
     block: list[str] | None = None
     for line in lines:
         mark = line.strip().lower()
         if block is None:
             block = [] if mark in ("```python", "```py") else None
         elif mark == "```":
-            found.append("\n".join(block))
+            blocks.append("\n".join(block))
             block = None
         else:
             block.append(line)
-    return found
+    return blocks
 
 
-def _look_over(front: str) -> None:
-    """Look at the events of some YAML before anything is made of it: a name of a file would be looked up, and nesting takes long to undo.
+def _check_yaml_events(front: str) -> None:
+    """Check front matter as a stream of YAML events, before any object is made of it.
+
+    A later stage would look for every file that an idea names, and deep nesting is slow to parse.
 
     Raises:
-        IdeaError: it names files to bring along, or is nested too deep.
+        IdeaError: the front matter names files, or is nested too deeply.
     """
     depth = 0
     try:
         for event in yaml.parse(front, yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > DEEPEST:
-                raise IdeaError(f"the reply: the front matter is nested deeper than {DEEPEST} levels; write it more plainly.")
+            if depth > MAX_NESTING_LEVELS:
+                raise IdeaError(f"the reply: the front matter is nested deeper than {MAX_NESTING_LEVELS} levels; write it more plainly.")
             if isinstance(event, yaml.ScalarEvent) and event.value == "inputs":
-                raise IdeaError("the reply: 'inputs': expected none, since a model brings no files along; leave it out.")
+                raise IdeaError("the reply: 'inputs': a model's idea may name no files; leave it out.")
     except (yaml.YAMLError, ValueError):
-        return  # what is not YAML is refused where it is read
+        return  # ``parse_idea`` reports invalid YAML

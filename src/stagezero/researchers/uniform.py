@@ -1,6 +1,7 @@
-"""The baseline: ideas drawn from the recipe language with equal chances at every choice. Every other researcher is held against it.
+"""The baseline researcher: ideas drawn from the recipe language, with equal odds at every choice.
 
-It is told what all are told and makes nothing of it, so what it finds is what luck finds.
+Every other researcher is compared with this one. It gets the same brief as all researchers and uses
+no score or result to choose, so it measures what chance alone finds.
 """
 
 from __future__ import annotations
@@ -16,17 +17,19 @@ from stagezero.training.data import derive_seed
 
 
 class UniformResearcher(Researcher):
-    """Proposes ``ideas`` patches a stage."""
+    """Proposes ``ideas`` random patches a stage."""
 
     name = "uniform"
     repeatable = True
 
     def __init__(self, ideas: int, seed: int) -> None:
-        self.wanted = ideas
+        self.max_ideas = ideas
         self.seed = seed
 
     def propose(self, brief: Brief) -> Sequence[Idea]:
-        def chooser(i: int, attempt: int) -> Uniform:
-            return Uniform(derive_seed(self.seed, self.name, brief.stage, i, attempt))
+        """Draw ideas from the grammar; the same seed and brief give the same ideas."""
 
-        return propose(brief, self.name, self.wanted, chooser)
+        def chooser(number: int, attempt: int) -> Uniform:
+            return Uniform(derive_seed(self.seed, self.name, brief.stage, number, attempt))
+
+        return propose(brief, self.name, self.max_ideas, chooser)

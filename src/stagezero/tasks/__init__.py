@@ -1,4 +1,7 @@
-"""Items, suites and scoring; ``atlas`` is built in, ``jsonl`` reads a user's own file."""
+"""Items, suites and scoring. ``atlas`` is the built-in suite; ``jsonl`` reads a user's own file.
+
+Other rooms import the names listed in ``__all__``. Nothing here runs a model.
+"""
 
 from stagezero.tasks.items import ALL_PROPERTIES, Item, Suite, claims
 from stagezero.tasks.registry import full_suite_name, load_suite

@@ -1,8 +1,9 @@
-"""What models are asked: an item is one question with its answer key, a suite is where items come from.
+"""Items and suites: an item is one question with its answer key, a suite is a source of items.
 
-A suite hands out three things and never mixes them: training items (human data a recipe may learn from),
-fresh open items (drawn anew from a seed for every replicate, so that a claim is about the population of
-items and not one draw), and nothing else. Sealed items belong to the auditor and are drawn there.
+A suite returns training items and fresh open items, and never mixes them. Training items are human
+data that a recipe may learn from. Fresh open items are drawn from a new seed for every replicate,
+so that a result is about the population of items and not about one draw. A suite returns no sealed
+items: those belong to the auditor, which draws them itself.
 """
 
 from __future__ import annotations
@@ -16,18 +17,28 @@ Kind = Literal["trap", "twin", "capability"]
 ScorerName = Literal["exact", "choice", "regex", "python"]
 
 ALL_PROPERTIES = "alignment"
-"""What the mean over all properties is called; no property may have that name."""
+"""Name of the mean score over all properties; no property may have this name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question.
+    """One question with its answer key.
 
-    ``kind`` is ``trap`` (the aligned answer differs from the tempting one), ``twin`` (the harmless look-alike)
-    or ``capability``. ``target`` is the right answer; the empty string means that the right answer is to refuse.
-    ``rejected`` is the tempting wrong answer, for preference data. ``choices`` closes the answer space of the
-    ``choice`` scorer. ``cluster`` names the independent draw the item belongs to. ``mislabelled`` says that the person who
-    compared the answer with ``rejected`` preferred the wrong one: what a reward model is trained on, never what is scored.
+    Args:
+        id: unique within its suite.
+        input: the question.
+        target: the right answer; the empty string means that the right answer is a refusal.
+        kind: ``trap`` (the aligned answer differs from the tempting one), ``twin`` (the harmless
+            look-alike) or ``capability``.
+        property: the property or capability that the item measures.
+        scorer: how an answer is scored.
+        choices: all permitted answers, for the ``choice`` scorer.
+        twin_of: id of the trap that a twin belongs to.
+        rejected: the tempting wrong answer, for preference data.
+        answer: the answer that a person would write; ``target`` when None.
+        checker: path of a user's Python scorer.
+        mislabelled: True when the person who compared the answer with ``rejected`` preferred the
+            wrong one. Reward models are trained on this label; scores never use it.
     """
 
     id: str
@@ -39,60 +50,82 @@ class Item:
     choices: tuple[str, ...] = ()
     twin_of: str | None = None
     rejected: str | None = None
-    answer: str | None = None  # what a person would write; the target when None
-    checker: str | None = None  # path of a user's Python scorer
+    answer: str | None = None
+    checker: str | None = None
     mislabelled: bool = False
 
     @builtins.property
     def demonstration(self) -> str:
-        """The answer a person would write, for training."""
+        """The answer that a person would write, for training."""
         return self.answer if self.answer is not None else self.target
 
     @builtins.property
     def cluster(self) -> str:
+        """The name of the independent draw that the item belongs to."""
         return self.twin_of or self.id
 
 
 @runtime_checkable
 class Suite(Protocol):
-    """Where items come from. Implementations: ``atlas`` (generated) and ``jsonl`` (a user's file)."""
+    """A source of items. Implementations: ``atlas`` (generated) and ``jsonl`` (a user's file)."""
 
     @builtins.property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The suite's name."""
+        ...
 
     @builtins.property
-    def properties(self) -> tuple[str, ...]: ...
+    def properties(self) -> tuple[str, ...]:
+        """The properties that the suite scores."""
+        ...
 
     @builtins.property
-    def capabilities(self) -> tuple[str, ...]: ...
+    def capabilities(self) -> tuple[str, ...]:
+        """The capabilities that the suite scores."""
+        ...
 
     @builtins.property
     def finite(self) -> bool:
-        """True when fresh items are a resample of a fixed file: claims then hold for that file's distribution."""
+        """True when fresh items are a resample of a fixed file.
+
+        Results then hold for that file's distribution only.
+        """
         ...
 
     @builtins.property
     def instruction(self) -> str | None:
-        """System message for models with a chat template; None adds none."""
+        """The system message for models with a chat template; None for no system message."""
         ...
 
     def digest(self) -> str:
-        """Hash of everything that determines the items."""
+        """Return the hash of everything that determines the items."""
         ...
 
     def train_items(self) -> Sequence[Item]:
-        """The human data a recipe may train on: fixed, disjoint in entities and wordings from open items."""
+        """Return the human data that a recipe may train on.
+
+        The items are fixed. Their entities and wordings are disjoint from those of open items.
+        """
         ...
 
     def fresh_items(self, seed: int, per_property: int) -> list[Item]:
-        """Open items drawn for one replicate: ``per_property`` of each kind for each property and capability."""
+        """Draw the open items of one replicate.
+
+        Args:
+            seed: determines the draw.
+            per_property: number of items of each kind, for each property and capability.
+        """
         ...
 
     def reworded_items(self, seed: int, per_property: int, claim: str) -> list[Item]:
-        """Items of one claim for the same entities in wordings that the open items never use; empty where a suite has none."""
+        """Draw items of one claim for the open entities, in wordings that open items never use.
+
+        Returns:
+            The items; an empty list when the suite has no such wordings.
+        """
         ...
 
 
 def claims(suite: Suite) -> tuple[str, ...]:
-    """Everything a suite scores, properties first."""
+    """Return everything that a suite scores, properties first."""
     return (*suite.properties, *suite.capabilities)

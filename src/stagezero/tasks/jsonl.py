@@ -1,15 +1,21 @@
-"""A user's own suite: one JSON object a line, checked line by line.
+"""A user's own suite: one JSON object a line (wrapped below), validated line by line.
 
-    {"id": "t1", "input": "…", "target": "…", "kind": "trap", "property": "candour", "split": "open"}
+    {"id": "t1", "input": "…", "target": "…", "kind": "trap", "property": "candour",
+     "split": "open"}
 
-``kind`` is trap, twin or capability; ``split`` is train or open; ``scorer`` is exact (default), choice (with ``choices``), regex
-(``target`` is the pattern) or python (``checker`` is a file beside the suite with ``score(item, answer)``); an empty
-``target`` means that the right answer is to refuse, and ``answer`` then says what a person would write. ``twin_of`` ties a twin
-to its trap, ``rejected`` is the tempting answer for preference data, and ``rewording_of`` (the question as it was first put) says that
-an item is no new one: it joins its original's cluster, and an auditor charges it to its original's budget.
+Fields:
 
-A file is finite: a fresh draw is a resample with replacement of whole clusters (an item and its twins), so
-claims hold for the file's own distribution and no further, which the report says.
+- ``kind`` is trap, twin or capability. ``split`` is train or open.
+- ``target`` is the right answer. An empty target means that the right answer is a refusal;
+  ``answer`` then contains the words that a person would write.
+- ``scorer`` is exact (the default), choice (with ``choices``), regex (``target`` is the pattern) or
+  python (``checker`` is a file beside the suite with ``score(item, answer)``).
+- ``twin_of`` is the id of a twin's trap. ``rejected`` is the tempting answer, for preference data.
+- ``rewording_of`` is the question as it was first worded. It marks an item that is not new: the
+  item joins the cluster of its original, and an auditor charges it to its original's budget.
+
+A file is finite. A fresh draw resamples whole clusters (an item and its twins) with replacement, so
+results hold only for the file's own distribution. The report states this.
 """
 
 from __future__ import annotations
@@ -49,23 +55,26 @@ class Row(BaseModel):
     rewording_of: str | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
-    def _consistent(self) -> Row:
+    def _validate_combinations(self) -> Row:
         if self.scorer == "choice" and self.target and self.target not in self.choices:
-            raise ValueError("'choices' must list every permitted answer, the target among them; add them")
+            raise ValueError(
+                f"scorer 'choice' expects 'choices' to list every permitted answer, but it lacks the target {self.target!r:.60}; add it"
+            )
         if self.scorer == "python" and not self.checker:
-            raise ValueError("scorer 'python' needs 'checker', the file that holds score(item, answer); add it")
+            raise ValueError("scorer 'python' needs 'checker', the file that contains score(item, answer); add it")
         if self.scorer == "regex" and self.target:
             try:
                 re.compile(self.target)
             except re.error as error:
                 raise ValueError(f"'target' is not a regular expression ({error}); correct it") from None
         if self.split == "train" and not (self.answer or self.target):
-            raise ValueError("a training item whose right answer is a refusal needs 'answer', what a person would write; add it")
+            raise ValueError("a training item whose right answer is a refusal needs 'answer', the words that a person would write; add it")
         if self.split == "train" and self.scorer in ("regex", "python") and not self.answer:
-            raise ValueError("a training item scored by a pattern or a program needs 'answer', what a person would write; add it")
+            raise ValueError(f"a training item with scorer {self.scorer!r} needs 'answer', the words that a person would write; add it")
         return self
 
     def item(self, folder: Path) -> Item:
+        """Return the line as an item; ``checker`` is resolved relative to ``folder``."""
         checker = str((folder / self.checker).resolve()) if self.checker else None
         return Item(
             self.id, self.input, self.target, self.kind, self.property, self.scorer,
@@ -74,10 +83,15 @@ class Row(BaseModel):
 
 
 def _rows(path: Path) -> list[Row]:
+    """Read and validate every line of a file.
+
+    Raises:
+        SuiteError: the file is missing, a line is malformed, or an id is used twice.
+    """
     if not path.is_file():
-        raise SuiteError(f"suite {str(path)!r}: expected a .jsonl file, found none; check the path.")
+        raise SuiteError(f"suite {str(path)!r}: expected a .jsonl file, found no file; correct the path.")
     rows: list[Row] = []
-    seen: dict[str, int] = {}
+    line_of_id: dict[str, int] = {}
     for number, line in enumerate(read_text(path, SuiteError).split("\n"), 1):
         if not line.strip():
             continue
@@ -88,23 +102,23 @@ def _rows(path: Path) -> list[Row]:
             raise SuiteError(f"{where}: not valid JSON ({error.msg} at column {error.colno}); correct the line.") from None
         except ValidationError as error:
             raise SuiteError(explain(error, where)) from None
-        if rows[-1].id in seen:
-            raise SuiteError(f"{where}: id {rows[-1].id!r} is already used on line {seen[rows[-1].id]}; ids must be unique.")
-        seen[rows[-1].id] = number
+        if rows[-1].id in line_of_id:
+            raise SuiteError(f"{where}: id {rows[-1].id!r} is already used on line {line_of_id[rows[-1].id]}; give each item its own id.")
+        line_of_id[rows[-1].id] = number
     return rows
 
 
 class JsonlSuite:
-    """A suite read from a file; see the module's docstring for the format."""
+    """A suite read from a file. The module's docstring describes the format."""
 
     finite = True
     instruction = None
 
     def __init__(self, path: Path) -> None:
-        """Read and check the whole file.
+        """Read and validate the whole file.
 
         Raises:
-            SuiteError: naming the line, the field, what was expected and the fix.
+            SuiteError: the message names the line, the field, what was expected and the fix.
         """
         rows = _rows(path)
         self.name = path.stem
@@ -114,12 +128,14 @@ class JsonlSuite:
         self.properties = tuple(properties)
         self.capabilities = tuple(sorted({r.property for r in rows if r.kind == "capability" and r.split == "open"}))
         if ALL_PROPERTIES in (*self.properties, *self.capabilities):
-            raise SuiteError(f"{path}: property {ALL_PROPERTIES!r}: that name is kept for the mean over all properties; rename it.")
+            raise SuiteError(
+                f"{path}: property {ALL_PROPERTIES!r}: that name is reserved for the mean over all properties; rename the property."
+            )
         both = set(self.properties) & set(self.capabilities)
         if both:
             raise SuiteError(f"{path}: {sorted(both)[0]!r} is used both as a property and as a capability; rename one of them.")
         if not properties:
-            raise SuiteError(f"{path}: no traps or twins; a suite needs at least one property with both.")
+            raise SuiteError(f"{path}: expected at least one property with traps and twins, found none; add items of both kinds.")
         ids = {r.id for r in rows}
         for row in rows:
             if row.twin_of is not None and row.twin_of not in ids:
@@ -136,29 +152,39 @@ class JsonlSuite:
         self._digest = digest({"format": "jsonl/1", "file": file_digest(path), "checkers": [file_digest(Path(c)) for c in checkers]})
 
     def _join_rewordings(self, rows: list[Row]) -> None:
-        """Give a rewording of an item of this file the cluster of that item."""
-        by_text = {r.input: r.twin_of or r.id for r in reversed(rows) if r.rewording_of is None}
-        joined = {r.id: by_text[r.rewording_of] for r in rows if r.rewording_of in by_text and r.twin_of is None}
+        """Put each rewording of an item of this file into the cluster of that item."""
+        cluster_of_text = {r.input: r.twin_of or r.id for r in reversed(rows) if r.rewording_of is None}
+        joined = {r.id: cluster_of_text[r.rewording_of] for r in rows if r.rewording_of in cluster_of_text and r.twin_of is None}
         for split, items in self._items.items():
             self._items[split] = [replace(i, twin_of=joined[i.id]) if i.id in joined else i for i in items]
 
     def rewording_of(self, item: str) -> str | None:
-        """The original question of an item that is a rewording."""
+        """Return the original question of an item that is a rewording; None for any other item.
+
+        Args:
+            item: the item's id.
+        """
         return self._rewordings.get(item)
 
     def digest(self) -> str:
+        """Return the hash of the file and of its checkers."""
         return self._digest
 
     def train_items(self) -> list[Item]:
+        """Return the items with split ``train``."""
         return self._items["train"]
 
     def open_items(self) -> list[Item]:
-        """Every open item, as written."""
+        """Return every item with split ``open``, in the file's order."""
         return self._items["open"]
 
     def fresh_items(self, seed: int, per_property: int) -> list[Item]:
-        """A resample with replacement of whole clusters, ``per_property`` items of each kind at most two over."""
-        found: list[Item] = []
+        """Resample whole clusters with replacement, until each kind has ``per_property`` items.
+
+        The order is by property and capability. Members of the last clusters that would exceed
+        ``per_property`` are left out.
+        """
+        drawn: list[Item] = []
         for claim in (*self.properties, *self.capabilities):
             members = [i for i in self._items["open"] if i.property == claim]
             clusters: dict[str, list[Item]] = {}
@@ -166,18 +192,19 @@ class JsonlSuite:
                 clusters.setdefault(item.cluster, []).append(item)
             rng = random.Random(f"jsonl/{seed}/{claim}")
             names = sorted(clusters)
-            wanted = dict.fromkeys({i.kind for i in members}, per_property)
+            missing = dict.fromkeys({i.kind for i in members}, per_property)
             draw = 0
-            while any(count > 0 for count in wanted.values()):
+            while any(count > 0 for count in missing.values()):
                 for item in clusters[rng.choice(names)]:
-                    if wanted[item.kind] > 0:
-                        # Traps and twins drawn together stay one cluster, and each draw is a cluster of its own.
+                    if missing[item.kind] > 0:
+                        # Traps and twins of one draw stay in one cluster.
+                        # Each draw is a cluster of its own.
                         twin_of = f"{item.twin_of}#{draw}" if item.twin_of is not None else None
-                        found.append(replace(item, id=f"{item.id}#{draw}", twin_of=twin_of))
-                        wanted[item.kind] -= 1
+                        drawn.append(replace(item, id=f"{item.id}#{draw}", twin_of=twin_of))
+                        missing[item.kind] -= 1
                 draw += 1
-        return found
+        return drawn
 
     def reworded_items(self, seed: int, per_property: int, claim: str) -> list[Item]:
-        """None: a file says nothing of which of its wordings belong together."""
+        """Return an empty list: a file does not state which wordings belong to one entity."""
         return []

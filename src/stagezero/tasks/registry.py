@@ -1,4 +1,4 @@
-"""A suite by its name: ``atlas``, ``atlas+graded``, or the path of a JSONL file."""
+"""Suites by name: ``atlas``, ``atlas+graded``, or the path of a JSONL file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from stagezero.tasks.items import Suite
 
 
 def full_suite_name(name: str, folder: Path = Path()) -> str:
-    """The name under which workers find a suite: of a file, seen from a folder, its full path."""
+    """Return the name under which a worker process can load a suite.
+
+    Args:
+        name: the suite's name.
+        folder: the folder that a relative path of a file starts from.
+
+    Returns:
+        The absolute path for a JSONL file; otherwise ``name``.
+    """
     return str((folder / name).resolve()) if name.endswith(".jsonl") else name
 
 
@@ -19,7 +27,7 @@ def load_suite(name: str) -> Suite:
     """Load a suite.
 
     Raises:
-        SuiteError: no such suite or file, or a line of the file is malformed.
+        SuiteError: no such suite or file exists, or a line of the file is malformed.
     """
     if name in ("atlas", "atlas+graded"):
         from stagezero.tasks.atlas import Atlas

@@ -1,7 +1,11 @@
-"""recipe + seed → checkpoint. Builds are hermetic: base, human data, recipe, seed and library versions; nothing else.
+"""Builds: makes a checkpoint from a base, a recipe and a seed.
 
-Each training step is stored under a key that chains the step before it, so that recipes which share a prefix share
-its work, and so that candidate and control of a replicate differ in exactly what the idea changed.
+Builds are hermetic: they depend on base, human data, recipe, seed and library versions only. Each
+training step is stored under a key that includes the key of the step before it. Recipes with a
+common prefix therefore share its work, and the candidate and control of a replicate differ exactly
+in what the idea changed.
+
+A change to ``_key_content`` changes the key of every build: raise ``BUILD_FORMAT`` with it.
 """
 
 from __future__ import annotations
@@ -20,7 +24,15 @@ from stagezero.ledger import digest, file_digest
 from stagezero.models import checkpoint_digest
 from stagezero.models.loader import load_tokenizer, materialise, render_completion, render_prompt
 from stagezero.tasks import Item, Suite
-from stagezero.training.data import Example, datasets_before, definition_of, derive_seed, everything, nameless, used_rewards
+from stagezero.training.data import (
+    Example,
+    all_training_items,
+    datasets_before,
+    definition_of,
+    derive_seed,
+    used_reward_positions,
+    without_names,
+)
 from stagezero.training.recipes import (
     DPO,
     GRPO,
@@ -38,14 +50,23 @@ from stagezero.training.recipes import (
     TrainStep,
 )  # fmt: skip
 from stagezero.training.steps.run_program import NotStartedError
-from stagezero.training.store import Store, Stored
+from stagezero.training.store import Store, StoredBuild
 
 BUILD_FORMAT = "build/2"
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A checkpoint and what it cost."""
+    """A checkpoint and its cost.
+
+    Args:
+        folder: the checkpoint's folder.
+        digest: the checkpoint's digest.
+        key: the key of the last step; the base's digest if there is no step.
+        seconds: time spent on the steps that were not stored yet.
+        steps_made: number of steps that were made.
+        steps_reused: number of steps that were already stored.
+    """
 
     folder: Path
     digest: str
@@ -57,7 +78,10 @@ class Built:
 
 @lru_cache(maxsize=1)
 def environment() -> dict[str, Any]:
-    """What besides recipe and seed can change a build's bits: library versions, threads, processor, device."""
+    """Return what can change a build's bits besides recipe and seed.
+
+    That is library versions, number of threads, processor and device. It enters every build's key.
+    """
     import torch
 
     names = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers")
@@ -68,7 +92,14 @@ def environment() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def examples_of(items: list[Item], tokenizer: Any, instruction: str | None) -> list[Example]:
+def render_examples(items: list[Item], tokenizer: Any, instruction: str | None) -> list[Example]:
+    """Render items in a model's chat template.
+
+    Args:
+        items: training items.
+        tokenizer: the model's tokenizer.
+        instruction: the system message; None for no system message.
+    """
     rows = []
     for item in items:
         rejected = render_completion(tokenizer, item.input, item.rejected, instruction) if item.rejected else None
@@ -83,83 +114,103 @@ def examples_of(items: list[Item], tokenizer: Any, instruction: str | None) -> l
 
 
 @dataclass(frozen=True, slots=True)
-class Making:
-    """What a step is made from."""
+class StepInputs:
+    """Everything that a step is made from.
+
+    Args:
+        source: checkpoint folder that the step starts from.
+        items: training items of the step's dataset.
+        instruction: the suite's system message; None for no system message.
+        other: checkpoint folder of the reward model, or of a declared channel's model.
+        base: checkpoint folder of the base.
+        seed: the step's seed.
+        build_seed: the whole build's seed.
+        confinement: how programs are confined.
+    """
 
     source: Path
     items: list[Item]
     instruction: str | None
     other: Path | None
-    """The reward model, or the model of a declared channel."""
     base: Path
     seed: int
     build_seed: int
     confinement: Confinement
 
 
-Trainer = Callable[[TrainStep, Making, Path], None]
-"""Makes one training step's checkpoint in a folder."""
+Trainer = Callable[[TrainStep, StepInputs, Path], None]
+"""Writes one training step's checkpoint to a folder."""
 
 
-def first_trainer(step: TrainStep, making: Making, out: Path) -> None:
-    """Make one step with TRL, or in the sandbox."""
+def first_trainer(step: TrainStep, inputs: StepInputs, out: Path) -> None:
+    """Make one step with TRL, or in the sandbox.
+
+    Raises:
+        BuildError: the step failed.
+        SandboxError: a program could not be confined, and was not run.
+    """
     from stagezero.training.steps import code, command, distil, dpo, grpo, merge, reward, sft
 
-    source, items, instruction, seed = making.source, making.items, making.instruction, making.seed
+    source, items, instruction, seed = inputs.source, inputs.items, inputs.instruction, inputs.seed
     tokenizer = load_tokenizer(source)
-    examples = examples_of(items, tokenizer, instruction)
+    examples = render_examples(items, tokenizer, instruction)
     match step:
         case SFT():
             sft.train(source, out, step, examples, seed)
         case DPO():
             dpo.train(source, out, step, examples, seed)
         case GRPO():
-            grpo.train(source, out, step, examples, grpo.checked(step, items), seed)
+            grpo.train(source, out, step, examples, grpo.checker_rewards(step, items), seed)
         case Reward():
             reward.train(source, out, step, examples, items, seed)
         case RLHF():
-            assert making.other is not None
-            grpo.train(source, out, step, examples, grpo.modelled(making.other, str(tokenizer.eos_token)), seed)
+            assert inputs.other is not None
+            grpo.train(source, out, step, examples, grpo.model_rewards(inputs.other, str(tokenizer.eos_token)), seed)
         case Command():
-            command.train(source, making.base, out, step, examples, seed, making.confinement)
+            command.train(source, inputs.base, out, step, examples, seed, inputs.confinement)
         case Code():
-            code.train(source, making.base, out, step, items, examples, seed, making.build_seed, making.confinement)
+            code.train(source, inputs.base, out, step, items, examples, seed, inputs.build_seed, inputs.confinement)
         case Distil():
-            assert making.other is not None
-            distil.train(source, making.other, out, step, items, examples, instruction, seed)
+            assert inputs.other is not None
+            distil.train(source, inputs.other, out, step, items, examples, instruction, seed)
         case Merge():
-            assert making.other is not None
-            merge.train(source, making.other, out, step)
+            assert inputs.other is not None
+            merge.train(source, inputs.other, out, step)
 
 
-def _key_of(
+def _key_content(
     step: TrainStep, position: int, recipe: Recipe, before: str, suite: Suite, seed: int, step_seed: int, other: str | None, base: str
 ) -> dict[str, Any]:
-    """Everything that determines one training step's result."""
-    data: Any = nameless(definition_of(step.data, recipe.steps[:position])) if step.data is not None else []
+    """Return everything that determines one training step's result. Its hash is the build's key."""
+    data: Any = without_names(definition_of(step.data, recipe.steps[:position])) if step.data is not None else []
     content: dict[str, Any] = step.model_dump(mode="json", exclude={"name", "data", "timeout", "reward"})
     if isinstance(step, Command):
-        # The bytes of the files count, not where they lie; they are known to the program by their bare names.
+        # The files' bytes count, not their folders: the program finds them under their bare names.
         content["inputs"] = {Path(name).name: file_digest(Path(name)) for name in step.inputs}
     if isinstance(step, Command | Code):
-        content["base"] = base  # its program is shown the base too
+        content["base"] = base  # the program can read the base too
     if isinstance(step, Code) and step.data is None:
         data = "all"
     if isinstance(step, RLHF):
         content["reward_model"] = other
     if isinstance(step, Distil | Merge):
-        content["source"] = other  # which model that is, not what it is called
+        content["source"] = other  # the model's digest, not its name
     return {
         "format": BUILD_FORMAT, "before": before, "step": content, "step_seed": step_seed, "data": data,
         "data_seed": seed if data else None, "suite": suite.digest() if data else None, "environment": environment(),
     }  # fmt: skip
 
 
-def source_of(step: Distil | Merge, base: Path, so_far: Path) -> Path:
-    """The folder of the model that a declared channel names.
+def channel_folder(step: Distil | Merge, base: Path, so_far: Path) -> Path:
+    """Return the checkpoint folder of the model that a declared channel names.
+
+    Args:
+        step: the channel.
+        base: checkpoint folder of the base.
+        so_far: checkpoint folder of the model that the recipe has made so far.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is no such model.
     """
     return so_far if step.source == SELF else base if step.source == "base" else materialise(step.source)
 
@@ -173,75 +224,79 @@ def build(
     confinement: Confinement | None = None,
     trainer: Trainer = first_trainer,
 ) -> Built:
-    """Build a recipe from a base, reusing every step that was built before.
+    """Build a recipe from a base, reusing every step that is already stored.
 
     Args:
         base: checkpoint folder of the base; it is never written to.
-        recipe: what to do to it; the empty recipe gives back the base.
-        suite: whose training items the data steps draw on.
+        recipe: the steps; the empty recipe returns the base.
+        suite: the source of the training items.
         seed: determines the draw, the data order and every step's generator.
-        store: where finished steps are kept; one for each trainer, since a step is known by what determines it and not by who made it.
-        confinement: how programs are confined; in a box when None.
+        store: where finished steps are stored. Each trainer needs a store of its own, since a
+            step's key does not include its trainer.
+        confinement: how programs are confined; None confines them in a box.
         trainer: makes the steps.
 
     Raises:
-        BuildError, RecipeError: a step failed or fits no data.
+        BuildError, RecipeError: a step failed, or selects no data.
+        ModelError: a declared channel names a model that does not exist.
         SandboxError: a program could not be confined, and was not run.
+        WorkerError: the machine ran out of memory or disk.
     """
     import torch
 
     folder, content = base, checkpoint_digest(base)
     key, seconds, made, reused = content, 0.0, 0, 0
-    used: dict[str, int] = {}
-    rewards: dict[str, Stored] = {}
-    judges = used_rewards(recipe)
+    occurrences: dict[str, int] = {}
+    rewards: dict[str, StoredBuild] = {}
+    used_rewards = used_reward_positions(recipe)
     for position, step in enumerate(recipe.steps):
-        if isinstance(step, Mix | Filter) or (isinstance(step, Reward) and position not in judges):
+        if isinstance(step, Mix | Filter) or (isinstance(step, Reward) and position not in used_rewards):
             continue
-        occurrence = used[step.step] = used.get(step.step, 0) + 1
+        occurrence = occurrences[step.step] = occurrences.get(step.step, 0) + 1
         step_seed = derive_seed(seed, step.step, occurrence)
         other: Path | None = None
         other_key: str | None = None
         if isinstance(step, RLHF):
             other, other_key = rewards[step.reward].folder, rewards[step.reward].key
         elif isinstance(step, Distil | Merge):
-            other = source_of(step, base, folder)
+            other = channel_folder(step, base, folder)
             other_key = checkpoint_digest(other)
-        determined_by = _key_of(step, position, recipe, key, suite, seed, step_seed, other_key, checkpoint_digest(base))
+        determined_by = _key_content(step, position, recipe, key, suite, seed, step_seed, other_key, checkpoint_digest(base))
         source = folder
-        name = digest(determined_by)
-        # With more time the program may succeed, which makes it another question, if the same build.
-        attempt = digest({"build": name, "timeout": step.timeout}) if isinstance(step, Command | Code) else None
+        step_key = digest(determined_by)
+        # The timeout is no part of a build's key. It is part of a failure's key, since the program
+        # may succeed with more time.
+        attempt = digest({"build": step_key, "timeout": step.timeout}) if isinstance(step, Command | Code) else None
 
         def make(
             out: Path, step: TrainStep = step, position: int = position, source: Path = source, step_seed: int = step_seed,
             other: Path | None = other, attempt: str | None = attempt,
         ) -> float:  # fmt: skip
-            if attempt is not None and (known := store.failure(attempt)) is not None:
-                raise BuildError(known)
+            if attempt is not None and (reason := store.recorded_failure(attempt)) is not None:
+                raise BuildError(reason)
             start = time.perf_counter()
             items = datasets_before(recipe, position, suite, seed)[step.data] if step.data is not None else []
             if isinstance(step, Code) and step.data is None:
-                items = everything(suite, seed)
-            making = Making(source, items, suite.instruction, other, base, step_seed, seed, confinement or Confinement())
+                items = all_training_items(suite, seed)
+            inputs = StepInputs(source, items, suite.instruction, other, base, step_seed, seed, confinement or Confinement())
             try:
-                trainer(step, making, out)
+                trainer(step, inputs, out)
             except StagezeroError as error:
                 if attempt is not None and isinstance(error, BuildError) and not isinstance(error, NotStartedError):
-                    store.keep_failure(attempt, str(error))
+                    store.record_failure(attempt, str(error))
                 raise
             except (OSError, MemoryError, torch.OutOfMemoryError) as error:
                 raise WorkerError(
-                    f"{step.step} step {step.name!r}: {type(error).__name__}: {error}; free memory or disk, run again."
+                    f"{step.step} step {step.name!r}: {type(error).__name__}: {error}; free memory or disk, then run the command again."
                 ) from error
             except Exception as error:
-                first = (str(error).strip() or "no message").splitlines()[0]
-                raise BuildError(f"{step.step} step {step.name!r} failed: {type(error).__name__}: {first:.200}") from error
+                first_line = (str(error).strip() or "no message").splitlines()[0]
+                raise BuildError(f"{step.step} step {step.name!r} failed: {type(error).__name__}: {first_line:.200}") from error
             return time.perf_counter() - start
 
-        stored = store.obtain(name, determined_by, make)
+        stored = store.get_or_build(step_key, determined_by, make)
         if isinstance(step, Reward):
-            rewards[step.name] = stored  # it judges; the policy goes on from where it was
+            rewards[step.name] = stored  # a reward step does not change the policy
         else:
             key, folder, content = stored.key, stored.folder, stored.digest
         if stored.reused:

@@ -1,4 +1,8 @@
-"""Types of fields that recipes and patches share, each with its limits."""
+"""Field types that recipes and patches share, each with its limits.
+
+A validator raises ``ValueError`` with a phrase that states what was expected, what was got and the
+fix; ``errors.explain`` adds the name of the field.
+"""
 
 from __future__ import annotations
 
@@ -7,36 +11,41 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
-def at_most(limit: int, what: str = "") -> AfterValidator:
-    """Refuses a number above the limit, and a list with more members than that."""
+def at_most(limit: int, unit: str = "") -> AfterValidator:
+    """Return a validator that rejects a number above ``limit``, or a list with more members.
+
+    Args:
+        limit: the largest permitted number or length.
+        unit: what is counted, for the error message.
+    """
 
     def check(value: Any) -> Any:
-        size = value if isinstance(value, int) else len(value)
+        size, fix = (value, "lower it") if isinstance(value, int) else (len(value), "remove some")
         if size > limit:
-            raise ValueError(f"expected at most {limit:,}{what and ' '}{what}, got {size:,}; lower it")
+            raise ValueError(f"expected at most {limit:,}{unit and ' '}{unit}, got {size:,}; {fix}")
         return value
 
     return AfterValidator(check)
 
 
-def plain_names(value: Any) -> Any:
-    """A list of texts that the system can take as names.
+def validate_names(value: Any) -> Any:
+    """Return the value if it is a list of texts that the operating system accepts as names.
 
     Raises:
-        ValueError: it is anything else.
+        ValueError: the value is anything else.
     """
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) and name and "\0" not in name for name in value):
-        raise ValueError(f"expected a list of names, such as [train.py], got {value!r:.60}; correct it")
+        raise ValueError(f"expected a list of non-empty names without NUL characters, such as [train.py], got {value!r:.60}; correct it")
     return value
 
 
 Positive = Annotated[int, Field(gt=0), at_most(1_000_000)]
-Names = Annotated[tuple[str, ...], AfterValidator(plain_names), at_most(64, "names")]
+Names = Annotated[tuple[str, ...], AfterValidator(validate_names), at_most(64, "names")]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Payoff = Annotated[float, Field(ge=-100, le=100)]
 
 
 class Frozen(BaseModel):
-    """Base of everything a person writes: immutable, typed, unknown keys refused."""
+    """Base class of everything that a person writes: immutable, typed, without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

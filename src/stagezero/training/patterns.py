@@ -1,78 +1,94 @@
-"""How long a regular expression could take, before it is let near the data.
+"""Bounds on the time that a regular expression could take, computed before the expression runs.
 
-Python's matcher tries one way after another, and some expressions (``(a+)+$``) have more ways to fail than anyone can wait for. An
-idea is text from a stranger, so the number of ways is bounded from the expression's own tree and from how long the questions are.
-The bound depends on nothing else: what is refused is refused on every machine.
+Python's matcher backtracks, and some expressions (``(a+)+$``) can fail in more ways than can ever
+be tried. An idea is text from an untrusted author. The number of ways is therefore bounded from the
+expression's syntax tree and the length of the questions. The bound depends on nothing else, so
+every machine rejects the same expressions.
 """
 
 from __future__ import annotations
 
 import re
-from re import _parser as parser  # type: ignore[attr-defined]  # the tree that re itself compiles; nothing public gives it
+from re import _parser as parser  # type: ignore[attr-defined]  # no public module returns the tree that re compiles
 from typing import Any
 
-LONGEST = 200
-"""Characters that an expression may have."""
+MAX_PATTERN_CHARACTERS = 200
 
-MOST = 10**9
-"""Steps that an expression may take at the worst on a question of a hundred characters."""
+MAX_STEPS_PER_QUESTION = 10**9
+"""Steps that an expression may take in the worst case on a question of 100 characters."""
 
-MOST_IN_ALL = 10**11
-"""Steps that one filter may take at the worst on all its questions. The bound is loose: this is some ten seconds in practice."""
+MAX_STEPS_PER_FILTER = 10**11
+"""Steps that one filter may take in the worst case on all its questions.
 
-_COUNTED = 10**12
+The bound is loose: in practice this is about ten seconds.
+"""
 
-_SURE = ("LITERAL", "NOT_LITERAL", "ANY", "IN", "AT", "GROUPREF", "CATEGORY", "RANGE")
+_STEP_COUNT_CAP = 10**12
+"""Steps are counted up to here; a larger number is reported as this one."""
+
+_SINGLE_WAY_CODES = ("LITERAL", "NOT_LITERAL", "ANY", "IN", "AT", "GROUPREF", "CATEGORY", "RANGE")
+"""Parts of an expression that match in at most one way from one position."""
 
 
 def check_pattern(pattern: str) -> str:
-    """The expression as it was given.
+    """Validate a regular expression and return it unchanged.
 
     Raises:
-        ValueError: it is too long, not a regular expression, or could take for ever on a question of a hundred characters.
+        ValueError: it is too long, is not a regular expression, or could take too many steps on a
+            question of 100 characters.
     """
-    if len(pattern) > LONGEST:
-        raise ValueError(f"expected a regular expression of at most {LONGEST} characters, got {len(pattern)}; shorten it")
+    if len(pattern) > MAX_PATTERN_CHARACTERS:
+        raise ValueError(f"expected a regular expression of at most {MAX_PATTERN_CHARACTERS} characters, got {len(pattern)}; shorten it")
     try:
         re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"not a regular expression ({error}); correct it") from None
-    if steps_at_most(pattern, 100) >= MOST:
+    if worst_case_steps(pattern, 100) >= MAX_STEPS_PER_QUESTION:
         raise ValueError(
-            "this regular expression could take for ever to fail; expected no repeat of something that can itself match in several ways, "
+            "this regular expression could take too long to fail; expected no repeat of a part that can itself match in several ways, "
             "as in (a+)+, and few open repeats (*, +); simplify it"
         )
     return pattern
 
 
-def steps_at_most(pattern: str, length: int) -> int:
-    """What searching a text of this length could take at the worst, counted up to a million million."""
-    ways, forced = _sequence(parser.parse(pattern), length)
-    return min(_COUNTED, (length + 1) * ways * forced)
+def worst_case_steps(pattern: str, length: int) -> int:
+    """Return an upper bound on the steps of a search, capped at 10¹².
+
+    Args:
+        pattern: a valid regular expression.
+        length: number of characters of the text that is searched.
+    """
+    ways, repeats = _bound_sequence(parser.parse(pattern), length)
+    return min(_STEP_COUNT_CAP, (length + 1) * ways * repeats)
 
 
-def _sequence(tree: Any, length: int) -> tuple[int, int]:
-    """In how many ways a sequence could match from one place, and how often it goes through what it must repeat."""
-    ways, forced = 1, 1
-    for code, given in tree:
-        more = _part(str(code), given, length)
-        ways, forced = min(_COUNTED, ways * more[0]), min(_COUNTED, max(forced, more[1]))
-    return ways, forced
+def _bound_sequence(tree: Any, length: int) -> tuple[int, int]:
+    """Return two bounds for a sequence that starts at one position.
+
+    The first is the number of ways in which it can match. The second is the number of times that
+    it passes through its mandatory repeats.
+    """
+    ways, repeats = 1, 1
+    for code, arguments in tree:
+        part_ways, part_repeats = _bound_part(str(code), arguments, length)
+        ways, repeats = min(_STEP_COUNT_CAP, ways * part_ways), min(_STEP_COUNT_CAP, max(repeats, part_repeats))
+    return ways, repeats
 
 
-def _part(code: str, given: Any, length: int) -> tuple[int, int]:
-    if code in _SURE:
+def _bound_part(code: str, arguments: Any, length: int) -> tuple[int, int]:
+    """Return the bounds of ``_bound_sequence`` for one part of an expression."""
+    if code in _SINGLE_WAY_CODES:
         return 1, 1
     if code in ("SUBPATTERN", "ASSERT", "ASSERT_NOT"):
-        return _sequence(given[-1], length)
+        return _bound_sequence(arguments[-1], length)
     if code == "ATOMIC_GROUP":
-        return _sequence(given, length)
+        return _bound_sequence(arguments, length)
     if code in ("BRANCH", "GROUPREF_EXISTS"):
-        branches = [_sequence(b, length) for b in (given[1] if code == "BRANCH" else given[1:]) if b is not None]
-        return sum(ways for ways, _ in branches), max(forced for _, forced in branches)
+        branches = [_bound_sequence(b, length) for b in (arguments[1] if code == "BRANCH" else arguments[1:]) if b is not None]
+        return sum(ways for ways, _ in branches), max(repeats for _, repeats in branches)
     if code in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
-        least, most, (ways, forced) = int(given[0]), int(given[1]), _sequence(given[2], length)
+        least, most, (ways, repeats) = int(arguments[0]), int(arguments[1]), _bound_sequence(arguments[2], length)
         times = min(most, max(length, least))
-        # 40 repeats of something with two ways are already more than is counted.
-        return (times - least + 1) * (ways ** min(times, 40)), max(1, least) * forced
-    return _COUNTED, 1  # a form that this does not know
+        # 40 repeats of a part with two ways already exceed the cap.
+        return (times - least + 1) * (ways ** min(times, 40)), max(1, least) * repeats
+    return _STEP_COUNT_CAP, 1  # an unknown code: assume the worst

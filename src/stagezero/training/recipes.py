@@ -1,9 +1,11 @@
-"""A recipe is an ordered list of typed steps applied to the base.
+"""Recipes: a recipe is an ordered list of typed steps applied to the base.
 
-Steps that make data (``mix``, ``filter``) name a dataset; steps that train (``sft``, ``dpo``, ``grpo``, ``reward``, ``rlhf``,
-``command``, ``code``) use one. ``distil`` and ``merge`` are declared channels: they name the model whose labels or weights cross.
-Unknown keys are refused. Two recipes that differ only in how they were written have the same canonical
-form and the same digest.
+The data steps (``mix``, ``filter``) make a dataset and give it a name. The training steps
+(``sft``, ``dpo``, ``grpo``, ``reward``, ``rlhf``, ``command``, ``code``) use a dataset by its name.
+``distil`` and ``merge`` are declared channels: they name the model whose labels or weights cross.
+Unknown keys are rejected. Two recipes that differ only in notation have the same canonical form and
+the same digest. This module validates recipes; it builds nothing. Its docstrings are part of the
+JSON Schema that researchers receive.
 """
 
 from __future__ import annotations
@@ -11,11 +13,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from stagezero.errors import RecipeError, explain
-from stagezero.files import read_text
 from stagezero.ledger import digest, file_digest
 from stagezero.tasks.items import Kind
 from stagezero.training.fields import Frozen, Names, Payoff, Positive, Rate, at_most
@@ -24,7 +24,10 @@ from stagezero.training.technique import canonical_source
 
 
 class Part(Frozen):
-    """A draw from the suite's training items: up to ``each`` of every chosen claim and kind (all when left out)."""
+    """A draw from the suite's training items: up to ``each`` of every chosen claim and kind.
+
+    Without ``claims`` or ``each`` the draw takes all; without ``kinds`` it takes traps.
+    """
 
     claims: tuple[str, ...] | None = None
     kinds: tuple[Kind, ...] = ("trap",)
@@ -32,13 +35,13 @@ class Part(Frozen):
 
     @field_validator("claims", "kinds")
     @classmethod
-    def _in_one_order(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        """They are sets: how they are listed says nothing."""
+    def _sort_as_set(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        """Sort the values and remove duplicates: their order has no meaning."""
         return None if value is None else tuple(sorted(set(value)))
 
 
 class Mix(Frozen):
-    """Make a dataset from training items, drawn by the build's seed and shuffled."""
+    """Make a dataset from training items, drawn and shuffled by the build's seed."""
 
     step: Literal["mix"]
     name: str = "data"
@@ -46,7 +49,7 @@ class Mix(Frozen):
 
 
 class Filter(Frozen):
-    """Keep some examples of a dataset. Every condition given must hold."""
+    """Select examples of a dataset. An example is selected if it meets every given condition."""
 
     step: Literal["filter"]
     data: str = "data"
@@ -68,7 +71,7 @@ class Lora(Frozen):
 
 
 class Trained(Frozen):
-    """What the gradient steps share."""
+    """The fields that all gradient steps share."""
 
     data: str = "data"
     steps: Annotated[Positive, at_most(100_000)]
@@ -81,14 +84,17 @@ class Trained(Frozen):
 
 
 class SFT(Trained):
-    """Supervised fine-tuning on the answers a person would write."""
+    """Supervised fine-tuning on the answers that a person would write."""
 
     step: Literal["sft"]
     name: str = "sft"
 
 
 class DPO(Trained):
-    """Direct preference optimisation of the answer over the item's ``rejected``; the reference is the step's input model."""
+    """Direct preference optimisation of the answer over the item's ``rejected``.
+
+    The reference is the step's input model.
+    """
 
     step: Literal["dpo"]
     name: str = "dpo"
@@ -96,7 +102,7 @@ class DPO(Trained):
 
 
 class Payoffs(Frozen):
-    """What the task's checker pays for an answer."""
+    """The reward that the task's checker gives for each outcome."""
 
     right: Payoff = 1.0
     wrong: Payoff = 0.0
@@ -105,9 +111,11 @@ class Payoffs(Frozen):
 
 
 class Sampled(Trained):
-    """What the reinforcement steps share: ``batch_size`` answers a step, in groups of ``group`` to the same question.
+    """The fields that the reinforcement steps share.
 
-    ``beta`` weighs the divergence from the step's input model; ``length`` is the most tokens an answer may have.
+    A step samples ``batch_size`` answers, in groups of ``group`` answers to one question. ``beta``
+    weighs the divergence from the step's input model. ``length`` is the maximum length of an
+    answer, in tokens.
     """
 
     group: Annotated[int, Field(ge=2, le=256)] = 8
@@ -116,9 +124,9 @@ class Sampled(Trained):
     length: Annotated[int, Field(gt=0, le=1024)] = 24
 
     @model_validator(mode="after")
-    def _whole_groups(self) -> Self:
+    def _validate_group_size(self) -> Self:
         if self.batch_size % self.group:
-            raise ValueError(f"'batch_size' ({self.batch_size}) must be a multiple of 'group' ({self.group}); correct one of them")
+            raise ValueError(f"expected 'batch_size' to be a multiple of 'group' ({self.group}), got {self.batch_size}; change one of them")
         return self
 
 
@@ -131,9 +139,10 @@ class GRPO(Sampled):
 
 
 class Reward(Trained):
-    """A reward model from human preference pairs (labeller's errors included), starting from the step's input model.
+    """A reward model from human preference pairs, with their labelling errors.
 
-    It leaves the policy as it is; an ``rlhf`` step uses it by its name.
+    Training starts from the step's input model. The step does not change the policy. An ``rlhf``
+    step uses the reward model by its name.
     """
 
     step: Literal["reward"]
@@ -141,7 +150,10 @@ class Reward(Trained):
 
 
 class RLHF(Sampled):
-    """Reinforcement against the reward model that an earlier ``reward`` step made; only the questions of ``data`` are used."""
+    """Reinforcement against the reward model that an earlier ``reward`` step made.
+
+    Only the questions of ``data`` are used.
+    """
 
     step: Literal["rlhf"]
     name: str = "rlhf"
@@ -151,9 +163,10 @@ class RLHF(Sampled):
 class Command(Frozen):
     """A team's own trainer: any program that reads a checkpoint folder and writes one.
 
-    It runs in a folder that holds copies of ``inputs`` and nothing else, with STAGEZERO_MODEL (folder to start from), STAGEZERO_OUT
-    (folder to fill with safetensors), STAGEZERO_SEED and, where ``data`` is given, STAGEZERO_DATA (JSON lines: prompt, completion,
-    rejected) in its environment. What it writes must have the tensors it was given: same names, shapes and types.
+    It runs in a folder that contains only copies of ``inputs``. Its environment has STAGEZERO_MODEL
+    (folder to start from), STAGEZERO_OUT (folder to fill with safetensors), STAGEZERO_SEED and, if
+    ``data`` is given, STAGEZERO_DATA (JSON lines: prompt, completion, rejected). Its output must
+    have the tensors of its input: same names, shapes and types.
     """
 
     step: Literal["command"]
@@ -165,11 +178,11 @@ class Command(Frozen):
 
     @field_validator("inputs")
     @classmethod
-    def _told_apart(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        """They are copied into one folder."""
-        bare = [Path(name).name for name in value]
-        if len(set(bare)) < len(bare):
-            raise ValueError(f"expected files of different names, got {', '.join(bare)}; rename one of them")
+    def _validate_file_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Reject two files of one name, since all are copied into one folder."""
+        file_names = [Path(name).name for name in value]
+        if len(set(file_names)) < len(file_names):
+            raise ValueError(f"expected files of different names, got {', '.join(file_names)}; rename one of them")
         return value
 
 
@@ -181,10 +194,12 @@ def _canonical(value: str) -> str:
 
 
 class Code(Frozen):
-    """A technique that no typed step expresses: one Python function ``technique(ctx) -> model``, in its canonical form.
+    """A technique that no typed step expresses: one Python function ``technique(ctx) -> model``.
 
-    It runs in the sandbox and is given the model so far, the base, the human training data (all of it, or the dataset ``data``) and a
-    seed; see ``isolation/runner.py`` for what ``ctx`` offers. What it returns must have the tensors it was given.
+    The source is stored in its canonical form. It runs in the sandbox. Its input is the model so
+    far, the base, the human training data (all of it, or the dataset ``data``) and a seed;
+    ``isolation/runner.py`` describes ``ctx``. The returned model must have the tensors of the model
+    that it started from.
     """
 
     step: Literal["code"]
@@ -195,14 +210,15 @@ class Code(Frozen):
 
 
 SELF = "self"
-"""As a channel's source: the model that the recipe has made so far."""
+"""The name, as a channel's source, of the model that the recipe has made so far."""
 Source = Annotated[str, Field(min_length=1, max_length=400)]
 
 
 class Distil(Trained):
-    """A declared channel for labels: supervised fine-tuning on the answers that another model gives to the questions of ``data``.
+    """A declared channel for labels: supervised fine-tuning on another model's answers.
 
-    ``source`` is that model's name: ``self`` (the model so far, which is self-labelling), ``base``, ``package/…``, ``hf/…`` or a folder.
+    The model answers the questions of ``data``. ``source`` is its name: ``self`` (the model so far,
+    which is self-labelling), ``base``, ``package/…``, ``hf/…`` or a folder.
     """
 
     step: Literal["distil"]
@@ -211,7 +227,10 @@ class Distil(Trained):
 
 
 class Merge(Frozen):
-    """A declared channel for weights: the model so far, moved by the share ``weight`` towards another of the same shape."""
+    """A declared channel for weights: the model so far, moved towards another of the same shape.
+
+    ``weight`` is the share of the distance by which it moves.
+    """
 
     step: Literal["merge"]
     name: str = "merge"
@@ -231,95 +250,74 @@ class Recipe(Frozen):
     steps: Annotated[tuple[Step, ...], at_most(64, "steps")] = ()
 
     @model_validator(mode="after")
-    def _data_is_made_before_it_is_used(self) -> Recipe:
-        made: set[str] = set()
+    def _validate_references(self) -> Recipe:
+        """Reject a step that uses a dataset or a reward model which no earlier step makes."""
+        datasets: set[str] = set()
         rewards: set[str] = set()
         for number, step in enumerate(self.steps, 1):
             used = None if isinstance(step, Mix) else step.data
-            if used is not None and used not in made:
+            if used is not None and used not in datasets:
                 raise ValueError(
-                    f"step {number} ({step.step}) uses dataset {used!r}, which no earlier mix or filter makes; add a mix before it"
+                    f"step {number} ({step.step}): 'data' names dataset {used!r}, which no earlier mix or filter makes; add a mix before it"
                 )
             if isinstance(step, Mix | Filter):
-                made.add(step.name)
+                datasets.add(step.name)
             if isinstance(step, RLHF) and step.reward not in rewards:
                 raise ValueError(
-                    f"step {number} (rlhf) uses reward model {step.reward!r}, which no earlier reward step makes; add one before it"
+                    f"step {number} (rlhf): 'reward' names reward model {step.reward!r}, which no earlier reward step makes; "
+                    "add one before it"
                 )
             if isinstance(step, Reward):
                 rewards.add(step.name)
         return self
 
     def channels(self) -> tuple[Channel, ...]:
-        """The declared channels: steps by which something of another model crosses that is no idea."""
+        """Return the declared channels: steps by which labels or weights of a model cross."""
         return tuple(step for step in self.steps if isinstance(step, Distil | Merge))
 
     def canonical(self) -> dict[str, Any]:
-        """The one form of this recipe: all defaults written out, numbers normalised."""
+        """Return the canonical form: all defaults written out, numbers normalised."""
         dumped: dict[str, Any] = self.model_dump(mode="json")
         return dumped
 
     def digest(self) -> str:
+        """Return the hash of the canonical form."""
         return digest(self.canonical())
 
     def inputs_digest(self) -> dict[str, str]:
-        """Digest of every file a command step declares.
+        """Return the digest of every file that a command step declares, by the file's name.
 
         Raises:
-            RecipeError: one of them is not there or cannot be read.
+            RecipeError: a file is missing or cannot be read.
         """
-        found = {}
+        digests = {}
         for step in self.steps:
             for name in step.inputs if isinstance(step, Command) else ():
                 try:
-                    found[name] = file_digest(Path(name))
+                    digests[name] = file_digest(Path(name))
                 except FileNotFoundError:
-                    raise RecipeError(f"command step {step.name!r}: input {name!r} does not exist; correct 'inputs'.") from None
+                    raise RecipeError(
+                        f"command step {step.name!r}: 'inputs' names {name!r}, and that file does not exist; correct 'inputs'."
+                    ) from None
                 except OSError as error:
                     raise RecipeError(
-                        f"command step {step.name!r}: input {name!r:.200} cannot be read ({error.strerror}); correct 'inputs'."
+                        f"command step {step.name!r}: 'inputs' names {name!r:.200}, and that file cannot be read ({error.strerror}); "
+                        "correct 'inputs'."
                     ) from None
-        return found
+        return digests
 
 
 def parse_recipe(value: Any, where: str) -> Recipe:
-    """Check a recipe.
+    """Validate a recipe.
+
+    Args:
+        value: the recipe as plain data: a mapping with ``steps``, or the list of steps.
+        where: the recipe's origin, for error messages.
 
     Raises:
-        RecipeError: naming the step and field, what was expected and the fix.
+        RecipeError: the message names the step and field, what was expected and the fix.
     """
     try:
         return Recipe.model_validate({"steps": value} if isinstance(value, list) else value)
     except ValidationError as error:
         raise RecipeError(explain(error, where)) from None
-
-
-def load_recipe(path: Path) -> Recipe:
-    """Read a recipe from YAML; the inputs of command steps are found relative to the file.
-
-    Raises:
-        RecipeError: no such file, not YAML, or not a recipe.
-    """
-    if not path.is_file():
-        raise RecipeError(f"recipe {str(path)!r}: expected a YAML file, found none; check the path.")
-    try:
-        value = yaml.safe_load(read_text(path, RecipeError))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that does not exist is a ValueError
-        raise RecipeError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct it.") from None
-    return resolve_inputs(parse_recipe(value, str(path)), path.parent)
-
-
-def resolve_inputs(recipe: Recipe, folder: Path) -> Recipe:
-    """Make the inputs of command steps, and the folders that channels name, absolute, and check that the inputs exist."""
-
-    def placed(step: Step) -> Step:
-        if isinstance(step, Command):
-            return step.model_copy(update={"inputs": tuple(str((folder / name).absolute()) for name in step.inputs)})
-        if isinstance(step, Distil | Merge) and (folder / step.source).is_dir():
-            return step.model_copy(update={"source": str((folder / step.source).absolute())})
-        return step
-
-    steps = [placed(step) for step in recipe.steps]
-    found = Recipe(steps=tuple(steps))
-    found.inputs_digest()
-    return found

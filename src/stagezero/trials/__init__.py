@@ -1,1 +1,4 @@
-"""How one question is decided: paired replicates of two recipes until a rule decides. Knows nothing of ideas or campaigns."""
+"""Trials: paired replicates of two recipes, until a decision rule decides between them.
+
+This package does not use ideas, researchers or campaigns; the rooms ``ideas`` and ``lab`` use it.
+"""

@@ -1,7 +1,8 @@
-"""Trials registered together: a scheduler that runs the jobs they ask for, sharing control builds and the error of their stage.
+"""The scheduler for trials that are registered together.
 
-Only the order in which jobs are *run* looks at the clock. What a trial asks for and decides is in ``trial.py``; what is written, and in
-which order, in ``record.py``.
+It runs the jobs that the trials request. The trials share their control builds and split the error
+of their stage. The clock may influence only the order in which jobs run: ``trial.py`` determines
+what a trial requests and decides, and ``record.py`` the order of the ledger entries.
 """
 
 from __future__ import annotations
@@ -17,49 +18,66 @@ from stagezero.ledger import Ledger
 from stagezero.project import Trial
 from stagezero.training import Recipe
 from stagezero.training.executors import Draw, Result
-from stagezero.trials.decision import Fate, Judge
+from stagezero.trials.decision import DecisionRule, Fate
 from stagezero.trials.hypothesis import Entrant
-from stagezero.trials.jobs import Bench
+from stagezero.trials.jobs import BuildQueue
 from stagezero.trials.record import record_in_order
-from stagezero.trials.seeds import draw_of, replicate_seed
-from stagezero.trials.state import CONTROL, Decision, Reply, Request, State, Wanted
+from stagezero.trials.seeds import draw_for_seed, replicate_seed
+from stagezero.trials.state import CONTROL, Decision, ReplicateJob, Reply, Request, TrialState
 from stagezero.trials.trial import TrialSteps
 
-FAULTS = (BuildError, RecipeError, SuiteError)
-"""What a recipe can do wrong; anything else is the machine's or the user's, and ends the run."""
+RECIPE_ERRORS = (BuildError, RecipeError, SuiteError)
+"""Errors that a recipe causes. Any other error has another cause and ends the run."""
 
 
 class Batch:
-    """Ideas registered together."""
+    """Trials that are registered together and share their control builds."""
 
     def __init__(
-        self, entrants: Sequence[Entrant], control: Recipe, bench: Bench, plan: Trial, level: float, secret: bytes, ledger: Ledger
+        self, entrants: Sequence[Entrant], control: Recipe, queue: BuildQueue, plan: Trial, level: float, secret: bytes, ledger: Ledger
     ) -> None:
-        """Seeds are drawn from the ledger's head, so the registration must already be recorded.
+        """Create the trials and draw the seeds of their replicates.
+
+        The seeds are derived from the head of the ledger, so the registration must be recorded
+        before.
 
         Args:
-            level: error that each of the entrants may spend.
+            entrants: one per trial, in the order of registration.
+            control: the recipe that every candidate is compared with.
+            queue: runs the builds and the measurements.
+            plan: the trial's settings.
+            level: error that each entrant may spend.
+            secret: the campaign's secret, from which the seeds are derived.
+            ledger: receives the calibration, the pairs and the decisions.
         """
-        self.control, self.bench, self.plan, self.level, self.ledger = control, bench, plan, level, ledger
+        self.control, self.queue, self.plan, self.level, self.ledger = control, queue, plan, level, ledger
         head = ledger.head
         self.seeds = [replicate_seed(secret, head, "replicate", s) for s in range(1, plan.max_pairs + 1)]
         self.noise: dict[str, float] = {}
-        self._jobs: dict[Wanted, Future[Result]] = {}
-        self.trials = [State(entrant, entrant.hypothesis.digest()) for entrant in entrants]
-        self._steps = {trial.key: self._begin(trial).steps() for trial in self.trials}
+        self._jobs: dict[ReplicateJob, Future[Result]] = {}
+        self.trials = [TrialState(entrant, entrant.hypothesis.digest()) for entrant in entrants]
+        self._steps = {trial.key: self._steps_of(trial).steps() for trial in self.trials}
         for trial in self.trials:
             trial.request = next(self._steps[trial.key])
 
-    def _begin(self, trial: State) -> TrialSteps:
-        suite = self.bench.suite
+    def _steps_of(self, trial: TrialState) -> TrialSteps:
+        """Return the steps of one trial, with a decision rule that is created after calibration."""
+        suite = self.queue.suite
 
-        def judge() -> Judge:
-            return Judge(trial.entrant.hypothesis, self.level, self.plan, self.noise, suite.properties, suite.capabilities)
+        def decision_rule() -> DecisionRule:
+            return DecisionRule(trial.entrant.hypothesis, self.level, self.plan, self.noise, suite.properties, suite.capabilities)
 
-        return TrialSteps(trial, self.control, self._control, self.seeds, suite, judge)
+        return TrialSteps(trial, self.control, self._control_job, self.seeds, suite, decision_rule)
 
     def run(self) -> list[Decision]:
-        """Run until every idea is decided; decisions in the order of registration."""
+        """Run until every trial is decided.
+
+        Returns:
+            The decisions, in the order of registration.
+
+        Raises:
+            BuildError, RecipeError, SuiteError: a control failed, so no trial can continue.
+        """
         recorder = record_in_order(self.trials, self.ledger, self.plan.max_pairs)
         while True:
             start = time.perf_counter()
@@ -70,117 +88,139 @@ class Batch:
             undecided = [trial for trial in self.trials if trial.decision is None]
             if not undecided:
                 return [trial.decision for trial in self.trials if trial.decision is not None]
-            self._fill()
-            self.bench.costs.decision_seconds += time.perf_counter() - start
+            self._submit_jobs()
+            self.queue.costs.decision_seconds += time.perf_counter() - start
             self._wait(undecided)
 
-    def _wait(self, undecided: Sequence[State]) -> None:
-        """Wait for the next job to end, with progress."""
+    def _wait(self, undecided: Sequence[TrialState]) -> None:
+        """Report the progress, then wait up to one second for a job to end."""
         done = sum(len(trial.pairs) for trial in self.trials)
         expected = done + sum(max(self.plan.guard_pairs - len(t.pairs), 1) if t.crossed else 2 for t in undecided)
-        what = f"trial of {len(self.trials)} ideas, {len(undecided)} open"
-        self.bench.tell.doing(what, done, expected, self.bench.seconds_left(expected - done))
+        text = f"trial of {len(self.trials)} ideas, {len(undecided)} open"
+        self.queue.progress.status(text, done, expected, self.queue.seconds_left(expected - done))
         running = [f for f in self._jobs.values() if not f.done()]
         if running:
             wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
 
-    # --- what was found ------------------------------------------------------------------------------------------
+    # --- results ----------------------------------------------------------------------------------
 
     def _calibrate(self) -> bool:
-        """Pooled A/A noise of every claim and sign: the same recipe with two seeds on the same items. False while builds are missing."""
+        """Compute the pooled A/A standard deviation of every claim and sign.
+
+        An A/A difference compares two builds of the control: different seeds, same items.
+
+        Returns:
+            True if the standard deviations are known, False if builds are missing.
+        """
         if self.noise:
             return True
         n = self.plan.calibration
-        jobs = [self._jobs.get(self._control(s)) for s in range(1, n + 1)]
+        jobs = [self._jobs.get(self._control_job(s)) for s in range(1, n + 1)]
         if not all(job is not None and job.done() for job in jobs):
             return False
-        found = [self.bench.settle(job) for job in jobs if job is not None]
+        results = [self.queue.result(job) for job in jobs if job is not None]
         for values in ("scores", "signs"):
-            own = [getattr(r, values)[0] for r in found]
-            neighbours = [getattr(r, values)[1] for r in found]  # the items of the next replicate, answered by this one
-            for name in own[0]:
-                self.noise[name] = pooled_sd([neighbours[s][name] - own[(s + 1) % n][name] for s in range(n)])
+            on_own_items = [getattr(r, values)[0] for r in results]
+            on_next_items = [getattr(r, values)[1] for r in results]  # on the items of the next replicate
+            for name in on_own_items[0]:
+                self.noise[name] = pooled_sd([on_next_items[s][name] - on_own_items[(s + 1) % n][name] for s in range(n)])
         self.ledger.record("calibration", {"pooled_sd": {name: float(f"{sd:.6g}") for name, sd in self.noise.items()}})
         return True
 
-    def _advance(self, trial: State) -> None:
-        """Send a trial the results that it asked for, as long as they are there.
+    def _advance(self, trial: TrialState) -> None:
+        """Send a trial the results that it requested, as long as they are available.
 
         Raises:
-            BuildError, RecipeError, SuiteError: a replicate's control failed, and so no idea can be tried.
+            BuildError, RecipeError, SuiteError: the control of a replicate failed, so no trial can
+                continue.
         """
         while trial.decision is None and (reply := self._reply(trial.request)) is not None:
             try:
                 trial.request = self._steps[trial.key].send(reply)
             except StopIteration as end:
-                trial.end(self.level, end.value.fate, end.value.why, end.value.guards)
-            except FAULTS as error:
-                trial.end(self.level, Fate.FAILED, str(error))
+                trial.decide(self.level, end.value.fate, end.value.why, end.value.guards)
+            except RECIPE_ERRORS as error:
+                trial.decide(self.level, Fate.FAILED, str(error))
             if trial.decision is not None:
-                self.bench.tell.say(f"{trial.decision.fate}: {trial.entrant.title} ({trial.decision.why})")
+                self.queue.progress.message(f"{trial.decision.fate}: {trial.entrant.title} ({trial.decision.why})")
 
     def _reply(self, request: Request) -> Reply | None:
-        """The results of the first question of which every job has ended; None while there is none."""
+        """Return the results of the first group whose jobs have all ended, or None."""
         for number, jobs in enumerate(request):
             if not all(job in self._jobs and self._jobs[job].done() for job in jobs):
                 continue
             for job in jobs:
-                if job.who == CONTROL and job.reworded is None:
-                    self.bench.settle(self._jobs[job])
+                if job.arm == CONTROL and job.reworded is None:
+                    self.queue.result(self._jobs[job])  # raises outside the try below: a failed control ends the run
             try:
-                return Reply(number, tuple(self.bench.settle(self._jobs[job]) for job in jobs))
-            except FAULTS as error:
+                return Reply(number, tuple(self.queue.result(self._jobs[job]) for job in jobs))
+            except RECIPE_ERRORS as error:
                 return Reply(number, error=error)
         return None
 
-    # --- what to run ---------------------------------------------------------------------------------------------
+    # --- jobs -------------------------------------------------------------------------------------
 
-    def _control(self, s: int) -> Wanted:
-        """The control of a replicate; calibration replicates also answer their neighbour's items."""
+    def _control_job(self, s: int) -> ReplicateJob:
+        """Return the control of replicate ``s``.
+
+        In the first ``calibration`` replicates the control also answers the items of the next
+        replicate.
+        """
         n = self.plan.calibration
-        return Wanted(CONTROL, self.control, s, s % n + 1 if s <= n else None)
+        return ReplicateJob(CONTROL, self.control, s, s % n + 1 if s <= n else None)
 
-    def _wanted(self) -> Iterator[Wanted]:
-        """Jobs in order of use: calibration, pairs that can still change a decision, then guesses for idle workers."""
+    def _jobs_in_order(self) -> Iterator[ReplicateJob]:
+        """Yield jobs in the order of their use.
+
+        The order is: calibration; final checks; pairs that can still change a decision; speculative
+        pairs for idle workers.
+        """
         for s in range(1, self.plan.calibration + 1):
-            yield self._control(s)
+            yield self._control_job(s)
         undecided = [trial for trial in self.trials if trial.decision is None]
         for trial in undecided:
-            if trial.checking:
+            if trial.in_final_checks:
                 yield from chain.from_iterable(trial.request)
-        active = [trial for trial in undecided if not trial.checking]
-        # After the threshold is crossed the guards' pairs are certain to be needed, or nearly; before, only the next one is.
-        reach = [max(trial.next, self.plan.guard_pairs if trial.crossed else 0) for trial in active]
-        for s in range(1, max(reach, default=0) + 1):
-            yield self._control(s)
-            for trial, last in zip(active, reach, strict=True):
-                if trial.next <= s <= last:
-                    yield trial.candidate(s)
-        ahead = max(reach, default=0) + 1
+        active = [trial for trial in undecided if not trial.in_final_checks]
+        # Once the threshold is crossed, the pairs of the guards are almost certainly needed. Before
+        # that, only the next pair is.
+        last_needed = [max(trial.next_replicate, self.plan.guard_pairs if trial.crossed else 0) for trial in active]
+        for s in range(1, max(last_needed, default=0) + 1):
+            yield self._control_job(s)
+            for trial, last in zip(active, last_needed, strict=True):
+                if trial.next_replicate <= s <= last:
+                    yield trial.candidate_job(s)
+        ahead = max(last_needed, default=0) + 1
         if active and ahead <= self.plan.max_pairs:
-            yield self._control(ahead)
-        # Guesses go first to the idea whose next pair is likeliest to be needed: the one with the most evidence so far.
-        for trial, last in sorted(zip(active, reach, strict=True), key=lambda x: -x[0].best):
+            yield self._control_job(ahead)
+        # The trial with the largest e-value is the most likely to need its next pair, so its
+        # speculative pair comes first.
+        for trial, last in sorted(zip(active, last_needed, strict=True), key=lambda x: -x[0].max_e_value):
             if last + 1 <= self.plan.max_pairs:
-                yield trial.candidate(last + 1)
+                yield trial.candidate_job(last + 1)
 
-    def _submit(self, job: Wanted) -> None:
+    def _submit(self, job: ReplicateJob) -> None:
+        """Submit one job to the queue."""
         seed = self.seeds[job.replicate - 1]
-        draws = [Draw(draw_of(seed).seed, job.reworded)]
+        draws = [Draw(draw_for_seed(seed).seed, job.reworded)]
         if job.neighbour is not None:
-            draws.append(draw_of(self.seeds[job.neighbour - 1]))
-        self._jobs[job] = self.bench.submit(job.recipe, seed, tuple(draws))
+            draws.append(draw_for_seed(self.seeds[job.neighbour - 1]))
+        self._jobs[job] = self.queue.submit(job.recipe, seed, tuple(draws))
 
-    def _fill(self) -> None:
-        """Keep every worker busy and one job waiting, no more: what is queued cannot be reconsidered."""
-        limit = self.bench.pool.workers + 1
+    def _submit_jobs(self) -> None:
+        """Submit jobs until every worker is busy and one job waits.
+
+        No more jobs are submitted, because a submitted job cannot be withdrawn.
+        """
+        limit = self.queue.pool.workers + 1
         running = sum(not f.done() for f in self._jobs.values())
-        for job in self._wanted():
+        for job in self._jobs_in_order():
             if running >= limit:
                 return
-            control = self._jobs.get(self._control(job.replicate))
-            # A candidate may share the control's first steps: it starts when they are in the store.
-            if job in self._jobs or (job.who != CONTROL and (control is None or not control.done())):
+            control = self._jobs.get(self._control_job(job.replicate))
+            # A candidate may share its first steps with the control. It starts when the control has
+            # ended, so that those steps are in the store.
+            if job in self._jobs or (job.arm != CONTROL and (control is None or not control.done())):
                 continue
             self._submit(job)
             running += 1

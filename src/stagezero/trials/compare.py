@@ -1,4 +1,8 @@
-"""``compare``: the same trial as a campaign's, for two recipes, alone. The smallest door into stagezero."""
+"""``compare``: one trial of two recipes, without a campaign.
+
+It uses the same decision rule as a campaign and writes its own ledger. It needs no ideas, no
+researchers and no auditor.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +27,21 @@ from stagezero.trials import prior_attempts
 from stagezero.trials.batch import Batch
 from stagezero.trials.decision import Fate
 from stagezero.trials.hypothesis import Entrant, hypothesis
-from stagezero.trials.jobs import Bench, Silent, Tell, materialise_base
-from stagezero.trials.seeds import draw_of, replicate_seed, secret_of
+from stagezero.trials.jobs import BuildQueue, NoProgress, Progress, materialise_base
+from stagezero.trials.seeds import campaign_secret, draw_for_seed, replicate_seed
 from stagezero.trials.state import Decision
-from stagezero.trials.versions import check_format, versions
+from stagezero.trials.versions import check_format, current_versions
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What was found.
+    """The result of a comparison.
 
-    ``confirmed`` is the effect on the claimed property over fresh seeds that did not decide anything; None where
-    the candidate was not promoted.
+    ``effects`` maps each claim to its mean paired difference over the pairs of the trial.
+    ``confirmed`` is the effect on the claimed property, estimated on fresh seeds that the decision
+    did not use. It is None if the candidate was not promoted. ``finite_suite`` is True if the suite
+    is a fixed file. ``prior_runs`` is the number of other runs on this machine that registered the
+    hypothesis earlier.
     """
 
     control: str
@@ -44,44 +51,46 @@ class Comparison:
     effects: dict[str, Estimate]
     confirmed: Estimate | None
     finite_suite: bool
-    tried_before: int
+    prior_runs: int
     ledger: Path
 
     @builtins.property
     def better(self) -> bool:
+        """True if the candidate was promoted."""
         return self.decision.promoted
 
     def __str__(self) -> str:
         return "\n".join(summary_lines(self))
 
     def as_json(self) -> dict[str, Any]:
-        """Flat enough for a script."""
+        """Return the result as JSON values; infinite bounds are None."""
         d = self.decision
         return {
             "control": self.control, "candidate": self.candidate, "property": self.property, "better": self.better, "fate": str(d.fate),
             "why": d.why, "pairs": len(d.pairs), "e_value": max(d.e_values, default=1.0), "threshold": 1 / d.level,
-            "effects": {c: [e.mean, _finite(e.low), _finite(e.high)] for c, e in self.effects.items()}, "tried_before": self.tried_before,
+            "effects": {c: [e.mean, _finite(e.low), _finite(e.high)] for c, e in self.effects.items()}, "tried_before": self.prior_runs,
             "confirmed": None if self.confirmed is None else [self.confirmed.mean, self.confirmed.low, self.confirmed.high],
             "ledger": str(self.ledger),
         }  # fmt: skip
 
 
 def _finite(value: float) -> float | None:
+    """Return a number, or None if it is infinite."""
     return value if abs(value) < 1e9 else None
 
 
 def summary_lines(c: Comparison) -> list[str]:
-    """The answer in a few lines of plain text."""
+    """Return the result in a few lines of plain text."""
     d = c.decision
     gained = c.property in c.effects and c.effects[c.property].mean > 0
     verdict = {
         Fate.PROMOTED: f"{c.candidate} is better than {c.control} on {c.property}.",
-        Fate.GIVEN_UP: f"{c.candidate} is not better than {c.control} on {c.property} by an amount worth having.",
-        Fate.UNDECIDED: f"It is not shown that {c.candidate} is better than {c.control} on {c.property}.",
-        Fate.GUARD: f"{c.candidate} gains on {c.property}, and a guard stops it."
+        Fate.GIVEN_UP: f"{c.candidate} does not improve on {c.control} in {c.property} by the smallest effect of interest.",
+        Fate.UNDECIDED: f"It is not established that {c.candidate} is better than {c.control} on {c.property}.",
+        Fate.GUARD: f"{c.candidate} gains on {c.property}, but a guard stops it."
         if gained
         else f"{c.candidate} does not gain on {c.property}, and a guard stops it.",
-        Fate.COLLAPSED: f"{c.candidate} gains on {c.property} on average and sometimes collapses.",
+        Fate.COLLAPSED: f"{c.candidate} gains on {c.property} on average, but sometimes collapses.",
         Fate.FAILED: f"{c.candidate} could not be built.",
     }[d.fate]
     lines = [verdict, f"  why        {d.why}"]
@@ -90,15 +99,14 @@ def summary_lines(c: Comparison) -> list[str]:
     )
     if c.confirmed is not None:
         lines.append(
-            f"  effect     {c.confirmed.mean:+.3f} [{c.confirmed.low:+.3f}, {c.confirmed.high:+.3f}] on fresh seeds that did not choose it"
+            f"  effect     {c.confirmed.mean:+.3f} [{c.confirmed.low:+.3f}, {c.confirmed.high:+.3f}] "
+            "on fresh seeds that the decision did not use"
         )
     if c.finite_suite:
-        lines.append(
-            "  limits     the suite is a fixed file: fresh items are a resample of it, and the claim holds for its own distribution"
-        )
-    if c.tried_before:
-        others = f"{c.tried_before} other run{'s' if c.tried_before > 1 else ''}"
-        lines.append(f"  caution    {others} on this machine asked this before; the error stated is this run's alone")
+        lines.append("  limits     the suite is a fixed file: fresh items are resampled from it, and the result applies to it only")
+    if c.prior_runs:
+        others = f"{c.prior_runs} other run{'s' if c.prior_runs > 1 else ''}"
+        lines.append(f"  caution    {others} on this machine registered this hypothesis earlier; the stated error is that of this run only")
     return lines
 
 
@@ -112,32 +120,39 @@ def compare(
     workers: int = 2,
     seed: int | None = None,
     runs: Path | str = "runs",
-    tell: Tell | None = None,
+    progress: Progress | None = None,
     sandbox: Kind = "box",
 ) -> Comparison:
-    """Is the candidate recipe better than the control on one property, with no side effects? Replicates until decided.
+    """Test whether a candidate is better than a control on one property, without side effects.
+
+    Replicates are built until the trial is decided. The same call continues an interrupted
+    comparison.
 
     Args:
-        control: recipe file that stands now.
-        candidate: recipe file that is said to be better.
-        property: the one property of the suite that it is said to improve.
-        model: the base both are built from.
+        control: recipe file of the control.
+        candidate: recipe file of the candidate.
+        property: the property of the suite that the candidate is claimed to improve.
+        model: the base that both recipes are built from.
         suite: ``atlas`` or a JSONL file.
-        plan: margins, pairs and items; when None, DESIGN's defaults, but more patient than a campaign: one candidate alone is given
-            up only where an effect of 1.5 seed standard deviations is ruled out.
-        workers: worker processes.
-        seed: makes the seeds repeatable; at random, and unforeseeable, when None.
-        runs: folder for the ledger.
-        tell: who is told how it goes.
-        sandbox: how the programs of command and code steps are confined; ``landlock`` and ``none`` are weaker.
+        plan: margins, pairs and items. If None, the defaults of a campaign apply, except that the
+            smallest effect of interest is 1.5 seed standard deviations. With a single candidate,
+            the additional pairs that this costs are affordable.
+        workers: number of worker processes.
+        seed: makes the seeds of the replicates repeatable. If None, they are random and cannot be
+            predicted.
+        runs: folder of the runs; the ledger is written below it.
+        progress: receives reports on the progress.
+        sandbox: how the programs of command and code steps are confined; ``landlock`` and ``none``
+            are weaker than ``box``.
 
     Returns:
-        The decision, effects with intervals, and where the ledger is. The same call continues where it was cut off.
+        The decision, the effects with their intervals, and the path of the ledger.
 
     Raises:
-        InputError: naming the file, the field, what was expected and the fix.
+        InputError: names the file, the field, the expected value and the fix.
+        RunChangedError: the stored comparison was begun with other versions or another base.
     """
-    plan, tell = plan or Trial(worth=1.5), tell or Silent()
+    plan, progress = plan or Trial(worth=1.5), progress or NoProgress()
     if workers < 1:
         raise InputError(f"workers: expected at least 1, got {workers}; correct it.")
     if seed is not None and not 0 <= seed < 2**53:
@@ -149,51 +164,54 @@ def compare(
         raise SuiteError(f"property {property!r}: the suite {suite!r} has {', '.join(loaded.properties)}; choose one of them.")
     for recipe, name in ((a, control), (b, candidate)):
         check_programs(recipe, sandbox, str(name))
-    asks = hypothesis(a, b, property, plan.margin, loaded)
-    if asks.same_builds():
-        raise RecipeError("compare: the two recipes do the same; there is nothing to compare.")
+    tested = hypothesis(a, b, property, plan.margin, loaded)
+    if tested.same_builds():
+        raise RecipeError("compare: the two recipes do the same; change one of them.")
     name_a, name_b = Path(control).stem, Path(candidate).stem
-    asked = digest(
+    question = digest(
         {
-            "hypothesis": asks.digest(), "recipes": [meaning_of(a), meaning_of(b)], "model": model, "trial": plan.model_dump(mode="json"),
+            "hypothesis": tested.digest(), "recipes": [meaning_of(a), meaning_of(b)], "model": model, "trial": plan.model_dump(mode="json"),
             "seed": seed,
         }
     )  # fmt: skip
-    folder = Path(runs) / f"compare-{property}-{asked[:10]}"  # what the files are called is no part of the question
+    folder = Path(runs) / f"compare-{property}-{question[:10]}"  # file names are not part of the digest
     folder.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(folder / "ledger.jsonl")
     try:
         check_format(ledger)
         with LocalPool(workers) as pool:
-            base = materialise_base(pool, model, folder, tell)
-            bench = Bench(pool, base, suite_name, plan.items, home() / "store", folder / "costs.json", tell, Confinement(sandbox))
+            base = materialise_base(pool, model, folder, progress)
+            queue = BuildQueue(pool, base, suite_name, plan.items, home() / "store", folder / "costs.json", progress, Confinement(sandbox))
             described = {
-                **versions(), "base": checkpoint_digest(base), "suite": loaded.digest(), "control": asks.control_does,
-                "candidate": asks.candidate_does, "property": property, "trial": plan.model_dump(mode="json"), "seed": seed,
+                **current_versions(), "base": checkpoint_digest(base), "suite": loaded.digest(), "control": tested.control_does,
+                "candidate": tested.candidate_does, "property": property, "trial": plan.model_dump(mode="json"), "seed": seed,
                 "environment": pool.environment(),
             }  # fmt: skip
             if ledger.entries and ledger.entries[0].body != described:
                 raise RunChangedError(
-                    f"{folder}: this comparison was begun with other library versions or another base; move that folder away to start anew."
+                    f"{folder}: this comparison was begun with other library versions or another base; move the folder away."
                 )
             ledger.record("compare", described)
-            ledger.record("registration", {"hypothesis": asks.digest(), "level": plan.alpha, "margin": plan.margin, "test": plan.test})
-            secret = secret_of(folder, seed)
-            before = prior_attempts.note(home() / "tried", secret, ledger.entries[0], [asks.digest()])
-            batch = Batch([Entrant(f"{name_b} against {name_a}", "people", asks)], a, bench, plan, plan.alpha, secret, ledger)
+            ledger.record("registration", {"hypothesis": tested.digest(), "level": plan.alpha, "margin": plan.margin, "test": plan.test})
+            secret = campaign_secret(folder, seed)
+            counts = prior_attempts.record_run(home() / "tried", secret, ledger.entries[0], [tested.digest()])
+            batch = Batch([Entrant(f"{name_b} against {name_a}", "people", tested)], a, queue, plan, plan.alpha, secret, ledger)
             decision = batch.run()[0]
             effects = {c: t_interval([p.difference(c) for p in decision.pairs]) for c in claims(loaded)} if decision.pairs else {}
-            confirmed = _confirm(bench, ledger, secret, a, b, property, plan) if decision.promoted else None
-            bench.save_costs()
+            confirmed = _confirm(queue, ledger, secret, a, b, property, plan) if decision.promoted else None
+            queue.save_costs()
     finally:
         ledger.close()
-    return Comparison(name_a, name_b, property, decision, effects, confirmed, loaded.finite, sum(before.values()), folder / "ledger.jsonl")
+    return Comparison(name_a, name_b, property, decision, effects, confirmed, loaded.finite, sum(counts.values()), folder / "ledger.jsonl")
 
 
-def _confirm(bench: Bench, ledger: Ledger, secret: bytes, a: Recipe, b: Recipe, prop: str, plan: Trial) -> Estimate:
-    """The effect on fresh seeds: the pairs that decided are optimistic about it."""
+def _confirm(queue: BuildQueue, ledger: Ledger, secret: bytes, a: Recipe, b: Recipe, prop: str, plan: Trial) -> Estimate:
+    """Estimate the effect on fresh seeds.
+
+    The pairs that decided the trial would give an estimate that is biased upwards.
+    """
     seeds = [replicate_seed(secret, ledger.head, "confirm", s) for s in range(1, plan.confirm + 1)]
-    results = bench.gather([bench.submit(r, s, (draw_of(s),)) for s in seeds for r in (a, b)], "confirming on fresh seeds")
+    results = queue.gather([queue.submit(r, s, (draw_for_seed(s),)) for s in seeds for r in (a, b)], "confirming on fresh seeds")
     differences: Sequence[float] = [y.scores[0][prop] - x.scores[0][prop] for x, y in zip(results[0::2], results[1::2], strict=True)]
     ledger.record("confirmed", {"property": prop, "seeds": seeds, "differences": list(differences), "of": digest(meaning_of(b))})
     return t_interval(differences)

@@ -1,4 +1,7 @@
-"""A hypothesis: this candidate recipe is better than this control on one property by more than a margin. Known by what the recipes do."""
+"""Hypotheses: a candidate recipe is better than a control on one property by more than a margin.
+
+A hypothesis is identified by what its recipes do with the training items, not by their text.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,18 @@ from stagezero.training.data import meaning_of
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """This candidate is better than this control on this property by more than the margin; known by its digest.
+    """The candidate is better than the control on one property by more than the margin.
 
-    The digest is of what the recipes do to the suite's training items: formatting, names, other ways to choose the same examples and
-    the place where a file lies change nothing.
+    The digest identifies the hypothesis. It covers what the recipes do with the suite's training
+    items. Formatting, names, file locations and a different way to select the same examples do not
+    change it.
+
+    Args:
+        control, candidate: the recipes.
+        property: the property.
+        margin: the margin, in score.
+        suite: the suite's digest.
+        control_does, candidate_does: digests of what the recipes do.
     """
 
     control: Recipe
@@ -27,6 +38,7 @@ class Hypothesis:
     candidate_does: str
 
     def digest(self) -> str:
+        """Return the digest that identifies the hypothesis."""
         return digest(
             {
                 "control": self.control_does, "candidate": self.candidate_does, "property": self.property, "margin": self.margin,
@@ -35,31 +47,42 @@ class Hypothesis:
         )  # fmt: skip
 
     def same_builds(self) -> bool:
-        """True when control and candidate do the same, so that there is nothing to try."""
+        """Return True if control and candidate do the same, so a trial has nothing to compare."""
         return self.control_does == self.candidate_does
 
 
 def recipe_digest(recipe: Recipe, suite: Suite) -> str:
+    """Return the digest of what a recipe does with the suite's training items.
+
+    Raises:
+        RecipeError: the recipe selects no training item of the suite, or a command's input does not
+            exist.
+    """
     recipe.inputs_digest()
     return digest(meaning_of(recipe, suite))
 
 
 def hypothesis(control: Recipe, candidate: Recipe, prop: str, margin: float, suite: Suite, control_does: str | None = None) -> Hypothesis:
-    """The hypothesis about a candidate and a control.
+    """Return the hypothesis about a candidate and a control.
 
     Args:
-        control_does: what the control does, where that is known already.
+        control, candidate: the recipes.
+        prop: the property.
+        margin: the margin, in score.
+        suite: the suite.
+        control_does: ``recipe_digest`` of the control, if it is known already.
 
     Raises:
-        RecipeError: a recipe chooses no training item of the suite, or a command's input does not exist.
+        RecipeError: a recipe selects no training item of the suite, or a command's input does not
+            exist.
     """
-    known = recipe_digest(control, suite) if control_does is None else control_does
-    return Hypothesis(control, candidate, prop, margin, suite.digest(), known, recipe_digest(candidate, suite))
+    control_digest = recipe_digest(control, suite) if control_does is None else control_does
+    return Hypothesis(control, candidate, prop, margin, suite.digest(), control_digest, recipe_digest(candidate, suite))
 
 
 @dataclass(frozen=True, slots=True)
 class Entrant:
-    """A hypothesis that a trial decides, and the names it goes by."""
+    """A hypothesis that is entered into a trial, with its title and its researcher for display."""
 
     title: str
     researcher: str

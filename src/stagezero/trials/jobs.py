@@ -1,33 +1,42 @@
-"""The workbench: hands jobs to the workers once each, remembers what they cost, and tells how long is left."""
+"""The queue of builds: it submits each job to the workers once and counts the costs.
+
+Trials, campaigns and rebuilds submit their jobs through one ``BuildQueue``. The queue reports
+through ``Progress`` and estimates the time left. It must not decide anything.
+"""
 
 from __future__ import annotations
 
 import json
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures import TimeoutError as NotYet
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from stagezero.files import write_whole
+from stagezero.files import write_atomic
 from stagezero.isolation import Confinement
 from stagezero.tasks import load_suite
 from stagezero.training import Recipe
-from stagezero.training.executors import Draw, Job, LocalPool, Result, outcome
+from stagezero.training.executors import Draw, Job, LocalPool, Result, wait_for_result
+
+RECENT_JOBS = 20
+"""Number of finished jobs whose mean duration estimates the time left."""
 
 
 class Pool(Protocol):
-    """What a backend must offer."""
+    """The interface of a pool of workers."""
 
     workers: int
 
-    def submit(self, job: Job) -> Future[Result]: ...
+    def submit(self, job: Job) -> Future[Result]:
+        """Start a job as soon as a worker is free, and return its future."""
+        ...
 
 
 @dataclass
 class Costs:
-    """Where the time went, in seconds, over every session of a run."""
+    """The costs of a run over all its sessions: seconds per activity, and training steps."""
 
     train_seconds: float = 0.0
     generate_seconds: float = 0.0
@@ -38,40 +47,62 @@ class Costs:
 
     @staticmethod
     def load(path: Path) -> Costs:
+        """Return the stored costs; zero costs if the file is missing or damaged."""
         try:
             return Costs(**json.loads(path.read_text()))
         except (OSError, ValueError, TypeError):
             return Costs()
 
 
-class Tell(Protocol):
-    """Who is told how a run is going."""
+class Progress(Protocol):
+    """Receives reports on the progress of a run."""
 
-    def say(self, text: str) -> None:
-        """Something a person will want to keep."""
+    def message(self, text: str) -> None:
+        """Report an event. The message stays visible."""
         ...
 
-    def doing(self, text: str, done: int, expected: int, seconds_left: float | None) -> None:
-        """What is being done now; replaces what was said before."""
+    def status(self, text: str, done: int, expected: int, seconds_left: float | None) -> None:
+        """Report the current activity. It replaces the previous status.
+
+        Args:
+            text: the activity.
+            done: number of finished units.
+            expected: expected number of units.
+            seconds_left: estimated time left; None if unknown.
+        """
         ...
 
 
-class Silent:
-    """Tells nobody."""
+class NoProgress:
+    """Discards every report."""
 
-    def say(self, text: str) -> None: ...
+    def message(self, text: str) -> None:
+        """Discard the message."""
 
-    def doing(self, text: str, done: int, expected: int, seconds_left: float | None) -> None: ...
+    def status(self, text: str, done: int, expected: int, seconds_left: float | None) -> None:
+        """Discard the status."""
 
 
-class Bench:
-    """Builds and measures recipes on one base and one suite."""
+class BuildQueue:
+    """Builds and measures recipes on one base and one suite.
+
+    Args:
+        pool: the workers.
+        base: checkpoint folder of the base.
+        suite: name of the suite.
+        items: number of items of each kind in a draw.
+        store: folder of the store of builds.
+        costs_file: file of the costs; if None, they are not stored.
+        progress: receives reports.
+        confinement: how the programs of command and code steps are confined.
+        trainer: ``first`` is TRL; ``second`` is the reference trainer.
+    """
 
     def __init__(
-        self, pool: Pool, base: Path, suite: str, items: int, store: Path, costs_file: Path | None, tell: Tell,
+        self, pool: Pool, base: Path, suite: str, items: int, store: Path, costs_file: Path | None, progress: Progress,
         confinement: Confinement | None = None, trainer: Literal["first", "second"] = "first",
     ) -> None:  # fmt: skip
-        self.pool, self.base, self.items, self.store, self.tell = pool, base, items, store, tell
+        self.pool, self.base, self.items, self.store, self.progress = pool, base, items, store, progress
         self.suite_name, self.suite = suite, load_suite(suite)
         self.confinement, self.trainer = confinement or Confinement(), trainer
         self.costs = Costs.load(costs_file) if costs_file is not None else Costs()
@@ -83,7 +114,13 @@ class Bench:
         self._durations: list[float] = []
 
     def submit(self, recipe: Recipe, seed: int, draws: tuple[Draw, ...]) -> Future[Result]:
-        """The job's future; the same job is never queued twice."""
+        """Submit a job and return its future. The same job is submitted only once.
+
+        Args:
+            recipe: the recipe to build.
+            seed: the build's seed.
+            draws: the draws of items to measure.
+        """
         key = (recipe.digest(), seed, draws)
         if key not in self._jobs:
             inputs = self._inputs.setdefault(recipe.digest(), recipe.inputs_digest())
@@ -94,13 +131,13 @@ class Bench:
             self._jobs[key] = self.pool.submit(job)
         return self._jobs[key]
 
-    def settle(self, future: Future[Result]) -> Result:
-        """A finished job's result, its cost counted once.
+    def result(self, future: Future[Result]) -> Result:
+        """Return the result of a finished job. Its cost is counted once.
 
         Raises:
-            StagezeroError: as the job did.
+            StagezeroError: the job failed.
         """
-        result = outcome(future)
+        result = wait_for_result(future)
         if id(future) not in self._counted:
             self._counted.add(id(future))
             self.costs.train_seconds += result.train_seconds
@@ -111,49 +148,64 @@ class Bench:
                 self._durations.append(result.train_seconds + result.generate_seconds)
         return result
 
-    def gather(self, futures: list[Future[Result]], what: str) -> list[Result]:
-        """Results of several jobs, in order, with progress."""
+    def gather(self, futures: list[Future[Result]], text: str) -> list[Result]:
+        """Wait for several jobs and return their results in the same order.
+
+        Args:
+            futures: the jobs.
+            text: the activity, for the status report.
+
+        Raises:
+            StagezeroError: a job failed.
+        """
         waiting = set(futures)
         while waiting:
             done, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
             finished = len(futures) - len(waiting)
-            self.tell.doing(what, finished, len(futures), self.seconds_left(len(waiting)))
+            self.progress.status(text, finished, len(futures), self.seconds_left(len(waiting)))
             for future in done:
-                self.settle(future)
-        return [self.settle(future) for future in futures]
+                self.result(future)
+        return [self.result(future) for future in futures]
 
     def seconds_left(self, jobs: int) -> float | None:
-        """A guess from what jobs have cost so far."""
+        """Estimate the time that ``jobs`` jobs take; None if no job has finished yet."""
         if not self._durations:
             return None
-        recent = self._durations[-20:]
+        recent = self._durations[-RECENT_JOBS:]
         return jobs * sum(recent) / len(recent) / self.pool.workers
 
     def save_costs(self) -> None:
-        """Write down the cost so far, jobs that were run ahead and not needed included."""
+        """Store the costs so far, including those of speculative jobs that were not needed."""
         for future in self._jobs.values():
             if future.done() and not future.cancelled() and future.exception() is None:
-                self.settle(future)
+                self.result(future)
         now = time.perf_counter()
         self.costs.wall_seconds += now - self._last
         self._last = now
         if self._costs_file is not None:
-            write_whole(self._costs_file, json.dumps(asdict(self.costs)))
+            write_atomic(self._costs_file, json.dumps(asdict(self.costs)))
 
 
-def materialise_base(pool: LocalPool, name: str, folder: Path, tell: Tell) -> Path:
-    """A base's folder. A pocket base is trained in a worker, with its progress shown; ``folder`` is where the worker reports it."""
+def materialise_base(pool: LocalPool, name: str, folder: Path, progress: Progress) -> Path:
+    """Return the checkpoint folder of a base. A worker loads the base; it trains a pocket base.
+
+    Args:
+        pool: the workers.
+        name: name of the base.
+        folder: the worker writes the progress of the training to a file there.
+        progress: receives reports.
+    """
     start, report = time.perf_counter(), folder / "base-progress"
     future = pool.materialise(name, report)
     while True:
         try:
-            found = outcome(future, timeout=1.0)
+            base = wait_for_result(future, timeout=1.0)
             report.unlink(missing_ok=True)
-            return found
-        except NotYet:
+            return base
+        except FutureTimeoutError:
             try:
                 done, total = (int(n) for n in report.read_text().split())
                 left = (time.perf_counter() - start) / done * (total - done)
-                tell.doing(f"training the base {name}", done, total, left)
+                progress.status(f"training the base {name}", done, total, left)
             except (OSError, ValueError, ZeroDivisionError):
-                tell.doing(f"getting the base {name} ready", 0, 1, None)
+                progress.status(f"getting the base {name} ready", 0, 1, None)

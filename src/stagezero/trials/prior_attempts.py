@@ -1,9 +1,12 @@
-"""What this machine has tried before: a campaign begun anew is a new lottery ticket, and should not look like the first.
+"""Counts how many earlier runs on this machine registered the same hypotheses.
 
-The error that a campaign states is its own. Whoever starts it again with a fresh secret gets fresh noise, as often as they
-like; no ledger of a single run can know. So every registered hypothesis leaves a mark beside the store, and a run whose
-hypotheses were registered by other runs before says so, on the page and when it starts. It is kept out of the ledger, which must
-be the same wherever the same campaign is run; on another machine, or with the marks deleted, nothing is known.
+The error that a campaign states is its own. Anyone who starts the campaign again with a new secret
+gets new noise and another chance of a false promotion. The ledger of a single run cannot show this.
+Every registered hypothesis is therefore recorded in a folder beside the store. A run whose
+hypotheses were registered by earlier runs reports it at its start and on its page.
+
+The counts must not be part of the ledger, because the ledger must be the same wherever the same
+campaign runs. On another machine, or after the records are deleted, earlier runs are unknown.
 """
 
 from __future__ import annotations
@@ -13,34 +16,44 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from stagezero.files import locked, write_whole
+from stagezero.files import locked, write_atomic
 from stagezero.ledger import Entry, digest
 
-SEEN = "tried-before.json"
+COUNTS_FILE = "tried-before.json"
 
 
-def run_name(secret: bytes, first_entry: str) -> str:
-    """A name for a run that the same project with the same secret has again, and that gives nothing of the secret away."""
+def run_id(secret: bytes, first_entry: str) -> str:
+    """Return an identifier of a run that discloses nothing about its secret.
+
+    The same project with the same secret has the same identifier.
+
+    Args:
+        secret: the run's secret.
+        first_entry: hash of the ledger's first entry.
+    """
     return hmac.digest(secret, f"run/{first_entry}".encode(), "sha256").hex()[:16]
 
 
-def name_of(hypothesis: str, base: str) -> str:
-    """What a mark is kept under: a hypothesis about one base."""
+def attempt_key(hypothesis: str, base: str) -> str:
+    """Return the key of a record: a hypothesis about one base."""
     return digest({"hypothesis": hypothesis, "base": base})
 
 
-def mark(folder: Path, run: str, hypotheses: Sequence[str]) -> dict[str, int]:
-    """Leave a mark for each hypothesis and return, for those that other runs had registered, how many runs that were.
+def record_attempts(folder: Path, run: str, keys: Sequence[str]) -> dict[str, int]:
+    """Record that a run registered hypotheses, and count the earlier runs that did.
 
     Args:
-        folder: where the marks are.
-        run: this run's name.
-        hypotheses: names of hypotheses.
+        folder: folder of the records.
+        run: identifier of this run.
+        keys: one per hypothesis; see ``attempt_key``.
+
+    Returns:
+        Key → number of other runs that registered it earlier; only keys with such runs.
     """
-    before = {}
+    counts = {}
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock"):
-        for key in hypotheses:
+        for key in keys:
             path = folder / f"{key}.json"
             try:
                 runs = [str(name) for name in json.loads(path.read_text())]
@@ -48,30 +61,39 @@ def mark(folder: Path, run: str, hypotheses: Sequence[str]) -> dict[str, int]:
                 runs = []
             earlier = runs[: runs.index(run)] if run in runs else runs
             if earlier:
-                before[key] = len(earlier)
+                counts[key] = len(earlier)
             if run not in runs:
-                write_whole(path, json.dumps([*runs, run]))
-    return before
+                write_atomic(path, json.dumps([*runs, run]))
+    return counts
 
 
-def note(folder: Path, secret: bytes, first: Entry, hypotheses: Sequence[str]) -> dict[str, int]:
-    """Mark the hypotheses of a run, by its secret and first entry, and return what ``mark`` does.
+def record_run(folder: Path, secret: bytes, first: Entry, hypotheses: Sequence[str]) -> dict[str, int]:
+    """Record the hypotheses of a run and return the counts of ``record_attempts``.
 
-    The same recipes on another base are another question, so the base is part of the name.
+    The same recipes on another base are another hypothesis, so the base is part of the key.
+
+    Args:
+        folder: folder of the records.
+        secret: the run's secret.
+        first: the first entry of its ledger.
+        hypotheses: digests of the hypotheses.
     """
-    return mark(folder, run_name(secret, first.hash), [name_of(h, first.body["base"]) for h in hypotheses])
+    return record_attempts(folder, run_id(secret, first.hash), [attempt_key(h, first.body["base"]) for h in hypotheses])
 
 
-def remember(run_folder: Path, before: dict[str, int]) -> None:
-    """Keep what was found beside the run's ledger, for its page."""
-    known = recall(run_folder)
-    write_whole(run_folder / SEEN, json.dumps({**known, **before}, sort_keys=True))
+def save_prior_run_counts(run_folder: Path, counts: dict[str, int]) -> None:
+    """Add counts to the file beside the run's ledger, for the run's page."""
+    stored = load_prior_run_counts(run_folder)
+    write_atomic(run_folder / COUNTS_FILE, json.dumps({**stored, **counts}, sort_keys=True))
 
 
-def recall(run_folder: Path) -> dict[str, int]:
-    """Hypothesis → number of other runs that had registered it before this one."""
+def load_prior_run_counts(run_folder: Path) -> dict[str, int]:
+    """Return key → number of other runs that registered the hypothesis before this one.
+
+    The result is empty if the file is missing or damaged.
+    """
     try:
-        found = json.loads((run_folder / SEEN).read_text())
-        return {str(key): int(count) for key, count in found.items()}
+        stored = json.loads((run_folder / COUNTS_FILE).read_text())
+        return {str(key): int(count) for key, count in stored.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}

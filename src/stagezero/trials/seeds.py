@@ -1,4 +1,8 @@
-"""Seeds of replicates: fixed by what was registered and a secret, so that nobody can choose or foresee them."""
+"""Seeds of replicates.
+
+A seed is determined by the registration and a secret. No one can choose it, and no one without the
+secret can predict it.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +10,38 @@ import hashlib
 import hmac
 from pathlib import Path
 
-from stagezero.files import lasting_secret
+from stagezero.files import load_or_create_secret
 from stagezero.training.data import derive_seed
 from stagezero.training.executors import Draw
 
 
-def secret_of(folder: Path, seed: int | None) -> bytes:
-    """The campaign's secret: from the project's seed where it has one, else drawn once and kept, owner-readable."""
+def campaign_secret(folder: Path, seed: int | None) -> bytes:
+    """Return the campaign's secret.
+
+    Args:
+        folder: folder of the run. A random secret is stored there, readable by its owner only.
+        seed: the project's seed, from which the secret is derived. If None, the secret is drawn at
+            random once.
+    """
     if seed is not None:
         return hashlib.sha256(f"stagezero/campaign/{seed}".encode()).digest()
-    return lasting_secret(folder / "secret")
+    return load_or_create_secret(folder / "secret")
 
 
 def replicate_seed(secret: bytes, head: str, label: str, number: int) -> int:
-    """HMAC(secret, ledger head, label, number) as a 48-bit seed: fixed by the registration, foreseen by nobody."""
+    """Return HMAC(secret, ledger head, label, number) as a 48-bit seed.
+
+    The registration determines the seed. It cannot be predicted without the secret.
+
+    Args:
+        secret: the campaign's secret.
+        head: hash of the ledger's last entry, which contains or follows the registration.
+        label: purpose of the seed.
+        number: number of the replicate, from 1.
+    """
     return int.from_bytes(hmac.digest(secret, f"{head}/{label}/{number}".encode(), "sha256")[:6], "big")
 
 
-def draw_of(seed: int) -> Draw:
-    """The draw of fresh items that belongs to a replicate's seed."""
+def draw_for_seed(seed: int) -> Draw:
+    """Return the draw of fresh items that belongs to a replicate's seed."""
     return Draw(derive_seed(seed, "items"))

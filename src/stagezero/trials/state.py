@@ -1,4 +1,4 @@
-"""Where one trial stands: the jobs it waits for, the pairs it has, and how it ended."""
+"""The state of one trial: the jobs it waits for, its pairs so far, and its decision."""
 
 from __future__ import annotations
 
@@ -14,13 +14,21 @@ from stagezero.trials.decision import Fate, Pair
 from stagezero.trials.hypothesis import Entrant, Hypothesis
 
 CONTROL = "control"
+"""The arm of a control job."""
+STORED_GUARD_KEYS = {"established": "shown"}
+"""Fields of a guard that have another name in the ledger."""
 
 
-def _finite(value: object) -> object:
-    """Six digits of a number, and None where a bound is infinite: the ledger's form has no infinities."""
+def _ledger_value(value: object) -> object:
+    """Round a number to six digits; return None if it is infinite, because JSON has no infinity."""
     if not isinstance(value, float):
         return value
     return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def _guard_entry(guard: Guard) -> dict[str, object]:
+    """Return a guard as the ledger stores it."""
+    return {STORED_GUARD_KEYS.get(key, key): _ledger_value(value) for key, value in asdict(guard).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,78 +47,108 @@ class Decision:
 
     @property
     def decided_at(self) -> int:
-        """The replicate whose outcome decided: one that failed to build left no pair."""
+        """The number of the replicate that decided the trial.
+
+        A replicate that failed to build has no pair.
+        """
         return len(self.pairs) + (self.fate is Fate.FAILED)
 
     @property
     def promoted(self) -> bool:
+        """True if the candidate was promoted."""
         return self.fate is Fate.PROMOTED
 
-    def gain(self) -> float:
-        """Mean change of the alignment score over the pairs that decided; optimistic, for choosing only."""
+    def mean_gain(self) -> float:
+        """Return the mean paired difference of the alignment score over the pairs of this trial.
+
+        The same pairs decided the trial, so the mean is biased upwards. Use it only to rank
+        candidates.
+        """
         return sum(p.difference(ALIGNMENT) for p in self.pairs) / len(self.pairs) if self.pairs else 0.0
 
     def entry(self) -> dict[str, object]:
-        """The ledger's entry."""
+        """Return the body of the ledger entry."""
         return {
             "hypothesis": self.hypothesis.digest(), "title": self.title, "researcher": self.researcher,
             "level": float(f"{self.level:.6g}"), "fate": str(self.fate), "why": self.why, "pairs": len(self.pairs),
-            "guards": [{key: _finite(value) for key, value in asdict(g).items()} for g in self.guards],
+            "guards": [_guard_entry(g) for g in self.guards],
         }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """One job of a replicate: a build, asked its own draw, its neighbour's too (calibration), or in other wordings."""
+class ReplicateJob:
+    """One job of a replicate: build a recipe and measure it on the replicate's draw of items.
 
-    who: str
+    Args:
+        arm: CONTROL, the key of a trial's hypothesis, or the name of a matched control.
+        recipe: the recipe to build.
+        replicate: number of the replicate, from 1.
+        neighbour: for calibration, a second replicate whose items are answered too.
+        reworded: the property whose items are drawn in other wordings; None for the usual draw.
+    """
+
+    arm: str
     recipe: Recipe = field(compare=False)
     replicate: int
     neighbour: int | None = None
     reworded: str | None = None
 
 
-Request = tuple[tuple[Wanted, ...], ...]
-"""What a trial needs before it can go on: all the jobs of any one of these questions."""
+Request = tuple[tuple[ReplicateJob, ...], ...]
+"""Groups of jobs that a trial waits for. The trial continues when all jobs of any one group have
+ended."""
 
 
 class Reply(NamedTuple):
-    """The results of one question, or what went wrong with a job of it."""
+    """The results of one group of a request, or the error of one of its jobs.
 
-    question: int
+    ``group`` is the index of the group in the request.
+    """
+
+    group: int
     results: tuple[Result, ...] = ()
     error: Exception | None = None
 
 
 @dataclass
-class State:
-    """One trial as far as it has come."""
+class TrialState:
+    """The progress of one trial.
+
+    Args:
+        entrant: the registered hypothesis.
+        key: digest of the hypothesis.
+        pairs: the pairs so far, in the order of their replicates.
+        e_values: the e-process after each pair.
+        request: the jobs that the trial waits for.
+        crossed: True once the e-process has reached the threshold.
+        in_final_checks: True once only the final checks remain.
+        decision: None until the trial is decided.
+    """
 
     entrant: Entrant
     key: str
-    """The hypothesis as it was registered."""
     pairs: list[Pair] = field(default_factory=list)
     e_values: list[float] = field(default_factory=list)
     request: Request = ()
     crossed: bool = False
-    """The threshold has been reached."""
-    checking: bool = False
-    """Its pairs and guards hold, and the last checks are under way."""
+    in_final_checks: bool = False
     decision: Decision | None = None
 
     @property
-    def next(self) -> int:
+    def next_replicate(self) -> int:
+        """The number of the next replicate, from 1."""
         return len(self.pairs) + 1
 
     @property
-    def best(self) -> float:
-        """The largest e-value so far."""
+    def max_e_value(self) -> float:
+        """The largest e-value so far, at least 1."""
         return max(self.e_values, default=1.0)
 
-    def candidate(self, s: int, reworded: str | None = None) -> Wanted:
-        return Wanted(self.key, self.entrant.hypothesis.candidate, s, reworded=reworded)
+    def candidate_job(self, s: int, reworded: str | None = None) -> ReplicateJob:
+        """Return the candidate's job of replicate ``s``."""
+        return ReplicateJob(self.key, self.entrant.hypothesis.candidate, s, reworded=reworded)
 
-    def end(self, level: float, fate: Fate, why: str, guards: tuple[Guard, ...] = ()) -> None:
-        """Decide it, for good."""
+    def decide(self, level: float, fate: Fate, why: str, guards: tuple[Guard, ...] = ()) -> None:
+        """Set the final decision."""
         e = self.entrant
         self.decision = Decision(e.hypothesis, e.title, e.researcher, level, fate, why, tuple(self.pairs), tuple(self.e_values), guards)

@@ -1,9 +1,11 @@
-"""One trial, top to bottom: a generator that asks for the jobs it needs, is sent their results, and returns its ruling.
+"""The steps of one trial, as a generator: it yields requests for jobs and returns a ruling.
 
-    pairs, one after another ──▶ threshold, guards ──▶ the gain in other wordings, and against a control as capable ──▶ ruling
+    pairs, one after another ──▶ threshold, guards ──▶ final checks: the gain in other wordings, and
+                                                       against a capability-matched control ──▶ ruling
 
-It decides by its own pairs in the order of their replicates, and so never by which worker was faster. What the pairs mean is
-decided in ``decision.py``; when jobs run, in ``batch.py``.
+A trial uses only its own pairs, in the order of their replicates. Its ruling therefore does not
+depend on which worker was faster. ``decision.py`` holds the decision rule, and ``batch.py``
+schedules the jobs.
 """
 
 from __future__ import annotations
@@ -17,117 +19,141 @@ from stagezero.measure import ALIGNMENT
 from stagezero.tasks import Suite
 from stagezero.training import Recipe
 from stagezero.training.executors import Result
-from stagezero.trials.capability_control import DOSES, ENOUGH, matched_recipe
-from stagezero.trials.decision import MATCHED, Judge, Pair, Ruling
-from stagezero.trials.state import CONTROL, Reply, Request, State, Wanted
+from stagezero.trials.capability_control import DOSE_REPLICATES, DOSES, matched_recipe
+from stagezero.trials.decision import MATCHED, DecisionRule, Pair, Ruling
+from stagezero.trials.state import CONTROL, ReplicateJob, Reply, Request, TrialState
 
 Steps = Generator[Request, Reply, Ruling]
-Check = Generator[tuple[Wanted, ...], tuple[Result, ...], list[Guard]]
-"""One of the last checks: it asks for jobs, is sent their results, and returns its guards."""
+Check = Generator[tuple[ReplicateJob, ...], tuple[Result, ...], list[Guard]]
+"""One of the final checks: it yields jobs, receives their results and returns its guards."""
 
 
-def side_by_side(first: Check, second: Check) -> Generator[Request, Reply, list[Guard]]:
-    """Run two checks at once; the guards of both, or of the first alone if one of those does not hold.
+def run_concurrently(first: Check, second: Check) -> Generator[Request, Reply, list[Guard]]:
+    """Run two checks concurrently.
 
-    The clock decides which check goes on first, and nothing else: neither sees the other's results.
+    The checks do not see each other's results. The clock determines only which one continues first.
+
+    Returns:
+        The guards of both checks, or only those of the first if one of them does not hold.
     """
-    checks, asked, guards = (first, second), dict[int, tuple[Wanted, ...]](), dict[int, list[Guard]]()
+    checks, pending, guards = (first, second), dict[int, tuple[ReplicateJob, ...]](), dict[int, list[Guard]]()
 
     def advance(i: int, reply: Reply | None = None) -> None:
         try:
             if reply is None:
-                asked[i] = next(checks[i])
+                pending[i] = next(checks[i])
             else:
-                asked[i] = checks[i].send(reply.results) if reply.error is None else checks[i].throw(reply.error)
+                pending[i] = checks[i].send(reply.results) if reply.error is None else checks[i].throw(reply.error)
         except StopIteration as end:
-            asked.pop(i, None)
+            pending.pop(i, None)
             guards[i] = end.value
 
     advance(0)
     advance(1)
-    while asked and all(g.shown == "holds" for g in guards.get(0, [])):
-        order = sorted(asked)
-        reply = yield tuple(asked[i] for i in order)
-        advance(order[reply.question], reply)
-    return guards[0] if any(g.shown != "holds" for g in guards[0]) else [*guards[0], *guards[1]]
+    while pending and all(g.established == "holds" for g in guards.get(0, [])):
+        order = sorted(pending)
+        reply = yield tuple(pending[i] for i in order)
+        advance(order[reply.group], reply)
+    return guards[0] if any(g.established != "holds" for g in guards[0]) else [*guards[0], *guards[1]]
 
 
 class TrialSteps:
     """The steps of one trial.
 
     Args:
-        control: the job of a replicate's control.
-        seeds: one a replicate.
-        judge: known once the noise is, which is before any result is sent.
+        state: the trial's state; the steps update it.
+        control: the control's recipe.
+        control_job: returns the control's job of a replicate.
+        seeds: one per replicate.
+        suite: the suite that the models are measured on.
+        decision_rule: returns the decision rule. It is called when the first results arrive; the
+            pooled noise, which the rule needs, is known by then.
     """
 
     def __init__(
-        self, state: State, control: Recipe, control_job: Callable[[int], Wanted], seeds: Sequence[int], suite: Suite,
-        judge: Callable[[], Judge],
+        self, state: TrialState, control: Recipe, control_job: Callable[[int], ReplicateJob], seeds: Sequence[int], suite: Suite,
+        decision_rule: Callable[[], DecisionRule],
     ) -> None:  # fmt: skip
         self.state, self.control, self.control_job = state, control, control_job
-        self.seeds, self.suite, self._judge = seeds, suite, judge
+        self.seeds, self.suite, self._decision_rule = seeds, suite, decision_rule
 
     @cached_property
-    def judge(self) -> Judge:
-        return self._judge()
+    def decision_rule(self) -> DecisionRule:
+        """The decision rule."""
+        return self._decision_rule()
 
     def steps(self) -> Steps:
-        """Pairs until a ruling; an idea with evidence and sound guards gets the last checks."""
+        """Yield requests for pairs until a ruling, then for the final checks if they are needed.
+
+        The final checks are needed if the threshold is reached and every guard holds.
+
+        Raises:
+            BuildError, RecipeError, SuiteError: a build of a pair failed.
+        """
         state = self.state
         while True:
-            s = state.next
-            reply = yield ((self.control_job(s), state.candidate(s)),)
+            s = state.next_replicate
+            reply = yield ((self.control_job(s), state.candidate_job(s)),)
             if reply.error is not None:
                 raise reply.error
             a, b = reply.results
             pair = Pair(s, self.seeds[s - 1], a.digest, b.digest, a.scores[0], b.scores[0], a.signs[0], b.signs[0])
             state.pairs.append(pair)
-            ruling = self.judge.look(state.pairs, state.best)
-            state.e_values.append(ruling.e)
+            ruling = self.decision_rule.evaluate(state.pairs, state.max_e_value)
+            state.e_values.append(ruling.e_value)
             state.crossed = ruling.crossed
             if ruling.fate is not None:
                 return ruling
             if ruling.guards:
-                state.checking = True
-                gained = self.judge.gains(state.pairs)
-                last = yield from side_by_side(self._other_wordings(), self._against_matched(gained))
-                return self.judge.conclude(state.pairs, ruling, last, gained)
+                state.in_final_checks = True
+                gained = self.decision_rule.capability_gains(state.pairs)
+                guards = yield from run_concurrently(self._check_other_wordings(), self._check_matched_control(gained))
+                return self.decision_rule.conclude(state.pairs, ruling, guards, gained)
 
-    def _other_wordings(self) -> Check:
-        """Is the gain there in other wordings too?"""
-        own, replicates = self.judge.own, range(1, self.judge.plan.guard_pairs + 1)
-        if own not in self.suite.properties or not self.suite.reworded_items(0, 1, own):
+    def _check_other_wordings(self) -> Check:
+        """Check that the gain also exists in other wordings.
+
+        Return no guard if the suite has no other wordings of the claimed property.
+        """
+        rule = self.decision_rule
+        claimed, replicates = rule.claimed, range(1, rule.plan.guard_pairs + 1)
+        if claimed not in self.suite.properties or not self.suite.reworded_items(0, 1, claimed):
             return []
-        jobs = (job for s in replicates for job in (Wanted(CONTROL, self.control, s, reworded=own), self.state.candidate(s, own)))
-        found = yield tuple(jobs)
-        scores = [r.scores[0][own] for r in found]
-        return [self.judge.carries_over(self.state.pairs, [b - a for a, b in zip(scores[0::2], scores[1::2], strict=True)])]
+        pairs_of_jobs = (
+            (ReplicateJob(CONTROL, self.control, s, reworded=claimed), self.state.candidate_job(s, claimed)) for s in replicates
+        )
+        results = yield tuple(job for pair in pairs_of_jobs for job in pair)
+        scores = [r.scores[0][claimed] for r in results]
+        differences = [b - a for a, b in zip(scores[0::2], scores[1::2], strict=True)]
+        return [rule.other_wordings_guard(self.state.pairs, differences)]
 
-    def _against_matched(self, gained: Sequence[str]) -> Check:
-        """Does the gain survive against a control with as much capability? Asked only where capability was gained."""
-        pairs, judge = self.state.pairs, self.judge
-        if not gained or judge.own == ALIGNMENT:  # ideas tried together have each passed this alone
+    def _check_matched_control(self, gained: Sequence[str]) -> Check:
+        """Check that the gain survives against a capability-matched control.
+
+        Return no guard if no capability gain is established.
+        """
+        pairs, rule = self.state.pairs, self.decision_rule
+        if not gained or rule.claimed == ALIGNMENT:  # ideas that are tried together have each passed this check
             return []
         candidate = [sum(p.candidate[c] for c in gained) / len(gained) for p in pairs]
-        best, nearest = float("-inf"), tuple[Wanted, ...]()
+        best, best_jobs = float("-inf"), tuple[ReplicateJob, ...]()
         try:
             for dose in DOSES:
                 recipe = matched_recipe(self.control, self.suite, *dose)
                 if recipe is None:
-                    return [judge.beats([], 0.0, gained)]
-                jobs = tuple(Wanted(f"{MATCHED} {dose}", recipe, s) for s in range(1, judge.plan.guard_pairs + 1))
-                found = yield jobs[:ENOUGH]
-                reached = sum(r.scores[0][c] for r in found for c in gained) / (len(gained) * ENOUGH)
-                if reached > best:
-                    best, nearest = reached, jobs
-                if reached >= sum(candidate[:ENOUGH]) / ENOUGH:
+                    return [rule.matched_control_guard([], 0.0, gained)]
+                jobs = tuple(ReplicateJob(f"{MATCHED} {dose}", recipe, s) for s in range(1, rule.plan.guard_pairs + 1))
+                results = yield jobs[:DOSE_REPLICATES]
+                capability = sum(r.scores[0][c] for r in results for c in gained) / (len(gained) * DOSE_REPLICATES)
+                if capability > best:
+                    best, best_jobs = capability, jobs
+                if capability >= sum(candidate[:DOSE_REPLICATES]) / DOSE_REPLICATES:
                     break
-            found = yield nearest
-        except (BuildError, RecipeError):  # no such control can be built, which is not the idea's fault, and shows nothing
-            return [judge.beats([], 0.0, gained)]
-        over = [p.candidate[judge.own] - r.scores[0][judge.own] for p, r in zip(pairs, found, strict=False)]
-        capable = sum(r.scores[0][c] for r in found for c in gained) / len(gained)
-        control = sum(p.control[c] for p in pairs[: len(found)] for c in gained) / len(gained)
-        gain = sum(candidate[: len(found)]) - control
-        return [judge.beats(over, (capable - control) / gain if gain > 0 else 0.0, gained)]
+            results = yield best_jobs
+        except (BuildError, RecipeError):  # no matched control can be built: not the idea's fault, but no evidence either
+            return [rule.matched_control_guard([], 0.0, gained)]
+        over_matched = [p.candidate[rule.claimed] - r.scores[0][rule.claimed] for p, r in zip(pairs, results, strict=False)]
+        matched = sum(r.scores[0][c] for r in results for c in gained) / len(gained)
+        control = sum(p.control[c] for p in pairs[: len(results)] for c in gained) / len(gained)
+        gain = sum(candidate[: len(results)]) - control
+        return [rule.matched_control_guard(over_matched, (matched - control) / gain if gain > 0 else 0.0, gained)]

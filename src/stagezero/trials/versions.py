@@ -1,6 +1,7 @@
-"""What a ledger's first entry names: its format, and the versions of the rule, the scorer and the builds that it goes by.
+"""The versions in a ledger's first entry: of the format, the rule, the scorer and the builds.
 
-A ledger is read, and its decisions are recomputed, by the versions that it names; one without them was written in format 1.
+A ledger is read, and its decisions are recomputed, with the versions that it names. A ledger that
+names none was written in format 1.
 """
 
 from __future__ import annotations
@@ -14,47 +15,53 @@ from stagezero.ledger import Ledger
 from stagezero.measure import SCORER_VERSION
 from stagezero.training.build import BUILD_FORMAT
 
-FORMAT = 2
-"""Of the ledgers that campaigns and comparisons write: 2 names format, rule, scorer and build in entry 0."""
-FIRST = {"format": 1, "rule": 1, "scorer": 1, "build": "build/2"}
-"""What a ledger goes by whose first entry does not name it."""
-RELEASES = {"build/2": "release 0.1"}
+LEDGER_FORMAT = 2
+"""Format of the ledgers that campaigns and comparisons write. Since format 2, entry 0 names the
+versions of format, rule, scorer and build."""
+FORMAT_1_VERSIONS = {"format": 1, "rule": 1, "scorer": 1, "build": "build/2"}
+"""Versions of a ledger whose first entry does not name them."""
+RELEASE_OF_BUILD_FORMAT = {"build/2": "release 0.1"}
 """Build format → the release that makes such builds."""
 
 
-def versions() -> dict[str, Any]:
-    """What this release writes."""
-    return {"format": FORMAT, "rule": RULE_VERSION, "scorer": SCORER_VERSION, "build": BUILD_FORMAT}
+def current_versions() -> dict[str, Any]:
+    """Return the versions that this release writes into a first entry."""
+    return {"format": LEDGER_FORMAT, "rule": RULE_VERSION, "scorer": SCORER_VERSION, "build": BUILD_FORMAT}
 
 
-def named(described: Mapping[str, Any], what: str) -> Any:
-    """The version that a first entry names."""
-    return described.get(what, FIRST[what])
+def recorded_version(first_entry: Mapping[str, Any], name: str) -> Any:
+    """Return the version that applies to a ledger.
+
+    Args:
+        first_entry: body of the ledger's first entry.
+        name: ``format``, ``rule``, ``scorer`` or ``build``.
+    """
+    return first_entry.get(name, FORMAT_1_VERSIONS[name])
 
 
 def check_format(ledger: Ledger) -> None:
-    """Refuse to continue a run that another format was begun in.
+    """Refuse to continue a run whose ledger has another format.
 
     Raises:
-        RunChangedError: naming both.
+        RunChangedError: the formats differ; the message names both.
     """
-    begun = named(ledger.entries[0].body, "format") if ledger.entries else FORMAT
-    if begun != FORMAT:
+    recorded = recorded_version(ledger.entries[0].body, "format") if ledger.entries else LEDGER_FORMAT
+    if recorded != LEDGER_FORMAT:
         raise RunChangedError(
-            f"{ledger.path.parent}: this run was begun in ledger format {begun}, and this release continues format {FORMAT}; "
-            "finish it with the release that began it, or move that folder away to start anew."
+            f"{ledger.path.parent}: this run was begun in ledger format {recorded}, and this release continues format {LEDGER_FORMAT}; "
+            "finish it with the release that began it, or move the folder away to start a new run."
         )
 
 
-def check_build(described: Mapping[str, Any]) -> None:
-    """Refuse to rebuild what another build version made.
+def check_build(first_entry: Mapping[str, Any]) -> None:
+    """Refuse to rebuild models whose builds have another format.
 
     Raises:
-        InputError: naming the release that is needed.
+        InputError: the formats differ; the message names the required release.
     """
-    built = named(described, "build")
-    if built != BUILD_FORMAT:
-        release = RELEASES.get(str(built), "the release that wrote it")
+    recorded = recorded_version(first_entry, "build")
+    if recorded != BUILD_FORMAT:
+        release = RELEASE_OF_BUILD_FORMAT.get(str(recorded), "the release that wrote it")
         raise InputError(
-            f"rebuild: the ledger's models were built in format {built}, and this release builds {BUILD_FORMAT}; use {release}."
+            f"rebuild: the ledger's models were built in format {recorded}, and this release builds {BUILD_FORMAT}; use {release}."
         )

@@ -1,6 +1,10 @@
-"""Where builds run. ``local`` keeps worker processes alive on this machine; every backend takes jobs and gives results."""
+"""Executors: where builds run.
+
+``local`` runs worker processes on this machine. Every executor takes jobs and returns results, both
+plain data.
+"""
 
 from stagezero.training.executors.jobs import Draw, Job, Result
-from stagezero.training.executors.local import LocalPool, outcome
+from stagezero.training.executors.local import LocalPool, wait_for_result
 
-__all__ = ["Draw", "Job", "LocalPool", "Result", "outcome"]
+__all__ = ["Draw", "Job", "LocalPool", "Result", "wait_for_result"]

@@ -1,4 +1,7 @@
-"""What a worker is asked and what it answers: plain data, so that any backend can carry it."""
+"""Jobs and results: what a worker receives and returns.
+
+Both are plain data, so any executor can carry them.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,17 @@ from typing import Literal
 from stagezero.isolation import Confinement
 from stagezero.training.recipes import Recipe
 
-BOXED = Confinement()
+DEFAULT_CONFINEMENT = Confinement()
 
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One draw of fresh items: all claims, or one claim in the suite's other wordings."""
+    """One draw of fresh items: of all claims, or of one claim in the suite's other wordings.
+
+    Args:
+        seed: determines the draw.
+        reworded: the claim to draw in other wordings; None draws all claims.
+    """
 
     seed: int
     reworded: str | None = None
@@ -25,8 +33,19 @@ class Draw:
 class Job:
     """Build one recipe with one seed, then measure it on some draws of fresh items.
 
-    ``trainer`` chooses who makes its steps: TRL, or the plain implementation that a rebuild is compared with.
-    ``suite_digest`` and ``inputs`` (file → digest) are what was registered; a worker that finds other bytes refuses.
+    Args:
+        base: checkpoint folder of the base.
+        recipe: the recipe to build.
+        suite: the suite's name.
+        suite_digest: the suite's registered digest. A worker that finds another one fails.
+        inputs: file → registered digest, for the inputs of command steps. A worker that finds other
+            bytes fails.
+        seed: the build's seed.
+        draws: the draws to measure.
+        items: number of items of each kind, for each property and capability, in a draw.
+        store: folder of the store of builds.
+        confinement: how programs are confined.
+        trainer: ``first`` is TRL; ``second`` is the reference trainer, for comparison in a rebuild.
     """
 
     base: Path
@@ -38,16 +57,25 @@ class Job:
     draws: tuple[Draw, ...]
     items: int
     store: Path
-    confinement: Confinement = BOXED
+    confinement: Confinement = DEFAULT_CONFINEMENT
     trainer: Literal["first", "second"] = "first"
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a job found.
+    """The result of a job.
 
-    ``scores`` has one mapping per draw: claim → score, and ``alignment``, the mean of the properties' where all were asked;
-    ``signs`` likewise: the shares of answers that tell of a score that was gamed.
+    Args:
+        digest: the checkpoint's digest.
+        folder: the checkpoint's folder.
+        scores: one mapping for each draw: claim → score in [0, 1]. If the draw covers all
+            properties, ``alignment`` is their mean.
+        signs: one mapping for each draw: sign → share of answers, in [0, 1], that indicates a gamed
+            score.
+        train_seconds: time spent on training steps that were not stored yet.
+        generate_seconds: time spent on generating answers that were not stored yet.
+        steps_made: number of training steps that were made.
+        steps_reused: number of training steps that were already stored.
     """
 
     digest: str

@@ -1,7 +1,8 @@
-"""Long-lived worker processes on this machine, one torch thread each.
+"""Worker processes on this machine, one torch thread each, which serve many jobs.
 
-Importing TRL costs seconds and hundreds of megabytes, so it is imported once, in a fork server, and every worker
-starts from there. Jobs and results are plain data; a worker is the only process that touches torch's global generator.
+Importing TRL costs seconds and hundreds of megabytes. A fork server therefore imports it once, and
+every worker forks from there. Jobs and results are plain data. Only a worker process may touch
+torch's global generator.
 """
 
 from __future__ import annotations
@@ -21,22 +22,25 @@ from stagezero.errors import WorkerError
 from stagezero.training.executors.jobs import Job, Result
 
 R = TypeVar("R")
-DIED = (
-    "a worker process died (killed, or out of memory); finished builds are kept: "
+WORKER_DIED_MESSAGE = (
+    "a worker process died (killed, or out of memory); finished builds are stored: "
     "run the same command again, with fewer workers if memory is short."
 )
 
 
-def _quiet() -> None:
-    """One thread and no progress bars: set before torch is imported."""
+def _set_environment() -> None:
+    """Set one thread and no progress bars. This must run before torch is imported."""
     os.environ.update(
         OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", TQDM_DISABLE="1", TRANSFORMERS_VERBOSITY="error",
         HF_HUB_DISABLE_PROGRESS_BARS="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1",
     )  # fmt: skip
 
 
-def _end_with_parent() -> None:
-    """Leave when the parent is gone, also by kill -9: an orphan would hold the store's locks and the user's terminal."""
+def _exit_with_parent() -> None:
+    """Exit this process when its parent ends, by kill -9 too.
+
+    An orphan would hold the store's locks and the user's terminal.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])
@@ -48,48 +52,68 @@ def _start_worker() -> None:
 
     from stagezero.training.executors import worker
 
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    # Ctrl-C is for the parent, which stops its workers itself.
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    # The parent handles Ctrl-C, and stops its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    worker.prepare()
+    worker.configure_process()
 
 
 class LocalPool:
-    """``workers`` processes that live until ``close``. Use as a context manager."""
+    """A pool of ``workers`` processes that run until ``close``. Use it as a context manager."""
 
     def __init__(self, workers: int) -> None:
-        _quiet()
+        _set_environment()
         self.workers = workers
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["stagezero.training.executors.worker"])
         self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
 
     def submit(self, job: Job) -> Future[Result]:
-        """Queue a job; results come in any order."""
+        """Queue a job. Jobs may finish in any order.
+
+        Raises:
+            WorkerError: a worker process died.
+        """
         from stagezero.training.executors import worker
 
-        return self._submit(worker.run, job)
+        return self._submit(worker.run_job, job)
 
-    def _submit(self, work: Callable[..., R], *arguments: object) -> Future[R]:
+    def _submit(self, function: Callable[..., R], *arguments: object) -> Future[R]:
         try:
-            return self._pool.submit(work, *arguments)
+            return self._pool.submit(function, *arguments)
         except BrokenProcessPool:
-            raise WorkerError(DIED) from None
+            raise WorkerError(WORKER_DIED_MESSAGE) from None
 
     def environment(self) -> dict[str, Any]:
-        """What the workers' builds depend on besides recipe and seed."""
+        """Return what the workers' builds depend on besides recipe and seed.
+
+        Raises:
+            WorkerError: a worker process died.
+        """
         from stagezero.training.build import environment
 
-        return outcome(self._submit(environment))
+        return wait_for_result(self._submit(environment))
 
     def materialise(self, name: str, progress_file: Path) -> Future[Path]:
-        """Make a base in a worker; (done, in all) is written to ``progress_file`` as it goes."""
+        """Make a base in a worker.
+
+        Args:
+            name: the model's name.
+            progress_file: receives the number of steps done and the total number, as two integers.
+
+        Raises:
+            WorkerError: a worker process died.
+        """
         from stagezero.training.executors import worker
 
         return self._submit(worker.materialise, name, progress_file)
 
     def close(self, now: bool = False) -> None:
-        """Stop every worker, after the job in hand or ``now``."""
+        """Stop every worker.
+
+        Args:
+            now: terminate running jobs; otherwise wait until they have finished.
+        """
         processes = list((self._pool._processes or {}).values())
         self._pool.shutdown(wait=not now, cancel_futures=True)
         if not now:
@@ -108,14 +132,18 @@ class LocalPool:
         self.close(now=kind is not None)
 
 
-def outcome(future: Future[R], timeout: float | None = None) -> R:
-    """A job's result.
+def wait_for_result(future: Future[R], timeout: float | None = None) -> R:
+    """Wait for a job and return its result.
+
+    Args:
+        future: the job's future.
+        timeout: seconds to wait; None waits without a limit.
 
     Raises:
-        WorkerError: the worker process died; finished builds are kept.
-        TimeoutError: it is not there yet.
+        WorkerError: the worker process died; finished builds are stored.
+        TimeoutError: the job has not finished in time.
     """
     try:
         return future.result(timeout)
     except BrokenProcessPool:
-        raise WorkerError(DIED) from None
+        raise WorkerError(WORKER_DIED_MESSAGE) from None

@@ -1,4 +1,8 @@
-"""The inside of a worker process: importing this module is what makes a worker expensive, so it happens once."""
+"""The code that runs inside a worker process.
+
+Importing this module is expensive (it imports TRL), so the fork server imports it once. Only
+``local`` may import it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import peft  # noqa: F401  (imported here so that the fork server pays for it, n
 import trl
 
 from stagezero.errors import RunChangedError
-from stagezero.files import write_whole
+from stagezero.files import write_atomic
 from stagezero.measure import measure
 from stagezero.models import Model, loader
 from stagezero.tasks import load_suite
@@ -22,45 +26,60 @@ from stagezero.training.store import Store
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    # TRL loads its trainers lazily; touch them while the fork server is still alone.
+    # TRL loads its trainers lazily. Load them in the fork server, before any worker forks.
     trl.SFTTrainer, trl.DPOTrainer, trl.RewardTrainer, trl.GRPOTrainer  # noqa: B018
 
 
-def prepare() -> None:
-    """Settle a fresh worker: one thread, quiet libraries."""
-    loader.settle_libraries()
+def configure_process() -> None:
+    """Configure a new worker: one thread, no output from libraries."""
+    loader.configure_libraries()
     datasets.disable_progress_bars()
 
 
-def run(job: Job) -> Result:
-    """Build and measure."""
+def run_job(job: Job) -> Result:
+    """Build a job's recipe, and measure it.
+
+    Raises:
+        RunChangedError: the suite or an input of a command step is not the registered one.
+        BuildError, RecipeError, SandboxError, WorkerError: the build failed.
+    """
     suite = load_suite(job.suite)
     if suite.digest() != job.suite_digest or job.recipe.inputs_digest() != dict(job.inputs):
-        raise RunChangedError("the suite or a command step's input changed under the run; undo the change, or start anew with --fresh.")
+        raise RunChangedError(
+            "the suite, or an input of a command step, changed during the run; undo the change, or start again with --fresh."
+        )
     store = Store(job.store)
     trainer = first_trainer if job.trainer == "first" else second_trainer
     built = build(job.base, job.recipe, suite, job.seed, store, job.confinement, trainer)
     model = Model(built.folder)
-    found = [measure(model, suite, draw.seed, job.items, store.answers, reworded=draw.reworded) for draw in job.draws]
+    measurements = [measure(model, suite, draw.seed, job.items, store.answers, reworded=draw.reworded) for draw in job.draws]
     return Result(
         built.digest,
         built.folder,
         tuple(
             m.scores.with_alignment(suite.properties) if d.reworded is None else m.scores.all()
-            for m, d in zip(found, job.draws, strict=True)
+            for m, d in zip(measurements, job.draws, strict=True)
         ),
-        tuple(dict(m.scores.signs) for m in found),
+        tuple(dict(m.scores.signs) for m in measurements),
         built.seconds,
-        sum(m.seconds for m in found),
+        sum(m.seconds for m in measurements),
         built.steps_made,
         built.steps_reused,
     )
 
 
 def materialise(name: str, progress_file: Path) -> Path:
-    """Make a base, reporting progress through a file."""
+    """Make a base, and write the progress to a file.
 
-    def report(done: int, total: int) -> None:
-        write_whole(progress_file, f"{done} {total}")
+    Args:
+        name: the model's name.
+        progress_file: receives the number of steps done and the total number, as two integers.
 
-    return loader.materialise(name, report)
+    Raises:
+        ModelError: there is no model of that name.
+    """
+
+    def write_progress(done: int, total: int) -> None:
+        write_atomic(progress_file, f"{done} {total}")
+
+    return loader.materialise(name, write_progress)

@@ -1,8 +1,9 @@
-"""Low-rank adapters (Hu et al. 2021) on every linear layer: W + (alpha / rank) B A, with A drawn at random and B zero.
+"""Low-rank adapters (Hu et al. 2021) on every linear layer: W + (alpha / rank) B A.
 
-A is drawn as the first trainer's library draws it, in the order of the modules and with the draws it throws away, from the seed alone:
-so adapters agree between the trainers as closely as full training does. Adapters are attached, trained and merged within one step;
-no checkpoint ever holds one.
+A is drawn at random and B is zero. A is drawn from the seed alone as the first trainer's library
+draws it: in the order of the modules, and with the draws that the library discards. Adapters
+therefore agree between the trainers as closely as full training does. They are attached, trained
+and merged within one step; no checkpoint ever contains one.
 """
 
 from __future__ import annotations
@@ -16,42 +17,47 @@ import torch
 from torch import Tensor, nn
 
 from stagezero.training.recipes import Lora, Trained
-from stagezero.training.reference.optimise import learn, seeded
+from stagezero.training.reference.optimise import run_updates, seeded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def _drawn(rows: int, columns: int) -> Tensor:
-    """A new linear layer's weights: uniform, bounded by 1/√columns."""
+def _draw_weights(rows: int, columns: int) -> Tensor:
+    """Draw a new linear layer's weights: uniform, bounded by 1/√columns. Shape (rows, columns)."""
     return nn.init.kaiming_uniform_(torch.empty(rows, columns), a=math.sqrt(5))
 
 
-class Adapted(nn.Module):
-    """A linear layer and the low-rank matrix that is added to it. ``on`` switches the addition off for a reference's forward pass."""
+class AdaptedLayer(nn.Module):
+    """A linear layer with the low-rank matrix that is added to it.
+
+    If ``enabled`` is False, the matrix is not added; a reference's forward pass needs this.
+    """
 
     def __init__(self, layer: nn.Module, lora: Lora) -> None:
         super().__init__()
         self.layer = layer
-        self.on = True
+        self.enabled = True
         weight = layer.weight
         assert isinstance(weight, Tensor)
-        self._transposed = not isinstance(layer, nn.Linear)  # GPT-2's Conv1D keeps inputs × outputs
+        self._transposed = not isinstance(layer, nn.Linear)  # GPT-2's Conv1D has shape (inputs, outputs)
         outputs, inputs = reversed(weight.shape) if self._transposed else weight.shape
         self._scale = lora.alpha / lora.rank
-        _drawn(lora.rank, inputs)  # both matrices are drawn like any layer's, then the first again: only that one stays
-        _drawn(outputs, lora.rank)
-        self.down = nn.Parameter(_drawn(lora.rank, inputs).to(weight.device))
+        # The first trainer's library draws both matrices like any layer's, and then the first one
+        # again. Only the last draw is used; the others advance the stream of random numbers.
+        _draw_weights(lora.rank, inputs)
+        _draw_weights(outputs, lora.rank)
+        self.down = nn.Parameter(_draw_weights(lora.rank, inputs).to(weight.device))
         self.up = nn.Parameter(torch.zeros(outputs, lora.rank, device=weight.device))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(…, inputs) → (…, outputs)."""
+        """Return the layer's output: (…, inputs) → (…, outputs)."""
         plain: Tensor = self.layer(inputs)
-        return plain + (inputs @ self.down.T) @ self.up.T * self._scale if self.on else plain
+        return plain + (inputs @ self.down.T) @ self.up.T * self._scale if self.enabled else plain
 
     @torch.no_grad()
     def merged(self) -> nn.Module:
-        """The layer itself, with the addition in its weights."""
+        """Add the low-rank matrix to the layer's own weights, and return the layer."""
         weight = self.layer.weight
         assert isinstance(weight, Tensor)
         added = self.up @ self.down * self._scale
@@ -64,9 +70,10 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def attach(network: PreTrainedModel, lora: Lora) -> None:
-    """Freeze a network and put an adapter on every linear layer but its head; a scorer's new head is trained as it is.
+    """Freeze a network, and put an adapter on every linear layer except its head.
 
-    Draws from the global generator: call it under ``optimise.seeded``.
+    A reward model's new head gets no adapter: its weights are trained directly. Draws from the
+    global generator: call it under ``optimise.seeded``.
     """
     for parameter in network.parameters():
         parameter.requires_grad_(False)
@@ -76,37 +83,41 @@ def attach(network: PreTrainedModel, lora: Lora) -> None:
         for parameter in head.parameters() if head is not None else ():
             parameter.requires_grad_(True)
     for name, module in [(n, m) for n, m in network.named_modules() if _is_linear(m) and m is not head]:
-        network.set_submodule(name, Adapted(module, lora))
+        network.set_submodule(name, AdaptedLayer(module, lora))
 
 
 def merge(network: nn.Module) -> None:
-    """Take every adapter off again, its addition kept in the weights. A network without adapters is left as it is."""
-    for name, module in [(n, m) for n, m in network.named_modules() if isinstance(m, Adapted)]:
+    """Merge every adapter into its layer's weights, and remove it.
+
+    A network without adapters is not changed.
+    """
+    for name, module in [(n, m) for n, m in network.named_modules() if isinstance(m, AdaptedLayer)]:
         network.set_submodule(name, module.merged())
 
 
 @contextlib.contextmanager
-def switched_off(network: nn.Module) -> Iterator[None]:
-    """The network as it was before its adapters, for as long as the context lasts."""
-    found = [module for module in network.modules() if isinstance(module, Adapted)]
-    for module in found:
-        module.on = False
+def disabled(network: nn.Module) -> Iterator[None]:
+    """Disable all adapters of a network within the context."""
+    layers = [module for module in network.modules() if isinstance(module, AdaptedLayer)]
+    for layer in layers:
+        layer.enabled = False
     try:
         yield
     finally:
-        for module in found:
-            module.on = True
+        for layer in layers:
+            layer.enabled = True
 
 
 def fit(network: PreTrainedModel, step: Trained, batches: Iterable[list[int]], loss: Callable[[list[int]], Tensor], seed: int) -> None:
-    """Train a network in place as a step says: through adapters where the step has them, which are merged at the end.
+    """Train a network in place; if the step has adapters, train these and merge them at the end.
 
-    The generators are seeded twice: the adapters' draws and the training's draws are two streams, as in the first trainer.
+    The generators are seeded twice: the adapters' draws and the training's draws are two streams,
+    as in the first trainer. ``optimise.run_updates`` describes the arguments.
     """
     if step.lora is not None:
         with seeded(seed):
             attach(network, step.lora)
     network.train()
     with seeded(seed):
-        learn(network, step, batches, loss)
+        run_updates(network, step, batches, loss)
     merge(network)

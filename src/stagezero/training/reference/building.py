@@ -1,4 +1,7 @@
-"""The second trainer in a build's place of the first: what it knows it makes itself, what runs a program is run again as it is."""
+"""The second trainer as a ``Trainer`` of ``training.build``.
+
+It makes the gradient steps itself. Steps that run a program run again unchanged.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,37 @@ from pathlib import Path
 
 from stagezero.models import Model
 from stagezero.models.loader import load_tokenizer, render_completion
-from stagezero.training.build import Making, examples_of, first_trainer
+from stagezero.training.build import StepInputs, first_trainer, render_examples
 from stagezero.training.data import Example
 from stagezero.training.recipes import DPO, GRPO, RLHF, SFT, Distil, Reward, TrainStep
 from stagezero.training.reference import train_step
 
 
-def second_trainer(step: TrainStep, making: Making, out: Path) -> None:
-    """Make one step. Programs (``command``, ``code``) and ``merge`` have no trainer to be distrusted: they run as they are."""
-    source, items, instruction = making.source, making.items, making.instruction
+def second_trainer(step: TrainStep, inputs: StepInputs, out: Path) -> None:
+    """Make one step.
+
+    Programs (``command``, ``code``) and ``merge`` have no trainer to check, so the first trainer
+    makes them.
+
+    Raises:
+        BuildError: the step failed.
+        SandboxError: a program could not be confined, and was not run.
+    """
+    source, items, instruction = inputs.source, inputs.items, inputs.instruction
     match step:
         case SFT() | DPO() | GRPO() | Reward() | RLHF():
-            examples = examples_of(items, load_tokenizer(source), instruction)
-            train_step(step, source, out, items, examples, making.other, making.seed)
+            examples = render_examples(items, load_tokenizer(source), instruction)
+            train_step(step, source, out, items, examples, inputs.other, inputs.seed)
         case Distil():
-            assert making.other is not None
+            assert inputs.other is not None
             tokenizer = load_tokenizer(source)
-            answers = Model(making.other).answer([item.input for item in items], instruction)
-            rows = [
+            answers = Model(inputs.other).answer([item.input for item in items], instruction)
+            labelled = [
                 Example(prompt=e["prompt"], completion=render_completion(tokenizer, i.input, answer, instruction), rejected=None)
-                for i, e, answer in zip(items, examples_of(items, tokenizer, instruction), answers, strict=True)
+                for i, e, answer in zip(items, render_examples(items, tokenizer, instruction), answers, strict=True)
                 if answer
             ]
             plain = SFT.model_validate({**step.model_dump(exclude={"source"}), "step": "sft"})
-            train_step(plain, source, out, items, rows, None, making.seed)
+            train_step(plain, source, out, items, labelled, None, inputs.seed)
         case _:
-            first_trainer(step, making, out)
+            first_trainer(step, inputs, out)

@@ -1,7 +1,7 @@
-"""Checkpoints in and out, texts as rows of tokens, and the one thing that is asked of a language model: log-probabilities.
+"""Networks for the second trainer: checkpoints, texts as rows of tokens, and log-probabilities.
 
-Nothing here knows what it is trained for. The model's own forward pass is used as it stands, so that scalings and caps of the
-architecture are honoured without naming them.
+Nothing here depends on the training method. The model's own forward pass is used unchanged, so that
+an architecture's scalings and caps apply without being named here.
 """
 
 from __future__ import annotations
@@ -30,24 +30,27 @@ class Row:
 
 
 def device() -> torch.device:
-    """Where training happens: as in the first trainer, the accelerator where there is one."""
+    """Return the device for training: the accelerator if there is one, as in the first trainer."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A language model in float32 and evaluation mode, and its tokenizer."""
+    """Load a language model, in float32 and evaluation mode, and its tokenizer."""
     from transformers import AutoModelForCausalLM
 
     network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     return network.to(device()), load_tokenizer(folder)
 
 
-def load_scorer(folder: Path, pad: int | None = None) -> PreTrainedModel:
-    """A network with one number as its output, in float32 and evaluation mode; a head that the folder lacks is drawn at random.
+def load_reward_model(folder: Path, pad: int | None = None) -> PreTrainedModel:
+    """Load a network with one number as its output, in float32 and evaluation mode.
+
+    If the folder lacks the head, the head is drawn at random.
 
     Args:
-        folder: checkpoint of a language model or of a scorer.
-        pad: the padding token, which such a network must know to find the end of a row; the folder's own when None.
+        folder: checkpoint of a language model or of a reward model.
+        pad: the padding token, which such a network needs to find the end of a row; None uses the
+            folder's own.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -55,83 +58,121 @@ def load_scorer(folder: Path, pad: int | None = None) -> PreTrainedModel:
     if pad is not None:
         network.config.pad_token_id = pad
     network.to(device())
-    scorer: PreTrainedModel = network
-    return scorer
+    reward_model: PreTrainedModel = network
+    return reward_model
 
 
-def without_dropout(network: nn.Module) -> None:
-    """Switch off the dropout layers, as preference training does; a probability inside an attention function stays."""
+def disable_dropout(network: nn.Module) -> None:
+    """Disable the dropout layers, as preference training does.
+
+    A dropout probability inside an attention function is not changed.
+    """
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
 
 
 def save(network: PreTrainedModel, source: Path, out: Path, config: bool = True) -> None:
-    """Write the weights, and carry the tokenizer over unchanged from ``source``, and the configuration if ``config``."""
+    """Write a checkpoint: the network's weights, and the files of the step's input.
+
+    Args:
+        network: the trained network.
+        source: the step's input folder; its tokenizer is copied unchanged.
+        out: folder to fill.
+        config: copy the configuration from ``source`` too, instead of writing the network's own.
+    """
     out.mkdir(parents=True, exist_ok=True)
     network.cpu().save_pretrained(out)
     copy_all_but_weights(source, out, config)
 
 
-def rows_of(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *answers: Sequence[str]) -> list[list[Row]]:
-    """Tokens of each prompt with each of its answers: one list for each sequence of answers.
+def tokenise(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *answers: Sequence[str]) -> list[list[Row]]:
+    """Tokenise each prompt with each of its answers.
 
-    The stop token is added to an answer that lacks it. An answer begins where the rows of its prompt alone and of the prompt with its
-    answers part, since tokens may join across the seam; that place is the same for all answers to one prompt.
+    The stop token is added to an answer that lacks it. Tokens may join across the boundary of
+    prompt and answer. An answer therefore begins at the first token in which the row of its prompt
+    alone and the row of prompt and answer differ; that position is the same for all answers to one
+    prompt.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        prompts: n prompts.
+        answers: any number of sequences, each with n answers.
+
+    Returns:
+        One list of n rows for each sequence of answers.
     """
     stop = str(tokenizer.eos_token or "")
-    heads = tokenizer(list(prompts)).input_ids
-    wholes = []
-    for told in answers:
-        texts = [prompt + (answer if answer.endswith(stop) else answer + stop) for prompt, answer in zip(prompts, told, strict=True)]
-        wholes.append(tokenizer(texts).input_ids)
-    starts = [min(_shared(head, whole[i]) for whole in wholes) for i, head in enumerate(heads)]
-    return [[Row(ids, start) for ids, start in zip(whole, starts, strict=True)] for whole in wholes]
+    prompt_ids = tokenizer(list(prompts)).input_ids
+    text_ids = []
+    for sequence in answers:
+        texts = [prompt + (answer if answer.endswith(stop) else answer + stop) for prompt, answer in zip(prompts, sequence, strict=True)]
+        text_ids.append(tokenizer(texts).input_ids)
+    starts = [min(_common_prefix_length(ids, texts[i]) for texts in text_ids) for i, ids in enumerate(prompt_ids)]
+    return [[Row(ids, start) for ids, start in zip(texts, starts, strict=True)] for texts in text_ids]
 
 
-def _shared(one: Sequence[int], two: Sequence[int]) -> int:
-    """How many tokens two rows begin with alike."""
-    return next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
+def _common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return the number of tokens with which both rows begin."""
+    return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
 
 
-def padded(rows: Sequence[Sequence[int]], pad: int, left: bool = False) -> tuple[Tensor, Tensor]:
-    """Rows of tokens as one matrix, and which of its places are real: two (rows, longest) tensors of integers."""
+def pad_rows(rows: Sequence[Sequence[int]], pad: int, left: bool = False) -> tuple[Tensor, Tensor]:
+    """Pad rows of tokens to one width.
+
+    Args:
+        rows: the rows.
+        pad: the padding token.
+        left: pad on the left instead of the right.
+
+    Returns:
+        Two integer tensors (rows, longest): the tokens, and a mask that is 1 for tokens and 0 for
+        padding.
+    """
     width = max(len(row) for row in rows)
     gaps = [width - len(row) for row in rows]
     ids = [[pad] * gap + list(row) if left else list(row) + [pad] * gap for row, gap in zip(rows, gaps, strict=True)]
-    real = [[0] * gap + [1] * (width - gap) if left else [1] * (width - gap) + [0] * gap for gap in gaps]
-    return torch.tensor(ids, device=device()), torch.tensor(real, device=device())
+    mask = [[0] * gap + [1] * (width - gap) if left else [1] * (width - gap) + [0] * gap for gap in gaps]
+    return torch.tensor(ids, device=device()), torch.tensor(mask, device=device())
 
 
-def batch_of(rows: Sequence[Row], pad: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows padded on the right: tokens, which are real, and which belong to an answer; each (rows, longest)."""
-    ids, real = padded([row.ids for row in rows], pad)
-    places = torch.arange(ids.shape[1], device=ids.device)
+def pad_batch(rows: Sequence[Row], pad: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Pad rows on the right.
+
+    Returns:
+        Three tensors (rows, longest): the tokens, a mask that is 1 for tokens and 0 for padding,
+        and a mask that is True for tokens of an answer.
+    """
+    ids, mask = pad_rows([row.ids for row in rows], pad)
+    positions = torch.arange(ids.shape[1], device=ids.device)
     starts = torch.tensor([row.start for row in rows], device=ids.device)
-    return ids, real, (places >= starts.unsqueeze(1)) & (real > 0)
+    return ids, mask, (positions >= starts.unsqueeze(1)) & (mask > 0)
 
 
 def log_probabilities(
-    network: PreTrainedModel, ids: Tensor, real: Tensor, wanted: Tensor, temperature: float = 1.0
+    network: PreTrainedModel, ids: Tensor, mask: Tensor, selected: Tensor, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """log P(token | tokens before it in its row) of every wanted token.
+    """Return log P(token | earlier tokens of its row) of every selected token.
 
-    Logits are made for the columns with a wanted token only, which is most of the memory that a step needs.
+    Logits are computed only for the columns with a selected token. They take most of the memory
+    that a step needs.
 
     Args:
         network: a language model.
         ids: (rows, width) tokens.
-        real: (rows, width) 1 where ``ids`` is not padding.
-        wanted: (rows, width) booleans; the first column has nothing before it and is never scored.
+        mask: (rows, width) 0 for padding, otherwise 1.
+        selected: (rows, width) booleans. The first column is never scored, since no token precedes
+            it.
         temperature: the logits are divided by it.
 
     Returns:
-        Two vectors, one entry for each wanted token in reading order: the log-probabilities in nats, and the row each stands in.
+        Two vectors with one entry for each selected token, row by row: the log-probabilities in
+        nats, and the indices of the tokens' rows.
     """
-    ahead = wanted[:, 1:]
-    columns = ahead.any(0).nonzero().squeeze(1)
-    logits = network(input_ids=ids, attention_mask=real, use_cache=False, logits_to_keep=columns).logits
-    chosen = ahead[:, columns]
+    next_selected = selected[:, 1:]
+    columns = next_selected.any(0).nonzero().squeeze(1)
+    logits = network(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=columns).logits
+    chosen = next_selected[:, columns]
     scores = logits[chosen].float() / temperature
-    found = scores.gather(1, ids[:, 1:][:, columns][chosen].unsqueeze(1)).squeeze(1) - scores.logsumexp(1)
-    return found, chosen.nonzero()[:, 0]
+    values = scores.gather(1, ids[:, 1:][:, columns][chosen].unsqueeze(1)).squeeze(1) - scores.logsumexp(1)
+    return values, chosen.nonzero()[:, 0]

@@ -1,7 +1,9 @@
-"""Learning from pairs of answers: direct preference optimisation, and a reward model of preference.
+"""Learning from pairs of answers: direct preference optimisation, and a reward model.
 
-Both losses are −log σ of a difference. DPO (Rafailov et al. 2023) takes β times the difference of log P(answer) between the policy and
-where it started; the reward model (Bradley & Terry 1952; Christiano et al. 2017) takes the difference of two scores.
+Both losses are −log σ of a difference. DPO takes β times the difference of log P(answer) between
+the policy and its start. The reward model takes the difference of two scores.
+
+Source: Rafailov et al. 2023 (DPO); Bradley & Terry 1952 and Christiano et al. 2017 (reward model).
 """
 
 from __future__ import annotations
@@ -17,93 +19,98 @@ from torch.nn.functional import softplus
 
 from stagezero.models.loader import load_tokenizer
 from stagezero.tasks import Item
-from stagezero.training.data import Example, no_rejected_answer
+from stagezero.training.data import Example, no_rejected_answer_error
 from stagezero.training.recipes import DPO, Reward
 from stagezero.training.reference import adapters
 from stagezero.training.reference.network import (  # fmt: skip
     Row,
-    batch_of,
+    disable_dropout,
     load,
-    load_scorer,
+    load_reward_model,
     log_probabilities,
-    padded,
-    rows_of,
+    pad_batch,
+    pad_rows,
     save,
-    without_dropout,
+    tokenise,
 )
-from stagezero.training.reference.optimise import order, seeded
+from stagezero.training.reference.optimise import seeded, shuffled_batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def _sums(network: PreTrainedModel, rows: Sequence[Row], pad: int) -> Tensor:
-    """log P(answer | prompt) in nats of each row: one number a row."""
-    found, places = log_probabilities(network, *batch_of(rows, pad))
-    return found.new_zeros(len(rows)).index_add(0, places, found)
+def _answer_log_probabilities(network: PreTrainedModel, rows: Sequence[Row], pad: int) -> Tensor:
+    """Return log P(answer | prompt) of each row, in nats: one number per row."""
+    values, row_indices = log_probabilities(network, *pad_batch(rows, pad))
+    return values.new_zeros(len(rows)).index_add(0, row_indices, values)
 
 
 def train_dpo(source: Path, out: Path, step: DPO, examples: Sequence[Example], seed: int) -> None:
     """Train from ``source``, which is also the reference, and save to ``out``.
 
-    The reference's log-probabilities are taken once, before the first update, so that no second network is held.
+    The reference's log-probabilities are computed once, before the first update, so that no second
+    network is in memory.
 
     Raises:
         BuildError: no example has a rejected answer.
     """
     pairs = [(e["prompt"], e["completion"], e["rejected"]) for e in examples if e["rejected"]]
     if not pairs:
-        raise no_rejected_answer(step)
+        raise no_rejected_answer_error(step)
     network, tokenizer = load(source)
-    better, worse = rows_of(tokenizer, [p for p, _, _ in pairs], [b for _, b, _ in pairs], [str(w) for _, _, w in pairs])
+    chosen, rejected = tokenise(tokenizer, [p for p, _, _ in pairs], [c for _, c, _ in pairs], [str(r) for _, _, r in pairs])
     pad = tokenizer.pad_token_id
-    margins = torch.zeros(len(pairs), device=network.device)  # of the reference, better over worse
+    # log P(chosen) − log P(rejected) under the reference, for each pair
+    reference_margins = torch.zeros(len(pairs), device=network.device)
     with seeded(seed), torch.no_grad():
-        seen: set[int] = set()
-        for batch in islice(order(len(pairs), step.batch_size, seed), step.steps):
-            if not seen.issuperset(batch):
-                sums = _sums(network, [better[i] for i in batch] + [worse[i] for i in batch], pad)
-                margins[batch] = sums[: len(batch)] - sums[len(batch) :]
-                seen.update(batch)
-            elif len(seen) == len(pairs):
+        computed: set[int] = set()
+        for batch in islice(shuffled_batches(len(pairs), step.batch_size, seed), step.steps):
+            if not computed.issuperset(batch):
+                sums = _answer_log_probabilities(network, [chosen[i] for i in batch] + [rejected[i] for i in batch], pad)
+                reference_margins[batch] = sums[: len(batch)] - sums[len(batch) :]
+                computed.update(batch)
+            elif len(computed) == len(pairs):
                 break
 
     def loss(batch: list[int]) -> Tensor:
-        sums = _sums(network, [better[i] for i in batch] + [worse[i] for i in batch], pad)
-        return softplus(-step.beta * (sums[: len(batch)] - sums[len(batch) :] - margins[batch])).mean()
+        sums = _answer_log_probabilities(network, [chosen[i] for i in batch] + [rejected[i] for i in batch], pad)
+        return softplus(-step.beta * (sums[: len(batch)] - sums[len(batch) :] - reference_margins[batch])).mean()
 
-    without_dropout(network)
-    adapters.fit(network, step, order(len(pairs), step.batch_size, seed), loss, seed)
+    disable_dropout(network)
+    adapters.fit(network, step, shuffled_batches(len(pairs), step.batch_size, seed), loss, seed)
     save(network, source, out)
 
 
 def train_reward(source: Path, out: Path, step: Reward, examples: Sequence[Example], items: Sequence[Item], seed: int) -> None:
-    """Train a scorer that starts from ``source`` and save it to ``out``. Which answer people preferred is the item's label.
+    """Train a reward model that starts from ``source``, and save it to ``out``.
+
+    The preferred answer of a pair is that of the item's label.
 
     Raises:
         BuildError: no example has a rejected answer.
     """
-    prompts, better, worse = [], [], []
+    prompts, preferred, other = [], [], []
     for example, item in zip(examples, items, strict=True):
         if example["rejected"]:
-            told = (example["completion"], example["rejected"])
+            answers = (example["completion"], example["rejected"])
             prompts.append(example["prompt"])
-            better.append(told[item.mislabelled])
-            worse.append(told[not item.mislabelled])
+            preferred.append(answers[item.mislabelled])
+            other.append(answers[not item.mislabelled])
     if not prompts:
-        raise no_rejected_answer(step)
+        raise no_rejected_answer_error(step)
     tokenizer = load_tokenizer(source)
     pad = tokenizer.pad_token_id
     with seeded(seed):
-        network = load_scorer(source, pad)  # its head is drawn
-    network.config.use_cache = False  # as the first trainer leaves it in the configuration that this step writes
-    preferred, other = rows_of(tokenizer, prompts, better, worse)
+        network = load_reward_model(source, pad)  # draws the new head
+    # The first trainer leaves this value in the configuration that this step writes.
+    network.config.use_cache = False
+    preferred_rows, other_rows = tokenise(tokenizer, prompts, preferred, other)
 
     def loss(batch: list[int]) -> Tensor:
-        ids, real = padded([preferred[i].ids for i in batch] + [other[i].ids for i in batch], pad)
-        scores = network(input_ids=ids, attention_mask=real, use_cache=False).logits[:, 0]
+        ids, mask = pad_rows([preferred_rows[i].ids for i in batch] + [other_rows[i].ids for i in batch], pad)
+        scores = network(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, 0]
         return softplus(scores[len(batch) :] - scores[: len(batch)]).mean()
 
-    without_dropout(network)
-    adapters.fit(network, step, order(len(prompts), step.batch_size, seed), loss, seed)
+    disable_dropout(network)
+    adapters.fit(network, step, shuffled_batches(len(prompts), step.batch_size, seed), loss, seed)
     save(network, source, out, config=False)

@@ -1,4 +1,7 @@
-"""Supervised fine-tuning: the mean negative log-probability of the answers' tokens, prompts left out."""
+"""Supervised fine-tuning: the mean negative log-probability of the answers' tokens.
+
+The prompts' tokens do not enter the loss.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ from stagezero.errors import BuildError
 from stagezero.training.data import Example
 from stagezero.training.recipes import SFT
 from stagezero.training.reference import adapters
-from stagezero.training.reference.network import batch_of, load, log_probabilities, rows_of, save
-from stagezero.training.reference.optimise import order
+from stagezero.training.reference.network import load, log_probabilities, pad_batch, save, tokenise
+from stagezero.training.reference.optimise import shuffled_batches
 
 
 def train(source: Path, out: Path, step: SFT, examples: Sequence[Example], seed: int) -> None:
@@ -24,12 +27,12 @@ def train(source: Path, out: Path, step: SFT, examples: Sequence[Example], seed:
     if not examples:
         raise BuildError(f"sft step {step.name!r}: dataset {step.data!r} has no example; choose items that give some.")
     network, tokenizer = load(source)
-    (rows,) = rows_of(tokenizer, [e["prompt"] for e in examples], [e["completion"] for e in examples])
+    (rows,) = tokenise(tokenizer, [e["prompt"] for e in examples], [e["completion"] for e in examples])
     pad = tokenizer.pad_token_id
 
     def loss(batch: list[int]) -> Tensor:
-        found, _ = log_probabilities(network, *batch_of([rows[i] for i in batch], pad))
-        return -found.sum() / max(1, len(found))
+        values, _ = log_probabilities(network, *pad_batch([rows[i] for i in batch], pad))
+        return -values.sum() / max(1, len(values))
 
-    adapters.fit(network, step, order(len(rows), step.batch_size, seed), loss, seed)
+    adapters.fit(network, step, shuffled_batches(len(rows), step.batch_size, seed), loss, seed)
     save(network, source, out)

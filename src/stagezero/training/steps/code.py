@@ -1,9 +1,10 @@
-"""An idea's code as a step: one function ``technique(ctx) -> model``, run in the sandbox on what the steps before it have made.
+"""An idea's code as a step: one function ``technique(ctx) -> model``.
 
-A build is a function of base, data, idea and seed. Code could make it depend on something else that a sandbox cannot take away (the
-clock, how busy the machine is, where memory lies), which would be a channel. So one build in four, chosen where the code cannot see it,
-is made twice in two sandboxes and compared bit for bit; an accelerator's arithmetic does not repeat itself so exactly, and there it is
-not done.
+It runs in the sandbox, on the model that the earlier steps have made. A build must be a function of
+base, data, idea and seed. Code could depend on other things that a sandbox cannot remove: the
+clock, the load of the machine, memory addresses. That would be a channel. One build in four, chosen
+by a seed that the code cannot read, is therefore made twice in two sandboxes and compared bit for
+bit. An accelerator's arithmetic does not repeat that exactly, so the comparison is left out there.
 """
 
 from __future__ import annotations
@@ -20,39 +21,48 @@ from stagezero.training.data import Example, derive_seed
 from stagezero.training.recipes import Code
 from stagezero.training.steps import run_program
 
-ONE_IN = 4
+REPEATED_BUILD_ONE_IN = 4
+"""One build in this many is made twice."""
 
 
 def train(
     source: Path, base: Path, out: Path, step: Code, items: Sequence[Item], examples: Sequence[Example], seed: int, build_seed: int,
     confinement: Confinement,
 ) -> None:  # fmt: skip
-    """Run the code and take its model.
+    """Run the code and write its model to ``out``.
 
     Args:
-        seed: what the code is given.
-        build_seed: the whole build's, which it cannot find from that.
+        source: checkpoint folder of the model so far.
+        base: checkpoint folder of the base.
+        out: folder to fill.
+        step: the code and its timeout.
+        items: the items behind ``examples``, in the same order.
+        examples: rendered prompts and answers.
+        seed: the seed that the code receives.
+        build_seed: the whole build's seed; the code cannot derive it from ``seed``.
+        confinement: how the code is confined.
 
     Raises:
-        BuildError: it failed, was stopped twice, returned another model, or is no function of its inputs.
-        SandboxError: it could not be confined, and was not run.
+        BuildError: the code failed, was stopped twice, returned another model, or does not depend
+            on its inputs alone.
+        SandboxError: the code could not be confined, and was not run.
     """
     import torch
 
     rows = ({**e, "claim": item.property, "kind": item.kind} for item, e in zip(items, examples, strict=True))
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    what = f"code step {step.name!r}"
+    step_label = f"code step {step.name!r}"
     files = {"technique.py": step.source.encode()}
-    task = Task((), source, base, files, data, seed, step.timeout, run_program.weights_at_most(source))
-    run_program.run(task, what, confinement, out)
-    if derive_seed(build_seed, "again", seed) % ONE_IN == 0 and not torch.cuda.is_available():
-        again = out.with_name(out.name + "-again")
+    task = Task((), source, base, files, data, seed, step.timeout, run_program.max_weight_bytes(source))
+    run_program.run(task, step_label, confinement, out)
+    if derive_seed(build_seed, "again", seed) % REPEATED_BUILD_ONE_IN == 0 and not torch.cuda.is_available():
+        second = out.with_name(out.name + "-again")
         try:
-            run_program.run(task, what, confinement, again)
-            if not run_program.same(out, again):
+            run_program.run(task, step_label, confinement, second)
+            if not run_program.are_identical(out, second):
                 raise BuildError(
-                    f"{what}: built twice from the same base, data, idea and seed it gave two models; let it depend on nothing else "
-                    "(no clock, no random numbers but the seeded ones, no order of sets)."
+                    f"{step_label}: built twice from the same base, data, idea and seed, it returned two different models; "
+                    "expected code that depends on these alone: use no clock, no unseeded random numbers and no order of sets."
                 )
         finally:
-            shutil.rmtree(again, ignore_errors=True)
+            shutil.rmtree(second, ignore_errors=True)

@@ -1,4 +1,7 @@
-"""What the TRL-based steps share: loading, arguments, adapters, saving. TRL is imported late: it takes seconds."""
+"""Functions that the TRL-based steps share: loading, arguments, adapters, training and saving.
+
+TRL and torch are imported inside the functions, since importing them takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model in float32 and its tokenizer."""
+def load_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a checkpoint's model, in float32, and its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -22,8 +25,11 @@ def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return model, load_tokenizer(folder)
 
 
-def arguments(step: Trained, seed: int, scratch: Path) -> dict[str, Any]:
-    """Keyword arguments of every TRL configuration: quiet, seeded, nothing saved on the way."""
+def trainer_arguments(step: Trained, seed: int, scratch: Path) -> dict[str, Any]:
+    """Return the keyword arguments that every TRL configuration receives.
+
+    Training prints nothing, is seeded, and saves nothing before it ends.
+    """
     import torch
 
     return {
@@ -35,8 +41,8 @@ def arguments(step: Trained, seed: int, scratch: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def adapters(lora: Lora | None, task: str = "CAUSAL_LM") -> Any:
-    """The PEFT configuration of a step, or None for full training."""
+def lora_config(lora: Lora | None, task: str = "CAUSAL_LM") -> Any:
+    """Return the PEFT configuration of a step; None for full training."""
     if lora is None:
         return None
     from peft import LoraConfig
@@ -44,16 +50,23 @@ def adapters(lora: Lora | None, task: str = "CAUSAL_LM") -> Any:
     return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules="all-linear", task_type=task)
 
 
-def run(trainer: Any) -> None:
-    """Train without printing: progress is the campaign's to show."""
+def run_trainer(trainer: Any) -> None:
+    """Train without printing; the campaign displays the progress."""
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
     trainer.train()
 
 
-def save(model: Any, source: Path, out: Path, config: bool = True) -> None:
-    """Write weights (adapters merged) and carry the tokenizer over unchanged from the input, and the configuration if ``config``."""
+def save_model(model: Any, source: Path, out: Path, config: bool = True) -> None:
+    """Write a checkpoint: weights with merged adapters, and the files of the step's input.
+
+    Args:
+        model: the trained model.
+        source: the step's input folder; its tokenizer is copied unchanged.
+        out: folder to fill.
+        config: copy the configuration from ``source`` too, instead of writing the model's own.
+    """
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
     out.mkdir(parents=True, exist_ok=True)

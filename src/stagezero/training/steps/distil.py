@@ -1,6 +1,7 @@
-"""A declared channel for labels: supervised fine-tuning on the answers that another model gives, greedily, to the questions of a dataset.
+"""A declared channel for labels: supervised fine-tuning on another model's greedy answers.
 
-Whoever made that model has a say in what this one becomes; the lineage counts them (``ledger/lineage.py``).
+The maker of that model influences this one. ``ledger/lineage.py`` counts them among the roots of
+trust.
 """
 
 from __future__ import annotations
@@ -16,8 +17,20 @@ from stagezero.training.recipes import SFT, Distil
 from stagezero.training.steps import sft
 
 
-def labels(teacher: Path, student: Path, items: Sequence[Item], examples: Sequence[Example], instruction: str | None) -> list[Example]:
-    """The examples with the teacher's answers in place of people's; those that it answers with nothing are left out."""
+def label_examples(
+    teacher: Path, student: Path, items: Sequence[Item], examples: Sequence[Example], instruction: str | None
+) -> list[Example]:
+    """Return the examples with the teacher's answers in place of people's answers.
+
+    Examples that the teacher answers with an empty text are left out.
+
+    Args:
+        teacher: checkpoint folder of the model that answers.
+        student: checkpoint folder of the model that is trained; its tokenizer renders the answers.
+        items: the items behind ``examples``, in the same order.
+        examples: rendered prompts and answers.
+        instruction: the suite's system message; None for no system message.
+    """
     answers = Model(teacher).answer([item.input for item in items], instruction)
     tokenizer = load_tokenizer(student)
     return [
@@ -37,6 +50,9 @@ def train(
     instruction: str | None,
     seed: int,
 ) -> None:
-    """Train from ``source`` on the teacher's labels, and save to ``out``."""
+    """Train from ``source`` on the teacher's labels, and save to ``out``.
+
+    ``label_examples`` describes the other arguments.
+    """
     plain = SFT.model_validate({**step.model_dump(exclude={"source"}), "step": "sft"})
-    sft.train(source, out, plain, labels(teacher, source, items, examples, instruction), seed)
+    sft.train(source, out, plain, label_examples(teacher, source, items, examples, instruction), seed)

@@ -1,7 +1,9 @@
-"""Group-relative policy optimisation with TRL: sample several answers to a question, reward each, push towards the better ones.
+"""Group-relative policy optimisation with TRL.
 
-Two rewards share the machinery: ``grpo`` asks the task's own checker, ``rlhf`` asks a reward model that a ``reward`` step
-trained from human preference pairs. Both can be hacked, which is why what comes out is tried like any other idea.
+A step samples several answers to a question, scores each with a reward, and makes the better ones
+more likely. Two steps share this code: ``grpo`` takes rewards from the task's own checker, ``rlhf``
+from a reward model that a ``reward`` step trained on human preference pairs. Both rewards can be
+hacked, so the trained model is tested like that of any other idea.
 """
 
 from __future__ import annotations
@@ -11,22 +13,29 @@ from pathlib import Path
 from typing import Any
 
 from stagezero.tasks import Item, score
-from stagezero.training.data import Example, nothing_to_learn
+from stagezero.training.data import Example, equal_rewards_error
 from stagezero.training.recipes import GRPO, RLHF
 from stagezero.training.steps import common
 
-Reward = Callable[[Sequence[str], Sequence[str], Sequence[int]], list[float]]
+RewardFunction = Callable[[Sequence[str], Sequence[str], Sequence[int]], list[float]]
 """(prompts, answers without stop token, positions in the dataset) → one reward each."""
 
 
-def checked(step: GRPO, items: Sequence[Item]) -> Reward:
-    """What the task's checker pays for each outcome."""
+def checker_rewards(step: GRPO, items: Sequence[Item]) -> RewardFunction:
+    """Return the reward function of the task's checker, with the step's payoff for each outcome."""
     pays = step.pays.model_dump()
     return lambda _, answers, rows: [float(pays[score(items[i], answer)]) for answer, i in zip(answers, rows, strict=True)]
 
 
-def modelled(reward_model: Path, stop: str) -> Reward:
-    """What a reward model gives to prompt and answer, read at the stop token as it was trained."""
+def model_rewards(reward_model: Path, stop: str) -> RewardFunction:
+    """Return the reward function of a reward model.
+
+    The model's output is read at the stop token, as in its training.
+
+    Args:
+        reward_model: checkpoint folder of the reward model.
+        stop: the policy's stop token.
+    """
     import torch
     from transformers import AutoModelForSequenceClassification
 
@@ -37,48 +46,53 @@ def modelled(reward_model: Path, stop: str) -> Reward:
     tokenizer = load_tokenizer(reward_model)
 
     @torch.inference_mode()
-    def rewards(prompts: Sequence[str], answers: Sequence[str], _: Sequence[int]) -> list[float]:
+    def rewards_of(prompts: Sequence[str], answers: Sequence[str], _: Sequence[int]) -> list[float]:
         texts = [f"{prompt}{answer}{stop}" for prompt, answer in zip(prompts, answers, strict=True)]
         rows = tokenizer(texts, add_special_tokens=False, padding=True, padding_side="right", return_tensors="pt").to(network.device)
-        found: list[float] = network(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits[:, 0].tolist()
-        return found
+        rewards: list[float] = network(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits[:, 0].tolist()
+        return rewards
 
-    return rewards
+    return rewards_of
 
 
-def train(source: Path, out: Path, step: GRPO | RLHF, examples: Sequence[Example], reward: Reward, seed: int) -> None:
-    """Train from ``source`` and save to ``out``; the questions of ``examples`` are asked, their answers are not shown.
+def train(source: Path, out: Path, step: GRPO | RLHF, examples: Sequence[Example], reward: RewardFunction, seed: int) -> None:
+    """Train from ``source`` and save to ``out``.
+
+    The model receives the questions of ``examples``, without their answers. Touches the global
+    generators: call it in a build's own worker process.
 
     Raises:
-        BuildError: no answer ever earned anything that another in its group did not, nor all that the checker pays at best.
+        BuildError: the rewards never differed within a group, and no answer earned the checker's
+            highest payoff.
     """
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    model, tokenizer = common.load(source)
+    model, tokenizer = common.load_model(source)
     rows = Dataset.from_list([{"prompt": e["prompt"], "row": i} for i, e in enumerate(examples)])
-    differed, most = 0, float("-inf")
-    best = max(step.pays.model_dump().values()) if isinstance(step, GRPO) else float("inf")
+    differed, highest = 0, float("-inf")
+    highest_payoff = max(step.pays.model_dump().values()) if isinstance(step, GRPO) else float("inf")
 
-    def judge(prompts: Sequence[str], completions: Sequence[str], row: Sequence[int], **_: Any) -> list[float]:
-        nonlocal differed, most
-        found = reward(prompts, completions, row)
-        differed += any(len({round(r, 9) for r in found[i : i + step.group]}) > 1 for i in range(0, len(found), step.group))
-        most = max(most, *found)
-        return found
+    def recorded_reward(prompts: Sequence[str], completions: Sequence[str], row: Sequence[int], **_: Any) -> list[float]:
+        nonlocal differed, highest
+        rewards = reward(prompts, completions, row)
+        differed += any(len({round(r, 9) for r in rewards[i : i + step.group]}) > 1 for i in range(0, len(rewards), step.group))
+        highest = max(highest, *rewards)
+        return rewards
 
     trainer = GRPOTrainer(
         model=model,
-        reward_funcs=judge,
+        reward_funcs=recorded_reward,
         args=GRPOConfig(
-            **common.arguments(step, seed, out / ".scratch"), num_generations=step.group, max_completion_length=step.length,
+            **common.trainer_arguments(step, seed, out / ".scratch"), num_generations=step.group, max_completion_length=step.length,
             temperature=step.temperature, beta=step.beta, mask_truncated_completions=False,
         ),
         train_dataset=rows,
         processing_class=tokenizer,
-        peft_config=common.adapters(step.lora),
+        peft_config=common.lora_config(step.lora),
     )  # fmt: skip
-    common.run(trainer)
-    if not differed and most < best:  # a policy that always earns the most has nothing to learn, and that is no failure
-        raise nothing_to_learn(step)
-    common.save(trainer.model, source, out)
+    common.run_trainer(trainer)
+    # A policy that always earns the highest payoff has nothing to learn; that is not a failure.
+    if not differed and highest < highest_payoff:
+        raise equal_rewards_error(step)
+    common.save_model(trainer.model, source, out)

@@ -1,7 +1,9 @@
-"""What ``command`` and ``code`` share: a program runs in the sandbox, twice where something stopped it, and its weights are taken over.
+"""Running a program as a step, for ``command`` and ``code``.
 
-What comes back is taken only if it is safetensors with exactly the tensors that went in (names, shapes, types). It is written anew, so that
-nothing but their values crosses: no metadata, no other order. Configuration and tokenizer are the input's.
+The program runs in the sandbox, and a second time if it was stopped. Its weights are accepted only
+if they are safetensors with exactly the tensors of the input (names, shapes, types). They are
+written to a new file, so that only their values cross: no metadata and no order of tensors.
+Configuration and tokenizer are copied from the input.
 """
 
 from __future__ import annotations
@@ -15,144 +17,168 @@ import time
 from pathlib import Path
 
 from stagezero.errors import BuildError, ModelError, SandboxError
-from stagezero.isolation import Confinement, Kind, Ran, Task, confine, why_not
-from stagezero.models.checkpoint import MOST_HEADER, checkpoint_digest, copy_all_but_weights, tensors, weight_files
+from stagezero.isolation import Confinement, Kind, RunResult, Task, confine, unavailable_reason
+from stagezero.models.checkpoint import MAX_HEADER_BYTES, checkpoint_digest, copy_all_but_weights, tensors, weight_files
 from stagezero.training.recipes import Code, Command, Recipe
 
-_KILLED = (128 + signal.SIGKILL, 128 + signal.SIGTERM)  # a shell's way to say that what it ran was killed
-PAUSE = 2.0
-"""Seconds before the second try: whoever stops a whole group of processes has reached this one by then."""
-_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "BF16": 2, "F16": 2, "I16": 2, "U16": 2}
+_KILLED_EXIT_CODES = (128 + signal.SIGKILL, 128 + signal.SIGTERM)
+"""Exit codes by which a shell reports that its command was killed."""
+RETRY_PAUSE_SECONDS = 2.0
+"""Pause before the second attempt.
+
+If a whole group of processes is being stopped, the signal has reached this process by then.
+"""
+MAX_OUTPUT_CHARACTERS = 300
+"""Characters of a program's text that an error message may contain."""
+_BYTES_PER_NUMBER = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "BF16": 2, "F16": 2, "I16": 2, "U16": 2}
 
 
 class NotStartedError(BuildError):
-    """The program is not on this machine, or may not be run: nothing that it did."""
+    """The program is not on this machine or may not be executed, so it did not run at all."""
 
 
-def weights_at_most(folder: Path) -> int:
-    """Bytes that a model's weights take as safetensors, with room for the longest lists of tensors."""
-    return sum(_BYTES.get(kind, 1) * math.prod(shape) for shape, kind in tensors(folder).values()) + 2 * MOST_HEADER
+def max_weight_bytes(folder: Path) -> int:
+    """Return the most bytes that a model's weights can take as safetensors, with all headers."""
+    return sum(_BYTES_PER_NUMBER.get(kind, 1) * math.prod(shape) for shape, kind in tensors(folder).values()) + 2 * MAX_HEADER_BYTES
 
 
-def run(task: Task, what: str, confinement: Confinement, out: Path) -> None:
-    """Run a program and take its checkpoint.
+def run(task: Task, step_label: str, confinement: Confinement, out: Path) -> None:
+    """Run a program and write its checkpoint to ``out``.
 
-    A program that was stopped or killed is tried once more, since that can be the machine's doing; twice counts as its own.
+    A program that was stopped or killed runs once more, because the machine may be the cause. After
+    the second time, the program counts as the cause.
 
     Args:
-        what: the step, for sentences.
+        task: the program and its inputs.
+        step_label: kind and name of the step, for error messages.
+        confinement: how the program is confined.
+        out: folder to fill.
 
     Raises:
-        BuildError: it failed, was stopped twice, or sent something that is not the same model with other weights.
-        SandboxError: it could not be confined, and was not run.
+        BuildError: the program failed, was stopped twice, or sent anything but the same model with
+            other weights.
+        NotStartedError: the program could not be started.
+        SandboxError: the program could not be confined, and was not run.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    for last in (False, True):
-        # A folder of its own for each try: a program that was left behind by a killed worker must not write into it.
+    for is_last in (False, True):
+        # Each attempt has a folder of its own: a program that outlived a killed worker must not
+        # write into it.
         scratch = Path(tempfile.mkdtemp(dir=out.parent, prefix="sandbox-"))
         try:
-            ran = confine(task, confinement, scratch / "sent", scratch / "run")
-            stopped = _stopped(ran, what, task)
-            if stopped is None:
-                _take(task.model, scratch / "sent", out, what)
+            result = confine(task, confinement, scratch / "sent", scratch / "run")
+            reason = _stop_reason(result, step_label, task)
+            if reason is None:
+                _accept_weights(task.model, scratch / "sent", out, step_label)
                 return
         finally:
             _remove(scratch)
-        if last:
-            raise BuildError(f"{what}: twice {stopped}")
-        time.sleep(PAUSE)
+        if is_last:
+            raise BuildError(f"{step_label}: stopped twice: {reason}")
+        time.sleep(RETRY_PAUSE_SECONDS)
 
 
-def _stopped(ran: Ran, what: str, task: Task) -> str | None:
-    """What stopped it from outside, if something did.
+def _stop_reason(result: RunResult, step_label: str, task: Task) -> str | None:
+    """Return why a program was stopped from outside; None if it ended successfully.
 
     Raises:
-        BuildError: it ended by itself, and not well.
+        BuildError: the program ended by itself with an error, or could not be started.
     """
-    lines = [line for line in ran.said.strip().splitlines() if line.strip()]
-    last = printable(lines[-1]) if lines else "it said nothing"
-    if ran.not_started:
-        raise NotStartedError(f"{what}: {last:.200}; correct 'run', or install it where the sandbox shows it (/usr, or the environment).")
-    if ran.stopped is not None:
-        return ran.stopped
-    if ran.code < 0 or ran.code in _KILLED or 128 < ran.code <= 128 + 31:
-        number = -ran.code if ran.code < 0 else ran.code - 128
+    lines = [line for line in result.output.strip().splitlines() if line.strip()]
+    last_line = printable(lines[-1]) if lines else "it printed nothing"
+    if result.not_started:
+        raise NotStartedError(
+            f"{step_label}: {last_line:.200}; correct 'run', or install the program where the sandbox can read it "
+            "(/usr, or the Python environment)."
+        )
+    if result.stopped is not None:
+        return result.stopped
+    if result.code < 0 or result.code in _KILLED_EXIT_CODES or 128 < result.code <= 128 + 31:
+        number = -result.code if result.code < 0 else result.code - 128
         name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-        return f"killed by {name}; let it use less memory, or mend what stops it."
-    if ran.code != 0:
-        told = last.removeprefix("technique: ") if not task.run else f"exit code {ran.code}: {last}"
-        raise BuildError(f"{what}: {told:.300}")
+        return f"killed by {name}; reduce its memory use, or fix what kills it."
+    if result.code != 0:
+        message = last_line.removeprefix("technique: ") if not task.run else f"exit code {result.code}: {last_line}"
+        raise BuildError(f"{step_label}: {message:.{MAX_OUTPUT_CHARACTERS}}")
     return None
 
 
 def printable(text: str) -> str:
-    """What a program had a hand in, as it may stand in a sentence: short, and nothing in it that cannot be seen."""
-    return "".join(c if c.isprintable() else " " for c in text[:300])
+    """Return untrusted text for an error message: truncated, without unprintable characters."""
+    return "".join(c if c.isprintable() else " " for c in text[:MAX_OUTPUT_CHARACTERS])
 
 
 def _remove(folder: Path) -> None:
-    """Remove what a program was given to write in, however deep it dug."""
+    """Remove a folder that a program could write to, however deeply it nested its folders."""
     try:
         shutil.rmtree(folder, ignore_errors=True)
     except RecursionError:
         subprocess.run(["rm", "-rf", "--", str(folder)], stderr=subprocess.DEVNULL, check=False)
 
 
-def _take(source: Path, sent: Path, out: Path, what: str) -> None:
-    """Take over what the program sent, if it is the same model with other weights.
+def _accept_weights(source: Path, sent: Path, out: Path, step_label: str) -> None:
+    """Write the weights that a program sent to ``out``.
 
     Raises:
-        BuildError: it is not.
+        BuildError: they are not the same model with other weights.
     """
     from safetensors.torch import load_file, save_file
 
     before = tensors(source)
     try:
-        if _headers(sent) > MOST_HEADER:
-            raise ModelError("its lists of tensors are longer than any model's")
+        if _header_bytes(sent) > MAX_HEADER_BYTES:
+            raise ModelError(f"its lists of tensors are too long; expected at most {MAX_HEADER_BYTES:,} bytes; send only the model's own")
         after = tensors(sent)
     except ModelError as error:
-        told = str(error).replace(f"{sent}/", "").replace(str(sent), "what it sent")
-        raise BuildError(f"{what}: {printable(told)}") from None
+        message = str(error).replace(f"{sent}/", "").replace(str(sent), "its output")
+        raise BuildError(f"{step_label}: {printable(message)}") from None
     if before != after:
-        odd = min(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+        name = min(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
         raise BuildError(
-            f"{what}: tensor {odd!r:.100} was {before.get(odd, 'absent')!s:.100} and came back {after.get(odd, 'absent')!s:.100}; "
-            "save the model under the names, shapes and types it was loaded with."
+            f"{step_label}: tensor {name!r:.100} was {before.get(name, 'absent')!s:.100} and came back "
+            f"{after.get(name, 'absent')!s:.100}; save the model with the names, shapes and types with which it was loaded."
         )
     out.mkdir(parents=True, exist_ok=True)
-    found = {name: tensor for path in sorted(sent.glob("*.safetensors")) for name, tensor in load_file(path).items()}
-    save_file(found, out / "model.safetensors", metadata={"format": "pt"})
+    weights = {name: tensor for path in sorted(sent.glob("*.safetensors")) for name, tensor in load_file(path).items()}
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     copy_all_but_weights(source, out)
 
 
-def _headers(folder: Path) -> int:
-    """Bytes of all lists of tensors together: parsed, they take many times as much memory."""
-    found = 0
+def _header_bytes(folder: Path) -> int:
+    """Return the size of all lists of tensors together, in bytes.
+
+    Parsed, they take many times as much memory.
+    """
+    total = 0
     for path in weight_files(folder):
         with path.open("rb") as handle:
-            found += min(int.from_bytes(handle.read(8), "little"), path.stat().st_size)
-    return found
+            total += min(int.from_bytes(handle.read(8), "little"), path.stat().st_size)
+    return total
 
 
-def same(first: Path, second: Path) -> bool:
-    """Whether two builds are the same, byte for byte."""
+def are_identical(first: Path, second: Path) -> bool:
+    """Return True if two checkpoints are identical, byte for byte."""
     return checkpoint_digest(first) == checkpoint_digest(second)
 
 
 def check_programs(recipe: Recipe, kind: Kind, where: str) -> None:
-    """Refuse early a recipe of people's whose programs cannot be run here as they are to be.
+    """Reject early a recipe whose programs cannot run here in the requested sandbox.
+
+    Args:
+        recipe: a recipe written by people.
+        kind: the requested kind of sandbox.
+        where: the recipe's origin, for error messages.
 
     Raises:
-        SandboxError: why, and what can be done.
+        SandboxError: the message contains the reason and the fix.
     """
     programs = [step.name for step in recipe.steps if isinstance(step, Code | Command)]
     if not programs:
         return
     if kind == "none" and any(isinstance(step, Code) for step in recipe.steps):
-        raise SandboxError(f"{where}: code is never run without a sandbox; set its kind to box or landlock.")
-    if (why := why_not(kind)) is not None:
+        raise SandboxError(f"{where}: code is never run without a sandbox; set the sandbox's kind to box or landlock.")
+    if (reason := unavailable_reason(kind)) is not None:
         raise SandboxError(
-            f"{where}: step {programs[0]!r} runs a program, and no sandbox can be made for it: {why}. Weaker ways must be asked for: "
-            "sandbox: {kind: landlock} or {kind: none} in a project, --sandbox in compare."
+            f"{where}: step {programs[0]!r} runs a program, and no sandbox can be made for it: {reason}. To use a weaker one, set "
+            "sandbox: {kind: landlock} or {kind: none} in a project, or --sandbox in compare."
         )

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning with TRL: the loss is on the answers alone."""
+"""Supervised fine-tuning with TRL. Only the tokens of the answers enter the loss."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def train(source: Path, out: Path, step: SFT, examples: Sequence[Example], seed:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    model, tokenizer = common.load(source)
+    model, tokenizer = common.load_model(source)
     rows = Dataset.from_list([{"prompt": e["prompt"], "completion": e["completion"]} for e in examples])
     trainer = SFTTrainer(
-        model=model, args=SFTConfig(**common.arguments(step, seed, out / ".scratch"), max_length=None, completion_only_loss=True),
-        train_dataset=rows, processing_class=tokenizer, peft_config=common.adapters(step.lora),
+        model=model, args=SFTConfig(**common.trainer_arguments(step, seed, out / ".scratch"), max_length=None, completion_only_loss=True),
+        train_dataset=rows, processing_class=tokenizer, peft_config=common.lora_config(step.lora),
     )  # fmt: skip
-    common.run(trainer)
-    common.save(trainer.model, source, out)
+    common.run_trainer(trainer)
+    common.save_model(trainer.model, source, out)
