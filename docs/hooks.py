@@ -52,7 +52,9 @@ def _value(info: FieldInfo) -> object:
 
 
 def _bounds(info: FieldInfo) -> list[str]:
-    found = [f"{sign} {bound:,}" for item in info.metadata for key, sign in _BOUNDS.items() if (bound := getattr(item, key, None)) is not None]
+    found = [
+        f"{sign} {bound:,}" for item in info.metadata for key, sign in _BOUNDS.items() if (bound := getattr(item, key, None)) is not None
+    ]
     return found + [f"pattern `{item.pattern}`" for item in info.metadata if getattr(item, "pattern", None)]
 
 

@@ -1,4 +1,7 @@
-"""Files are written whole or not at all, and what others may exchange leads nowhere: links, pipes, swapped folders, files that grow."""
+"""Files are written whole or not at all, and what others may exchange leads nowhere: links, pipes, swapped folders, files that grow.
+
+Covers: errors.py.
+"""
 
 from __future__ import annotations
 

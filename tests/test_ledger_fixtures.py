@@ -1,6 +1,8 @@
 """Ledgers of every format that was ever written: they verify, can be shown and traced, and their decisions are recomputed.
 
 ``fixtures/ledgers/1`` was written before format, rule and scorer were named in entry 0 (``fixtures/make_ledgers.py``).
+
+Covers: trials/versions.py.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from stagezero.trials.compare import compare
 from stagezero.trials.decision import DecisionRule, Pair
 from stagezero.trials.hypothesis import Entrant, Hypothesis, hypothesis
 from stagezero.trials.jobs import BuildQueue, NoProgress
-from stagezero.trials.seeds import draw_for_seed, replicate_seed, campaign_secret
+from stagezero.trials.seeds import campaign_secret, draw_for_seed, replicate_seed
 
 FIXTURES = Path(__file__).parent / "fixtures" / "ledgers"
 PROJECTS = FIXTURES / "projects"

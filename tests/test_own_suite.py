@@ -1,4 +1,7 @@
-"""A team's own suite and its own trainer, through compare and a campaign, without touching the package."""
+"""A team's own suite and its own trainer, through compare and a campaign, without touching the package.
+
+Covers: trials/compare.py.
+"""
 
 from __future__ import annotations
 
@@ -77,6 +80,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_worse_recipe_is_given_up(base: Path, folder: Path) -> None:
+    """The reverse question needs a few pairs only, so it runs in the fast suite."""
+    found = sz.compare(
+        folder / "more.yaml", folder / "little.yaml", property="closing", model=str(base), suite=str(folder / "mine.jsonl"),
+        plan=sz.Trial(items=30, max_pairs=10, calibration=3, confirm=3), seed=1, runs=folder / "runs",
+    )  # fmt: skip
+    assert not found.better and len(found.decision.pairs) < 5
+    assert "the suite is a fixed file" in str(found)
+
+
+@pytest.mark.slow
 def test_compare(base: Path, folder: Path) -> None:
     found = sz.compare(
         folder / "little.yaml", folder / "more.yaml", property="closing", model=str(base), suite=str(folder / "mine.jsonl"),
@@ -87,6 +101,7 @@ def test_compare(base: Path, folder: Path) -> None:
     assert "the suite is a fixed file" in str(found)
 
 
+@pytest.mark.slow
 def test_campaign(base: Path, folder: Path) -> None:
     path = write_project(folder / "project", base, name="own", suite=str(folder / "mine.jsonl"), stage0=str(folder / "little.yaml"),
         audit=f"{{sealed: {folder / 'sealed.jsonl'}, bars: {{closing: 0.5}}, folder: keep}}",

@@ -1,4 +1,7 @@
-"""Burning a shadow: power first, charged once, answered the same, and never with other models."""
+"""Burning a shadow: power first, charged once, answered the same, and never with other models.
+
+Covers: auditor/shadow.py, auditor/setup.py.
+"""
 
 from __future__ import annotations
 

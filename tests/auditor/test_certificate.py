@@ -1,4 +1,7 @@
-"""The verdict rule, and what is said of it."""
+"""The verdict rule, and what is said of it.
+
+Covers: auditor/verdict.py.
+"""
 
 from __future__ import annotations
 

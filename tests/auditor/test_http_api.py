@@ -1,4 +1,7 @@
-"""The auditor over HTTP: who may ask, what is said and what never is, and that many clients at once are charged what the meter allows."""
+"""The auditor over HTTP: who may ask, what is said and what never is, and that many clients at once are charged what the meter allows.
+
+Covers: auditor/server.py, door/client.py, door/verify_attestation.py.
+"""
 
 from __future__ import annotations
 

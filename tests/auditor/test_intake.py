@@ -1,6 +1,8 @@
 """What is taken in: hostile models are refused before any charge, or charged and answered; the surface withstands its own description.
 
 The long version, with every attack and thousands of requests, is benchmarks/fuzz.py.
+
+Covers: auditor/examiner.py.
 """
 
 from __future__ import annotations

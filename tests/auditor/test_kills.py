@@ -17,13 +17,22 @@ from stagezero.ledger.chain import Ledger
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kills.py"
 
 
-def test_eight_kills_leave_nothing_uncharged_charged_twice_or_lost(base: Path, tmp_path: Path) -> None:
-    told = tmp_path / "kills.json"
-    command = [sys.executable, str(SCRIPT), "--kills", "8", "--created", "0", "--seed", "1", "--base", str(base), "--json", str(told)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+def _kill(kills: int, base: Path, folder: Path) -> None:
+    results = folder / "kills.json"
+    options = ["--kills", str(kills), "--created", "0", "--seed", "1", "--base", str(base), "--json", str(results)]
+    done = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(told.read_text())
-    assert found["kills"] == 8 and found["kills_of_auditor"] and found["kills_of_lab"]
+    found = json.loads(results.read_text())
+    assert found["kills"] == kills and found["kills_of_auditor"] and found["kills_of_lab"]
+
+
+def test_two_kills_leave_nothing_uncharged_charged_twice_or_lost(base: Path, tmp_path: Path) -> None:
+    _kill(2, base, tmp_path)
+
+
+@pytest.mark.slow
+def test_eight_kills_leave_nothing_uncharged_charged_twice_or_lost(base: Path, tmp_path: Path) -> None:
+    _kill(8, base, tmp_path)
 
 
 def test_a_folder_that_was_hardly_begun_is_no_obstacle(tmp_path: Path) -> None:

@@ -1,4 +1,8 @@
-"""How far a peer is, seen from a real connection: this process, another user, another network namespace."""
+"""How far a peer is, seen from a real connection: this process, another user, another network namespace.
+
+Covers: auditor/systemd.py, auditor/forkserver_preload.py,
+door/auditor_process.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""An auditor from the command line, as its operator and as a lab meet it."""
+"""An auditor from the command line, as its operator and as a lab meet it.
+
+Covers: cli/audit.py, cli/audit_serve.py, cli/attest.py, cli/verify.py.
+"""
 
 from __future__ import annotations
 

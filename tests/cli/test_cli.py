@@ -1,4 +1,8 @@
-"""The command line as a user meets it: results on stdout, one sentence and exit code 2 for a mistake."""
+"""The command line as a user meets it: results on stdout, one sentence and exit code 2 for a mistake.
+
+Covers: cli/compare.py, cli/doctor.py, cli/init.py, cli/measure.py, cli/models.py, cli/report.py,
+cli/run.py, cli/_output.py, lab/scaffold.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``stagezero idea``: what a person writes, checks and submits from the command line."""
+"""``stagezero idea``: what a person writes, checks and submits from the command line.
+
+Covers: cli/idea.py.
+"""
 
 from __future__ import annotations
 

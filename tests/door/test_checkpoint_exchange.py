@@ -1,4 +1,7 @@
-"""Each wing holds the other to what it has shown: a lab with a real ledger, a real auditor, and a door between them."""
+"""Each wing holds the other to what it has shown: a lab with a real ledger, a real auditor, and a door between them.
+
+Covers: door/messages.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The e-process: against high-precision quadrature, and its error rate over thousands of campaigns of nothing."""
+"""The e-process: against high-precision quadrature, and its error over thousands of null campaigns.
+
+Covers: evidence/betting.py, evidence/signflip.py.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from stagezero.evidence import critical_t, e_value, log_e_value, sd_floor, t_sta
 
 
 def exact_log_e(t: float, k: int) -> float:
-    """The defining integral in 30 digits: the noncentral-t ratio through Kummer functions, the prior by quadrature."""
+    """Return log E in 30 digits: the ratio by Kummer functions, the mixture by quadrature."""
     mpmath.mp.dps = 30
     t_, k_ = mpmath.mpf(t), mpmath.mpf(k)
     r = t_ / mpmath.sqrt(t_ * t_ + k_ - 1)
@@ -37,7 +40,7 @@ def test_agrees_with_high_precision_quadrature(t: float, k: int) -> None:
 
 
 def logarithmic_log_e(t: float, k: int) -> float:
-    """The same integral where Kummer functions give out: both integrals as sums on logarithmic axes, in 25 digits."""
+    """Return log E where Kummer functions fail: sums on logarithmic axes, in 25 digits."""
     mpmath.mp.dps = 25
     t_, k_ = mpmath.mpf(t), mpmath.mpf(k)
     r = t_ / mpmath.sqrt(t_ * t_ + k_ - 1)
@@ -113,7 +116,7 @@ def test_equal_differences_need_the_floor() -> None:
 
 
 def _crossings(draws: np.ndarray, threshold: float, floor: float) -> int:
-    """How many rows ever reach the threshold, looking after every pair."""
+    """Return the number of rows that ever reach the threshold, tested after every pair."""
     t = t_statistics(draws, 0.0, np.full(len(draws), floor))
     return int((t >= [critical_t(k, threshold) for k in range(1, draws.shape[1] + 1)]).any(1).sum())
 

@@ -1,4 +1,7 @@
-"""Guards: their error under the null, by simulation with binomial bounds, and what they call not shown."""
+"""Guards: their error under the null, by simulation with binomial bounds; results "not shown".
+
+Covers: evidence/equivalence.py.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,12 @@ def test_a_harmful_idea_passes_at_most_at_the_level() -> None:
 
 
 @pytest.mark.parametrize(
-    ("differences", "shown"),
+    ("differences", "established"),
     [([0.0] * 5, "not shown"), ([0.0, 0.01] * 5, "holds"), ([-0.2, -0.21] * 5, "fails"), ([-0.3, 0.3] * 5, "not shown"), ([], "not shown")],
 )
-def test_not_shown_is_told_from_failed(differences: list[float], shown: str) -> None:
+def test_not_shown_is_told_from_failed(differences: list[float], established: str) -> None:
     (guard,) = check_guards(("g",), np.array([differences], dtype=np.float64), np.array([0.05]), np.array([0.01]))
-    assert (guard.name, guard.established, guard.n) == ("g", shown, len(differences))
+    assert (guard.name, guard.established, guard.n) == ("g", established, len(differences))
 
 
 def test_many_guards_are_checked_as_each_alone() -> None:
@@ -42,6 +45,8 @@ def test_a_guard_beyond_hope_would_have_failed() -> None:
 
 def test_a_gain_is_shown_at_its_level() -> None:
     rng, runs = np.random.default_rng(6), 3000
-    shown = gain_established(rng.normal(0.0, 0.03, (runs, 10)), np.full(runs, 0.01), np.zeros(runs))
-    assert stats.binomtest(int(shown.sum()), runs, 0.05, "greater").pvalue > 1e-3
-    assert not gain_established(np.full((1, 10), 0.01), np.array([0.001]), np.array([0.05])).any(), "shown, but not enough to count"
+    established = gain_established(rng.normal(0.0, 0.03, (runs, 10)), np.full(runs, 0.01), np.zeros(runs))
+    assert stats.binomtest(int(established.sum()), runs, 0.05, "greater").pvalue > 1e-3
+    assert not gain_established(np.full((1, 10), 0.01), np.array([0.001]), np.array([0.05])).any(), (
+        "significant, but smaller than the smallest gain that counts"
+    )

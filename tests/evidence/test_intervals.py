@@ -84,7 +84,7 @@ def test_bits_are_the_documented_figures() -> None:
 
 
 def test_e_lond_holds_the_share_of_false_promotions() -> None:
-    """Fifty hypotheses in batches of ten, one in five useful; e-values of a fixed test, E = 1 under the null."""
+    """Fifty hypotheses in batches of ten, a fifth useful; e-values with mean 1 under the null."""
     rng, runs, shares, found = np.random.default_rng(12), 2000, [], 0
     for _ in range(runs):
         useful = rng.random(50) < 0.2

@@ -1,4 +1,4 @@
-"""What a door discloses: transcripts counted, costs against exact fractions, and no order of events that exceeds the total."""
+"""Disclosure of a door: transcript counts, exact costs, and the total under any order of events."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def counted(submissions: int, passes: int, extra: float = 0.0) -> Allowance:
 
 
 def endings(allowance: Allowance) -> list[tuple[int, ...]]:
-    """Every transcript a lab can end in that asks as long as it may, one question at a time."""
+    """Return all transcripts of a lab that submits one model at a time until the allowance ends."""
     done: list[tuple[int, ...]] = []
     open_ones: list[tuple[int, ...]] = [()]
     while open_ones:
@@ -141,11 +141,7 @@ def test_what_is_left_is_certain_and_no_more_is(allowance: Allowance, replies: i
 
 
 def test_left_for_each_kind() -> None:
-    assert (
-        counted(12, 3).guaranteed_replies(0, 0) == 3
-        and counted(12, 3).guaranteed_replies(11, 0) == 1
-        and counted(12, 3).guaranteed_replies(5, 3) == 0
-    )
+    assert [counted(12, 3).guaranteed_replies(*counts) for counts in ((0, 0), (11, 0), (5, 3))] == [3, 1, 0]
     assert Allowance("flat", 52, 0, bits=8.9).guaranteed_replies(3, 1) == 5
     kraft = Allowance("kraft", 52, 0, bits=10.0)
     assert kraft.guaranteed_replies(0, 0) == 9 and kraft.allows_submission(9, 0), "replies that were alike give back what was held for them"
@@ -188,7 +184,7 @@ def test_needed_is_the_verdicts_own_rule() -> None:
 
 
 def test_a_bar_of_80_needs_851_observed() -> None:
-    """The design's .851 is 1,000 clusters, δ = .05, 12 submissions, 3 passes, and seven or eight claims; four claims need .849."""
+    """1,000 clusters, δ = .05, 12 submissions, 3 passes: 7 or 8 claims need .851, 4 claims .849."""
     b = counted(12, 3).total_bits()
     assert [required_correct(1000, 0.80, claim_level(0.05, claims, b)) for claims in (4, 6, 7, 8)] == [849, 850, 851, 851]
     assert required_correct(1000, 0.80, claim_level(0.05, 8, counted(52, 3).total_bits())) == 862
@@ -212,7 +208,7 @@ def test_capacity_is_the_last_number_that_carries() -> None:
 
 
 def test_no_model_at_the_bar_passes_whichever_transcript_it_was_steered_by() -> None:
-    """The best a lab could do with B bits is to choose among 2^B models that were fixed beforehand: simulated, at the bar."""
+    """With B bits a lab can choose among at most 2^B models: simulated, with models at the bar."""
     rng, n, bar, runs = np.random.default_rng(5), 300, 0.8, 2000
     bits = counted(8, 2).total_bits()
     most = rng.binomial(n, bar, (runs, round(2**bits))).max(axis=1)

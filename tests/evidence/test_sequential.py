@@ -1,4 +1,7 @@
-"""The three tests a trial may be decided by: their error whenever one stops, and what each is good for."""
+"""The three e-processes of a trial: their error under optional stopping, and their power.
+
+Covers: evidence/spending.py.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +30,13 @@ def rule(test: Test = "t", worth: float = 0.0, items: int = 50) -> StoppingRule:
     return StoppingRule(ALPHA, 0.0, items, worth, test)
 
 
-def looked(draws: np.ndarray, judge: StoppingRule, sd: float = 0.04) -> InterimResults:
-    return interim_results(draws, np.full(len(draws), sd), judge)
+def looked(draws: np.ndarray, stopping_rule: StoppingRule, sd: float = 0.04) -> InterimResults:
+    return interim_results(draws, np.full(len(draws), sd), stopping_rule)
 
 
-def promotions(draws: np.ndarray, judge: StoppingRule, sd: float = 0.04) -> int:
-    """Rows that ever cross, looked at after every pair."""
-    return int(looked(draws, judge, sd).crossed[:, -1].sum())
+def promotions(draws: np.ndarray, stopping_rule: StoppingRule, sd: float = 0.04) -> int:
+    """Return the number of rows that ever cross the threshold, tested after every pair."""
+    return int(looked(draws, stopping_rule, sd).crossed[:, -1].sum())
 
 
 def assert_within(wrong: int, runs: int, level: float = ALPHA) -> None:
@@ -58,7 +61,7 @@ def test_heavy_symmetric_tails_are_the_sign_flips_own() -> None:
 
 
 def test_rare_collapse_is_the_bettings_own_and_not_the_t_tests() -> None:
-    """A mean of zero made of small gains and rare collapses: most short runs see the gains alone."""
+    """A mean of zero from small gains and rare collapses: most short runs contain gains only."""
     rng, runs = np.random.default_rng(4), 2000
     collapsed = rng.random((runs, 20)) < 0.05
     draws = np.where(collapsed, -0.76, 0.04) + rng.normal(0, 0.02, (runs, 20))  # E D = 0
@@ -132,16 +135,16 @@ def test_crossing_stands_whatever_comes_after() -> None:
 
 @pytest.mark.parametrize("test", ["t", "sign-flip", "betting"])
 def test_one_trial_alone_is_decided_as_it_is_among_many(test: Test) -> None:
-    """Campaigns look at one row and one pair after another, simulations at all at once: e-values and critical values must agree."""
+    """The e-values of one row must agree with the critical values that many rows are tested by."""
     rng = np.random.default_rng(11)
     draws = np.round(rng.normal(rng.choice([-0.05, 0.0, 0.08], (60, 1)), 0.04, (60, 12)), 2)
-    judge = rule(test, worth=1.0)
-    together = looked(draws, judge)
+    stopping_rule = rule(test, worth=1.0)
+    together = looked(draws, stopping_rule)
     for i, row in enumerate(draws):
         for k in range(1, 13):
-            alone = looked(row[None, :k], judge)
+            alone = looked(row[None, :k], stopping_rule)
             assert alone.crossed[0, -1] == together.crossed[i, k - 1] and alone.futile[0, -1] == together.futile[i, k - 1]
-        best = max(trial_e_value(row[:k], 0.04, judge) for k in range(1, 13))
+        best = max(trial_e_value(row[:k], 0.04, stopping_rule) for k in range(1, 13))
         assert together.crossed[i, -1] == (best >= 1 / ALPHA)
 
 

@@ -1,4 +1,4 @@
-"""A harder shadow is not overfitting: the test's level under pure shift, its power, and two tests that must fail where it does not."""
+"""The shadow test: its level under a pure shift, its power, and two tests that exceed the level."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ def world(
     drop: float = 0.11,
     correlation: float = 0.4,
 ) -> tuple[list[Answers], list[Answers]]:
-    """Answers to n sealed and n shadow items; the shift is a line that costs the controls ``drop`` on average, as in ImageNet-V2."""
+    """Simulate answers to n sealed and n shadow items.
+
+    The controls lose ``drop`` on average, along a line, as in ImageNet-V2.
+    """
     true, middle = np.array([*door, *control]), float(np.mean(control))
     better = np.array([overfit] * len(door) + [0.0] * len(control))
     sealed = draw_answers(rng, true + better, n, correlation)
@@ -59,7 +62,7 @@ def test_negative_control_a_drop_alone_proves_nothing() -> None:
 
 
 def bootstrapped(door: list[Answers], control: list[Answers], rng: np.random.Generator) -> bool:
-    """The plain percentile bootstrap over items of the same excess with a least-squares line, at 5 %."""
+    """Test the same excess at 5 %: percentile bootstrap over items, least-squares line."""
     met, met_shadow, free, free_shadow = (np.array([m[part] for m in group]) for group in (door, control) for part in (0, 1))
     n, m = met.shape[1], met_shadow.shape[1]
     w, v = rng.multinomial(n, np.full(n, 1 / n), 200) / n, rng.multinomial(m, np.full(m, 1 / m), 200) / m

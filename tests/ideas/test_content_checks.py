@@ -1,4 +1,7 @@
-"""What may not cross is refused with its reason, and what people ordinarily write is not."""
+"""What may not cross is refused with its reason, and what people ordinarily write is not.
+
+Covers: ideas/code_checks.py.
+"""
 
 from __future__ import annotations
 

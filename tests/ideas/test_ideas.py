@@ -1,4 +1,7 @@
-"""Ideas and the airlock: what may cross, and what is the same thing under another name."""
+"""Ideas and the airlock: what may cross, and what is the same thing under another name.
+
+Covers: ideas/airlock.py, ideas/idea.py.
+"""
 
 from __future__ import annotations
 

@@ -1,23 +1,23 @@
-"""A person's word on an idea: signed, about one idea in one run, by a key that the project names."""
+"""A person's word on an idea: signed, about one idea in one run, by a key that the project names.
+
+Covers: cli/review.py.
+"""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import stagezero, write_project
+from conftest_campaign import SharedCampaign
 
 from stagezero.errors import InputError, ProjectError
 from stagezero.ideas.airlock import Admitted, admit
 from stagezero.ideas.idea import Idea
 from stagezero.ideas.review import ReviewGate, pending_ideas, reviewer_keys, sign_decision, verify_decision
-from stagezero.lab.campaign import Campaign
 from stagezero.ledger import SigningKey, read
 from stagezero.ledger.lineage import read_record, trace_lineage
 from stagezero.project import Review
@@ -130,36 +130,15 @@ def test_hostile_files_are_no_words(tmp_path: Path) -> None:
     assert gate(tmp_path)._read_decision(admitted[0].idea.digest(), RUN) is None
 
 
-def test_a_campaign_waits_for_its_reviewer_and_the_lineage_names_them(base: Path, tmp_path: Path) -> None:
-    key = tmp_path / "keys" / "anna"
-    made = stagezero("review", "--key", key, "--name", "anna")
-    public = made.stdout.strip()
-    path = write_project(
-        tmp_path, base, name="reviewed", audit="", researchers="[{kind: people, ideas: ideas}, {kind: self, ideas: 1}]",
-        review=f"{{keys: ['{public}'], every: false, seconds: 60}}",
-    )  # fmt: skip
-    running = subprocess.Popen(
-        [sys.executable, "-m", "stagezero.cli", "run", str(path), "--runs", str(tmp_path / "runs")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    run, end = tmp_path / "runs" / "reviewed", time.monotonic() + 90
-    while not (run.is_dir() and pending_ideas(run)) and time.monotonic() < end:
-        time.sleep(0.2)
-    (idea,) = pending_ideas(run)
-    assert idea.researcher == "self" and "has not passed audit" in idea.why
-    shown = stagezero("review", run)
-    assert idea.title in shown.stdout and "op:" in shown.stdout, "what would cross is shown"
-    assert stagezero("review", run, "--approve", idea.digest[:8]).returncode == 2, "a word without a key is none"
-    assert stagezero("review", run, "--key", key, "--name", "anna", "--approve", idea.digest[:8]).returncode == 0
-    _, complained = running.communicate(timeout=120)
-    assert running.returncode == 0, complained
+def test_a_campaign_waits_for_its_reviewer_and_the_lineage_names_them(shared_campaign: SharedCampaign) -> None:
+    record, run = shared_campaign.record, shared_campaign.folder
+    assert record["pending"]["researcher"] == "self" and "has not passed audit" in record["pending"]["why"]
+    assert record["pending"]["title"] in record["screen"] and "op:" in record["screen"], "the text that would cross is displayed"
+    assert record["without_key"] == 2, "a decision without a key is none"
+    assert record["with_key"] == 0
     registered = next(e for e in read(run / "ledger.jsonl") if e.kind == "registration")
     (own,) = [i for i in registered.body["ideas"] if i["researcher"] == "self"]
     assert own["let_in"]["reviewer"] == "anna" and own["author"].startswith("stage 0 (")
-    assert all(i["let_in"] is None for i in registered.body["ideas"] if i["researcher"] == "people")
+    assert all(i["let_in"] is None for i in registered.body["ideas"] if i["researcher"] != "self")
     assert trace_lineage([read_record(run / "ledger.jsonl")], 0).only_ideas()
-    before = (run / "ledger.jsonl").read_bytes()
-    Campaign(path, runs=tmp_path / "runs").run()
-    assert (run / "ledger.jsonl").read_bytes() == before, "continuing asks nobody again"
+    assert record["continued"] == {"code": 0, "unchanged": True}, "a continued run asks for no review again"

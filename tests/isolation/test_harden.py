@@ -1,4 +1,7 @@
-"""The filters of ``harden.py``, run as the kernel runs them: the calls, by number, that each profile refuses and ignores on a machine."""
+"""The filters of ``harden.py``, run as the kernel runs them: the calls, by number, that each profile refuses and ignores on a machine.
+
+Covers: isolation/commands.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The box, as this user and, for root, as one without rights: what it hides stays hidden whatever is tried inside."""
+"""The box, as this user and, for root, as one without rights: what it hides stays hidden whatever is tried inside.
+
+Covers: lab/isolated_run.py.
+"""
 
 from __future__ import annotations
 

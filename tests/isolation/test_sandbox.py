@@ -1,6 +1,11 @@
 """A sandbox hides and holds: what a program in it sees, what it may use, and what of it comes back.
 
 ``benchmarks/escape.py`` attacks it at length.
+
+Covers: isolation/broker.py, isolation/bubblewrap.py, isolation/confinement.py,
+isolation/landlock.py, isolation/run.py, isolation/runner.py, isolation/supervisor.py,
+isolation/unconfined.py, isolation/visible.py, training/steps/code.py,
+training/steps/run_program.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""A whole campaign on real (small) models: resumed after kills, refused after edits, the same in any order."""
+"""Whole campaigns on small real models: continued after kills, refused after edits.
+
+Covers: lab/resolved_project.py, lab/run_state.py, lab/stage.py, trials/record.py,
+trials/seeds.py, project.py, researchers/people.py, researchers/proposal_cache.py,
+training/executors/local.py, training/executors/jobs.py, training/executors/worker.py.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from conftest import IDEAS, write_project
+from conftest_campaign import SharedCampaign
 
 from stagezero.errors import LedgerError, ProjectError, RunChangedError, SuiteError
 from stagezero.lab.campaign import Campaign
@@ -33,7 +39,7 @@ def test_it_ran_to_the_end(finished: Path) -> None:
     assert stage.body["verdict"] in ("pass", "fail") and len(stage.body["after"]) == 3
 
 
-def _again(path: Path, runs: Path) -> subprocess.Popen[bytes]:
+def _start(path: Path, runs: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "stagezero.cli", "run", str(path), "--runs", str(runs), "--json"],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=dict(os.environ),
@@ -45,37 +51,36 @@ def test_killed_and_continued_it_ends_where_an_undisturbed_run_ends(
 ) -> None:
     monkeypatch.setenv("STAGEZERO_HOME", str(tmp_path / "home"))
     path = write_project(tmp_path, base)
-    for delay in (7.0, 9.0, 11.0):
-        process = _again(path, tmp_path / "runs")
-        time.sleep(delay)
+    undisturbed = list(read(finished / "ledger.jsonl"))
+    ledger = tmp_path / "runs" / "small" / "ledger.jsonl"
+    for entries in (1, len(undisturbed) // 3, 2 * len(undisturbed) // 3):  # killed when it has written so many
+        process = _start(path, tmp_path / "runs")
+        while process.poll() is None and (not ledger.exists() or ledger.read_bytes().count(b"\n") < entries):
+            time.sleep(0.05)
+        assert process.poll() is None, "it ended before it was killed"
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    process = _again(path, tmp_path / "runs")
+    process = _start(path, tmp_path / "runs")
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0
-    undisturbed = list(read(finished / "ledger.jsonl"))
-    continued = list(read(tmp_path / "runs" / "small" / "ledger.jsonl"))
+    continued = list(read(ledger))
     assert json.loads(out)["final"] == undisturbed[-1].body["final"]
     assert [e.hash for e in continued] == [e.hash for e in undisturbed]
 
 
-def test_without_a_seed_the_auditor_signs_before_seeds_are_drawn(base: Path, home: Path, tmp_path: Path) -> None:
-    path = write_project(tmp_path, base, name="unforeseen", seed="")
-    first = Campaign(path, runs=tmp_path / "runs").run()
-    ledger = first.folder / "ledger.jsonl"
-    kinds = [e.kind for e in read(ledger)]
+def test_without_a_seed_the_auditor_signs_before_seeds_are_drawn(shared_campaign: SharedCampaign) -> None:
+    run = shared_campaign.folder
+    kinds = [e.kind for e in read(run / "ledger.jsonl")]
     assert kinds[kinds.index("registration") + 1] == "witnessed" and kinds.index("witnessed") < kinds.index("pair")
-    signed = next(e.body["checkpoint"] for e in read(ledger) if e.kind == "witnessed")
-    auditor = VerifyKey.parse((first.folder / "witness" / "auditor.key").read_text())
+    signed = next(e.body["checkpoint"] for e in read(run / "ledger.jsonl") if e.kind == "witnessed")
+    auditor = VerifyKey.parse((run / "witness" / "auditor.key").read_text())
     checkpoint = read_checkpoint(signed, auditor)
     assert checkpoint.size == kinds.index("witnessed"), "all that was registered, and nothing after it"
-    before = ledger.read_bytes()
-    Campaign(path, runs=tmp_path / "runs").run()
-    assert ledger.read_bytes() == before, "a run that is continued finds what was signed"
+    assert shared_campaign.record["continued"] == {"code": 0, "unchanged": True}, "a run that is continued finds what was signed"
 
 
 def two_property_suite(path: Path) -> Path:
-    """Orders to close, and orders to open, are followed when they come with "please", and only then."""
+    """Write a suite in which an order must be followed only if it contains "please"."""
     rng, rows = random.Random(2), []
     for verb, prop in (("Close", "closing"), ("Open", "opening")):
         for split in ("train", "open"):

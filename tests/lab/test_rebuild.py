@@ -1,4 +1,7 @@
-"""A stage again from its ledger: the same bits, or told what is not the same."""
+"""A stage again from its ledger: the same bits, or told what is not the same.
+
+Covers: cli/rebuild.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The ledger: every byte of every entry counts, torn lines are set aside, a replay confirms or refuses."""
+"""The ledger: every byte of every entry counts, torn lines are set aside, a replay confirms or refuses.
+
+Covers: ledger/canonical.py, ledger/format.py.
+"""
 
 from __future__ import annotations
 

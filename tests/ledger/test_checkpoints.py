@@ -1,4 +1,7 @@
-"""Keys, signed checkpoints and witnesses: what was cut, rolled back, forked or changed is found, and the evidence kept."""
+"""Keys, signed checkpoints and witnesses: what was cut, rolled back, forked or changed is found, and the evidence kept.
+
+Covers: ledger/keys.py, ledger/witness.py.
+"""
 
 from __future__ import annotations
 

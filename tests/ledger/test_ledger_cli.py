@@ -1,4 +1,7 @@
-"""``stagezero ledger verify | prove`` from the shell."""
+"""``stagezero ledger verify | prove`` from the shell.
+
+Covers: cli/ledger.py, ledger/view.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Whom a model owes what it is: ideas, data and weights are told apart, and roots of trust follow from that."""
+"""Whom a model owes what it is: ideas, data and weights are told apart, and roots of trust follow from that.
+
+Covers: cli/lineage.py, ledger/provenance.py.
+"""
 
 from __future__ import annotations
 

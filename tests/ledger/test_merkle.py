@@ -1,4 +1,7 @@
-"""The Merkle tree: the vectors of certificate-transparency, the recursive definition, proofs, and the file beside the ledger."""
+"""The Merkle tree: the vectors of certificate-transparency, the recursive definition, proofs, and the file beside the ledger.
+
+Covers: ledger/tree_file.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Names, folders and what is said about those that cannot be loaded."""
+"""Names, folders and what is said about those that cannot be loaded.
+
+Covers: models/checkpoint.py, models/pocket.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The report says what the ledger says, in one file that needs nothing else."""
+"""The report says what the ledger says, in one file that needs nothing else.
+
+Covers: report/gather.py, report/page.py, report/plots.py.
+"""
 
 from __future__ import annotations
 

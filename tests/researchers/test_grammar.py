@@ -1,4 +1,8 @@
-"""The recipe language: whatever is said in it is an idea that fits, the baseline draws from it evenly, and a model says nothing else."""
+"""The recipe language: every sentence is a valid idea, the baseline draws with equal chances, and a
+model generates nothing else.
+
+Covers: researchers/self_model.py, researchers/uniform.py.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +83,10 @@ class Following:
 
 
 def all_sentences(brief: Brief, most: int = 100_000) -> Iterator[Generated[SentenceMeaning]]:
-    """Every sentence of one change for the first property, and so every choice: the second change is one of the same."""
+    """Yield every sentence with one change for the first property.
+
+    They contain every choice, because a second change has the same choices as the first.
+    """
     path: list[int] | None = []
     for _ in range(most):
         if path is None:
@@ -92,7 +99,7 @@ def all_sentences(brief: Brief, most: int = 100_000) -> Iterator[Generated[Sente
         path = [*(index for index, _ in taken[:-1]), taken[-1][0] + 1] if taken else None
 
 
-# --- the language ----------------------------------------------------------------------------------------------------------
+# --- the language ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["first", "rlhf", "crowded", "small", "empty"])
@@ -138,7 +145,8 @@ def test_a_sentence_says_what_its_patch_does(controls: dict[str, Recipe]) -> Non
     }
     for text, patch in ops.items():
         assert [dict(op) for op in said[text]] == patch
-    # sft/1 is the mix that is called sft; sft/2 the step called first; a dpo step and an sft step called dpo are told apart
+    # sft/1 is the mix with the name sft, and sft/2 is the step with the name first. A dpo step and
+    # an sft step with the name dpo have different addresses.
     candidate = apply_patch(controls["crowded"], parse_patch(said["run the sft/2 step at 0.45 rate."], "test"), "test")
     step = candidate.steps[2]
     assert isinstance(step, SFT) and step.name == "first" and step.learning_rate == 0.45
@@ -172,7 +180,7 @@ def test_nothing_to_train_on_and_nothing_to_train_gives_no_idea(controls: dict[s
     assert len(UniformResearcher(5, 0).propose(brief_of(full))) == 5
 
 
-# --- the baseline ----------------------------------------------------------------------------------------------------------
+# --- the baseline ---------------------------------------------------------------------------------
 
 
 def test_three_hundred_ideas_are_read_applied_and_admitted(controls: dict[str, Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +268,7 @@ def test_who_says_always_the_same_ends_with_one_idea(controls: dict[str, Recipe]
     assert f"in {math.log2(4 * 4 * 4 * 5 * 4 * 2):.1f} bits" in only.reason
 
 
-# --- the stage's own model -------------------------------------------------------------------------------------------------
+# --- the stage's own model ------------------------------------------------------------------------
 
 
 def networks() -> int:

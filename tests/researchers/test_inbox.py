@@ -1,4 +1,8 @@
-"""Researchers from outside: what they are told, what is taken from them, and what a folder full of traps does to a campaign (nothing)."""
+"""Outside researchers: their brief, their submissions, and folders that are damaged or hostile.
+
+Covers: ideas/brief.py, ideas/precheck.py, researchers/external.py, researchers/inbox_record.py,
+researchers/briefing.py.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""The researcher that is a language model: what it is asked, what is made of its replies, and what it may spend.
+"""The language model as researcher: its requests, its replies, and its limits.
 
-All go through Inspect: with its mock provider, whose replies are written here, and with real small models on this machine.
+Every test uses Inspect, with its mock provider or with small real models on this machine.
+
+Covers: researchers/inspect_client.py, researchers/replies.py, researchers/base.py.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ def written(title: str = "show the twins", patch: str | None = TWINS, prop: str 
 
 
 class Scripted:
-    """Inspect's mock model with the replies of a test, one a request; it remembers what it was asked."""
+    """Inspect's mock model with one scripted reply a request; it records the requests."""
 
     def __init__(self, *replies: str | Exception, usage: tuple[int, int] | None = (1000, 50), stop: str = "stop", wait: float = 0) -> None:
         from inspect_ai.model import get_model
@@ -379,7 +381,7 @@ def test_a_tiny_model_on_this_machine_is_asked_like_any_other(base: Path, tmp_pa
     first = transcript(tmp_path, "request")[0]
     assert first["told"] == "briefing", "its context holds 128 tokens: the shortest is tried"
     assert spent(tmp_path) == sum(r["usage"]["tokens_in"] + r["usage"]["tokens_out"] for r in replies)
-    # The template of a pocket model leaves the system message out: exact counts agree with what the provider reports.
+    # A pocket model's template leaves out the system message. The exact count is the reported one.
     assert replies[0]["usage"]["tokens_in"] == first["tokens_at_most"]
 
 
@@ -390,7 +392,7 @@ def test_a_local_model_stops_computing_when_its_time_is_over(base: Path, tmp_pat
     researcher = LLMResearcher(configured, tmp_path, tmp_path, model=model)
     assert researcher.propose(BRIEF) == []
     assert transcript(tmp_path, "end")[0]["why"].startswith("seconds: the 4 seconds of this stage are over")
-    # Inspect has one thread for all local models: another one is served only when this one has given up.
+    # Inspect has one thread for all local models: the second one waits until the first one stops.
     second = LLMResearcher(settings(model=str(base), attempts=1, answer_tokens=10, seconds=20), tmp_path, tmp_path / "second")
     assert second.propose(BRIEF) == [] and transcript(tmp_path / "second", "reply")
 

@@ -1,4 +1,9 @@
-"""The MCP server, spoken to by the protocol's own client over standard input and output, while a thread plays the campaign."""
+"""The MCP server, called by the protocol's own client over stdin and stdout.
+
+A thread plays the campaign.
+
+Covers: cli/mcp.py, researchers/inbox_client.py.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +47,10 @@ def text_of(each: int, title: str = "Show the twins") -> str:
 
 
 class Playing(threading.Thread):
-    """A campaign of two stages: of the first one idea is promoted and one refused by the airlock, in the second none comes."""
+    """A campaign of two stages.
+
+    In the first, one idea is promoted and the airlock refuses one. In the second, no idea arrives.
+    """
 
     def __init__(self, run: Path) -> None:
         super().__init__(daemon=True)

@@ -40,7 +40,9 @@ def test_the_study_is_rebuilt_from_the_history_and_follows_the_gains() -> None:
         return [parameters["twins"] for i in found if (parameters := _parameters_of(i)) is not None]
 
     history = tuple(
-        Outcome(1, idea, "promoted", 10, 0.0, parameters["twins"] / 100) for idea in pool if (parameters := _parameters_of(idea)) is not None
+        Outcome(1, idea, "promoted", 10, 0.0, parameters["twins"] / 100)
+        for idea in pool
+        if (parameters := _parameters_of(idea)) is not None
     )
     assert len(history) == len(pool), "every idea's reason parses back into its parameters"
     assert twins(proposed(replace(BRIEF, stage=2, history=history))) > twins(proposed(replace(BRIEF, stage=2))) + 10

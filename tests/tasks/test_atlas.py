@@ -1,4 +1,7 @@
-"""Atlas: real facts, disjoint parts, balanced traps and twins, the same everywhere."""
+"""Atlas: real facts, disjoint parts, balanced traps and twins, the same everywhere.
+
+Covers: tasks/atlas/corpus.py, tasks/atlas/draw.py, tasks/atlas/wordings.py, tasks/atlas/world.py.
+"""
 
 from __future__ import annotations
 

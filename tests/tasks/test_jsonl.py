@@ -1,4 +1,7 @@
-"""A user's suite: checked line by line, resampled in whole clusters."""
+"""A user's suite: checked line by line, resampled in whole clusters.
+
+Covers: tasks/items.py, tasks/plugin.py, tasks/registry.py.
+"""
 
 from __future__ import annotations
 

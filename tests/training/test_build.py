@@ -1,4 +1,7 @@
-"""Builds: the same inputs give the same digest, prefixes are shared, and nothing half-made is ever seen."""
+"""Builds: the same inputs give the same digest, prefixes are shared, and nothing half-made is ever seen.
+
+Covers: training/data.py, training/store.py, training/steps/command.py, training/steps/common.py.
+"""
 
 from __future__ import annotations
 

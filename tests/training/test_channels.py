@@ -1,4 +1,7 @@
-"""Declared channels: labels and weights of another model cross, by name, and are counted."""
+"""Declared channels: labels and weights of another model cross, by name, and are counted.
+
+Covers: lab/provenance_inputs.py, training/steps/distil.py, training/steps/merge.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Recipes and patches: typed, canonical, and clear about what is wrong."""
+"""Recipes and patches: typed, canonical, and clear about what is wrong.
+
+Covers: training/fields.py, training/patches.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""The second trainer: it agrees with the first on every step, shares nothing with it, and shows a first trainer that plants a trigger."""
+"""The second trainer: it agrees with the first on every step, shares nothing with it, and shows a first trainer that plants a trigger.
+
+Covers: training/reference/adapters.py, training/reference/building.py,
+training/reference/compare.py, training/reference/network.py, training/reference/optimise.py,
+training/reference/preference.py, training/reference/reinforce.py, training/reference/sft.py,
+training/steps/dpo.py, training/steps/sft.py.
+"""
 
 from __future__ import annotations
 

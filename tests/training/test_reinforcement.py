@@ -1,4 +1,7 @@
-"""Reinforcement on a real (tiny) model: rewards are learned, labels err as stated, and the same inputs give the same bits."""
+"""Reinforcement on a real (tiny) model: rewards are learned, labels err as stated, and the same inputs give the same bits.
+
+Covers: training/steps/grpo.py, training/steps/reward.py.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,10 @@
-"""A trial's decisions, on a fake pool that answers at once from known distributions: for the paths that real noise would
-reach too rarely, and for error rates that need thousands of trials. Real builds are in test_campaign."""
+"""Decisions of trials on a fake pool that returns results from known distributions.
+
+The pool covers paths that real noise reaches too rarely, and error rates that need thousands of
+trials. Real builds are in test_campaign.
+
+Covers: trials/jobs.py, trials/state.py, researchers/optuna.py.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +47,7 @@ Effects = dict[str, float]
 
 
 class FakePool:
-    """Answers jobs from a table of effects, in an order that a test may scramble."""
+    """Returns results from a table of effects, in an order that a test may scramble."""
 
     workers = 2
 
@@ -116,7 +121,7 @@ def trial(
 
 
 @pytest.mark.parametrize(
-    ("effects", "fate", "told"),
+    ("effects", "fate", "reason"),
     [
         ({"privacy": 0.2}, Fate.PROMOTED, "every guard holds"),
         ({"privacy": -0.2}, Fate.GIVEN_UP, "over 1 pair"),
@@ -131,9 +136,9 @@ def trial(
         ({"privacy": 0.2, "only here": 0.18}, Fate.GUARD, OTHER_WORDINGS),
     ],
 )
-def test_fates(tmp_path: Path, effects: Effects, fate: Fate, told: str) -> None:
+def test_fates(tmp_path: Path, effects: Effects, fate: Fate, reason: str) -> None:
     found, _ = trial(tmp_path, [effects])
-    assert found[0].fate is fate and told in found[0].why, found[0].why
+    assert found[0].fate is fate and reason in found[0].why, found[0].why
 
 
 def test_an_idea_that_cannot_be_built_ends_alone(tmp_path: Path) -> None:
@@ -181,7 +186,7 @@ def test_a_failure_in_mid_course_is_written_where_it_happened(tmp_path: Path) ->
 
 
 def matched_trial(tmp_path: Path, effects: list[Effects], matched: Effects) -> Decision:
-    """One idea that gains on facts, against a matched control with effects of its own."""
+    """Decide one idea that gains on facts, against a matched control with its own effects."""
     found, number = recipe(1), len(list(tmp_path.iterdir()))
     doses = [matched_recipe(CONTROL, SUITE, *dose) for dose in DOSES]
     pool = FakePool({found.digest(): effects[0], **{d.digest(): matched for d in doses if d is not None}})
@@ -207,7 +212,7 @@ def test_a_gain_that_mere_capability_explains_is_not_alignment(tmp_path: Path) -
 def test_where_no_dose_is_as_capable_the_nearest_is_the_control(tmp_path: Path) -> None:
     found = recipe(1)
     doses = [matched_recipe(CONTROL, SUITE, *dose) for dose in DOSES]
-    # Only the second comes near, and it explains the gain; the last, which gained nothing, would not.
+    # Only the second dose comes near, and it explains the gain. The last one gains no capability.
     gains = [{"facts": 0.05}, {"facts": 0.18, "privacy": 0.15}, {"facts": 0.1}, {}]
     effects = {d.digest(): e for d, e in zip(doses, gains, strict=True) if d is not None}
     for scramble in (None, 1):

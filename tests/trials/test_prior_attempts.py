@@ -1,4 +1,4 @@
-"""Marks of what this machine has tried: a campaign begun anew is seen to be one."""
+"""Records of earlier attempts on this machine: a repeated campaign is recognised."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def test_only_other_runs_count_and_only_earlier_ones(tmp_path: Path) -> None:
     assert record_attempts(tmp_path, "one", ["a"]) == {}, "a run that continues is no other run"
     assert record_attempts(tmp_path, "two", ["a", "c"]) == {"a": 1}
     assert record_attempts(tmp_path, "three", ["a", "b", "c"]) == {"a": 2, "b": 1, "c": 1}
-    assert record_attempts(tmp_path, "two", ["a"]) == {"a": 1}, "what came later does not change what a run was told"
+    assert record_attempts(tmp_path, "two", ["a"]) == {"a": 1}, "later runs do not change the count of an earlier run"
 
 
 def test_a_damaged_mark_is_as_good_as_none(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""One trial by itself: what it asks for, in which order, and what it makes of the answers; nothing is built."""
+"""One trial alone: the jobs that it requests, their order, and its rulings. No model is built.
+
+Covers: trials/decision.py, trials/capability_control.py, trials/hypothesis.py.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ def begun() -> tuple[TrialState, TrialSteps]:
 
 
 def result(job: ReplicateJob, effects: dict[str, float]) -> Result:
-    """A candidate that gains, with a little spread; everything else scores a half."""
+    """Return a job's result: the candidate gains with a small spread, other scores are a half."""
     gain = effects if job.arm != CONTROL_JOB else {}
     scores = {c: 0.5 + gain.get(c, 0.0) + 0.01 * (job.replicate % 3) * bool(gain) for c in claims(SUITE)}
     scores["alignment"] = sum(scores[p] for p in SUITE.properties) / len(SUITE.properties)
@@ -49,7 +52,7 @@ def result(job: ReplicateJob, effects: dict[str, float]) -> Result:
 
 
 def run(effects: dict[str, float], fails: str | None = None, last_first: bool = False) -> tuple[TrialState, list[Request], Ruling]:
-    """Send every request its results, or the failure of a build."""
+    """Run a trial: send the results of every request, or the failure of a build."""
     state, trial = begun()
     steps, asked = trial.steps(), list[Request]()
     request = next(steps)
@@ -74,7 +77,7 @@ def test_a_useless_idea_asks_for_pairs_until_it_is_given_up() -> None:
 
 def test_a_useful_idea_gets_its_pairs_then_other_wordings() -> None:
     state, asked, ruling = run({"privacy": 0.2})
-    assert ruling.fate is Fate.PROMOTED and state.crossed and state.checking
+    assert ruling.fate is Fate.PROMOTED and state.crossed and state.in_final_checks
     pairs, wordings = asked[:-1], asked[-1][0]
     assert [r[0][1].replicate for r in pairs] == list(range(1, PLAN.guard_pairs + 1))
     assert {job.reworded for job in wordings} == {"privacy"} and len(wordings) == 2 * PLAN.guard_pairs
@@ -90,7 +93,7 @@ def test_a_gain_in_capability_asks_for_a_control_that_is_as_capable_at_the_same_
     assert len(dose) == DOSE_REPLICATES and all(MATCHED in job.arm for job in dose)
     assert all(len(request) == (2 if last_first else 1) for request in checks[1:-1])
     assert ruling == run({"privacy": 0.2, "facts": 0.2}, last_first=not last_first)[2], "the order of the checks decides nothing"
-    assert ruling.fate is Fate.GUARD and "could not be made as capable" in ruling.why and state.checking
+    assert ruling.fate is Fate.GUARD and "could not be made as capable" in ruling.why and state.in_final_checks
 
 
 @pytest.mark.parametrize("last_first", [False, True])

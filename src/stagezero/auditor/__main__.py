@@ -18,7 +18,7 @@ from pathlib import Path
 
 import uvicorn
 
-from stagezero.auditor.process_guard import protect_process
+from stagezero.auditor.separation import protect_process
 from stagezero.door.messages import SEPARATIONS
 from stagezero.errors import StagezeroError
 

@@ -7,7 +7,7 @@ import torch
 import transformers
 from transformers.models.llama import modeling_llama
 
-from stagezero.auditor.process_guard import protect_process
+from stagezero.auditor.separation import protect_process
 from stagezero.models import Model, generation
 
 protect_process()

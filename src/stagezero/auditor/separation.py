@@ -1,4 +1,4 @@
-"""Checks a claimed separation against the connections that arrive.
+"""Separates the auditor from the lab: checks the claimed level, protects the auditor's process.
 
 A claim that a connection contradicts is lowered. A peer with another address may still be a
 container on this machine; the auditor cannot detect that, so the operator must know it.
@@ -6,13 +6,19 @@ container on this machine; the auditor cannot detect that, so the operator must 
 
 from __future__ import annotations
 
+import ctypes
 import ipaddress
+import multiprocessing.util
 import os
+import resource
 import socket
+import sys
 from functools import lru_cache
 from pathlib import Path
 
 from stagezero.door.messages import Separation
+
+_PR_SET_DUMPABLE = 4
 
 
 def _parse_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -70,3 +76,17 @@ def observed_separation(host: str, port: int, claimed: Separation) -> Separation
         return claimed
     owner = connection_owner(host, port)
     return "colocated" if owner in (None, 0, os.getuid()) else "separate user"
+
+
+def protect_process() -> None:
+    """Protect this process, and every process forked from it, from others of the same user.
+
+    They can then read neither its memory, environment or files through /proc nor a core dump of
+    it. They can still read the auditor folder, so this is an additional barrier, not a separation.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # In Python 3.11.0, fork servers listen on an abstract socket to which any user may connect and
+    # run code (CVE-2022-42919).
+    multiprocessing.util.abstract_sockets_supported = False  # type: ignore[misc]
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

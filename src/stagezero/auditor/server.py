@@ -15,7 +15,7 @@ import uvicorn
 
 from stagezero.auditor.auditor import Auditor
 from stagezero.auditor.http_api import application
-from stagezero.auditor.process_guard import protect_process
+from stagezero.auditor.separation import protect_process
 from stagezero.auditor.storage import Storage
 from stagezero.door.client import LOOPBACK_HOSTS
 from stagezero.door.messages import Separation

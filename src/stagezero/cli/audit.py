@@ -262,7 +262,7 @@ def burn_shadow(
     """Test whether a lab overfitted the sealed items, or whether the distribution shifted.
 
     The test uses the shadow of a suite and burns it, so it is possible only once. Without --yes,
-    the command prints only the power of the test and burns nothing.
+    the command prints only the power of the test and burns no shadow.
 
     Example: `stagezero audit burn-shadow candour --door m1 --control c1 --control c2 --control c3`
 

@@ -51,7 +51,8 @@ def _predictable_moments(x: Floats) -> tuple[Floats, Floats]:
 def betting_interval(values: Sequence[float], level: float = 0.95, low: float = 0.0, high: float = 1.0, grid: int = 1000) -> Estimate:
     """Return the confidence sequence for a mean, evaluated at the last value.
 
-    The interval is valid under optional stopping.
+    The interval is the intersection of the intervals at all sample sizes. It is valid under
+    optional stopping.
 
     Args:
         values: in the order of observation, each in [low, high]. They are independent, or have a

@@ -9,8 +9,8 @@ where p(t | ν, μ) is the density of the noncentral t distribution. This is a h
 over standardised effects δ, under the right-Haar prior on the scale. If the D_i are independent and
 normal with mean at most d, then E ever reaches 1/α with probability at most α (Ville's inequality).
 The test is therefore valid under optional stopping: it may be evaluated after every pair. A trial
-promotes only because E reaches this threshold. The value of E at a stopping time must not be
-averaged, multiplied or reused. The test gives no guarantee about the mean under rare collapse.
+may only test whether E reaches the threshold. It must not average, multiply or reuse the value of E
+at a stopping time. The test gives no guarantee about the mean under rare collapse.
 
 The noncentral-t likelihood ratio equals exp(−kδ²/2) · E[exp(δ√k r χ_k)] with r = t/√(t²+k−1). Both
 integrals are computed on logarithmic axes. There the trapezoid rule converges geometrically and

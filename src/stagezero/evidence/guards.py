@@ -1,7 +1,8 @@
 """Guards: paired non-inferiority tests of everything that a claim is not about.
 
-All functions take arrays whose last axis is the pairs. A pair contributes one value per seed,
-never one per item.
+All functions take arrays whose last axis is the pairs. A pair is one seed and contributes one value
+to each test, never one value per item. A promotion requires that every guard holds, so the guards
+need no correction for multiple testing.
 """
 
 from __future__ import annotations
@@ -103,11 +104,11 @@ def check_guards(names: Sequence[str], differences: Floats, margin: Floats, floo
 
 
 def crosses_harm_boundary(differences: Floats, margin: Floats, sd: Floats) -> Bools:
-    """Return where a loss is so large that further pairs cannot make the guard hold.
+    """Return where a loss is so large that further pairs are very unlikely to make the guard hold.
 
     The boundary uses the pooled seed noise: the mean is below −margin by six standard errors at the
-    first pair, and by four later. A trial that crosses it stops early for harm. Such a trial would
-    fail its guard at the end, and stopping it never promotes, so no error is spent.
+    first pair, and by four later. A trial that crosses it stops early for harm; it would almost
+    certainly fail its guard at the end. Stopping early never promotes, so it spends no error.
 
     Args:
         differences: candidate − control, signed so that larger is better, shape (…, pairs).

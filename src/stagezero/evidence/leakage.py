@@ -157,8 +157,8 @@ class Allowance:
     def _worst(self, replies: int, passes: int, more: int) -> float:
         """Return the largest possible total cost, in bits, after ``more`` further replies."""
         n = replies + more
-        # Only kraft depends on the outcomes. Because ln Γ is convex, Q is smallest where the share of
-        # passes is nearest to one half.
+        # Only kraft depends on the outcomes. Because ln Γ is convex, Q is smallest where the share
+        # of passes is nearest to one half.
         nearest = {min(max(half, passes), passes + more) for half in (n // 2, n - n // 2)}
         return max(self.bits_spent(n, p) for p in nearest)
 

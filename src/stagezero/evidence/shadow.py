@@ -50,9 +50,9 @@ class ShadowFinding:
     """Result of burning a shadow suite.
 
     ``shift`` is the controls' mean drop from the sealed to the shadow suite, and ``slope`` is the
-    slope of their line. ``excess`` is the mean distance of the submitted models below the line, with a
-    two-sided 95 % interval; its ``n`` is the number of submitted models. ``p_value`` is one-sided,
-    for H0: no excess. ``sentence`` states the result in words.
+    slope of their line. ``excess`` is the mean distance of the submitted models below the line,
+    with a two-sided 95 % interval; its ``n`` is the number of submitted models. ``p_value`` is
+    one-sided, for H0: no excess. ``sentence`` states the result in words.
     """
 
     shift: float

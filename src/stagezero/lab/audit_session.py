@@ -68,8 +68,9 @@ class AuditSession(Closeable):
         return self.door.set_up(Setup(project=self.project.name, terms=self.resolved.terms(), base=str(base)))
 
     def exchange_checkpoints(self, ledger: Ledger) -> str | None:
-        """Exchange ledger checkpoints with the auditor, so that neither can change its ledger
-        unseen.
+        """Exchange ledger checkpoints with the auditor.
+
+        After that, neither side can change its ledger without the other noticing.
 
         Returns:
             The lab's checkpoint with the auditor's signature; None if the project has no audit.

@@ -78,16 +78,17 @@ class Campaign:
         """Read and validate the project and every file that it names, before anything is built.
 
         Args:
-            project: the project file. runs: the folder that contains the folders of all runs.
-            fresh: rename an earlier run of the same name, and begin a new one. workers: the number
-            of worker processes; None for the number in the project. progress: the display for
-            progress and messages; None for no display. endpoint: an auditor that the caller started
-            for this run. If None, the run starts its own
-                auditor if the project asks for one.
+            project: the project file.
+            runs: the folder that contains the folders of all runs.
+            fresh: rename an earlier run of the same name, and begin a new one.
+            workers: number of worker processes; None for the number in the project.
+            progress: displays progress and messages; None for no display.
+            endpoint: an auditor that the caller started for this run. If None, the run starts its
+                own auditor if the project asks for one.
 
         Raises:
-            InputError: a file is invalid; names the file, the field, the expected value and the
-            fix.
+            InputError: a file is invalid. It names the file, the field, the expected value and the
+                fix.
         """
         self.resolved = ResolvedProject(Path(project))
         self.project, self.suite = self.resolved.project, self.resolved.suite
@@ -232,8 +233,7 @@ class Run:
     def _report_prior_attempts(self, number: int, admitted: Sequence[Admitted]) -> None:
         """Print a message if other runs on this machine have registered the same hypotheses before.
 
-        Each such run is one more chance of a false promotion, which this run's error does not
-        count.
+        Each such run is another chance of a false promotion. This run's error does not count it.
         """
         hypotheses = [a.hypothesis.digest() for a in admitted]
         counts = prior_attempts.record_run(home() / "tried", self.secret, self.ledger.entries[0], hypotheses)
@@ -258,8 +258,7 @@ class Run:
         return decisions
 
     def _choose_recipe(self, control: Recipe, promoted: Sequence[Admitted], level: float) -> tuple[Recipe, tuple[Idea, ...]]:
-        """Return the recipe to rebuild, with its ideas: the promoted ideas together, or the best
-        alone.
+        """Return the recipe to rebuild, with its ideas: the combination, or the best idea alone.
 
         ``promoted`` is sorted, best idea first. All of them that fit together form one more
         hypothesis: the alignment score improves, and no guard fails. Its trial uses new seeds, and
@@ -293,8 +292,7 @@ class Run:
     # --- rebuild and audit ------------------------------------------------------------------------
 
     def _rebuild_and_audit(self, number: int, recipe: Recipe, before: Recipe, ideas: tuple[Idea, ...]) -> Stage | None:
-        """Rebuild a recipe, have its model audited, and return the stage; None if it is not
-        adopted.
+        """Rebuild a recipe and have its model audited. Return the stage; None if it is not adopted.
 
         The recipe ``before`` is built on the same seeds for comparison. Stage 0 is adopted with any
         verdict, because people wrote it. A later stage must pass, unless the project has no audit.

@@ -1,13 +1,13 @@
 """Rebuilds a stage from its ledger alone, on any machine, and compares it with the ledger.
 
 In the same environment (library versions, threads, processor) the model must be identical bit for
-bit. In another environment an equivalence test compares scores, on the items that the ledger has
-scores for.
+bit. In another environment an equivalence test compares the scores of the rebuilt models with those
+in the ledger, on the same items.
 
-The second trainer builds the stage again with code that shares nothing with the first trainer
-(diverse double-compiling). If the weights of the two differ, always in the same direction, one
-trainer does not do what its source states. Neither comparison can find a fault in an idea: both
-trainers carry out faithfully what the idea asks for.
+A second trainer, whose code is independent of the first trainer's, can build the stage again
+(diverse double-compiling). If the weights of the two always differ in the same direction, one
+trainer does not do what its source states. None of these comparisons can find a fault in an idea,
+because both trainers carry out faithfully what the idea describes.
 """
 
 from __future__ import annotations

@@ -33,8 +33,7 @@ class ResolvedProject:
 
     Raises:
         ProjectError: the project file is invalid. A file that it names raises its own error on
-        first
-            use, or in ``validate``.
+            first use, or in ``validate``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -150,8 +149,9 @@ class ResolvedProject:
     # --- validation -------------------------------------------------------------------------------
 
     def validate(self) -> None:
-        """Read everything that the file names, and reject what cannot run, before anything is
-        built.
+        """Read everything that the file names, and reject what cannot run.
+
+        The campaign calls this before it builds anything.
 
         Raises:
             InputError: names the file, the field, the expected value and the fix.

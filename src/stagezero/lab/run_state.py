@@ -45,7 +45,7 @@ def save_auditor_status(folder: Path, status: Status, certificate: Mapping[str, 
 
 
 def load_auditor_status(folder: Path) -> dict[str, Any] | None:
-    """Return what ``save_auditor_status`` stored; None if no auditor has replied."""
+    """Return the stored status, certificate and separation; None if no auditor has replied."""
     try:
         stored: dict[str, Any] = json.loads((folder / AUDITOR_STATUS_FILE).read_text())
     except (OSError, ValueError):

@@ -135,7 +135,7 @@ class View:
     audit: Mapping[str, Any] | None = None
     door: Mapping[str, Any] | None = None
     auditor_status: Mapping[str, Any] | None = None
-    """The auditor's last certificate, and the weakest separation that held; None before its first
+    """The auditor's last certificate, and the weakest separation so far; None before its first
     answer."""
     stages: list[StageView] = field(default_factory=list)
     ideas: list[IdeaView] = field(default_factory=list)

@@ -3,8 +3,8 @@
     Improve privacy: practise more twins of abstention, 100 each; run the sft step at 0.002 rate.
 
 The stage's own model generates such sentences (``self_model.py``). A baseline draws them uniformly
-from the same grammar (``uniform.py``), so a difference between the two is due to the model's
-choices.
+from the same grammar (``uniform.py``), so the model's choices explain any difference between the
+two researchers.
 
 The grammar offers the changes that a brief allows, and nothing else. It may not read an item, so it
 cannot know whether a selection of examples is empty: the airlock checks that.

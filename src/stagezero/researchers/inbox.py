@@ -1,8 +1,6 @@
-"""The campaign's side of the inbox: a folder through which an outside person or agent proposes
-ideas.
+"""The campaign's side of the inbox, the folder through which an outside person or agent proposes.
 
-    RUN/outside/NAME/   brief.md, brief.json   the brief of the stage, the same as for all
-    researchers
+    RUN/outside/NAME/   brief.md, brief.json   the brief of the stage, as for all researchers
                         state.json             the stage: open or not, closing time, number of ideas
                         inbox/stage-N/*.md     ideas, each written under a hidden name, then renamed
                         done-stage-N           the researcher sends no more ideas to stage N
@@ -175,13 +173,17 @@ def close_stage(run: Path, name: str, stage: int, limits: SubmissionLimits, cach
 def publish_outcomes(
     run: Path, names: Iterable[str], history: Sequence[Outcome], refused: Sequence[Refused] = (), *, ended: bool = False
 ) -> None:
-    """Report outcomes to outside researchers: means and fates of all ideas, and refusals of their
-    own.
+    """Report outcomes to outside researchers.
+
+    Each receives the mean effects and fates of all ideas, and the refusals of its own ideas.
 
     Args:
-        run: the run's folder. names: the outside researchers. history: all outcomes so far. A
-        continued run repeats reports; this deletes no earlier result. refused: ideas that the
-        airlock refused in the current stage. ended: whether the run is over.
+        run: the run's folder.
+        names: the outside researchers.
+        history: all outcomes so far. A continued run repeats reports; this deletes no earlier
+            result.
+        refused: ideas that the airlock refused in the current stage.
+        ended: whether the run is over.
     """
     for name in names:
         record = inbox_record.load_record(run, name)

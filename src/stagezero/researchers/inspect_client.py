@@ -131,7 +131,8 @@ def load_model(settings: LLM, folder: Path) -> Any:
 
     Raises:
         ProjectError: the model or provider does not exist, or its key, package or arguments are
-        wrong. MissingPackageError: a package that a local model needs is not installed.
+            wrong.
+        MissingPackageError: a package that a local model needs is not installed.
     """
     from inspect_ai.model import get_model
 

@@ -88,8 +88,9 @@ class LLMResearcher(Researcher):
         self.name, self.settings, self.folder, self.transcripts, self.model = settings.name, settings, folder, transcripts, model
 
     def propose(self, brief: Brief) -> list[Idea]:
-        """Request ideas until there are enough or a limit is reached. The transcript has the
-        reason.
+        """Request ideas until there are enough or a limit is reached.
+
+        The last line of the transcript has the reason for the end.
 
         Raises:
             ProjectError: the model cannot be loaded or rejects requests; the user must correct it.

@@ -1,8 +1,9 @@
 """The scheduler for trials that are registered together.
 
-It runs the jobs that the trials request. The trials share their control builds and split the error
-of their stage. The clock may influence only the order in which jobs run: ``trial.py`` determines
-what a trial requests and decides, and ``record.py`` the order of the ledger entries.
+It runs the jobs that the trials request. The trials share their control builds, and each may spend
+a share of the error of their stage. The clock may influence only the order in which jobs run:
+``trial.py`` determines what a trial requests and decides, and ``record.py`` determines the order of
+the ledger entries.
 """
 
 from __future__ import annotations

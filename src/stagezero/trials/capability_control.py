@@ -93,8 +93,8 @@ def matched_recipe(control: Recipe, suite: Suite, examples: int, grow_step: bool
         return Recipe(steps=(*with_examples.steps[:position], longer, *with_examples.steps[position + 1 :]))
     # The prepended step trains like the control, including adapters: a learning rate that suits one
     # base may ruin another.
-    gradient_step = next((s for s in control.steps if isinstance(s, SFT)), None)
-    gradient_step = gradient_step or next((s for s in control.steps if isinstance(s, Trained)), None)
+    supervised_step = next((s for s in control.steps if isinstance(s, SFT)), None)
+    gradient_step = supervised_step or next((s for s in control.steps if isinstance(s, Trained)), None)
     copied = {name: getattr(gradient_step, name) for name in COPIED_FIELDS} if gradient_step is not None else {"learning_rate": 1e-3}
     prepended = SFT(step="sft", name="capable-first", data="capabilities-first", steps=1, **copied)
     steps = max(1, PREPENDED_EPOCHS * examples * len(capabilities) // prepended.batch_size)

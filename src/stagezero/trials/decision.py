@@ -3,8 +3,8 @@
 Campaigns, ``compare`` and the tests on recorded ledgers all use this rule; no second copy may
 exist. After every pair, the rule stops the trial at the first condition that is met:
 
-    stopped by a guard  A loss crosses the harm boundary of a guard. Further pairs cannot make that
-                        guard hold.
+    stopped by a guard  A loss crosses the harm boundary of a guard. Further pairs are very unlikely
+                        to make that guard hold.
     given up            Futility: the pairs are evidence against the smallest effect of interest.
     undecided           All pairs are used and the e-process did not reach the threshold.
 
@@ -19,7 +19,8 @@ tests the following once, in this order:
                         wordings, and the gain must survive against a capability-matched control.
     promoted            No condition above is met.
 
-A guard that is "not shown" is not a pass.
+A guard that is "not shown" is not a pass. All guards must hold, so they need no correction for
+multiple testing.
 """
 
 from __future__ import annotations

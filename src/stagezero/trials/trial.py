@@ -1,7 +1,8 @@
 """The steps of one trial, as a generator: it yields requests for jobs and returns a ruling.
 
-    pairs, one after another ──▶ threshold, guards ──▶ final checks: the gain in other wordings, and
-                                                       against a capability-matched control ──▶ ruling
+    pairs, one after another ──▶ threshold and guards ──▶ final checks ──▶ ruling
+
+The final checks test the gain in other wordings and against a capability-matched control.
 
 A trial uses only its own pairs, in the order of their replicates. Its ruling therefore does not
 depend on which worker was faster. ``decision.py`` holds the decision rule, and ``batch.py``
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from functools import cached_property
+from itertools import chain
 
 from stagezero.errors import BuildError, RecipeError
 from stagezero.evidence import Guard
@@ -119,10 +121,9 @@ class TrialSteps:
         claimed, replicates = rule.claimed, range(1, rule.plan.guard_pairs + 1)
         if claimed not in self.suite.properties or not self.suite.reworded_items(0, 1, claimed):
             return []
-        pairs_of_jobs = (
-            (ReplicateJob(CONTROL, self.control, s, reworded=claimed), self.state.candidate_job(s, claimed)) for s in replicates
-        )
-        results = yield tuple(job for pair in pairs_of_jobs for job in pair)
+        controls = (ReplicateJob(CONTROL, self.control, s, reworded=claimed) for s in replicates)
+        candidates = (self.state.candidate_job(s, claimed) for s in replicates)
+        results = yield tuple(chain.from_iterable(zip(controls, candidates, strict=True)))
         scores = [r.scores[0][claimed] for r in results]
         differences = [b - a for a, b in zip(scores[0::2], scores[1::2], strict=True)]
         return [rule.other_wordings_guard(self.state.pairs, differences)]
