@@ -57,8 +57,8 @@ def _run(folder: Path, base: Path) -> None:
         review=f"{{keys: ['{public}'], every: false, seconds: 120}}",
         audit="{items: 60, submissions: 3, passes: 2, bars: {privacy: 0.98}, folder: auditor}",
     )  # fmt: skip
-    for idea in sorted((folder / "ideas").glob("*.md"))[1:]:
-        idea.unlink()
+    for surplus in sorted((folder / "ideas").glob("*.md"))[1:]:
+        surplus.unlink()
     run, command = folder / "runs" / "shared", [sys.executable, "-m", "stagezero.cli", "run", str(path), "--runs", str(folder / "runs")]
     with (folder / "log").open("w") as log, ThreadPoolExecutor(1) as agent:
         running = subprocess.Popen(command, stdout=log, stderr=log)

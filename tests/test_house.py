@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import re
@@ -60,3 +61,17 @@ def test_paths_of_the_package_come_from_its_resources() -> None:
     # Counted from a module's own file they would, after a move, hide all of site-packages in a sandbox, or nothing.
     for path in SOURCES:
         assert not re.search(r"__file__(?!\")", path.read_text(encoding="utf-8")), path
+
+
+def test_every_module_has_a_test_of_its_name_or_is_named_by_one_that_covers_it() -> None:
+    tests = ROOT / "tests"
+    covered: set[str] = set()
+    for path in tests.rglob("test_*.py"):
+        covered.add(str(path.relative_to(tests).with_name(path.name.removeprefix("test_"))))
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        _, _, names = docstring.partition("Covers: ")
+        listed = set(re.findall(r"[\w/]+\.py", names))
+        assert all((PACKAGE_FOLDER / name).is_file() for name in listed), (path.name, listed)
+        covered |= listed
+    modules = {str(path.relative_to(PACKAGE_FOLDER)) for path in SOURCES if path.name not in ("__init__.py", "__main__.py")}
+    assert not modules - covered

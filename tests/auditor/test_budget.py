@@ -1,6 +1,6 @@
 """The meter's rules: a budget belongs to sealed items, is counted at its worst, and shows nothing that has not left.
 
-Covers: auditor/budget_tables.py.
+Covers: auditor/budget_queries.py, auditor/budget_tables.py.
 """
 
 from __future__ import annotations

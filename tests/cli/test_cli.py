@@ -7,10 +7,12 @@ cli/run.py, cli/_output.py, lab/scaffold.py.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import stagezero, write_project
+from conftest import stagezero, stagezero_process, write_project
 
 
 def test_help_teaches(home: Path) -> None:
@@ -40,6 +42,25 @@ def test_a_mistake_is_one_sentence_and_exit_code_two(home: Path, tmp_path: Path,
     assert done.returncode == 2, done
     assert told in done.stderr and done.stderr.startswith("stagezero: ")
     assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_mistake_is_found_before_worker_processes_start(home: Path, tmp_path: Path) -> None:
+    """In a process of its own: neither torch nor a worker is needed to find a wrong name."""
+    for name, steps in (("a", 8), ("b", 9)):
+        (tmp_path / f"{name}.yaml").write_text(
+            f"steps:\n- {{step: mix, parts: [{{kinds: [trap], each: 20}}]}}\n- {{step: sft, steps: {steps}, learning_rate: 0.005}}\n"
+        )
+    code = (
+        "import sys; from stagezero.cli import main\n"
+        "try: main(['compare', 'a.yaml', 'b.yaml', '--property', 'privacy', '--model', 'pocket/9b'])\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2 and done.stdout == "False\n", done
+    assert done.stderr.startswith("stagezero: model 'pocket/9b'") and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+    done = stagezero_process("measure", "nothing-here", cwd=tmp_path)
+    assert done.returncode == 2 and "there is no such folder" in done.stderr and not done.stdout
 
 
 def test_init_writes_a_project_that_loads(home: Path, tmp_path: Path) -> None:
@@ -102,7 +123,7 @@ def test_compare_end_to_end(base: Path, tmp_path: Path) -> None:
     again = stagezero(*asked, cwd=tmp_path)
     assert again.returncode == 0 and found["why"] in " ".join(again.stdout.split()), "the same command finds the same decision"
     same = stagezero("compare", "a.yaml", "a.yaml", "--property", "privacy", cwd=tmp_path)
-    assert same.returncode == 2 and "nothing to compare" in same.stderr
+    assert same.returncode == 2 and "do the same" in same.stderr
 
 
 def test_a_run_from_the_command_line(finished: Path, base: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 Every test uses Inspect, with its mock provider or with small real models on this machine.
 
-Covers: researchers/inspect_client.py, researchers/replies.py, researchers/base.py.
+Covers: researchers/llm_record.py, researchers/inspect_client.py, researchers/replies.py, researchers/base.py.
 """
 
 from __future__ import annotations

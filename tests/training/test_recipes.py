@@ -1,6 +1,6 @@
 """Recipes and patches: typed, canonical, and clear about what is wrong.
 
-Covers: training/fields.py, training/patches.py.
+Covers: training/recipe_files.py, training/fields.py, training/patches.py.
 """
 
 from __future__ import annotations

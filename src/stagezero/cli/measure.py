@@ -5,7 +5,7 @@ from __future__ import annotations
 from stagezero import measure as measuring
 from stagezero.cli._output import ConsoleProgress, format_estimate, make_table, print_json, stdout_console
 from stagezero.errors import InputError
-from stagezero.models import Model, home, materialise
+from stagezero.models import Model, check_model, home, materialise
 from stagezero.models.loader import configure_libraries
 from stagezero.tasks import load_suite, score
 
@@ -37,8 +37,9 @@ def measure(
     for name, value in (("items", items), ("limit", limit if limit is not None else 1)):
         if value < 1:
             raise InputError(f"--{name}: expected a positive number, got {value}; correct it.")
-    configure_libraries()
     loaded = load_suite(suite)
+    check_model(model)
+    configure_libraries()
     with ConsoleProgress(quiet=json) as progress:
         folder = materialise(model, lambda done, total: progress.status(f"training the base {model}", done, total, None))
         progress.status(f"generating the answers of {model}", 0, 1, None)

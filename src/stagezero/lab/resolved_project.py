@@ -18,6 +18,7 @@ from stagezero.errors import ProjectError, explain
 from stagezero.ideas.airlock import Admitted, Refused, admit
 from stagezero.ideas.idea import Idea
 from stagezero.isolation import Confinement, Limits, unavailable_reason
+from stagezero.models import check_model
 from stagezero.project import Audit, AuditElsewhere, Project, Sandbox, load_project
 from stagezero.tasks import Suite, claims, full_suite_name, load_suite
 from stagezero.training import Recipe, load_recipe
@@ -159,6 +160,7 @@ class ResolvedProject:
         _ = self.suite, self.stage0
         self._validate_audit()
         check_programs(self.stage0, self.confinement.kind, "stage0")
+        check_model(self.base)
 
     def _validate_audit(self) -> None:
         audit, where = self.project.audit, self.path

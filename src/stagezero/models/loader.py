@@ -135,6 +135,28 @@ def _make(name: str, folder: Path, progress: StepCallback | None) -> None:
     (folder / "made_by.json").write_text(json.dumps({**made_by, "revision": commit}, indent=1, sort_keys=True))
 
 
+def check_model(name: str) -> None:
+    """Check that ``materialise`` accepts a name, without making the model or importing torch.
+
+    A hub name is not looked up.
+
+    Raises:
+        ModelError: there is no such model, or its checkpoint is incomplete.
+    """
+    if name in POCKET or name == SMOLLM2 or name.startswith("hf/"):
+        return
+    if name.startswith("pocket/"):
+        raise ModelError(f"model {name!r}: expected one of {', '.join(POCKET)}; correct the name.")
+    if name.startswith("package/"):
+        raise ModelError(f"model {name!r}: expected {SMOLLM2}; correct the name.")
+    folder = Path(name)
+    if not folder.exists():
+        raise ModelError(
+            f"model {name!r}: expected {', '.join(POCKET)}, {SMOLLM2}, hf/ORG/NAME or a checkpoint folder; there is no such folder."
+        )
+    checkpoint.check(folder)
+
+
 def materialise(name: str, progress: StepCallback | None = None) -> Path:
     """Return the checkpoint folder of a model; train or download the model on first use.
 
@@ -146,18 +168,9 @@ def materialise(name: str, progress: StepCallback | None = None) -> Path:
         ModelError: there is no such model, or its checkpoint is incomplete.
         MissingPackageError: a package is missing; the message has the install command.
     """
-    if name.startswith("pocket/") and name not in POCKET:
-        raise ModelError(f"model {name!r}: expected one of {', '.join(POCKET)}; correct the name.")
-    if name.startswith("package/") and name != SMOLLM2:
-        raise ModelError(f"model {name!r}: expected {SMOLLM2}; correct the name.")
     if name not in POCKET and name != SMOLLM2 and not name.startswith("hf/"):
-        folder = Path(name)
-        if not folder.exists():
-            raise ModelError(
-                f"model {name!r}: expected {', '.join(POCKET)}, {SMOLLM2}, hf/ORG/NAME or a checkpoint folder; there is no such folder."
-            )
-        checkpoint.check(folder)
-        return folder.resolve()
+        check_model(name)
+        return Path(name).resolve()
     folder = _folder_of(name)
     with locked(folder.with_suffix(".lock")):
         if not folder.is_dir():

@@ -16,7 +16,7 @@ from stagezero.errors import InputError, RecipeError, RunChangedError, SuiteErro
 from stagezero.evidence import Estimate, t_interval
 from stagezero.isolation import Confinement, Kind
 from stagezero.ledger import Ledger, digest
-from stagezero.models import checkpoint_digest, home
+from stagezero.models import check_model, checkpoint_digest, home
 from stagezero.project import Trial
 from stagezero.tasks import claims, full_suite_name, load_suite
 from stagezero.training import Recipe, load_recipe
@@ -164,6 +164,7 @@ def compare(
         raise SuiteError(f"property {property!r}: the suite {suite!r} has {', '.join(loaded.properties)}; choose one of them.")
     for recipe, name in ((a, control), (b, candidate)):
         check_programs(recipe, sandbox, str(name))
+    check_model(model)
     tested = hypothesis(a, b, property, plan.margin, loaded)
     if tested.same_builds():
         raise RecipeError("compare: the two recipes do the same; change one of them.")
