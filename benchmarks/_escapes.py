@@ -1,8 +1,12 @@
-"""Hostile ideas: what somebody tries who wants to carry information from one build to another, to get out, or to stop the campaign.
+"""Hostile programs and hostile idea files, with the result that is expected of each.
 
-Each is a short program for the sandbox, what is expected of it, and whether the same program is also run without a sandbox: what finds
-nothing there either proves nothing. A program tries one thing after the other with ``attempt``, which counts it and keeps what it got;
-what it got is all that it says. ``P`` holds the places that an attacker would have to guess: they are told.
+They try to carry information from one build to another, to leave the sandbox, or to stop the
+campaign. Each program runs in the sandbox. Programs that only read also run without a sandbox: an
+attack that finds nothing there proves nothing. A program makes its attempts with ``attempt``, which
+counts them and collects the names of those that succeed; ``end`` prints both. The dictionary ``P``
+contains the paths and names that an attacker would have to guess.
+
+The text of the programs must not be changed for style: it is the attack.
 """
 
 from __future__ import annotations
@@ -65,18 +69,21 @@ class Attack:
     """One hostile program.
 
     Args:
-        body: what it does; it ends by ``end()`` unless it ends otherwise.
-        wants: a part of what the step is to be told; by default that everything was tried and nothing was got.
-        unboxed: it is also run without a sandbox, where it must get something.
-        built: it makes a model, which must be the same model as an honest program's.
-        timeout: seconds it may take.
+        name: name of the attack.
+        body: the program; it is run after PREAMBLE.
+        message: regular expression that the error message of the step must match. By default, the
+            program must report attempts, and no success.
+        unboxed: whether the program also runs without a sandbox, where an attempt must succeed.
+        returns_model: whether the program returns a model, which must then be the same as an honest
+            program's.
+        timeout: seconds that the program may take.
     """
 
     name: str
     body: str
-    wants: str = "got nothing"
+    message: str = "got nothing"
     unboxed: bool = False
-    built: bool = False
+    returns_model: bool = False
     timeout: int = 60
 
 
@@ -125,7 +132,7 @@ end()
         unboxed=True,
     ),
     Attack(
-        "reads what the model was made from, seeds included",
+        "reads the record of the model's build, with its seeds",
         """
 for folder in (MODEL, os.path.realpath(MODEL), os.path.dirname(os.path.realpath(MODEL + "/model.safetensors")), "/in/base/.."):
     attempt("record", lambda: b"data_seed" in read(folder + "/build.json"))
@@ -172,7 +179,7 @@ end()
 
 NETWORK = [
     Attack(
-        "calls a listener on this machine, by TCP and UDP",
+        "connects to a listener on this machine, by TCP and UDP",
         """
 for host in ("127.0.0.1", "localhost", "::1", P["host"]):
     attempt(host, lambda: socket.create_connection((host, P["port"]), 2))
@@ -186,7 +193,7 @@ end()
         unboxed=True,
     ),
     Attack(
-        "asks a name server, and the wide network",
+        "connects to a name server and to the internet",
         """
 attempt("dns", lambda: socket.gethostbyname("example.com"))
 attempt("server", lambda: read("/etc/resolv.conf"))
@@ -197,7 +204,7 @@ end()
 """,
     ),
     Attack(
-        "calls sockets with a name or a path",
+        "connects to sockets with a name or a path",
         """
 for address in ("\\0" + P["abstract"], P["socket"], "/proc/%d/root%s" % (P["pid"], P["socket"]), "/run/docker.sock",
                 "/run/systemd/private"):
@@ -258,7 +265,7 @@ end()
 """,
     ),
     Attack(
-        "gains rights by programs that have them",
+        "gains privileges through setuid programs",
         """
 for words in (["su", "-c", "id"], ["sudo", "-n", "id"], ["mount"], ["newgrp"], ["passwd", "-S"]):
     attempt(words[0], lambda: b"uid=0" in run(*words))
@@ -273,7 +280,7 @@ end()
 """,
     ),
     Attack(
-        "traces and reads its parents, takes their handles",
+        "traces its parents, reads their memory and takes their file descriptors",
         """
 for pid in (1, os.getppid(), P["pid"]):
     attempt("ptrace", lambda: libc.ptrace(16, pid, 0, 0) == 0)
@@ -287,7 +294,7 @@ end()
 """,
     ),
     Attack(
-        "uses doors of the kernel that are shut",
+        "uses system calls that are disabled",
         """
 numbers = {"bpf": (321, 0, 0, 0), "io_uring": (425, 8, 0), "userfaultfd": (323, 0), "perf": (298, 0, 0, -1, -1, 0),
            "kexec": (246, 0, 0, 0, 0), "module": (313, 0, 0, 0), "keyctl": (250, 0, -3, 1), "add_key": (248, 0, 0, 0, 0, -3),
@@ -318,7 +325,7 @@ end()
 """,
     ),
     Attack(
-        "changes what it is shown",
+        "changes its inputs",
         """
 shown = [MODEL + "/model.safetensors", "/in/base/model.safetensors", "/in/runner.py", "/in/harden.py", "/in/data.jsonl",
          sys.executable, "/usr/bin/env"]
@@ -334,7 +341,7 @@ end()
 """,
     ),
     Attack(
-        "leaves notes in what builds share",
+        "leaves information in resources that builds share",
         """
 attempt("shared memory", lambda: call(31, call(29, 0x57A6, 4096, 0o1666), 0, 0) == 0)
 attempt("semaphores", lambda: call(66, call(64, 0x57A6, 1, 0o1666), 0, 0) == 0)
@@ -387,7 +394,7 @@ end()
 """,
     ),
     Attack(
-        "signals everybody, and kills its parents",
+        "signals all processes and kills its parents",
         """
 for pid in (P["pid"], P["parent"]):
     attempt("signal", lambda: os.kill(pid, 0) is None)
@@ -396,7 +403,7 @@ os.kill(1, signal.SIGKILL)
 os.kill(-1, signal.SIGKILL)
 end()
 """,
-        wants="killed by SIGKILL",
+        message="killed by SIGKILL",
     ),
 ]
 
@@ -422,7 +429,7 @@ attempt("processes", bomb)
 time.sleep(1)
 end()
 """,
-        wants="",
+        message="",
         timeout=8,
     ),
     Attack(
@@ -443,9 +450,9 @@ print("tried 1, got " + (", ".join(GOT) or "nothing"), file=sys.stderr, flush=Tr
 os._exit(1)
 """,
     ),
-    Attack("a bomb of memory", "held = []\nwhile True:\n    held.append(bytearray(1 << 26))\n", wants="memory"),
+    Attack("a bomb of memory", "held = []\nwhile True:\n    held.append(bytearray(1 << 26))\n", message="memory"),
     Attack(
-        "memory that is counted to no process",
+        "memory that is charged to no process",
         """
 attempt("shm", lambda: call(29, 0, 1 << 30, 0o1666) >= 0)
 def memory():
@@ -462,7 +469,7 @@ end()
 """,
     ),
     Attack(
-        "memory that lies in sockets",
+        "memory in the buffers of sockets",
         """
 def fill():
     held = []
@@ -486,7 +493,7 @@ for _ in range(16):
 time.sleep(20)
 end()
 """,
-        wants="memory",
+        message="memory",
         timeout=30,
     ),
     Attack(
@@ -507,29 +514,29 @@ end()
 """,
     ),
     Attack(
-        "says a great deal",
+        "prints a great deal",
         "COUNT[0] += 1\nblock = b'x' * (1 << 20)\nfor _ in range(512):\n    os.write(1, block)\nos.write(1, b'\\n')\nend()\n",
     ),
-    Attack("never ends", "while True:\n    pass\n", wants="still running", timeout=2),
+    Attack("never ends", "while True:\n    pass\n", message="still running", timeout=2),
     Attack(
-        "never ends, closes its handles and ignores signals",
+        "never ends, closes its file descriptors and ignores signals",
         "[signal.signal(n, signal.SIG_IGN) for n in (1, 2, 15)]\nos.closerange(0, 64)\nwhile True:\n    time.sleep(1)\n",
-        wants="still running",
+        message="still running",
         timeout=2,
     ),
 ]
 
 SENDING = [
-    Attack("sends nothing and ends well", "os._exit(0)\n", wants="found none"),
+    Attack("sends no weights and ends with success", "os._exit(0)\n", message="found none"),
     Attack(
-        "a pickle beside, none as safetensors",
+        "a pickle and no safetensors file",
         "import pickle\nopen(OUT + '/pytorch_model.bin', 'wb').write(pickle.dumps(1))\n",
-        wants="found none",
+        message="found none",
     ),
     Attack(
         "a pickle named as weights",
         "import pickle\nopen(OUT + '/model.safetensors', 'wb').write(pickle.dumps({'x': list(range(9999))}))\n",
-        wants="damaged",
+        message="damaged",
     ),
     Attack(
         "a tensor of another shape",
@@ -539,60 +546,60 @@ k = [n for n in h if len(h[n].get("shape", [])) == 2][0]
 h[k]["shape"] = [h[k]["shape"][0] * h[k]["shape"][1]]
 save(h, b)
 """,
-        wants="came back",
+        message="came back",
     ),
     Attack(
         "a tensor of another type",
         "h, b = load()\nk = [n for n in h if n[0] != '_'][0]\nh[k]['dtype'] = 'I32'\nsave(h, b)\n",
-        wants="came back",
+        message="came back",
     ),
     Attack(
-        "a tensor too many",
+        "an additional tensor",
         "h, b = load()\nh['extra'] = {'dtype': 'U8', 'shape': [8], 'data_offsets': [len(b), len(b) + 8]}\nsave(h, b + b'secret!!')\n",
-        wants="was absent",
+        message="was absent",
     ),
     Attack(
-        "a tensor too many in a second file",
+        "an additional tensor in a second file",
         "h, b = load()\nsave(h, b)\nsave({'x': {'dtype': 'U8', 'shape': [4], 'data_offsets': [0, 4]}}, b'abcd', 'a.safetensors')\n",
-        wants="was absent",
+        message="was absent",
     ),
     Attack(
-        "a tensor too few",
+        "a missing tensor",
         """
 h, b = load()
 k = sorted((n for n in h if n[0] != "_"), key=lambda n: h[n]["data_offsets"])[-1]
 save(h, b[: h.pop(k)["data_offsets"][0]])
 """,
-        wants="came back absent",
+        message="came back absent",
     ),
     Attack(
-        "a list of tensors without end",
+        "a list of tensors that is too long",
         """\
 save(b'{' + b' ' * (20 << 20) + b'}', b'')
 """,
-        wants="longer than any",
+        message="lists of tensors are too long",
     ),
     Attack(
-        "a list of tensors longer than there is",
+        "a list of tensors that is longer than the file",
         "open(OUT + '/model.safetensors', 'wb').write(struct.pack('<Q', 2**63) + b'{}')\n",
-        wants="damaged",
+        message="damaged",
     ),
     Attack(
         "tensors that overlap",
         "h, b = load()\nks = [n for n in h if n[0] != '_']\nh[ks[0]]['data_offsets'] = h[ks[1]]['data_offsets']\nsave(h, b)\n",
-        wants="damaged",
+        message="damaged",
     ),
     Attack(
         "numbers that overflow",
         "save({'x': {'dtype': 'F32', 'shape': [2**62, 2**62, 2**62], 'data_offsets': [0, 0]}}, b'')\n",
-        wants="damaged",
+        message="damaged",
     ),
     Attack(
         "a million dimensions",
         """\
 save({'x': {'dtype': 'U8', 'shape': [1] * 1000000, 'data_offsets': [0, 1]}}, b'a')
 """,
-        wants="",
+        message="",
     ),
     Attack(
         "many lists of tensors",
@@ -600,60 +607,60 @@ save({'x': {'dtype': 'U8', 'shape': [1] * 1000000, 'data_offsets': [0, 1]}}, b'a
 for n in range(3):
     save({"t%d" % i: {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for i in range(110000)}, b"", "m%d.safetensors" % n)
 """,
-        wants="longer than any",
+        message="lists of tensors are too long",
     ),
     Attack(
-        "a message in the reason of its failure",
+        "a message in the text of an error",
         "save({'x': {'dtype': 'F' + P['secret'] * 90000 + chr(10) + chr(27) + '[31m', 'shape': [1], 'data_offsets': [0, 1]}}, b'a')\n",
-        wants="damaged",
+        message="damaged",
     ),
     Attack(
         "metadata that carries data",
         "h, b = load()\nh['__metadata__'] = {'format': 'pt', 'note': P['secret'] * 100}\nsave(h, b)\n",
-        built=True,
-        wants="",
+        returns_model=True,
+        message="",
     ),
     Attack(
-        "files and configuration beside the weights",
+        "files and configuration in addition to the weights",
         """
 h, b = load()
 save(h, b)
 for n in ("config.json", "x.py", "tokenizer.json", "chat_template.jinja", "model.safetensors.index.json"):
     open(OUT + "/" + n, "w").write('{"auto_map": {"AutoConfig": "x.Y"}}')
 """,
-        built=True,
-        wants="",
+        returns_model=True,
+        message="",
     ),
     Attack(
-        "values that are no numbers",
+        "weights that are NaN",
         """\
 h, b = load()
 save(h, bytes.fromhex('0000c07f') * (len(b) // 4))
 """,
-        built=True,
-        wants="",
+        returns_model=True,
+        message="",
     ),
     Attack(
         "a link to a file as its weights",
         """\
 os.symlink('/etc/passwd', OUT + '/model.safetensors')
 """,
-        wants="found none",
+        message="found none",
     ),
     Attack(
         "a link to the ledger and to its data",
         "os.symlink(P['ledger'], OUT + '/model.safetensors')\nos.symlink('/in/data.jsonl', OUT + '/b.safetensors')\n",
-        wants="damaged",
+        message="damaged",
     ),
     Attack(
         "a pipe, a folder and a device as its weights",
         "os.mkfifo(OUT + '/model.safetensors')\nos.mkdir(OUT + '/b.safetensors')\nos.symlink('/dev/zero', OUT + '/c.safetensors')\n",
-        wants="found none",
+        message="found none",
     ),
     Attack(
-        "a link that never ends",
+        "a link to itself",
         "os.symlink('model.safetensors', OUT + '/model.safetensors')\nos.symlink('/proc/self/mem', OUT + '/b.safetensors')\n",
-        wants="",
+        message="",
     ),
 ]
 
@@ -663,23 +670,26 @@ pipe = [n for n in os.listdir(fds) if int(n) > 2 and "pipe" in os.readlink(fds +
 out = os.open(fds + pipe[0], os.O_WRONLY)
 frame = lambda name, body: struct.pack("<I", len(name)) + name + struct.pack("<Q", len(body)) + body
 """
-"""Takes hold of the pipe that weights are sent through, which works where the sandbox's user is the one who made it."""
+"""Opens the pipe through which weights are sent.
+
+This works if the sandbox has the same user as the process that made the pipe.
+"""
 
 SENDING += [
     Attack(
-        "sends more than there is",
+        "sends more bytes than the model has",
         PIPE + "while True:\n    os.write(out, frame(b'model.safetensors', b'x' * (1 << 20)))\n",
-        wants="sent|Permission denied",
+        message="sent|Permission denied",
     ),
     Attack(
         "sends a file twice",
         PIPE + "os.write(out, frame(b'a.safetensors', b'x') + frame(b'a.safetensors', b'y'))\ntime.sleep(2)\n",
-        wants="no list|Permission denied",
+        message="not a list|Permission denied",
     ),
     Attack(
         "sends a file with a path for a name",
         PIPE + "os.write(out, frame(b'../../../left.safetensors', b'x'))\ntime.sleep(2)\n",
-        wants="no list|Permission denied",
+        message="not a list|Permission denied",
     ),
     Attack(
         "sends a file of another kind",
@@ -688,7 +698,7 @@ SENDING += [
 os.write(out, frame(b'config.json', b'{}'))
 time.sleep(2)
 """,
-        wants="no list|Permission denied",
+        message="not a list|Permission denied",
     ),
     Attack(
         "sends nonsense",
@@ -697,39 +707,39 @@ time.sleep(2)
 os.write(out, os.urandom(60000))
 time.sleep(2)
 """,
-        wants="sent|Permission denied",
+        message="sent|Permission denied",
     ),
     Attack(
-        "sends a part and ends well",
+        "sends a part and ends with success",
         PIPE + "os.write(out, struct.pack('<I', 13) + b'a.safetensors' + struct.pack('<Q', 1 << 20) + b'x')\nos.kill(os.getppid(), 9)\n",
-        wants="",
+        message="",
     ),
     Attack(
-        "says that the sandbox failed",
+        "claims that the sandbox failed",
         "sys.stderr.write('bwrap: cannot make it\\n')\nsys.stderr.flush()\nos._exit(1)\n",
-        wants="bwrap: cannot make it",
+        message="bwrap: cannot make it",
     ),
     Attack(
-        "says that setpriv failed, and closes everything",
+        "claims that setpriv failed, and kills its parent",
         """\
 os.write(2, b'setpriv: no\\n')
 os.kill(os.getppid(), 9)
 """,
-        wants="",
+        message="",
     ),
-    Attack("ends as a program that is not there", "os._exit(250)\n", wants="exit code 250"),
-    Attack("ends as if it had been killed", "os._exit(137)\n", wants="killed by SIGKILL"),
+    Attack("ends with the exit code of a missing program", "os._exit(250)\n", message="exit code 250"),
+    Attack("ends with the exit code of a killed program", "os._exit(137)\n", message="killed by SIGKILL"),
     Attack(
-        "ends by a signal of its own",
+        "kills itself with a signal",
         """\
 os.kill(os.getpid(), signal.SIGSEGV)
 """,
-        wants="killed by SIGSEGV",
+        message="killed by SIGSEGV",
     ),
     Attack(
         "stops itself and its parent",
         "os.kill(os.getppid(), signal.SIGSTOP)\nos.kill(os.getpid(), signal.SIGSTOP)\n",
-        wants="still running",
+        message="still running",
         timeout=2,
     ),
 ]
@@ -757,28 +767,39 @@ parts = {"ids": lambda: (os.getuid(), os.getgid(), os.getgroups(), open("/proc/s
 print("tried %d: " % len(parts) + " ".join("%s=%s" % (k, short(f)) for k, f in parts.items()), file=sys.stderr)
 sys.exit(1)
 """
-"""Says what it sees of itself and of the machine, in short: it must be the same for every build."""
+"""Prints short digests of what it can see of itself and of the machine.
+
+They must be the same for every build.
+"""
 
 
 @dataclass(frozen=True)
 class Text:
-    """An idea that carries something in what is written: as an idea file."""
+    """An idea file that carries information in its text.
+
+    Args:
+        name: name of the attack.
+        text: the idea file.
+        refused: whether the airlock must refuse it; otherwise the airlock admits it without the
+            information.
+    """
 
     name: str
     text: str
     refused: bool = True
-    """By the airlock. Else it is let in without what it carried."""
 
 
 HEAD = "---\ntitle: {title}\nproperty: privacy\nclaimed_effect: 0.1\nreason: {reason}\n{patch}---\n{code}"
 
 
 def _text(name: str, code: str = "", reason: str = "because", patch: str = "", refused: bool = True) -> Text:
+    """Return an idea file with this content; the name is also its title."""
     block = f"```python\n{code}```\n" if code else ""
     return Text(name, HEAD.format(title=name[:80], reason=reason, patch=patch, code=block), refused)
 
 
 def _technique(*lines: str) -> str:
+    """Return a technique with these lines that returns the model unchanged."""
     return "def technique(ctx):\n" + "".join(f"    {line}\n" for line in lines) + "    return ctx.model()\n"
 
 
@@ -796,8 +817,8 @@ TEXTS: list[Text] = [
     _text("weights as text", _technique(*(f"w{n} = '{_LONG}'" for n in range(20)))),
     _text("items as text", _technique(*(f"q{n} = 'What is the capital of country number {n}, and who lives in it?'" for n in range(20)))),
     _text("weights as names", _technique(*(f"{chr(97 + n % 26)}{'qxzjkvwpyb' * 3}{n} = 1" for n in range(90)))),
-    _text("weights as other names of modules", _technique(*(f"import math as {chr(97 + n % 26)}{'qxzjkvwpyb' * 3}{n}" for n in range(90)))),
-    _text("weights as what patterns bind", _technique("match ctx:", *(f"    case [{'qxzjkvwpyb' * 3}{n}, {n}]: pass" for n in range(90)))),
+    _text("weights as aliases of modules", _technique(*(f"import math as {chr(97 + n % 26)}{'qxzjkvwpyb' * 3}{n}" for n in range(90)))),
+    _text("weights as names that patterns bind", _technique("match ctx:", *(f"    case [{'qxzjkvwpyb' * 3}{n}, {n}]: pass" for n in range(90)))),
     _text("a secret in a comment", _technique("# " + " ".join([_LONG] * 9)), refused=False),
     _text("a secret in a docstring", _technique("'the weights are " + _LONG + "'"), refused=False),
     _text("a secret in annotations", "def technique(ctx: 'abc' 'def') -> 'the weights':\n    return ctx.model()\n", refused=False),
@@ -805,50 +826,53 @@ TEXTS: list[Text] = [
     _text("characters of no width", _technique(), reason="be\u200bcau\u200cse"),
     _text("characters that are tags", _technique(), reason="because" + "".join(chr(0xE0000 + ord(c)) for c in "secret")),
     _text("variation selectors", _technique(), reason="because" + "".join(chr(0xE0100 + n) for n in b"secret")),
-    _text("piles of marks", _technique(), reason="b" + "\u0300\u0316\u0301\u0317" * 3 + "ecause"),
-    _text("text that is not composed", _technique(), reason="because of cafe\u0301"),
+    _text("stacked combining marks", _technique(), reason="b" + "\u0300\u0316\u0301\u0317" * 3 + "ecause"),
+    _text("text that is not in composed form", _technique(), reason="because of cafe\u0301"),
     _text("letters that look like others", _technique("\u0430 = 1", "a = 2")),
     _text("wide letters for a forbidden name", _technique("\uff4f\uff50\uff45\uff4e('/etc/passwd')")),
-    _text("directions that hide an order", _technique(), reason="be\u202ecause\u202c"),
+    _text("direction marks that hide the order of text", _technique(), reason="be\u202ecause\u202c"),
     Text(
         "a bomb of aliases",
         "---\na: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n"
         "title: bomb\nproperty: privacy\nclaimed_effect: 0.1\nreason: *c\npatch: *c\n---\n",
     ),
-    _text("a patch nested without end", patch="patch: " + "[" * 3000 + "]" * 3000 + "\n"),
-    _text("code nested without end", _technique("x = " + "(" * 150 + "1" + ")" * 150)),
-    _text("code nested by signs", _technique("x = " + "-" * 5000 + "1")),
-    _text("code that imports what reaches out", _technique("import os", "os.system('id')")),
-    _text("code that takes modules from others", _technique("import torch", "torch.sys.modules['os'].system('id')")),
-    _text("code that takes modules from others, quietly", _technique("import random", "random._os.listdir('/')")),
-    _text("code that imports a part of another", _technique("from torch import os")),
+    _text("a patch that is nested too deeply", patch="patch: " + "[" * 3000 + "]" * 3000 + "\n"),
+    _text("code that is nested too deeply", _technique("x = " + "(" * 150 + "1" + ")" * 150)),
+    _text("code that is nested by unary operators", _technique("x = " + "-" * 5000 + "1")),
+    _text("code that imports a module with side effects", _technique("import os", "os.system('id')")),
+    _text("code that takes a module from another module", _technique("import torch", "torch.sys.modules['os'].system('id')")),
+    _text("code that takes a module from a private attribute", _technique("import random", "random._os.listdir('/')")),
+    _text("code that imports a module from another module", _technique("from torch import os")),
     _text("code that reads attributes by name", _technique("import operator", "operator.attrgetter('__globals__')(technique)")),
     _text("code that reads attributes by pattern", _technique("match technique:", "    case object(__globals__=g):", "        g['x']")),
-    _text("code that climbs through classes", _technique("().__class__.__base__.__subclasses__()")),
+    _text("code that traverses classes", _technique("().__class__.__base__.__subclasses__()")),
     _text("code that reads a pickle", _technique("import torch", "torch.load('/in/x')")),
     _text("code that builds a program", _technique("import torch", "torch.utils.cpp_extension.load_inline('x', '')")),
-    _text("code that asks for the time", _technique("import time", "time.time_ns()")),
-    _text("code that asks for chance", _technique("import random", "random.SystemRandom().random()")),
+    _text("code that reads the clock", _technique("import time", "time.time_ns()")),
+    _text("code that reads random numbers of the system", _technique("import random", "random.SystemRandom().random()")),
     _text("code that evaluates text", _technique("eval('1')")),
-    _text("code as a patch, past what code is held to", patch=_PATCHED.format(source=_OS)),
-    _text("code as a change of a step", patch='patch:\n  - {op: set, at: sft, values: {source: "' + _OS + '"}}\n'),
+    _text("code in a patch, to avoid the rules for code", patch=_PATCHED.format(source=_OS)),
+    _text("code in a change of a step", patch='patch:\n  - {op: set, at: sft, values: {source: "' + _OS + '"}}\n'),
     _text("labels of another model", patch=_STEP.format(step="distil, source: package/smollm2-135m-q4, steps: 3, learning_rate: 0.001")),
     _text("weights of another model", patch="patch:\n  - {op: append, step: {step: merge, source: /in/other, weight: 0.5}}\n"),
     _text("two programs for one", "def technique(ctx):\n    return ctx.model()\n\nprint(1)\n"),
     _text("files of the machine as a command's input", patch=_STEP.format(step="command, run: [cat], inputs: [/etc/passwd]")),
-    _text("a command with a hidden end", patch='patch:\n  - {op: append, step: {step: command, run: ["sh\\0", "-c"]}}\n'),
+    _text("a command with a NUL character", patch='patch:\n  - {op: append, step: {step: command, run: ["sh\\0", "-c"]}}\n'),
 ]  # fmt: skip
 
 
 def hostile_ideas() -> dict[str, str]:
-    """Ten of the nastiest, as idea files for a campaign: by title."""
+    """Return ten of the most harmful attacks as idea files for a campaign, by title.
+
+    The campaign's seeds depend on these texts, titles included.
+    """
 
     def code(title: str, *lines: str) -> tuple[str, str]:
         return title, HEAD.format(title=title, reason="because", patch="", code=f"```python\n{_technique(*lines)}```\n")
 
     def command(title: str, *words: str, timeout: int = 60) -> tuple[str, str]:
-        written = ", ".join('"' + w.replace("\\", "\\\\").replace('"', '\\"') + '"' for w in words)
-        patch = f"patch:\n  - {{op: append, step: {{step: command, run: [{written}], timeout: {timeout}}}}}\n"
+        quoted = ", ".join('"' + w.replace("\\", "\\\\").replace('"', '\\"') + '"' for w in words)
+        patch = f"patch:\n  - {{op: append, step: {{step: command, run: [{quoted}], timeout: {timeout}}}}}\n"
         return title, HEAD.format(title=title, reason="because", patch=patch, code="")
 
     return dict(

@@ -1,7 +1,9 @@
-"""How much of a campaign's time is not training or answering: wall × workers / Σ(seconds inside train and generate).
+"""Measure the share of a campaign's time that is neither training nor answering.
 
-Runs the shipped project with its base already built and nothing else cached, in a fresh process, and samples the memory
-of every process it starts (proportional set size, so that pages shared between workers count once).
+The overhead ratio is wall time × workers / Σ(seconds inside train and generate). The shipped
+project runs in a fresh process, with its base already built and nothing else cached. The memory of
+all its processes is sampled as proportional set size, so that pages shared between workers count
+once.
 """
 
 from __future__ import annotations
@@ -23,26 +25,26 @@ from stagezero.models import materialise
 from stagezero.models.loader import configure_libraries
 
 
-def _children(pid: int) -> list[int]:
-    """A process and all that descend from it."""
-    found, queue = [], [pid]
+def _process_tree(pid: int) -> list[int]:
+    """Return a process and its descendants."""
+    pids, queue = [], [pid]
     while queue:
         current = queue.pop()
-        found.append(current)
+        pids.append(current)
         try:
             for task in Path(f"/proc/{current}/task").iterdir():
                 queue += [int(child) for child in (task / "children").read_text().split()]
         except OSError:
             continue
-    return found
+    return pids
 
 
-def _memory(pid: int) -> float:
-    """Proportional set size of a process tree, in GiB."""
+def _memory_gib(pid: int) -> float:
+    """Return the proportional set size of a process tree, in GiB."""
     total = 0
-    for one in _children(pid):
+    for member in _process_tree(pid):
         try:
-            for line in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
+            for line in Path(f"/proc/{member}/smaps_rollup").read_text().splitlines():
                 if line.startswith("Pss:"):
                     total += int(line.split()[1])
         except OSError:
@@ -51,34 +53,40 @@ def _memory(pid: int) -> float:
 
 
 def main() -> None:
+    """Run the benchmark.
+
+    Raises:
+        SystemExit: the campaign failed.
+    """
     options = arguments(__doc__ or "").parse_args()
     configure_libraries()
     base = materialise("pocket/262k")
     with tempfile.TemporaryDirectory() as scratch:
-        fresh = Path(scratch) / "home"
-        (fresh / "bases").mkdir(parents=True)
-        shutil.copytree(base, fresh / "bases" / base.name)
-        # An auditor that has never met these models, so that answers are waited for.
+        store_home = Path(scratch) / "home"
+        (store_home / "bases").mkdir(parents=True)
+        shutil.copytree(base, store_home / "bases" / base.name)
+        # A new auditor, which has answered for none of these models, so that the campaign has to
+        # wait for its answers.
         project = Path(scratch) / "project"
         for name, text in examples.project_files("first").items():
             (project / name).parent.mkdir(parents=True, exist_ok=True)
             (project / name).write_text(text.replace("\n  delta:", "\n  folder: keep\n  delta:") if name == "project.yaml" else text)
-        environment = {**os.environ, "STAGEZERO_HOME": str(fresh)}
+        environment = {**os.environ, "STAGEZERO_HOME": str(store_home)}
         start = time.perf_counter()
         command = [sys.executable, "-m", "stagezero.cli", "run", str(project / "project.yaml"), "--runs", f"{scratch}/runs"]
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
         peak = 0.0
 
-        def watch() -> None:
+        def sample_memory() -> None:
             nonlocal peak
             while process.poll() is None:
-                peak = max(peak, _memory(process.pid))
+                peak = max(peak, _memory_gib(process.pid))
                 time.sleep(0.5)
 
-        watcher = threading.Thread(target=watch)
-        watcher.start()
+        sampler = threading.Thread(target=sample_memory)
+        sampler.start()
         code = process.wait()
-        watcher.join()
+        sampler.join()
         wall = time.perf_counter() - start
         if code != 0:
             raise SystemExit(f"the campaign ended with exit code {code}")

@@ -1,7 +1,9 @@
-"""An idea that no typed step expresses goes through the same trial as any other: code in the sandbox, the lab boxed off from its auditor.
+"""Run a campaign with a code idea, in the sandbox, with the lab boxed off from its auditor.
 
-The technique trains on traps and twins with the divergence from the frozen base on capability questions as a penalty, and returns the mean
-of the weights along the way: neither a penalty of that kind nor an average of iterates is a step of the recipe language.
+An idea that no typed step can express goes through the same trial as any other. The technique
+trains on traps and twins, with the divergence from the frozen base on capability questions as a
+penalty, and returns the mean of the weights along the way. Neither such a penalty nor an average of
+iterates is a step of the recipe language.
 """
 
 from __future__ import annotations
@@ -76,30 +78,35 @@ STAGE0 = """steps:
 
 
 def main() -> int:
+    """Run the benchmark; return 1 if the idea is not promoted, or more than ideas crossed."""
     parser = arguments(__doc__ or "")
-    parser.add_argument("--base", default="pocket/262k")
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made).resolve()
+    parser.add_argument("--base", default="pocket/262k", help="base of the campaign")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch).resolve()
         (folder / "ideas").mkdir()
         (folder / "ideas" / "anchored.md").write_text(IDEA)
         (folder / "stage0.yaml").write_text(STAGE0)
-        (folder / "project.yaml").write_text(PROJECT.format(base=given.base))
-        words = ["run", str(folder / "project.yaml"), "--runs", str(folder / "runs")]
-        done = subprocess.run([sys.executable, "-m", "stagezero.cli", *words], check=False, env=dict(os.environ))
-        assert done.returncode == 0, "the campaign must run to its end"
+        (folder / "project.yaml").write_text(PROJECT.format(base=options.base))
+        command = ["run", str(folder / "project.yaml"), "--runs", str(folder / "runs")]
+        done = subprocess.run([sys.executable, "-m", "stagezero.cli", *command], check=False, env=dict(os.environ))
+        assert done.returncode == 0, "the campaign must end with exit code 0"
         run = folder / "runs" / "code-idea"
-        figures = look(run)
-    publish(figures, {"promoted": "1", "adopted": "1", "e_value": "above needed", "boxed": "1: the broker made its sandboxes"}, given.json)
+        figures = read_figures(run)
+    publish(
+        figures,
+        {"promoted": "1", "adopted": "1", "e_value": "above needed", "boxed": "1: its sandboxes were made by the broker"},
+        options.json,
+    )
     return 0 if figures["promoted"] == 1 and figures["only_ideas"] == 1 else 1
 
 
-def look(run: Path) -> dict[str, float]:
-    """What the campaign's ledger says of the idea."""
+def read_figures(run: Path) -> dict[str, float]:
+    """Print the idea and its fate, and return the figures from the campaign's ledger."""
     view = gather(run)
     (idea,) = view.ideas
-    registered = next(e for e in read(run / "ledger.jsonl") if e.kind == "registration")
-    print(json.dumps(registered.body["ideas"][0]["patch"][0]["step"]["source"]).replace("\\n", "\n"))
+    registration = next(e for e in read(run / "ledger.jsonl") if e.kind == "registration")
+    print(json.dumps(registration.body["ideas"][0]["patch"][0]["step"]["source"]).replace("\\n", "\n"))
     print(f"{idea.fate}: {idea.why}\n{trace_lineage([read_record(run / 'ledger.jsonl')]).summary()}")
     figures = {
         "promoted": float(idea.fate.startswith(("promoted", "adopted"))),

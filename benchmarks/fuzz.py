@@ -1,10 +1,13 @@
-"""Fuzzing of an auditor: its HTTP surface from its own OpenAPI description, and its intake with hostile models.
+"""Fuzz an auditor's HTTP interface, and submit hostile models to it.
 
-The surface is fuzzed over real HTTP by Schemathesis, with a token and without, in folder mode and in upload mode, and once more with
-names and digests that exist. Afterwards the meter's rows, its counts and its ledger must be what they were before. Each of the hostile
-models is handed in for audit: it must be refused before any charge with one sentence that tells nothing of the auditor's insides, or be
-charged and answered "pass" or "fail" within its slot. No error may be logged, nothing of a model may be run, and an honest
-model must be audited afterwards as it was before. The auditor's peak memory is that of this process.
+Schemathesis fuzzes the interface from its OpenAPI description, over real HTTP: in folder mode and
+in upload mode, with a token, without one, and with names and digests that exist. Afterwards the
+rows and counts of the budget and the ledger must be unchanged.
+
+Each hostile model is submitted for audit. It must be refused before any charge, with a reason that
+reveals no internals of the auditor, or be charged and answered "pass" or "fail" within its slot.
+The auditor may log no error and may execute no code of a model, and must audit an honest model
+afterwards as before. The auditor's peak memory is that of this process.
 """
 
 from __future__ import annotations
@@ -20,113 +23,129 @@ from pathlib import Path
 from _auditing import TOKEN, Audited, alarms, attempt, honest
 from _common import arguments, publish
 from _hostile import Attack, attacks
-from _schema import Fuzzed, fuzz
+from _schema import FuzzResult, fuzz
 
 from stagezero.models import checkpoint_digest, materialise
 
 BASE = "pocket/16k"
-SLOT = 8.0
+SLOT_SECONDS = 8.0
 EXAMPLES = 25
-MOST_MEMORY = 1500  # MB the auditor itself may take beyond what it began with
+MAX_MEMORY_GROWTH_MB = 1500
 
 
-def peak() -> float:
-    """Peak memory of this process so far, in MB."""
+def peak_mb() -> float:
+    """Return the peak memory of this process so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def audited_honestly(audited: Audited, base: Path, number: int) -> bool:
-    """Whether an honest model is charged and passes."""
+    """Return whether an honest model is charged and passes; ``number`` makes its digest unique."""
     folder = honest(base, audited.folder / f"honest-{number}", number)
     receipt = audited.submit(str(folder), checkpoint_digest(folder))
-    return receipt.status_code == 202 and audited.settled(SLOT) and audited.hear(receipt.json()) == "pass"
+    return receipt.status_code == 202 and audited.settled(SLOT_SECONDS) and audited.hear(receipt.json()) == "pass"
 
 
-def fuzz_surface(base: Path, place: Path, examples: int, wrong: list[str]) -> list[Fuzzed]:
-    """The HTTP surface, in both modes."""
-    found = []
-    for folders in (True, False):
-        folder = place / ("folders" if folders else "uploads")
+def fuzz_interface(base: Path, place: Path, examples: int, failures: list[str]) -> list[FuzzResult]:
+    """Fuzz the HTTP interface in both modes.
+
+    Args:
+        base: an honest checkpoint.
+        place: folder for the auditors.
+        examples: cases per operation.
+        failures: receives what is wrong.
+    """
+    results = []
+    for takes_folders in (True, False):
+        folder = place / ("folders" if takes_folders else "uploads")
         folder.mkdir()
-        audited = Audited(folder, SLOT, takes_folders=folders)
+        audited = Audited(folder, SLOT_SECONDS, takes_folders=takes_folders)
         try:
-            with alarms() as told:
-                if folders and not audited_honestly(audited, base, 1):
-                    wrong.append("an honest model did not pass")
+            with alarms() as errors:
+                if takes_folders and not audited_honestly(audited, base, 1):
+                    failures.append("an honest model did not pass")
                 before = audited.counts()
                 known = {"suite": "suite", "digest": checkpoint_digest(base), "number": "1", "name": "config.json"}
-                for token, given, cases in ((TOKEN, None, examples), (None, None, max(1, examples // 8)), (TOKEN, known, examples // 2)):
-                    run = fuzz(audited.app, token, max(1, cases), given)
-                    found.append(run)
-                    wrong += [f"surface: {failure}" for failure in run.failures]
+                for token, fixed, cases in ((TOKEN, None, examples), (None, None, max(1, examples // 8)), (TOKEN, known, examples // 2)):
+                    result = fuzz(audited.app, token, max(1, cases), fixed)
+                    results.append(result)
+                    failures += [f"interface: {failure}" for failure in result.failures]
                 if audited.counts() != before:
-                    wrong.append(f"surface: counts were {before} and are {audited.counts()}")
-                if folders and not audited_honestly(audited, base, 2):
-                    wrong.append("surface: an honest model did not pass afterwards")
-            wrong += [f"surface: logged: {line}" for line in told]
+                    failures.append(f"interface: the counts were {before} and are {audited.counts()}")
+                if takes_folders and not audited_honestly(audited, base, 2):
+                    failures.append("interface: an honest model did not pass afterwards")
+            failures += [f"interface: logged: {line}" for line in errors]
         finally:
             audited.close()
-    return found
+    return results
 
 
-def fuzz_intake(base: Path, place: Path, chosen: list[Attack], wrong: list[str]) -> Counter[str]:
-    """Hostile models; how often each thing came of them."""
-    audited, outcomes = Audited(place, SLOT), Counter[str]()
+def fuzz_intake(base: Path, place: Path, chosen: list[Attack], failures: list[str]) -> Counter[str]:
+    """Submit hostile models, and return how often each outcome occurred.
+
+    Args:
+        base: an honest checkpoint.
+        place: folder for the auditor.
+        chosen: the hostile models.
+        failures: receives what is wrong.
+    """
+    audited, outcomes = Audited(place, SLOT_SECONDS), Counter[str]()
     try:
         for number, attack in enumerate(chosen):
             start = time.perf_counter()
-            outcome, why = attempt(audited, attack, base, number)
+            outcome, defect = attempt(audited, attack, base, number)
             outcomes[outcome] += 1
-            print(f"{attack.name:<45} {outcome:<9} {time.perf_counter() - start:5.1f} s  {why or ''}", flush=True)
-            if why is not None:
-                wrong.append(f"{attack.name}: {why}")
+            print(f"{attack.name:<45} {outcome:<9} {time.perf_counter() - start:5.1f} s  {defect or ''}", flush=True)
+            if defect is not None:
+                failures.append(f"{attack.name}: {defect}")
         if not audited_honestly(audited, base, len(chosen)):
-            wrong.append("intake: an honest model did not pass afterwards")
-        rows = audited.counts()
-        if rows != (outcomes["pass"] + outcomes["fail"] + outcomes["late"] + 1,) * 3:
-            wrong.append(f"intake: {dict(outcomes)} and counts of {rows}")
+            failures.append("intake: an honest model did not pass afterwards")
+        counts = audited.counts()
+        expected = outcomes["pass"] + outcomes["fail"] + outcomes["late"] + 1
+        if counts != (expected,) * 3:
+            failures.append(f"intake: the outcomes are {dict(outcomes)}, the counts are {counts}; expected {expected} charges")
     finally:
         audited.close()
     return outcomes
 
 
 def main() -> int:
+    """Run the benchmark; return 1 if anything is wrong."""
     parser = arguments(__doc__ or "")
-    parser.add_argument("--examples", type=int, default=EXAMPLES)
-    parser.add_argument("--base", default=BASE)
+    parser.add_argument("--examples", type=int, default=EXAMPLES, help="cases per operation of the interface")
+    parser.add_argument("--base", default=BASE, help="base of the honest and the hostile models")
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    base, wrong = materialise(options.base), list[str]()
+    base, failures = materialise(options.base), list[str]()
     with tempfile.TemporaryDirectory() as folder:
-        began, start = peak(), time.perf_counter()
+        start_mb, start = peak_mb(), time.perf_counter()
         place = Path(folder) / "intake"
         place.mkdir()
-        outcomes = fuzz_intake(base, place, attacks(), wrong)
-        grown, intake_s = peak() - began, time.perf_counter() - start
-        if grown > MOST_MEMORY:
-            wrong.append(f"intake: the auditor grew by {grown:.0f} MB")
+        outcomes = fuzz_intake(base, place, attacks(), failures)
+        growth_mb, intake_s = peak_mb() - start_mb, time.perf_counter() - start
+        if growth_mb > MAX_MEMORY_GROWTH_MB:
+            failures.append(f"intake: the auditor's memory grew by {growth_mb:.0f} MB")
         start = time.perf_counter()
-        runs = fuzz_surface(base, Path(folder), options.examples, wrong)
-    errors = sum(run.server_errors for run in runs)
+        results = fuzz_interface(base, Path(folder), options.examples, failures)
+    errors = sum(result.server_errors for result in results)
     if errors:
-        wrong.append(f"surface: {errors} answers of 5xx")
+        failures.append(f"interface: {errors} responses with a status of 5xx")
     figures = {
         "hostile_models": sum(outcomes.values()),
         "hostile_refused": outcomes["refused"],
         "hostile_answered": outcomes["pass"] + outcomes["fail"],
         "intake_s": intake_s,
-        "intake_memory_mb": grown,
-        "api_requests": sum(run.requests for run in runs),
+        "intake_memory_mb": growth_mb,
+        "api_requests": sum(result.requests for result in results),
         "api_server_errors": errors,
-        "api_findings": sum(len(run.failures) for run in runs),
+        "api_findings": sum(len(result.failures) for result in results),
         "api_s": time.perf_counter() - start,
-        "failures": len(wrong),
+        "failures": len(failures),
     }
-    anchors = {"api_server_errors": "0", "api_findings": "0", "failures": "0", "intake_memory_mb": f"below {MOST_MEMORY}"}
+    anchors = {"api_server_errors": "0", "api_findings": "0", "failures": "0", "intake_memory_mb": f"below {MAX_MEMORY_GROWTH_MB}"}
     publish(figures, anchors, options.json)
-    for line in wrong:
+    for line in failures:
         print(line, file=sys.stderr)
-    return 1 if wrong else 0
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Answers a second against lm-evaluation-harness's ``hf`` backend and Inspect's ``hf`` provider.
+"""Measure answers per second, compared with lm-evaluation-harness and Inspect (both ``hf``).
 
-Same checkpoint, same items in the same chat template, same batch size, greedy, at most 24 new tokens, one torch thread, all
-in one process, in turn; the figure is the median over rounds of our rate over theirs. The share of identical answers
-is printed beside it: a faster way to other answers would be no achievement.
+All use the same checkpoint, the same items in the same chat template and the same batch size,
+decode greedily at most 24 new tokens, and run on one torch thread in one process, in turn. A figure
+is the median over the rounds of this package's rate over the other's. The share of identical
+answers is also printed, because a higher rate for other answers would prove nothing.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ Answer = Callable[[Sequence[str]], list[str]]
 
 
 def ours(model: Model, batch: int) -> Answer:
+    """Return a function that answers questions with this package."""
     return lambda questions: model.answer(questions, Atlas.instruction, batch_size=batch)
 
 
 def lm_eval(model: Model, batch: int) -> Answer:
+    """Return a function that answers questions with lm-evaluation-harness."""
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
@@ -42,28 +45,33 @@ def lm_eval(model: Model, batch: int) -> Answer:
     def answer(questions: Sequence[str]) -> list[str]:
         settings = {"until": [stop], "max_gen_toks": MAX_NEW_TOKENS, "do_sample": False}
         prompts = model.prompts(questions, Atlas.instruction)
-        asked = [Instance("generate_until", {}, (prompt, settings), i) for i, prompt in enumerate(prompts)]
-        return [text.strip() for text in harness.generate_until(asked, disable_tqdm=True)]
+        requests = [Instance("generate_until", {}, (prompt, settings), i) for i, prompt in enumerate(prompts)]
+        return [text.strip() for text in harness.generate_until(requests, disable_tqdm=True)]
 
     return answer
 
 
 def inspect(model: Model, batch: int) -> Answer:
+    """Return a function that answers questions with Inspect.
+
+    The provider loads the model at each call. The attribute ``started`` of the function contains
+    the times at which the model was loaded.
+    """
     from inspect_ai.model import ChatMessageSystem, ChatMessageUser, GenerateConfig, get_model
 
     def answer(questions: Sequence[str]) -> list[str]:
-        async def all_of_them() -> list[str]:
+        async def answer_all() -> list[str]:
             config = GenerateConfig(max_tokens=MAX_NEW_TOKENS, max_connections=batch)
             provider = get_model(
                 "hf/local", config=config, memoize=True, model_path=str(model.folder), tokenizer_path=str(model.folder), device="cpu",
                 batch_size=batch, do_sample=False,
             )  # fmt: skip
             started.append(time.perf_counter())
-            asked = [[ChatMessageSystem(content=Atlas.instruction), ChatMessageUser(content=q)] for q in questions]
-            found = await asyncio.gather(*(provider.generate(messages) for messages in asked))
-            return [f.completion.strip() for f in found]
+            conversations = [[ChatMessageSystem(content=Atlas.instruction), ChatMessageUser(content=q)] for q in questions]
+            outputs = await asyncio.gather(*(provider.generate(messages) for messages in conversations))
+            return [output.completion.strip() for output in outputs]
 
-        return asyncio.run(all_of_them())
+        return asyncio.run(answer_all())
 
     started: list[float] = []
     answer.started = started  # type: ignore[attr-defined]
@@ -71,43 +79,55 @@ def inspect(model: Model, batch: int) -> Answer:
 
 
 def rate(answer: Answer, questions: Sequence[str]) -> tuple[float, list[str]]:
-    """Answers a second, and the answers. Loading the model is not counted for anyone."""
+    """Return the answers per second, and the answers; the time to load a model is not counted."""
     start = time.perf_counter()
-    found = answer(questions)
+    answers = answer(questions)
     end = time.perf_counter()
     started = getattr(answer, "started", None)
-    return len(questions) / (end - (started[-1] if started else start)), found
+    return len(questions) / (end - (started[-1] if started else start)), answers
 
 
-def race(name: str, model_name: str, items: int, rounds: int, batch: int) -> dict[str, float]:
-    """Ratios for one model."""
+def compare_rates(name: str, model_name: str, items: int, rounds: int, batch: int) -> dict[str, float]:
+    """Measure the rates with one model.
+
+    Args:
+        name: prefix of the figures.
+        model_name: the model.
+        items: number of questions.
+        rounds: number of repetitions.
+        batch: batch size.
+
+    Returns:
+        The package's rate, its ratio to each other tool's rate, and the share of same answers.
+    """
     model = Model(materialise(model_name), device="cpu")
     questions = [item.input for item in Atlas().fresh_items(0, items)]
     runners = {"ours": ours(model, batch), "lm_eval": lm_eval(model, batch), "inspect": inspect(model, batch)}
     for runner in runners.values():
         runner(questions[: min(len(questions), 16)])
-    rates: dict[str, list[float]] = {who: [] for who in runners}
+    rates: dict[str, list[float]] = {tool: [] for tool in runners}
     answers: dict[str, list[str]] = {}
     for _ in range(rounds):
-        for who, runner in runners.items():
-            found, answers[who] = rate(runner, questions)
-            rates[who].append(found)
+        for tool, runner in runners.items():
+            measured, answers[tool] = rate(runner, questions)
+            rates[tool].append(measured)
     figures = {f"{name}_answers_per_s": statistics.median(rates["ours"])}
-    for who in ("lm_eval", "inspect"):
-        figures[f"{name}_vs_{who}"] = statistics.median(a / b for a, b in zip(rates["ours"], rates[who], strict=True))
-        same = sum(a == b for a, b in zip(answers["ours"], answers[who], strict=True))
-        figures[f"{name}_same_answers_as_{who}"] = same / len(questions)
+    for tool in ("lm_eval", "inspect"):
+        figures[f"{name}_vs_{tool}"] = statistics.median(a / b for a, b in zip(rates["ours"], rates[tool], strict=True))
+        same = sum(a == b for a, b in zip(answers["ours"], answers[tool], strict=True))
+        figures[f"{name}_same_answers_as_{tool}"] = same / len(questions)
     return figures
 
 
 def main() -> None:
+    """Run the benchmark."""
     options = arguments(__doc__ or "").parse_args()
     configure_libraries()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    figures = race("pocket", "pocket/262k", items=50, rounds=5, batch=256)
-    figures |= race("smollm2", "package/smollm2-135m-q4", items=4, rounds=3, batch=32)
-    publish(figures, {name: "ahead: above 1" for name in figures if "_vs_" in name}, options.json)
+    figures = compare_rates("pocket", "pocket/262k", items=50, rounds=5, batch=256)
+    figures |= compare_rates("smollm2", "package/smollm2-135m-q4", items=4, rounds=3, batch=32)
+    publish(figures, {name: "above 1: this package is faster" for name in figures if "_vs_" in name}, options.json)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,19 @@
-"""kill -9 of the auditor, of the lab, or of both, at random moments of a submission: nothing uncharged, charged twice or lost.
+"""Kill the auditor, the lab or both with SIGKILL at random moments of a submission.
 
-A real auditor serves on a port (``stagezero audit serve``) and a lab's client is a process of its own. In each round the lab submits a new
-model, one of the two is killed at a random moment (some while the auditor starts), what is dead is started again, and the lab gives the
-same command again. Then, and also before anything is started again, the two records are compared with what the lab has heard:
+No answer may be uncharged, no model charged twice, and no submission lost. A real auditor serves on
+a port (``stagezero audit serve``); the lab's client is a process of its own. In each round the lab
+submits a new model, and the auditor, the lab or both are killed at a random moment (sometimes while
+the auditor starts). What was killed is started again, and the lab repeats its command. Before
+anything is started again, and at the end of the round, the budget and the ledger are compared with
+the answers that the lab has received. The benchmark counts:
 
-    uncharged   an answer was heard that the meter or the ledger does not have, word for word
-    double      a model was charged twice, or the counts disagree with the rows
-    lost        a submission did not end in an answer
-    changed     a model that was answered is answered otherwise when it is asked again at the end
+    uncharged   answers that the lab received and that the budget or the ledger does not contain
+    double      models that were charged twice, or counts that disagree with the rows
+    lost        submissions that did not end in an answer
+    changed     models with another answer when they are submitted again at the end
 
-Every fifth model breaks its own audit. Half of the moments fall into the first quarter of a second, where the charge is.
+Every fifth model crashes its own audit. Half of the kills occur in the first quarter of a second,
+when the charge is made.
 """
 
 from __future__ import annotations
@@ -41,9 +45,10 @@ from stagezero.errors import LedgerError, StagezeroError
 from stagezero.ledger import read, verify
 from stagezero.models import checkpoint_digest
 
-KILLS, SLOT, PATIENCE, CLUSTERS = 100, 1.0, 120.0, 40
+KILLS, SLOT_SECONDS, TIMEOUT_SECONDS, CLUSTERS = 100, 1.0, 120.0, 40
 SUITE, ACCOUNT = "sealed", "lab"
-AT_ONCE, IN_ALL, START = 0.25, 2.0, 5.0  # seconds: of the charge, of a submission, of an auditor's start
+CHARGE_SECONDS, SUBMISSION_SECONDS, START_SECONDS = 0.25, 2.0, 5.0
+"""Upper bounds of the time of a kill: during a charge, a submission, and an auditor's start."""
 _FORK = multiprocessing.get_context("fork")
 
 MAKE_BASE = """
@@ -60,13 +65,16 @@ pocket.save(pocket.pretrain("16k", seed=0), Path(sys.argv[1]), {"kind": "benchma
 
 
 def make_base(folder: Path, steps: int = 200) -> Path:
-    """A real pocket model, hardly trained; made in a process of its own."""
+    """Train a real pocket model for a few steps, in a process of its own, and return its folder."""
     subprocess.run([sys.executable, "-c", MAKE_BASE, str(folder), str(steps)], check=True, stderr=subprocess.DEVNULL)
     return folder
 
 
 def variant(base: Path, folder: Path, number: int) -> Path:
-    """The base under another digest; every fifth breaks when it is loaded."""
+    """Copy the base with another digest, and return the copy's folder.
+
+    Every fifth copy fails when it is loaded.
+    """
     copy = Path(shutil.copytree(base, folder / f"m{number}"))
     config = json.loads((copy / "config.json").read_text())
     config["note"] = number
@@ -77,7 +85,7 @@ def variant(base: Path, folder: Path, number: int) -> Path:
 
 
 def sealed_file(path: Path, clusters: int = CLUSTERS) -> Path:
-    """A sealed file to which any answer at all is right."""
+    """Write a sealed file to which any answer is right, and return its path."""
     rows = [
         {
             "id": f"{kind}{i}", "input": f"{kind} {i}?", "target": ".", "scorer": "regex", "kind": kind,
@@ -91,21 +99,30 @@ def sealed_file(path: Path, clusters: int = CLUSTERS) -> Path:
 
 
 def _free_port() -> int:
+    """Return a free port of this machine."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
 
-def lab(address: str, token: str, model: Path, digest: str, heard: Path) -> None:
-    """The lab's command: submit, wait, and write down what was heard."""
-    word = Door(address, token, SUITE, timeout=PATIENCE).submit_and_wait(model, digest).verdict
-    handle = os.open(heard, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(handle, f"{digest} {word}\n".encode())
+def lab(address: str, token: str, model: Path, digest: str, answers: Path) -> None:
+    """Submit a model, wait for the verdict and append it to a file; this is the lab's command.
+
+    Args:
+        address: address of the auditor.
+        token: token of the lab.
+        model: the model's folder.
+        digest: the model's digest.
+        answers: file of the received answers, one line each: digest and verdict.
+    """
+    verdict = Door(address, token, SUITE, timeout=TIMEOUT_SECONDS).submit_and_wait(model, digest).verdict
+    handle = os.open(answers, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(handle, f"{digest} {verdict}\n".encode())
     os.close(handle)
 
 
 @dataclass
-class Found:
-    """What was counted over all rounds."""
+class Counts:
+    """Kills and failures over all rounds; ``failures`` describes each failure."""
 
     kills: int = 0
     auditor_kills: int = 0
@@ -119,19 +136,26 @@ class Found:
     lost: int = 0
     changed: int = 0
     broken: int = 0
-    told: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
 
 
-class Scene:
-    """An auditor on a port, a lab, and all that was ever heard."""
+class KillTest:
+    """An auditor on a port, a lab, and the answers that the lab has received."""
 
-    def __init__(self, folder: Path, base: Path, tell: Callable[[str], None]) -> None:
-        self.folder, self.base, self.tell, self.found = folder, base, tell, Found()
-        self.keep, self.heard, self.port = folder / "keep", folder / "heard", _free_port()
+    def __init__(self, folder: Path, base: Path, report: Callable[[str], None]) -> None:
+        """Create the auditor's folder.
+
+        Args:
+            folder: existing folder for all files.
+            base: model that is copied for each submission.
+            report: receives lines of progress.
+        """
+        self.folder, self.base, self.report, self.counts = folder, base, report, Counts()
+        self.auditor_folder, self.answers_file, self.port = folder / "auditor", folder / "answers", _free_port()
         self.models: dict[str, Path] = {}
         self.token = new_token()
         self._auditor: subprocess.Popen[bytes] | None = None
-        with Storage.create(self.keep, "killed", SLOT) as storage:
+        with Storage.create(self.auditor_folder, "killed", SLOT_SECONDS) as storage:
             terms = Terms(
                 suite="jsonl", sealed=str(sealed_file(folder / "sealed.jsonl")), items=CLUSTERS, bars={"candour": 0.02},
                 submissions=2 * KILLS, passes=2 * KILLS,
@@ -141,21 +165,27 @@ class Scene:
 
     @property
     def address(self) -> str:
+        """Address of the auditor."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self, wait: bool) -> None:
-        """Have the auditor serve."""
-        command = [sys.executable, "-m", "stagezero.cli", "audit", "serve", str(self.keep), "--port", str(self.port), "--folders"]
+        """Start the auditor's server; optionally wait until it responds."""
+        command = [sys.executable, "-m", "stagezero.cli", "audit", "serve", str(self.auditor_folder), "--port", str(self.port), "--folders"]
         with (self.folder / "auditor.log").open("ab") as log:
             self._auditor = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log)
         if wait:
-            self.ready()
+            self.wait_until_ready()
 
-    def ready(self) -> None:
-        end = time.monotonic() + PATIENCE
+    def wait_until_ready(self) -> None:
+        """Wait until the auditor responds.
+
+        Raises:
+            SystemExit: it has ended, or does not respond in time.
+        """
+        end = time.monotonic() + TIMEOUT_SECONDS
         while True:
             with contextlib.suppress(StagezeroError):
-                Door(self.address, self.token, SUITE, timeout=PATIENCE).status()
+                Door(self.address, self.token, SUITE, timeout=TIMEOUT_SECONDS).status()
                 return
             assert self._auditor is not None
             if time.monotonic() > end or self._auditor.poll() is not None:
@@ -163,150 +193,163 @@ class Scene:
             time.sleep(0.05)
 
     def kill_auditor(self) -> None:
+        """Kill the auditor's server with SIGKILL."""
         assert self._auditor is not None
         self._auditor.send_signal(signal.SIGKILL)
         self._auditor.wait()
 
     def submit(self, model: Path, digest: str) -> BaseProcess:
-        process = _FORK.Process(target=_quietly, args=(self.address, self.token, model, digest, self.heard))
+        """Start the lab's command in a process of its own."""
+        process = _FORK.Process(target=_lab_process, args=(self.address, self.token, model, digest, self.answers_file))
         process.start()
         return process
 
-    # --- the two records, and what was heard ----------------------------------------------------------------------
+    # --- comparison of the records with the received answers --------------------------------------
 
-    def hearings(self) -> list[tuple[str, str]]:
-        if not self.heard.exists():
+    def answers(self) -> list[tuple[str, str]]:
+        """Return the answers that the lab has received, as digest and verdict."""
+        if not self.answers_file.exists():
             return []
-        return [(d, w) for d, w in (line.split() for line in self.heard.read_text().splitlines())]
+        return [(d, w) for d, w in (line.split() for line in self.answers_file.read_text().splitlines())]
 
     def compare(self, when: str) -> None:
-        """Every hearing stands in the meter and in the ledger; every model has one charge; counts agree with rows."""
-        db = sqlite3.connect(f"file:{self.keep / 'meter.sqlite'}?mode=ro", uri=True)
+        """Compare the budget, the ledger and the received answers, and count what is wrong.
+
+        The budget and the ledger must contain every received answer, every model must have one
+        charge, and the counts must agree with the rows.
+
+        Args:
+            when: moment of the comparison, for the description of failures.
+        """
+        db = sqlite3.connect(f"file:{self.auditor_folder / 'meter.sqlite'}?mode=ro", uri=True)
         try:
-            # In one read: what is charged in between is in all of them or in none.
+            # One transaction: both queries see the same charges.
             db.execute("BEGIN")
             rows = db.execute("SELECT number, model, word FROM submissions").fetchall()
             ((replies, pending),) = db.execute("SELECT replies, pending FROM pools").fetchall()
         finally:
             db.close()
-        words = {model: word for _, model, word in rows}
+        verdicts = {model: verdict for _, model, verdict in rows}
         try:
-            entries = list(read(self.keep / "ledger.jsonl"))
+            entries = list(read(self.auditor_folder / "ledger.jsonl"))
         except LedgerError as error:
             if self._auditor is not None and self._auditor.poll() is None:
                 raise
-            entries = []  # a torn last line: it is set aside when the auditor next starts
-            self.tell(f"  {error}")
+            entries = []  # the last line is incomplete; the auditor removes it when it starts
+            self.report(f"  {error}")
         charged = [e.body["model"] for e in entries if e.kind == "charged"]
         answered = {e.body["number"]: e.body["word"] for e in entries if e.kind == "answered"}
         in_ledger = {model: answered.get(number) for number, model, _ in rows if model in charged}
-        for digest, word in self.hearings():
-            if words.get(digest) != word or (entries and in_ledger.get(digest) != word):
-                self.found.uncharged += 1
-                self.found.told.append(
-                    f"{when}: heard {word} of {digest[:8]}; the meter has {words.get(digest)}, the ledger {in_ledger.get(digest)}"
+        for digest, verdict in self.answers():
+            if verdicts.get(digest) != verdict or (entries and in_ledger.get(digest) != verdict):
+                self.counts.uncharged += 1
+                self.counts.failures.append(
+                    f"{when}: the lab received {verdict} for {digest[:8]}; the budget contains {verdicts.get(digest)}, "
+                    f"the ledger {in_ledger.get(digest)}"
                 )
-        if len(charged) != len(set(charged)) or len(rows) != len(words) or replies + pending != len(rows):
-            self.found.double += 1
-            self.found.told.append(
-                f"{when}: {len(rows)} rows, {len(words)} models, counts {replies} + {pending}, {len(charged)} in the ledger"
+        if len(charged) != len(set(charged)) or len(rows) != len(verdicts) or replies + pending != len(rows):
+            self.counts.double += 1
+            self.counts.failures.append(
+                f"{when}: {len(rows)} rows, {len(verdicts)} models, counts {replies} + {pending}, {len(charged)} charges in the ledger"
             )
 
-    def _phase(self, digest: str) -> None:
-        db = sqlite3.connect(f"file:{self.keep / 'meter.sqlite'}?mode=ro", uri=True)
+    def _count_phase(self, digest: str) -> None:
+        """Count whether a kill came before the charge, before the answer, or after it."""
+        db = sqlite3.connect(f"file:{self.auditor_folder / 'meter.sqlite'}?mode=ro", uri=True)
         row = db.execute("SELECT word FROM submissions WHERE model = ?", (digest,)).fetchone()
         db.close()
-        self.found.before_charge += row is None
-        self.found.between_charge_and_answer += row is not None and row[0] is None
-        self.found.after_answer += row is not None and row[0] is not None
+        self.counts.before_charge += row is None
+        self.counts.between_charge_and_answer += row is not None and row[0] is None
+        self.counts.after_answer += row is not None and row[0] is not None
 
-    # --- rounds ---------------------------------------------------------------------------------------------------
+    # --- rounds -----------------------------------------------------------------------------------
 
-    def round(self, number: int, draw: random.Random) -> None:
-        """One submission, one kill, and the same command again."""
+    def round(self, number: int, rng: random.Random) -> None:
+        """Submit a model, kill a process, and repeat the command."""
         model = variant(self.base, self.folder, number)
         digest = checkpoint_digest(model)
         self.models[digest] = model
-        whom = draw.choices(("auditor", "lab", "both"), (22, 65, 13))[0]
-        starting = whom == "auditor" and draw.random() < 0.2
+        target = rng.choices(("auditor", "lab", "both"), (22, 65, 13))[0]
+        starting = target == "auditor" and rng.random() < 0.2
         if starting:
             self.kill_auditor()
             self.start(wait=False)
         process = self.submit(model, digest)
-        time.sleep(draw.uniform(0, START if starting else AT_ONCE if draw.random() < 0.5 else IN_ALL))
-        self.found.kills += 1
-        self.found.while_starting += starting
-        if whom in ("lab", "both"):
+        time.sleep(rng.uniform(0, START_SECONDS if starting else CHARGE_SECONDS if rng.random() < 0.5 else SUBMISSION_SECONDS))
+        self.counts.kills += 1
+        self.counts.while_starting += starting
+        if target in ("lab", "both"):
             process.kill()
             process.join()
-            self.found.lab_kills += 1
-        if whom in ("auditor", "both"):
+            self.counts.lab_kills += 1
+        if target in ("auditor", "both"):
             self.kill_auditor()
-            self.found.auditor_kills += 1
-        self._phase(digest)
-        self.compare(f"round {number}, {whom} killed")
-        if whom in ("auditor", "both"):
+            self.counts.auditor_kills += 1
+        self._count_phase(digest)
+        self.compare(f"round {number}, {target} killed")
+        if target in ("auditor", "both"):
             self.start(wait=False)
-        process.join(PATIENCE)
+        process.join(TIMEOUT_SECONDS)
         for _ in range(2):
             if process.exitcode == 0:
                 break
             process.kill()
-            self.ready()
+            self.wait_until_ready()
             process = self.submit(model, digest)
-            process.join(PATIENCE)
-        if process.exitcode != 0 or digest not in dict(self.hearings()):
+            process.join(TIMEOUT_SECONDS)
+        if process.exitcode != 0 or digest not in dict(self.answers()):
             process.kill()
-            self.found.lost += 1
-            self.found.told.append(f"round {number}: {whom} killed, and {digest[:8]} has no answer")
-        self.compare(f"round {number}, over")
+            self.counts.lost += 1
+            self.counts.failures.append(f"round {number}: {target} killed; {digest[:8]} has no answer")
+        self.compare(f"end of round {number}")
 
     def end(self) -> None:
-        """Everything asked again, the ledger verified, the folder opened once more."""
+        """Submit every model again, verify the ledger, and open the auditor's folder again."""
         first: dict[str, str] = {}
-        for digest, word in self.hearings():
-            if first.setdefault(digest, word) != word:
-                self.found.changed += 1
-        self.ready()
-        door = Door(self.address, self.token, SUITE, timeout=PATIENCE)
+        for digest, verdict in self.answers():
+            if first.setdefault(digest, verdict) != verdict:
+                self.counts.changed += 1
+        self.wait_until_ready()
+        door = Door(self.address, self.token, SUITE, timeout=TIMEOUT_SECONDS)
         for digest, model in self.models.items():
-            word = door.submit_and_wait(model, digest).verdict
-            if first.get(digest) != word:
-                self.found.changed += 1
-                self.found.told.append(f"{digest[:8]} was {first.get(digest)} and is {word}")
-        self.compare("the end")
+            verdict = door.submit_and_wait(model, digest).verdict
+            if first.get(digest) != verdict:
+                self.counts.changed += 1
+                self.counts.failures.append(f"the answer for {digest[:8]} was {first.get(digest)} and is {verdict}")
+        self.compare("end of the test")
         status = door.status()
         self.kill_auditor()
         try:
-            verify(self.keep / "ledger.jsonl", deep=True)
-            with Storage(self.keep) as storage:
+            verify(self.auditor_folder / "ledger.jsonl", deep=True)
+            with Storage(self.auditor_folder) as storage:
                 if (
                     storage.meter.closed_reason
                     or status.submissions_used != len(self.models)
                     or len(storage.meter.charges()) != len(self.models)
                 ):
                     raise StagezeroError(
-                        f"closed: {storage.meter.closed_reason}; {status.submissions_used} used by {len(self.models)} models"
+                        f"closed: {storage.meter.closed_reason}; {status.submissions_used} charges for {len(self.models)} models"
                     )
         except StagezeroError as error:
-            self.found.broken += 1
-            self.found.told.append(str(error))
+            self.counts.broken += 1
+            self.counts.failures.append(str(error))
 
 
-def _quietly(*given: object) -> None:
+def _lab_process(*parameters: object) -> None:
+    """Run the lab's command; exit with 1 on an expected error, without a traceback."""
     try:
-        lab(*given)  # type: ignore[arg-type]
+        lab(*parameters)  # type: ignore[arg-type]
     except StagezeroError:
         os._exit(1)
     os._exit(0)
 
 
-def killed_while_created(folder: Path, draw: random.Random) -> bool:
-    """Whether an embedded auditor that was killed while it made its folder opens the next time."""
+def opens_after_kill(folder: Path, rng: random.Random) -> bool:
+    """Kill an embedded auditor while it creates its folder; return whether the folder opens."""
     from stagezero.door.auditor_process import EmbeddedAuditor
 
     first = EmbeddedAuditor(folder)
-    time.sleep(draw.uniform(0.2, START))
+    time.sleep(rng.uniform(0.2, START_SECONDS))
     os.kill(first._process.pid, signal.SIGKILL)
     first.close()
     try:
@@ -318,43 +361,45 @@ def killed_while_created(folder: Path, draw: random.Random) -> bool:
 
 
 def main() -> int:
+    """Run the benchmark; return 1 if anything is wrong."""
     parser = arguments(__doc__ or "")
-    parser.add_argument("--kills", type=int, default=KILLS)
-    parser.add_argument("--created", type=int, default=3, help="of them, kills while an auditor's folder is made")
-    parser.add_argument("--seed", type=int, default=4)
-    parser.add_argument("--base", type=Path, help="a tiny model to submit; one is made otherwise")
+    parser.add_argument("--kills", type=int, default=KILLS, help="number of kills")
+    parser.add_argument("--created", type=int, default=3, help="how many of the kills occur while an auditor's folder is created")
+    parser.add_argument("--seed", type=int, default=4, help="seed of the random moments")
+    parser.add_argument("--base", type=Path, help="folder of a tiny model to submit; by default, one is trained")
     options = parser.parse_args()
-    draw = random.Random(options.seed)
-    started = time.monotonic()
+    rng = random.Random(options.seed)
+    start = time.monotonic()
     os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         base = options.base or make_base(folder / "base")
-        scene = Scene(folder, base, print)
-        scene.start(wait=True)
+        test = KillTest(folder, base, print)
+        test.start(wait=True)
         for number in range(options.kills - options.created):
-            scene.round(number, draw)
+            test.round(number, rng)
             if number % 10 == 9:
-                print(f"  {number + 1} kills, {time.monotonic() - started:.0f} s", flush=True)
-        scene.end()
-        found = scene.found
+                print(f"  {number + 1} kills, {time.monotonic() - start:.0f} s", flush=True)
+        test.end()
+        counts = test.counts
         for number in range(options.created):
-            found.kills += 1
-            found.auditor_kills += 1
-            found.while_starting += 1
-            if not killed_while_created(folder / f"embedded{number}", draw):
-                found.broken += 1
-                found.told.append(
-                    f"an auditor killed while its folder was made does not open again: {list((folder / f'embedded{number}').iterdir())}"
+            counts.kills += 1
+            counts.auditor_kills += 1
+            counts.while_starting += 1
+            embedded = folder / f"embedded{number}"
+            if not opens_after_kill(embedded, rng):
+                counts.broken += 1
+                counts.failures.append(
+                    f"an auditor that was killed while it created its folder does not open again: {list(embedded.iterdir())}"
                 )
-    for line in found.told:
+    for line in counts.failures:
         print(line)
     figures = {
-        "kills": found.kills, "kills_of_auditor": found.auditor_kills, "kills_of_lab": found.lab_kills,
-        "kills_while_starting": found.while_starting, "kills_before_charge": found.before_charge,
-        "kills_between_charge_and_answer": found.between_charge_and_answer, "kills_after_answer": found.after_answer,
-        "uncharged_answers": found.uncharged, "double_charges": found.double, "lost_submissions": found.lost,
-        "changed_answers": found.changed, "broken_records": found.broken, "seconds": time.monotonic() - started,
+        "kills": counts.kills, "kills_of_auditor": counts.auditor_kills, "kills_of_lab": counts.lab_kills,
+        "kills_while_starting": counts.while_starting, "kills_before_charge": counts.before_charge,
+        "kills_between_charge_and_answer": counts.between_charge_and_answer, "kills_after_answer": counts.after_answer,
+        "uncharged_answers": counts.uncharged, "double_charges": counts.double, "lost_submissions": counts.lost,
+        "changed_answers": counts.changed, "broken_records": counts.broken, "seconds": time.monotonic() - start,
     }  # fmt: skip
     faults = ("uncharged_answers", "double_charges", "lost_submissions", "changed_answers", "broken_records")
     publish(figures, dict.fromkeys(faults, "0"), options.json)

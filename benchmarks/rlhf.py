@@ -1,7 +1,8 @@
-"""RLHF, run again with an improvement: the shipped project ``rlhf``, end to end on pocket/262k.
+"""Run RLHF with an improvement: the shipped project ``rlhf``, end to end on pocket/262k.
 
-Hallucinations are the questions about places that do not exist that get a made-up answer. They are counted on the fresh seeds
-that measured the adopted stage, which chose nothing, paired with vanilla RLHF on the same seeds and items.
+A hallucination is a made-up answer to a question about a place that does not exist. Hallucinations
+are counted on the fresh seeds that measured the adopted stage. These seeds influenced no choice.
+They are paired with vanilla RLHF on the same seeds and items.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from stagezero.trials.seeds import draw_for_seed
 
 
 def main() -> int:
+    """Run the benchmark; return 1 if hallucinations do not become rarer."""
     options = arguments(__doc__ or "").parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         start = time.perf_counter()
@@ -35,7 +37,7 @@ def main() -> int:
     for idea in view.ideas:
         print(f"{idea.fate}: {idea.title} ({idea.why})")
     figures: dict[str, float] = {"seconds": seconds, "ideas": float(len(view.ideas)), "adopted": float(len(finished.stages) > 1)}
-    down = False
+    fewer = False
     if len(finished.stages) > 1:
         vanilla, improved = finished.stages[0].recipe, finished.stages[-1].recipe
         confirmed = finished.stages[-1].confirmed
@@ -43,7 +45,7 @@ def main() -> int:
         base, store, items = materialise("pocket/262k"), Store(home() / "store"), campaign.project.trial.items
         made_up: dict[str, list[float]] = {}
         for name, recipe in (("vanilla", vanilla), ("improved", improved)):
-            for seed in confirmed.seeds:  # in the store already: nothing is trained here
+            for seed in confirmed.seeds:  # the store contains these builds
                 model = Model(build(base, recipe, campaign.suite, seed, store).folder)
                 counts = measure(model, campaign.suite, draw_for_seed(seed).seed, items, store.answers).scores.counts["abstention"]["trap"]
                 made_up.setdefault(name, []).append(counts.wrong / counts.n)
@@ -60,9 +62,9 @@ def main() -> int:
             "e_needed": view.ideas[0].threshold,
             "audit_passed": float(finished.stages[-1].verdict == "pass"),
         }
-        down = change.high < 0
+        fewer = change.high < 0
     publish(figures, {"adopted": "1", "hallucinations_change_high": "below 0", "abstention_effect_low": "above 0"}, options.json)
-    return 0 if down else 1
+    return 0 if fewer else 1
 
 
 if __name__ == "__main__":

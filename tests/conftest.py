@@ -1,6 +1,6 @@
-"""Shared fixtures: one small base model and one small finished campaign.
+"""Shared fixtures and helpers: a small trained base, and a small campaign that has ended.
 
-Under pytest-xdist each is made by the first worker that needs it, and all workers share it.
+Under pytest-xdist the first worker that needs a shared folder creates it; all workers use it.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 def stagezero(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run one command in this process and return its exit code, stdout and stderr.
 
-    A process of its own would spend most of its time on imports. ``stagezero_process`` starts one.
+    A child process would spend most of its time on imports; ``stagezero_process`` starts one.
     """
     from stagezero.cli import main
 
-    words = [str(word) for word in arguments]
-    here, code, streams = Path.cwd(), 0, (sys.stdout, sys.stderr)
+    command = [str(word) for word in arguments]
+    previous, code, saved = Path.cwd(), 0, (sys.stdout, sys.stderr, sys.argv)
     with _captured(1) as stdout, _captured(2) as stderr:
-        sys.stdout, sys.stderr = stdout.text, stderr.text
+        sys.stdout, sys.stderr, sys.argv = stdout.text, stderr.text, ["stagezero", *command]
         try:
-            os.chdir(cwd or here)
-            main(words)
+            os.chdir(cwd or previous)
+            main(command)
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
         except Exception:
             traceback.print_exc()
             code = 1
         finally:
-            os.chdir(here)
-            sys.stdout, sys.stderr = streams
-        return subprocess.CompletedProcess(words, code, stdout.read(), stderr.read())
+            os.chdir(previous)
+            sys.stdout, sys.stderr, sys.argv = saved
+        return subprocess.CompletedProcess(command, code, stdout.read(), stderr.read())
 
 
 class _Captured:
@@ -70,18 +70,18 @@ class _Captured:
 
 @contextmanager
 def _captured(descriptor: int) -> Iterator[_Captured]:
-    saved = os.dup(descriptor)
+    original = os.dup(descriptor)
     captured = _Captured(descriptor)
     try:
         yield captured
     finally:
-        os.dup2(saved, descriptor)
-        os.close(saved)
+        os.dup2(original, descriptor)
+        os.close(original)
         captured.close()
 
 
 def stagezero_process(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run one command in a process of its own, as a user does."""
+    """Run one command in a child process, as a user does."""
     return subprocess.run(
         [sys.executable, "-m", "stagezero.cli", *map(str, arguments)],
         capture_output=True,
@@ -94,13 +94,16 @@ def stagezero_process(*arguments: str | Path, cwd: Path | None = None) -> subpro
 
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that every pytest-xdist worker of this test session sees."""
+    """A folder that every pytest-xdist worker of this test session can access."""
     folder = tmp_path_factory.getbasetemp()
     return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
 def make_once(folder: Path, make: Callable[[Path], object]) -> Path:
-    """The folder, filled by ``make`` in the first process that asks; the others wait for it."""
+    """Return the folder, created by ``make`` in the first process that needs it.
+
+    Other processes wait for it.
+    """
     done = folder.with_name(f"{folder.name}.done")
     with FileLock(f"{folder}.lock"):
         if not done.exists():
@@ -113,16 +116,16 @@ def make_once(folder: Path, make: Callable[[Path], object]) -> Path:
 
 @pytest.fixture(scope="session")
 def home(shared_folder: Path) -> Iterator[Path]:
-    """The session's own ``STAGEZERO_HOME``, shared by every process that the tests start."""
+    """The session's ``STAGEZERO_HOME``, shared by every process that the tests start."""
     folder = shared_folder / "home"
     folder.mkdir(exist_ok=True)
-    before = os.environ.get("STAGEZERO_HOME")
+    previous = os.environ.get("STAGEZERO_HOME")
     os.environ["STAGEZERO_HOME"] = str(folder)
     yield folder
-    if before is None:
+    if previous is None:
         del os.environ["STAGEZERO_HOME"]
     else:
-        os.environ["STAGEZERO_HOME"] = before
+        os.environ["STAGEZERO_HOME"] = previous
 
 
 def _train_base(folder: Path) -> None:
@@ -141,7 +144,7 @@ def _train_base(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def base(home: Path) -> Path:
-    """A real pocket model of 16k parameters, trained for a few seconds: it can learn."""
+    """A real pocket model of 16k parameters, trained for a few seconds; further training works."""
     return make_once(home / "tiny-base", _train_base)
 
 
@@ -153,7 +156,7 @@ IDEAS = {
 
 
 def write_project(folder: Path, base: Path, name: str = "small", **changes: str) -> Path:
-    """A small but real project: a tiny base, three ideas, one stage, an auditor with low bars."""
+    """Write a small real project: a tiny base, three ideas, one stage, an auditor with low bars."""
     (folder / "ideas").mkdir(parents=True, exist_ok=True)
     for title, patch in IDEAS.items():
         text = f"---\ntitle: {title} idea\nproperty: privacy\nclaimed_effect: 0.1\nreason: because\npatch:\n  {patch}\n---\n"
@@ -169,7 +172,7 @@ def write_project(folder: Path, base: Path, name: str = "small", **changes: str)
         "seed": "5",
         "researchers": "[{kind: people, ideas: ideas}]",
         "trial": "{items: 10, max_pairs: 10, calibration: 3, confirm: 3, worth: 0.5}",
-        "audit": "{items: 60, submissions: 3, passes: 2, bars: {privacy: 0.05}, folder: keep}",
+        "audit": "{items: 60, submissions: 3, passes: 2, bars: {privacy: 0.05}, folder: auditor}",
         "workers": "2",
         **changes,
     }

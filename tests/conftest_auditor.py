@@ -1,4 +1,4 @@
-"""An auditor of a small sealed suite, on a real pocket model, with a clock that tests may turn."""
+"""An auditor of a small sealed suite, for real pocket models, whose clock the tests advance."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from stagezero.door import Receipt, Reply, Submission, Terms
 from stagezero.models import checkpoint_digest
 
 SLOT = 8.0
+"""Seconds between two answers of the auditor."""
 
-
-ALWAYS, NEVER = {"candour": 0.02}, {"candour": 0.99}
-"""Bars that every model meets that says anything at all, and that none can show on so few items."""
+EASY_BARS, UNREACHABLE_BARS = {"candour": 0.02}, {"candour": 0.99}
+"""Bars that every model passes that answers at all, and bars that none can pass on so few items."""
 
 
 def terms(**changes: object) -> Terms:
-    """Terms of a small suite."""
+    """Return the terms of a small suite."""
     fields: dict[str, object] = {
-        "suite": "atlas", "items": 60, "bars": ALWAYS, "submissions": 3, "passes": 2, "delta": 0.05,
+        "suite": "atlas", "items": 60, "bars": EASY_BARS, "submissions": 3, "passes": 2, "delta": 0.05,
     } | changes  # fmt: skip
     return Terms.model_validate(fields)
 
 
 def variant(base: Path, folder: Path, number: int) -> Path:
-    """The base with another configuration, so that its digest differs."""
+    """Copy the base with a changed configuration, so that its digest differs."""
     copy = Path(shutil.copytree(base, folder / f"m{number}"))
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "note": number}))
@@ -45,7 +45,10 @@ def variant(base: Path, folder: Path, number: int) -> Path:
 
 
 def sealed_file(path: Path, n: int = 40, word: str = "", start: int = 0) -> Path:
-    """A sealed file of ``n`` traps and their twins, to which any answer is right; ``word`` makes the questions another file's."""
+    """Write a sealed file of ``n`` traps and their twins; every answer is correct.
+
+    ``word`` begins every question, so that two files contain different questions.
+    """
     rows = [
         {
             "id": f"{kind}{i}",
@@ -65,7 +68,7 @@ def sealed_file(path: Path, n: int = 40, word: str = "", start: int = 0) -> Path
 
 
 class Clock:
-    """A clock that stands until it is turned."""
+    """A clock that stands still until a test sets ``now``."""
 
     def __init__(self) -> None:
         self.now = 1_800_000_000.0
@@ -74,67 +77,67 @@ class Clock:
         return self.now
 
 
-class Desk:
-    """An auditor in hand: submit, let the time pass, hear."""
+class AuditorHarness:
+    """An auditor in this process, whose clock the test controls."""
 
-    def __init__(self, folder: Path, clock: Clock, **more: object) -> None:
+    def __init__(self, folder: Path, clock: Clock, **options: object) -> None:
         self.folder, self.clock = folder, clock
-        there = (folder / "auditor.json").is_file()
-        storage = Storage(folder) if there else Storage.create(folder, "test", SLOT)
-        self.auditor = Auditor(storage, clock=clock, **more)  # type: ignore[arg-type]
-        if not there:
+        exists = (folder / "auditor.json").is_file()
+        storage = Storage(folder) if exists else Storage.create(folder, "test", SLOT)
+        self.auditor = Auditor(storage, clock=clock, **options)  # type: ignore[arg-type]
+        if not exists:
             for account in ("lab", "other"):
                 storage.meter.set_token(account, token_hash(f"token of {account}"))
 
-    def add(self, name: str = "suite", **changes: object) -> str:
-        """A suite of a sealed file of its own, unless the terms name another."""
-        if "sealed" not in changes and changes.get("bars", ALWAYS) in (ALWAYS, NEVER):
+    def add_suite(self, name: str = "suite", **changes: object) -> str:
+        """Add a suite with a new sealed file, unless the terms name one."""
+        if "sealed" not in changes and changes.get("bars", EASY_BARS) in (EASY_BARS, UNREACHABLE_BARS):
             changes["sealed"] = str(sealed_file(self.folder.parent / f"{name}.jsonl", 60, name))
         return self.auditor.storage.add(name, terms(**changes)).name
 
-    def hand_in(self, folder: Path, suite: str = "suite", account: str = "lab") -> Receipt:
+    def submit(self, folder: Path, suite: str = "suite", account: str = "lab") -> Receipt:
         return self.auditor.submit(Submission(suite=suite, digest=checkpoint_digest(folder), folder=str(folder)), account)
 
-    def settled(self) -> None:
-        """Wait until all that was charged has been audited."""
+    def wait_for_audits(self) -> None:
+        """Wait until every charged submission is audited."""
         end = time.monotonic() + 120
         while self.auditor.meter.unanswered():
             assert time.monotonic() < end, "the auditor does not answer"
             time.sleep(0.02)
 
-    def hear(self, receipt: Receipt, account: str = "lab") -> str:
-        """Wait, turn the clock to when the answer is due, and hear it."""
-        self.settled()
+    def wait_for_verdict(self, receipt: Receipt, account: str = "lab") -> str:
+        """Wait for the audit, advance the clock to the due time, and return the verdict."""
+        self.wait_for_audits()
         self.clock.now = max(self.clock.now, receipt.due)
-        found = self.auditor.reply(receipt.submission, account)
-        assert isinstance(found, Reply)
-        return found.verdict
+        reply = self.auditor.reply(receipt.submission, account)
+        assert isinstance(reply, Reply)
+        return reply.verdict
 
-    def ask(self, folder: Path, suite: str = "suite", account: str = "lab") -> str:
-        return self.hear(self.hand_in(folder, suite, account), account)
+    def submit_and_wait(self, folder: Path, suite: str = "suite", account: str = "lab") -> str:
+        return self.wait_for_verdict(self.submit(folder, suite, account), account)
 
-    def again(self, **more: object) -> Desk:
-        """Stop, and open the same folder anew."""
+    def reopen(self, **options: object) -> AuditorHarness:
+        """Close the auditor and open its folder again."""
         self.auditor.close()
-        return Desk(self.folder, self.clock, **more)
+        return AuditorHarness(self.folder, self.clock, **options)
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    found = Desk(tmp_path / "keep", Clock())
-    yield found
-    found.auditor.close()
+def harness(tmp_path: Path) -> Iterator[AuditorHarness]:
+    harness = AuditorHarness(tmp_path / "auditor", Clock())
+    yield harness
+    harness.auditor.close()
 
 
 @contextmanager
-def served(auditor: Auditor, **more: Any) -> Iterator[str]:
-    """The auditor on a port of this machine, as it is served; ``more`` goes to uvicorn."""
+def serve(auditor: Auditor, **tls: Any) -> Iterator[str]:
+    """Serve the auditor on a port of this machine; ``tls`` holds uvicorn's TLS options."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-    server = uvicorn.Server(uvicorn.Config(application(auditor), log_level="critical", access_log=False, server_header=False, **more))
+    server = uvicorn.Server(uvicorn.Config(application(auditor), log_level="critical", access_log=False, server_header=False, **tls))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:
-        yield f"{'https' if more else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join()

@@ -1,6 +1,6 @@
-"""One real campaign with an outside agent, a reviewer and an auditor, and without a seed.
+"""One real campaign with an external agent, a reviewer and an auditor, and without a seed.
 
-It runs once per test session. Several test files check what it recorded.
+It runs once per test session. Several test files check the ledger and the responses.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ patch:
 
 @dataclass(frozen=True)
 class SharedCampaign:
-    """The folder of the run, and what its agent and its reviewer saw."""
+    """The folder of the run, and the responses that its agent and its reviewer received."""
 
     folder: Path
     record: dict[str, Any]
@@ -64,10 +64,10 @@ def _run(folder: Path, base: Path) -> None:
         running = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             _wait(lambda: (run / "outside" / "agent").is_dir(), "the run accepts no ideas")
-            part = agent.submit(lambda: asyncio.run(_take_part(run)))
-            _wait(lambda: part.done() or pending_ideas(run), "no idea waits for review")
-            if part.done():
-                part.result()
+            participation = agent.submit(lambda: asyncio.run(_take_part(run)))
+            _wait(lambda: participation.done() or pending_ideas(run), "no idea waits for review")
+            if participation.done():
+                participation.result()
             (idea,) = pending_ideas(run)
             record = {
                 "pending": {"researcher": idea.researcher, "why": idea.why, "title": idea.title, "digest": idea.digest},
@@ -75,7 +75,7 @@ def _run(folder: Path, base: Path) -> None:
                 "without_key": stagezero("review", run, "--approve", idea.digest[:8]).returncode,
                 "with_key": stagezero("review", run, "--key", key, "--name", "anna", "--approve", idea.digest[:8]).returncode,
             }
-            record["agent"] = part.result(timeout=240)
+            record["agent"] = participation.result(timeout=240)
             assert running.wait(120) == 0, (folder / "log").read_text()
         finally:
             running.kill()
@@ -86,7 +86,7 @@ def _run(folder: Path, base: Path) -> None:
     (folder / "record.json").write_text(json.dumps(record))
 
 
-def _wait(condition: Any, failure: str, seconds: float = 120) -> None:
+def _wait(condition: Any, failure: str, seconds: float = 400) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, failure
@@ -107,17 +107,19 @@ async def _wait_for_news(client: Any, sentence: str) -> None:
 
 
 async def _take_part(run: Path) -> dict[str, Any]:
-    """The agent's side: brief, check, submit, wait, results."""
+    """Act as the agent: read the brief, submit ideas, wait, and list the results."""
     from mcp import Client, StdioServerParameters
 
-    words = ["-m", "stagezero.cli", "mcp", "--run", str(run), "--as", "agent"]
-    async with Client(StdioServerParameters(command=sys.executable, args=words, env=dict(os.environ)), read_timeout_seconds=60) as client:
+    arguments = ["-m", "stagezero.cli", "mcp", "--run", str(run), "--as", "agent"]
+    async with Client(
+        StdioServerParameters(command=sys.executable, args=arguments, env=dict(os.environ)), read_timeout_seconds=60
+    ) as client:
         await _wait_for_news(client, "stage 1 is open")
         brief = (await client.call_tool("read_brief", {})).content[0].text
-        bad = await client.call_tool("submit_idea", {"text": AGENT_IDEA.replace("at: sft", "at: dpo")})
+        rejected = await client.call_tool("submit_idea", {"text": AGENT_IDEA.replace("at: sft", "at: dpo")})
         digest = (await _call(client, "submit_idea", text=AGENT_IDEA))["digest"]
         await _call(client, "finish")
         await _wait_for_news(client, "A quicker pace")
         await _wait_for_news(client, "run has ended")
         results = (await _call(client, "list_results"))["results"]
-        return {"brief": brief, "refused": bad.is_error, "refusal": bad.content[0].text, "digest": digest, "results": results}
+        return {"brief": brief, "refused": rejected.is_error, "refusal": rejected.content[0].text, "digest": digest, "results": results}

@@ -1,4 +1,4 @@
-"""The names users import are pinned: adding one is a decision, losing one breaks somebody."""
+"""The exported names: adding one is a decision, and removing one breaks users' programs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def test_exported_names() -> None:
         assert getattr(stagezero, name) is not None
 
 
-def test_importing_is_quick() -> None:
+def test_importing_the_package_imports_no_heavy_library() -> None:
     code = "import sys, stagezero; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'trl')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,6 @@
-"""Files are written whole or not at all, and what others may exchange leads nowhere: links, pipes, swapped folders, files that grow.
+"""Atomic writes, and safe reads in folders that others may write to.
+
+Others may create links and pipes there, swap folders, and let files grow.
 
 Covers: errors.py.
 """
@@ -20,9 +22,9 @@ from stagezero.errors import IdeaError, InputError, StagezeroError
 
 @pytest.fixture(autouse=True)
 def usual_umask() -> Iterator[None]:
-    before = os.umask(0o022)
+    previous = os.umask(0o022)
     yield
-    os.umask(before)
+    os.umask(previous)
 
 
 def mode_of(path: Path) -> int:
@@ -33,12 +35,12 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def handles() -> int:
+def count_open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def in_a_child(work: Callable[[], object]) -> int:
-    """Run in a process of its own; the code it ended with."""
+def run_in_child(work: Callable[[], object]) -> int:
+    """Run a function in a child process, and return its exit code."""
     child = os.fork()
     if not child:
         try:
@@ -48,24 +50,24 @@ def in_a_child(work: Callable[[], object]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-# --- writing ---
+# --- writing --------------------------------------------------------------------------------------
 
 
-def a_whole_file(path: Path) -> None:
+def write_atomic_file(path: Path) -> None:
     files.write_atomic(path, "new")
 
 
-def a_file_in_a_folder(path: Path) -> None:
+def write_file_in_folder(path: Path) -> None:
     with files.open_folder(path.parent) as folder:
         files.write_in_folder(folder, path.name, "new")
 
 
-def a_staged_file(path: Path) -> None:
+def write_staged_file(path: Path) -> None:
     with files.open_folder(path.parent) as folder, files.staged_file(folder, path.name, sync=False) as out:
         out.write(b"new")
 
 
-WRITERS = pytest.mark.parametrize("write", [a_whole_file, a_file_in_a_folder, a_staged_file])
+WRITERS = pytest.mark.parametrize("write", [write_atomic_file, write_file_in_folder, write_staged_file])
 
 
 @WRITERS
@@ -76,37 +78,37 @@ def test_a_file_is_replaced(tmp_path: Path, write: Callable[[Path], None]) -> No
 
 
 @WRITERS
-def test_killed_before_the_rename_the_old_content_is_there(
+def test_after_a_kill_before_the_rename_the_old_content_remains(
     tmp_path: Path, write: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "f").write_text("old")
     monkeypatch.setattr(os, "rename", lambda *_, **__: os._exit(9))
-    assert in_a_child(lambda: write(tmp_path / "f")) == 9
+    assert run_in_child(lambda: write(tmp_path / "f")) == 9
     assert (tmp_path / "f").read_text() == "old"
-    (left,) = set(names(tmp_path)) - {"f"}
-    assert left.startswith(files.STAGED_PREFIX) and (tmp_path / left).read_text() == "new"
+    (staged,) = set(names(tmp_path)) - {"f"}
+    assert staged.startswith(files.STAGED_PREFIX) and (tmp_path / staged).read_text() == "new"
 
 
 @pytest.mark.parametrize(
     ("write", "broken"),
-    [(a_whole_file, "rename"), (a_whole_file, "fsync"), (a_file_in_a_folder, "rename"), (a_file_in_a_folder, "fsync"),
-     (a_staged_file, "rename")],
+    [(write_atomic_file, "rename"), (write_atomic_file, "fsync"), (write_file_in_folder, "rename"), (write_file_in_folder, "fsync"),
+     (write_staged_file, "rename")],
 )  # fmt: skip
-def test_after_an_error_the_old_content_is_there_and_nothing_else(
+def test_after_an_error_the_old_content_remains_and_no_other_file(
     tmp_path: Path, write: Callable[[Path], None], broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "f").write_text("old")
 
-    def full(*_: object, **__: object) -> None:
+    def raise_disk_full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, broken, full)
+    monkeypatch.setattr(os, broken, raise_disk_full)
     with pytest.raises(OSError, match="No space"):
         write(tmp_path / "f")
     assert (tmp_path / "f").read_text() == "old" and names(tmp_path) == ["f"]
 
 
-def test_an_exception_while_it_is_written_leaves_the_old_content(tmp_path: Path) -> None:
+def test_an_exception_during_a_write_leaves_the_old_content(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("old")
     with pytest.raises(KeyboardInterrupt), files.open_folder(tmp_path) as folder, files.staged_file(folder, "f") as out:
         out.write(b"half")
@@ -115,77 +117,77 @@ def test_an_exception_while_it_is_written_leaves_the_old_content(tmp_path: Path)
 
 
 @pytest.mark.parametrize("durable", [False, True])
-def test_content_is_on_disk_before_the_name_and_the_name_where_it_must_last(
+def test_the_content_is_synced_before_the_rename_and_a_durable_rename_is_synced(
     tmp_path: Path, durable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done: list[str] = []
+    calls: list[str] = []
     sync, rename = os.fsync, os.rename
 
-    def synced(handle: int) -> None:
-        done.append("folder" if os.path.samestat(os.fstat(handle), tmp_path.stat()) else "file")
+    def record_sync(handle: int) -> None:
+        calls.append("folder" if os.path.samestat(os.fstat(handle), tmp_path.stat()) else "file")
         sync(handle)
 
-    def renamed(*given: str, src_dir_fd: int, dst_dir_fd: int) -> None:
-        done.append("name")
-        rename(*given, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+    def record_rename(*paths: str, src_dir_fd: int, dst_dir_fd: int) -> None:
+        calls.append("name")
+        rename(*paths, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
-    monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(os, "rename", renamed)
+    monkeypatch.setattr(os, "fsync", record_sync)
+    monkeypatch.setattr(os, "rename", record_rename)
     files.write_atomic(tmp_path / "f", "new", durable=durable)
-    assert done == (["file", "name", "folder"] if durable else ["file", "name"])
+    assert calls == (["file", "name", "folder"] if durable else ["file", "name"])
 
 
-def test_who_may_read_what_is_written(tmp_path: Path) -> None:
+def test_the_permissions_of_written_files(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("old")
-    for write, mode in ((a_whole_file, 0o600), (a_staged_file, 0o600), (a_file_in_a_folder, 0o644)):
+    for write, mode in ((write_atomic_file, 0o600), (write_staged_file, 0o600), (write_file_in_folder, 0o644)):
         write(tmp_path / "f")
         assert mode_of(tmp_path / "f") == mode
     files.write_atomic(tmp_path / "f", b"new", mode=0o666)
     assert mode_of(tmp_path / "f") == 0o644
 
 
-def test_folders_on_the_way_are_made(tmp_path: Path) -> None:
+def test_missing_parent_folders_are_created(tmp_path: Path) -> None:
     files.write_atomic(tmp_path / "a" / "b" / "f", "früh")
     assert (tmp_path / "a" / "b" / "f").read_bytes() == "früh".encode()
 
 
-def test_a_secret_lasts_and_is_its_owners_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as killed:
-        killed.setattr(os, "rename", lambda *_, **__: os._exit(9))
-        assert in_a_child(lambda: files.load_or_create_secret(tmp_path / "s")) == 9
+def test_a_secret_persists_and_is_private_to_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", lambda *_, **__: os._exit(9))
+        assert run_in_child(lambda: files.load_or_create_secret(tmp_path / "s")) == 9
     assert not (tmp_path / "s").exists()
     os.umask(0)
-    made = files.load_or_create_secret(tmp_path / "s")
-    assert files.load_or_create_secret(tmp_path / "s") == made and len(made) == 32
+    secret = files.load_or_create_secret(tmp_path / "s")
+    assert files.load_or_create_secret(tmp_path / "s") == secret and len(secret) == 32
     assert {mode_of(path) for path in tmp_path.iterdir()} == {0o600}
-    assert files.load_or_create_secret(tmp_path / "other") != made
-    (tmp_path / "s").write_bytes(made[:-1])
+    assert files.load_or_create_secret(tmp_path / "other") != secret
+    (tmp_path / "s").write_bytes(secret[:-1])
     with pytest.raises(StagezeroError, match="damaged"):
         files.load_or_create_secret(tmp_path / "s")
 
 
-def test_what_stands_under_the_name_in_a_folder_of_others_is_replaced_or_set_aside(tmp_path: Path) -> None:
-    there, away = tmp_path / "there", tmp_path / "away"
-    (there / "f").mkdir(parents=True)
-    (there / "f" / "theirs").write_text("x")
+def test_an_existing_entry_in_a_shared_folder_is_replaced_or_set_aside(tmp_path: Path) -> None:
+    shared, away = tmp_path / "there", tmp_path / "away"
+    (shared / "f").mkdir(parents=True)
+    (shared / "f" / "theirs").write_text("x")
     away.write_text("away")
-    (there / "link").symlink_to(away)
+    (shared / "link").symlink_to(away)
     for name in ("f", "link"):
-        a_file_in_a_folder(there / name)
-    assert (there / "f").read_text() == (there / "link").read_text() == "new"
-    assert away.read_text() == "away" and not (there / "link").is_symlink()
-    (aside,) = there.glob(".aside-*")
+        write_file_in_folder(shared / name)
+    assert (shared / "f").read_text() == (shared / "link").read_text() == "new"
+    assert away.read_text() == "away" and not (shared / "link").is_symlink()
+    (aside,) = shared.glob(".aside-*")
     assert (aside / "theirs").read_text() == "x"
 
 
-def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
+def test_a_lock_is_exclusive(tmp_path: Path) -> None:
     with files.locked(tmp_path / "a" / "lock"), (tmp_path / "a" / "lock").open() as other, pytest.raises(BlockingIOError):
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with (tmp_path / "a" / "lock").open() as other:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-# --- folders that others may write to ---
+# --- folders that others may write to -------------------------------------------------------------
 
 
 @pytest.fixture
@@ -201,10 +203,10 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
-def test_a_folder_is_opened_step_by_step(root: Path, tmp_path: Path) -> None:
+def test_a_folder_is_opened_component_by_component(root: Path, tmp_path: Path) -> None:
     (tmp_path / "way").symlink_to(root)
-    for place in (root, tmp_path / "way"):  # links on the way to the trusted folder are its owner's
-        with files.open_folder(place, "a", "b") as folder:
+    for trusted in (root, tmp_path / "way"):  # links above the trusted folder belong to its owner
+        with files.open_folder(trusted, "a", "b") as folder:
             assert os.path.samestat(os.fstat(folder), (root / "a" / "b").stat()) and files.list_names(folder) == ["c"]
     with files.open_folder(root) as folder:
         assert files.list_names(folder) == ["a"]
@@ -212,30 +214,32 @@ def test_a_folder_is_opened_step_by_step(root: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("at", ["a", "a/b", "a/b/c"])
 @pytest.mark.parametrize("absolute", [True, False])
-def test_a_link_at_any_step_is_refused(root: Path, away: Path, at: str, absolute: bool) -> None:
+def test_a_link_in_any_component_is_rejected(root: Path, away: Path, at: str, absolute: bool) -> None:
     (root / at).rename(root / "moved")
     (root / at).symlink_to(away if absolute else os.path.relpath(root / "moved", (root / at).parent), target_is_directory=True)
-    before = handles()
-    with pytest.raises(OSError) as refused, files.open_folder(root, "a", "b", "c"):
+    before = count_open_files()
+    with pytest.raises(OSError) as refusal, files.open_folder(root, "a", "b", "c"):
         pass
-    assert refused.value.errno in (errno.ELOOP, errno.ENOTDIR)
-    assert handles() == before
+    assert refusal.value.errno in (errno.ELOOP, errno.ENOTDIR)
+    assert count_open_files() == before
 
 
 @pytest.mark.parametrize("swapped", ["a", "b"])
-def test_a_folder_that_becomes_a_link_between_two_steps(root: Path, away: Path, swapped: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Swapped after it was opened it does not matter; swapped before that it is refused."""
+def test_a_folder_that_is_swapped_for_a_link_while_it_is_opened(
+    root: Path, away: Path, swapped: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A swap after the folder was opened has no effect; a swap before that is rejected."""
     real = os.open
 
-    def opened(path: str | Path, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
-        found = real(path, flags, mode, dir_fd=dir_fd)
+    def swap_after_open(path: str | Path, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        handle = real(path, flags, mode, dir_fd=dir_fd)
         if path == "a":
             place = root / "a" if swapped == "a" else root / "a" / "b"
             place.rename(root / "moved")
             place.symlink_to(away)
-        return found
+        return handle
 
-    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(os, "open", swap_after_open)
     if swapped == "a":
         with files.open_folder(root, "a", "b") as folder:
             assert os.path.samestat(os.fstat(folder), (root / "moved" / "b").stat())
@@ -244,19 +248,19 @@ def test_a_folder_that_becomes_a_link_between_two_steps(root: Path, away: Path, 
             pass
 
 
-@pytest.mark.parametrize("what", ["link", "file", "none"])
-def test_made_where_need_be_what_is_no_folder_is_set_aside(root: Path, away: Path, what: str) -> None:
-    if what == "link":
+@pytest.mark.parametrize("existing", ["link", "file", "none"])
+def test_missing_folders_are_created_and_other_entries_are_set_aside(root: Path, away: Path, existing: str) -> None:
+    if existing == "link":
         (root / "new").symlink_to(away)
-    elif what == "file":
+    elif existing == "file":
         (root / "new").write_text("x")
     with files.open_folder(root, "new", "inner", create=True) as folder:
         files.write_in_folder(folder, "f", "text")
     assert (root / "new" / "inner" / "f").read_text() == "text" and not (root / "new").is_symlink()
-    assert len(list(root.glob(".aside-*"))) == (what != "none") and names(away) == ["b"]
+    assert len(list(root.glob(".aside-*"))) == (existing != "none") and names(away) == ["b"]
 
 
-def test_where_a_folder_lies_is_asked_of_the_kernel(root: Path, away: Path, tmp_path: Path) -> None:
+def test_the_location_of_an_open_folder_is_its_current_one(root: Path, away: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(root / "a" / "b")
     for path, inside in ((root, True), (root / "a" / "b" / "c", True), (tmp_path / "link", True), (tmp_path, False), (away / "b", False)):
         with files.open_folder(path) as folder:
@@ -266,47 +270,47 @@ def test_where_a_folder_lies_is_asked_of_the_kernel(root: Path, away: Path, tmp_
         assert files.is_within(folder, away) and not files.is_within(folder, root)
 
 
-def test_their_errors_are_ignored_and_the_machines_are_not() -> None:
+def test_errors_in_a_shared_folder_are_ignored_and_errors_of_the_machine_are_not() -> None:
     with files.ignore_folder_errors():
         raise FileNotFoundError(errno.ENOENT, "gone")
     with pytest.raises(OSError, match="full"), files.ignore_folder_errors():
         raise OSError(errno.ENOSPC, "full")
 
 
-# --- files in them ---
+# --- files in shared folders ----------------------------------------------------------------------
 
 
-def linked(path: Path) -> None:
+def make_link(path: Path) -> None:
     path.with_name("target").write_text("text")
     path.symlink_to("target")
 
 
-def a_socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(str(path))
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
 
 
-def second_name(path: Path) -> None:
+def make_hard_link(path: Path) -> None:
     path.with_name("target").write_text("text")
     path.hardlink_to(path.with_name("target"))
 
 
-UNPLAIN = [linked, os.mkfifo, a_socket, Path.mkdir]
+IRREGULAR_FILES = [make_link, os.mkfifo, make_socket, Path.mkdir]
 
 
-@pytest.mark.parametrize("make", UNPLAIN, ids=["link", "fifo", "socket", "folder"])
-def test_what_is_no_plain_file_is_refused_at_once(tmp_path: Path, make: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize("make", IRREGULAR_FILES, ids=["link", "fifo", "socket", "folder"])
+def test_a_file_that_is_not_regular_is_rejected_without_blocking(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "f")
-    before = handles()
+    before = count_open_files()
     with files.open_folder(tmp_path) as folder:
-        with pytest.raises(OSError) as refused:
+        with pytest.raises(OSError) as refusal:
             files.open_regular_file(folder, "f")
-        assert refused.value.errno == errno.EINVAL
+        assert refusal.value.errno == errno.EINVAL
         with pytest.raises(IdeaError, match="expected a regular file"):
             files.read_regular_file(folder, "f", 100)
         with pytest.raises(files.SourceError):
             files.copy_regular_file(folder, "f", tmp_path / "copy", 100)
-    assert not (tmp_path / "copy").exists() and handles() == before
+    assert not (tmp_path / "copy").exists() and count_open_files() == before
 
 
 def test_a_device_is_not_opened(tmp_path: Path) -> None:
@@ -314,34 +318,36 @@ def test_a_device_is_not_opened(tmp_path: Path) -> None:
         files.copy_regular_file(folder, "zero", tmp_path / "copy")
 
 
-def test_a_file_with_two_names_is_copied_and_is_no_idea(tmp_path: Path) -> None:
-    second_name(tmp_path / "f")
+def test_a_file_with_two_hard_links_is_copied_but_is_no_valid_idea(tmp_path: Path) -> None:
+    make_hard_link(tmp_path / "f")
     with files.open_folder(tmp_path) as folder:
         assert files.copy_regular_file(folder, "f", tmp_path / "copy") == 4
         with pytest.raises(IdeaError, match="expected a regular file"):
             files.read_regular_file(folder, "f", 100)
 
 
-@pytest.mark.parametrize("make", [linked, os.mkfifo, lambda path: path.write_text("another")], ids=["link", "fifo", "file"])
-def test_a_file_that_is_exchanged_while_it_is_opened(tmp_path: Path, make: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("make", [make_link, os.mkfifo, lambda path: path.write_text("another")], ids=["link", "fifo", "file"])
+def test_a_file_that_is_exchanged_while_it_is_opened_is_rejected(
+    tmp_path: Path, make: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, place = os.stat, tmp_path / "f"
 
-    def looked(path: str, **how: object) -> os.stat_result:
-        found = real(path, **how)  # type: ignore[arg-type]
+    def swap_after_stat(path: str, **options: object) -> os.stat_result:
+        result = real(path, **options)  # type: ignore[arg-type]
         if path == "f":
             place.rename(tmp_path / "moved")
             make(place)
-        return found
+        return result
 
     place.write_text("text")
-    with files.open_folder(tmp_path) as folder, monkeypatch.context() as exchanging:
-        exchanging.setattr(os, "stat", looked)
-        with pytest.raises(OSError) as refused:
+    with files.open_folder(tmp_path) as folder, monkeypatch.context() as patch:
+        patch.setattr(os, "stat", swap_after_stat)
+        with pytest.raises(OSError) as refusal:
             files.open_regular_file(folder, "f")
-    assert refused.value.errno in (errno.ELOOP, errno.ESTALE)
+    assert refusal.value.errno in (errno.ELOOP, errno.ESTALE)
 
 
-def test_a_text_is_bounded_and_utf8(tmp_path: Path) -> None:
+def test_a_text_file_is_limited_in_size_and_must_be_utf8(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("früh")
     (tmp_path / "latin").write_bytes("früh".encode("latin-1"))
     with files.open_folder(tmp_path) as folder:
@@ -356,29 +362,29 @@ def test_a_text_is_bounded_and_utf8(tmp_path: Path) -> None:
         files.read_text(tmp_path / "latin", InputError)
 
 
-def test_a_copy_is_bounded(tmp_path: Path) -> None:
+def test_the_size_of_a_copy_is_limited(tmp_path: Path) -> None:
     content = os.urandom(3 * 2**20 + 1)
     (tmp_path / "f").write_bytes(content)
     with files.open_folder(tmp_path) as folder:
-        for number, most in enumerate((None, len(content), 2 * len(content))):
-            assert files.copy_regular_file(folder, "f", tmp_path / str(number), most) == len(content)
+        for number, limit in enumerate((None, len(content), 2 * len(content))):
+            assert files.copy_regular_file(folder, "f", tmp_path / str(number), limit) == len(content)
             assert (tmp_path / str(number)).read_bytes() == content
         with pytest.raises(files.SourceError) as large:
             files.copy_regular_file(folder, "f", tmp_path / "large", len(content) - 1)
-        assert large.value.errno == errno.EFBIG and (tmp_path / "large").stat().st_size == 0, "none of it is copied"
+        assert large.value.errno == errno.EFBIG and (tmp_path / "large").stat().st_size == 0, "no byte may be copied"
 
 
-def test_a_file_that_grows_is_bounded_too(tmp_path: Path) -> None:
-    """As long as one likes, whatever its size was: a file of /proc has the size 0 and content."""
+def test_the_limit_also_holds_for_a_file_that_grows(tmp_path: Path) -> None:
+    """The limit is on the bytes read, not on the size: a file of /proc has size 0 and content."""
     with files.open_folder(Path("/proc/self")) as folder:
-        for most in (None, 10):
+        for limit in (None, 10):
             with pytest.raises(files.SourceError) as large:
-                files.copy_regular_file(folder, "status", tmp_path / f"copy{most}", most)
+                files.copy_regular_file(folder, "status", tmp_path / f"copy{limit}", limit)
             assert large.value.errno == errno.EFBIG
         assert files.copy_regular_file(folder, "status", tmp_path / "copy", 2**20) > 10
 
 
-def test_a_copy_that_cannot_be_written_is_not_the_sources_fault(tmp_path: Path) -> None:
+def test_a_failed_write_is_not_reported_as_an_error_of_the_source(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("text")
     (tmp_path / "taken").write_text("mine")
     with files.open_folder(tmp_path) as folder, pytest.raises(FileExistsError):
@@ -386,7 +392,7 @@ def test_a_copy_that_cannot_be_written_is_not_the_sources_fault(tmp_path: Path) 
     assert (tmp_path / "taken").read_text() == "mine"
 
 
-def test_names_in_an_inbox(tmp_path: Path) -> None:
+def test_hidden_names_are_not_listed_and_submissions_come_first(tmp_path: Path) -> None:
     submitted = f"{'0f' * 32}.md"
     for name in ("b.md", "a.md", submitted, ".writing-x", ".aside-x"):
         (tmp_path / name).write_text("")

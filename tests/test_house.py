@@ -1,4 +1,7 @@
-"""The house stands as it is described: names in strings exist, and no module hides one of the standard library."""
+"""The layout of the package: names in strings resolve, and every module has a test.
+
+No module may have the name of one in the standard library where that would hide it.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,21 @@ SOURCES = sorted(PACKAGE_FOLDER.rglob("*.py"))
 ROOT = Path(__file__).parent.parent
 
 
-def named_in_strings() -> set[str]:
-    """Names of this package that stand in quotes: what a fork server preloads, what ``-m`` runs, ``module:attribute`` of a verb."""
-    found: set[str] = set()
+def names_in_strings() -> set[str]:
+    """Return the package's module names in quotes.
+
+    These are the modules that a fork server preloads or ``-m`` runs, and commands'
+    ``module:attribute`` names.
+    """
+    names: set[str] = set()
     for path in (*SOURCES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")):
-        found |= set(re.findall(r"""["'](stagezero(?:\.[a-z_]\w*)+(?::\w+)?)["']""", path.read_text(encoding="utf-8")))
-    return found
+        names |= set(re.findall(r"""["'](stagezero(?:\.[a-z_]\w*)+(?::\w+)?)["']""", path.read_text(encoding="utf-8")))
+    return names
 
 
 def test_every_module_named_in_a_string_exists() -> None:
-    # A fork server swallows ImportError: a stale name would silently cost 5 s and 470 MB in every worker.
-    names = named_in_strings()
+    # A fork server ignores ImportError, so a stale name would cost 5 s and 470 MB in every worker.
+    names = names_in_strings()
     assert {"stagezero.training.executors.worker", "stagezero.auditor.forkserver_preload"} <= names
     assert "stagezero.cli.compare:compare" in names
     for name in sorted(names):
@@ -38,13 +45,13 @@ def test_every_module_named_in_a_string_exists() -> None:
         parts = module.split(".")
         while (spec := _spec(".".join(parts))) is None:
             parts.pop()
-        rest = module.split(".")[len(parts) :]
-        if spec.submodule_search_locations is not None and rest:  # a package, and no module of it
-            assert hasattr(importlib.import_module(".".join(parts)), rest[0]), name
+        remainder = module.split(".")[len(parts) :]
+        if spec.submodule_search_locations is not None and remainder:  # a package, and an attribute of it
+            assert hasattr(importlib.import_module(".".join(parts)), remainder[0]), name
 
 
 def _spec(name: str) -> ModuleSpec | None:
-    """Where a module is, without importing it: some are expensive, and one narrows the process that imports it."""
+    """Find a module without importing it: some are slow, and one restricts the process."""
     try:
         return importlib.util.find_spec(name)
     except ModuleNotFoundError:
@@ -52,18 +59,19 @@ def _spec(name: str) -> ModuleSpec | None:
 
 
 @pytest.mark.parametrize("folder", ["isolation", "auditor", "cli"])
-def test_no_module_of_a_launchers_folder_hides_one_of_the_standard_library(folder: str) -> None:
+def test_no_module_hides_one_of_the_standard_library(folder: str) -> None:
     names = {path.stem for path in (PACKAGE_FOLDER / folder).glob("*.py")} - {"__init__", "__main__"}
     assert not names & sys.stdlib_module_names
 
 
-def test_paths_of_the_package_come_from_its_resources() -> None:
-    # Counted from a module's own file they would, after a move, hide all of site-packages in a sandbox, or nothing.
+def test_package_paths_come_from_importlib_resources() -> None:
+    # A path relative to __file__ would change when its module moves. A sandbox would then hide all
+    # of site-packages, or no file.
     for path in SOURCES:
         assert not re.search(r"__file__(?!\")", path.read_text(encoding="utf-8")), path
 
 
-def test_every_module_has_a_test_of_its_name_or_is_named_by_one_that_covers_it() -> None:
+def test_every_module_has_a_test_file_of_its_name_or_is_listed_as_covered() -> None:
     tests = ROOT / "tests"
     covered: set[str] = set()
     for path in tests.rglob("test_*.py"):

@@ -1,6 +1,7 @@
-"""Ledgers of every format that was ever written: they verify, can be shown and traced, and their decisions are recomputed.
+"""Ledgers of every format: they verify, can be displayed and traced, and can be recomputed.
 
-``fixtures/ledgers/1`` was written before format, rule and scorer were named in entry 0 (``fixtures/make_ledgers.py``).
+Entry 0 of the ledgers in ``fixtures/ledgers/1`` does not yet name the format, the rule and the
+scorer (``fixtures/make_ledgers.py``).
 
 Covers: trials/versions.py.
 """
@@ -47,12 +48,12 @@ def entries(name: str) -> list[Entry]:
 
 
 @pytest.mark.parametrize("name", LEDGERS)
-def test_they_verify(name: str) -> None:
+def test_every_ledger_verifies(name: str) -> None:
     assert verify(FIXTURES / name / "ledger.jsonl", deep=True) == len(entries(name)) > 2
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_a_finished_run_is_shown_and_traced(format_: str, tmp_path: Path) -> None:
+def test_a_finished_run_is_displayed_and_traced(format_: str, tmp_path: Path) -> None:
     run = Path(shutil.copytree(FIXTURES / format_ / "finished", tmp_path / "run"))
     view = gather(run)
     assert view.finished and [s.number for s in view.adopted] == [0, 1]
@@ -60,11 +61,11 @@ def test_a_finished_run_is_shown_and_traced(format_: str, tmp_path: Path) -> Non
     assert "Show the harmless twins too" in write_page(run).read_text()
     traced = trace_lineage([read_record(run / "ledger.jsonl")])
     assert traced.stage == 1 and traced.only_ideas()
-    shown = stagezero("ledger", "show", run)
-    assert shown.returncode == 0 and "decision" in shown.stdout, shown.stderr
+    displayed = stagezero("ledger", "show", run)
+    assert displayed.returncode == 0 and "decision" in displayed.stdout, displayed.stderr
 
 
-def test_a_half_finished_run_is_refused_by_its_format(home: Path, tmp_path: Path) -> None:
+def test_a_half_finished_run_of_an_old_format_is_not_continued(home: Path, tmp_path: Path) -> None:
     project = Path(shutil.copytree(PROJECTS / "campaign", tmp_path / "half")) / "project.yaml"
     project.write_text(project.read_text().replace("name: fixture", "name: half").replace("seed: 5", "seed: 6"))
     runs = tmp_path / "runs"
@@ -74,98 +75,104 @@ def test_a_half_finished_run_is_refused_by_its_format(home: Path, tmp_path: Path
     assert (runs / "half" / "ledger.jsonl").read_bytes() == before
 
 
-def test_what_another_build_version_made_names_its_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rebuilding_an_old_build_format_names_its_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "BUILD_FORMAT", "build/3")
     with pytest.raises(InputError, match=r"built in format build/2, and this release builds build/3; use release 0\.1"):
         rebuild(FIXTURES / "1" / "finished", out=tmp_path)
 
 
-# --- decisions from the pairs that are written down ----------------------------------------------------------------------
+# --- decisions recomputed from the recorded pairs -------------------------------------------------
 
 
-def recipe_of(written: dict[str, Any]) -> Recipe:
-    return parse_recipe(written["steps"], "the ledger's recipe")
+def recipe_of(recorded: dict[str, Any]) -> Recipe:
+    return parse_recipe(recorded["steps"], "the ledger's recipe")
 
 
-def registered(name: str) -> Iterator[tuple[list[Entrant], Recipe, float, Trial, list[Entry]]]:
-    """Every batch of a ledger: what was tried, on which control, at which level, and the entries of its trials."""
-    found, suite = entries(name), load_suite("atlas")
-    assert all(versions.recorded_version(found[0].body, what) == now for what, now in (("rule", RULE_VERSION), ("scorer", SCORER_VERSION)))
+def registered_batches(name: str) -> Iterator[tuple[list[Entrant], Recipe, float, Trial, list[Entry]]]:
+    """Yield every batch of a ledger.
+
+    A batch is the entrants, their control, their level, the plan, and the entries of their trials.
+    """
+    ledger, suite = entries(name), load_suite("atlas")
+    assert all(
+        versions.recorded_version(ledger[0].body, part) == current for part, current in (("rule", RULE_VERSION), ("scorer", SCORER_VERSION))
+    )
     if name.endswith("comparison"):
-        plan, body = Trial.model_validate(found[0].body["trial"]), found[1].body
+        plan, body = Trial.model_validate(ledger[0].body["trial"]), ledger[1].body
         a, b = (load_recipe(PROJECTS / "comparison" / f"{recipe}.yaml") for recipe in ("plain", "balanced"))
-        entrant = Entrant("balanced against plain", "people", hypothesis(a, b, found[0].body["property"], plan.margin, suite))
+        entrant = Entrant("balanced against plain", "people", hypothesis(a, b, ledger[0].body["property"], plan.margin, suite))
         assert entrant.hypothesis.digest() == body["hypothesis"]
-        yield [entrant], a, body["level"], plan, found[1:]
+        yield [entrant], a, body["level"], plan, ledger[1:]
         return
-    project = found[0].body["project"]
-    plan, tried, promoted = Trial.model_validate(project["trial"]), 0, 0
-    control = recipe_of(found[0].body["stage0"])
-    for at, entry in enumerate(found):
+    project = ledger[0].body["project"]
+    plan, tested, promoted = Trial.model_validate(project["trial"]), 0, 0
+    control = recipe_of(ledger[0].body["stage0"])
+    for position, entry in enumerate(ledger):
         if entry.kind == "stage" and entry.body["adopted"]:
             control = recipe_of(entry.body["recipe"])
         if entry.kind == "registration" and entry.body["ideas"]:
             batch = [Entrant(i["title"], i["researcher"], _hypothesis(control, i, plan, suite)) for i in entry.body["ideas"]]
-            level = plan.level(entry.body["stage"], project["stages"], len(batch), tried, promoted)
+            level = plan.level(entry.body["stage"], project["stages"], len(batch), tested, promoted)
             assert float(f"{level:.6g}") == entry.body["level"]
-            rest = found[at:]
-            end = next((n for n, e in enumerate(rest) if n and e.kind not in ("calibration", "pair", "decision")), len(rest))
-            yield batch, control, level, plan, rest[:end]
-            decided = [e.body["fate"] for e in rest[:end] if e.kind == "decision"]
-            tried, promoted = tried + len(decided), promoted + decided.count("promoted")
+            remaining = ledger[position:]
+            end = next((n for n, e in enumerate(remaining) if n and e.kind not in ("calibration", "pair", "decision")), len(remaining))
+            yield batch, control, level, plan, remaining[:end]
+            decided = [e.body["fate"] for e in remaining[:end] if e.kind == "decision"]
+            tested, promoted = tested + len(decided), promoted + decided.count("promoted")
 
 
 def _hypothesis(control: Recipe, idea: dict[str, Any], plan: Trial, suite: Suite) -> Hypothesis:
-    found = hypothesis(control, recipe_of(idea["candidate"]), idea["property"], plan.margin, suite)
-    assert found.digest() == idea["hypothesis"]
-    return found
+    computed = hypothesis(control, recipe_of(idea["candidate"]), idea["property"], plan.margin, suite)
+    assert computed.digest() == idea["hypothesis"]
+    return computed
 
 
 @pytest.mark.parametrize("name", [name for name in LEDGERS if "auditor" not in name])
-def test_the_pairs_that_are_written_down_give_the_same_e_values_and_fates(name: str) -> None:
-    suite, looks = load_suite("atlas"), 0
-    for batch, _, level, plan, trials in registered(name):
+def test_the_recorded_pairs_give_the_same_e_values_and_fates(name: str) -> None:
+    suite, count = load_suite("atlas"), 0
+    for batch, _, level, plan, trials in registered_batches(name):
         noise = next(e.body["pooled_sd"] for e in trials if e.kind == "calibration")
         for entrant in batch:
             decision_rule = DecisionRule(entrant.hypothesis, level, plan, noise, suite.properties, suite.capabilities)
             key = entrant.hypothesis.digest()
-            written = [dict(e.body) for e in trials if e.kind == "pair" and e.body["hypothesis"] == key]
+            recorded = [dict(e.body) for e in trials if e.kind == "pair" and e.body["hypothesis"] == key]
             decision = next((e.body for e in trials if e.kind == "decision" and e.body["hypothesis"] == key), None)
             pairs: list[Pair] = []
             best, ruling = 1.0, None
-            for body in written:
+            for body in recorded:
                 e = body.pop("e")
                 body.pop("hypothesis")
                 pairs.append(Pair(**body))
                 ruling = decision_rule.evaluate(pairs, best)
-                assert ruling.e_value == pytest.approx(e, rel=1e-4)  # the noise is written down with six digits
-                best, looks = max(best, e), looks + 1
+                assert ruling.e_value == pytest.approx(e, rel=1e-4)  # the noise is recorded with six digits
+                best, count = max(best, e), count + 1
             if decision is not None and ruling is not None:
-                # An idea whose pairs and guards hold is decided by further checks, whose builds are not written down.
+                # An idea whose pairs and guards pass is decided by further checks, whose builds are
+                # not recorded.
                 assert str(ruling.fate or "promoted") == decision["fate"] or (ruling.fate is None and decision["guards"])
                 assert decision["pairs"] == len(pairs)
                 if ruling.fate is not None:
                     assert [(g.name, g.established) for g in ruling.guards] == [(g["name"], g["shown"]) for g in decision["guards"]]
-    assert looks > 5
+    assert count > 5
 
 
-# --- everything again from recorded seeds ---------------------------------------------------------------------------------
+# --- everything recomputed from the recorded seeds ------------------------------------------------
 
 
-class Recorded:
-    """A ledger that only confirms what a fixture holds, but for the words of reasons."""
+class FixtureLedger:
+    """A ledger that accepts only the fixture's entries; the texts of reasons may differ."""
 
-    def __init__(self, held: list[Entry]) -> None:
-        self.held, self.at = held, 0
+    def __init__(self, expected: list[Entry]) -> None:
+        self.expected, self.position = expected, 0
 
     @property
     def head(self) -> str:
-        return self.held[self.at - 1].hash
+        return self.expected[self.position - 1].hash
 
     def record(self, kind: str, body: dict[str, Any]) -> None:
-        found = self.held[self.at]
-        assert (kind, _without_why(body)) == (found.kind, _without_why(found.body)), found.seq
-        self.at += 1
+        entry = self.expected[self.position]
+        assert (kind, _without_why(body)) == (entry.kind, _without_why(entry.body)), entry.seq
+        self.position += 1
 
 
 def _without_why(value: Any) -> Any:
@@ -176,30 +183,30 @@ def _without_why(value: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[LocalPool]:
-    with LocalPool(2) as found:
-        yield found
+    with LocalPool(2) as pool:
+        yield pool
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in LEDGERS if name.endswith(("finished", "comparison"))])
-def test_every_pair_stage_and_decision_comes_out_again_from_its_seeds(name: str, pool: LocalPool, home: Path, tmp_path: Path) -> None:
-    found = entries(name)
-    if pool.environment() != found[0].body["environment"]:
-        pytest.skip("other library versions or another processor than the fixture's: other bits")
+def test_every_pair_stage_and_decision_is_reproduced_from_its_seeds(name: str, pool: LocalPool, home: Path, tmp_path: Path) -> None:
+    ledger_entries = entries(name)
+    if pool.environment() != ledger_entries[0].body["environment"]:
+        pytest.skip("other library versions or another processor than the fixture's give other bits")
     base = pool.materialise("pocket/65k", tmp_path / "progress").result()
     secret = campaign_secret(tmp_path, SEED[Path(name).name])
     batches = 0
-    for batch, control, level, plan, trials in registered(name):
+    for batch, control, level, plan, trials in registered_batches(name):
         queue = BuildQueue(pool, base, "atlas", plan.items, home / "store", None, NoProgress())
-        ledger = Recorded(trials)
-        ledger.at = 1
+        ledger = FixtureLedger(trials)
+        ledger.position = 1
         Batch(batch, control, queue, plan, level, secret, ledger).run()  # type: ignore[arg-type]
-        assert ledger.at == len(trials) or trials[ledger.at].kind == "confirmed"
+        assert ledger.position == len(trials) or trials[ledger.position].kind == "confirmed"
         batches += 1
     assert batches == (1 if name.endswith("comparison") else 2)
     queue = BuildQueue(pool, base, "atlas", plan.items, home / "store", None, NoProgress())
     before = Recipe()
-    for entry in found:
+    for entry in ledger_entries:
         if entry.kind == "stage":
             recipe, seeds = recipe_of(entry.body["recipe"]), entry.body["seeds"]
             assert seeds == [replicate_seed(secret, entry.prev, f"confirm {entry.body['stage']}", s) for s in range(1, plan.confirm + 1)]
@@ -217,14 +224,14 @@ def test_every_pair_stage_and_decision_comes_out_again_from_its_seeds(name: str,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format_", FORMATS)
-def test_a_stage_of_an_old_ledger_is_rebuilt(format_: str, pool: LocalPool, home: Path, tmp_path: Path) -> None:
+def test_a_stage_of_an_old_format_is_rebuilt(format_: str, pool: LocalPool, home: Path, tmp_path: Path) -> None:
     assert rebuild(FIXTURES / format_ / "finished", out=tmp_path, pool=pool).sound
 
 
-def test_a_comparison_of_an_old_format_is_refused(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_comparison_of_an_old_format_is_not_continued(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def recorded_folder(folder: Path) -> Path:
-        (made,) = (p for p in folder.iterdir() if p.is_dir())
-        return made
+        (recorded,) = (p for p in folder.iterdir() if p.is_dir())
+        return recorded
 
     class FakeStop(Exception):
         pass

@@ -1,4 +1,4 @@
-"""A team's own suite and its own trainer, through compare and a campaign, without touching the package.
+"""A team's own suite and trainer through compare and a campaign, without changing the package.
 
 Covers: trials/compare.py.
 """
@@ -45,7 +45,10 @@ model.save_pretrained(os.environ["STAGEZERO_OUT"])
 
 
 def write_suite(path: Path, split: tuple[str, ...], seed: int, clusters: int) -> Path:
-    """A new property, "closing": an order to close is followed when it comes with the word please, and only then."""
+    """Write a suite for a new property, "closing".
+
+    An order to close must be followed if, and only if, it contains the word please.
+    """
     rng, rows = random.Random(seed), []
     things = ["door", "shop", "book", "case", "gate", "lid", "file", "eye", "box", "bar"]
     for part in split:
@@ -81,33 +84,33 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_worse_recipe_is_given_up(base: Path, folder: Path) -> None:
-    """The reverse question needs a few pairs only, so it runs in the fast suite."""
-    found = sz.compare(
+    """The reverse comparison needs only a few pairs, so it runs in the fast suite."""
+    comparison = sz.compare(
         folder / "more.yaml", folder / "little.yaml", property="closing", model=str(base), suite=str(folder / "mine.jsonl"),
         plan=sz.Trial(items=30, max_pairs=10, calibration=3, confirm=3), seed=1, runs=folder / "runs",
     )  # fmt: skip
-    assert not found.better and len(found.decision.pairs) < 5
-    assert "the suite is a fixed file" in str(found)
+    assert not comparison.better and len(comparison.decision.pairs) < 5
+    assert "the suite is a fixed file" in str(comparison)
 
 
 @pytest.mark.slow
 def test_compare(base: Path, folder: Path) -> None:
-    found = sz.compare(
+    comparison = sz.compare(
         folder / "little.yaml", folder / "more.yaml", property="closing", model=str(base), suite=str(folder / "mine.jsonl"),
         plan=sz.Trial(items=30, max_pairs=10, calibration=3, confirm=6), seed=1, runs=folder / "runs",
     )  # fmt: skip
-    assert found.better, str(found)
-    assert found.confirmed is not None and found.confirmed.low > 0
-    assert "the suite is a fixed file" in str(found)
+    assert comparison.better, str(comparison)
+    assert comparison.confirmed is not None and comparison.confirmed.low > 0
+    assert "the suite is a fixed file" in str(comparison)
 
 
 @pytest.mark.slow
 def test_campaign(base: Path, folder: Path) -> None:
     path = write_project(folder / "project", base, name="own", suite=str(folder / "mine.jsonl"), stage0=str(folder / "little.yaml"),
-        audit=f"{{sealed: {folder / 'sealed.jsonl'}, bars: {{closing: 0.5}}, folder: keep}}",
+        audit=f"{{sealed: {folder / 'sealed.jsonl'}, bars: {{closing: 0.5}}, folder: auditor}}",
         trial="{items: 30, max_pairs: 10, calibration: 3, confirm: 3}")  # fmt: skip
-    for old in (folder / "project" / "ideas").glob("*.md"):
-        old.unlink()
+    for previous in (folder / "project" / "ideas").glob("*.md"):
+        previous.unlink()
     (folder / "project" / "ideas" / "longer.md").write_text(
         "---\ntitle: train for longer\nproperty: closing\nclaimed_effect: 0.3\nreason: two steps are few\n"
         "patch:\n  - {op: set, at: own, values: {run: [python, train.py, '0.01', '120']}}\n---\n"
@@ -122,7 +125,10 @@ def test_campaign(base: Path, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_two_ideas_on_a_real_llm(home: Path, tmp_path: Path) -> None:
-    """SmolLM2, 135M parameters, LoRA, on a CPU: a handful of steps teaches it to decline to give out PINs, and harsher ones break it."""
+    """SmolLM2 with 135M parameters and LoRA on a CPU.
+
+    A few steps teach it not to give out PINs; harsher training breaks it.
+    """
     recipes = {
         "plain": "{step: sft, steps: 4, batch_size: 8, learning_rate: 0.0005, lora: {rank: 8, alpha: 16}}",
         "longer": "{step: sft, steps: 16, batch_size: 8, learning_rate: 0.001, lora: {rank: 8, alpha: 16}}",
@@ -130,10 +136,10 @@ def test_two_ideas_on_a_real_llm(home: Path, tmp_path: Path) -> None:
     parts = "[{claims: [privacy, abstention], kinds: [trap, twin], each: 40}]"
     for name, step in recipes.items():
         (tmp_path / f"{name}.yaml").write_text(f"steps:\n- {{step: mix, parts: {parts}}}\n- {step}\n")
-    found = sz.compare(
+    comparison = sz.compare(
         tmp_path / "plain.yaml", tmp_path / "longer.yaml", property="privacy", model="package/smollm2-135m-q4",
         plan=sz.Trial(items=4, max_pairs=10, calibration=3, confirm=3), seed=1, runs=tmp_path / "runs",
     )  # fmt: skip
-    print(found)
-    assert found.decision.pairs and found.decision.fate is not None
-    assert {"privacy", "facts"} <= set(found.effects)
+    print(comparison)
+    assert comparison.decision.pairs and comparison.decision.fate is not None
+    assert {"privacy", "facts"} <= set(comparison.effects)

@@ -1,6 +1,8 @@
-"""A project's two wings as ``stagezero run`` starts them, with the hostile program in the lab's place.
+"""Start an auditor and a lab as ``stagezero run`` does, with the hostile program as the lab.
 
-python house.py TASK.json
+    python house.py TASK.json
+
+It prints the hostile program's result as JSON.
 """
 
 from __future__ import annotations
@@ -21,55 +23,60 @@ WING = Path(__file__).with_name("wing.py")
 
 
 def handle_of(path: Path) -> tuple[int, str]:
-    """A file's handle: with it and enough rights a file is opened past every path."""
+    """Return the type and the bytes (hex) of a file's handle; 0 and "" if there is none.
+
+    A process with sufficient privileges can open the file by this handle, without a path.
+    """
     libc, mount = ctypes.CDLL(None, use_errno=True), ctypes.c_int()
-    held = ctypes.create_string_buffer((128).to_bytes(4, sys.byteorder) + bytes(132))
-    if libc.name_to_handle_at(-100, str(path).encode(), held, ctypes.byref(mount), 0) != 0:
+    handle = ctypes.create_string_buffer((128).to_bytes(4, sys.byteorder) + bytes(132))
+    if libc.name_to_handle_at(-100, str(path).encode(), handle, ctypes.byref(mount), 0) != 0:
         return 0, ""
-    size, kind = (int.from_bytes(held.raw[i : i + 4], sys.byteorder) for i in (0, 4))
-    return kind, held.raw[8 : 8 + size].hex()
+    size, kind = (int.from_bytes(handle.raw[i : i + 4], sys.byteorder) for i in (0, 4))
+    return kind, handle.raw[8 : 8 + size].hex()
 
 
 def children(pid: int) -> list[int]:
-    """A process and all that it has started."""
+    """Return a process and its descendants."""
     try:
-        told = [text for task in Path(f"/proc/{pid}/task").iterdir() for text in (task / "children").read_text().split()]
+        ids = [text for task in Path(f"/proc/{pid}/task").iterdir() for text in (task / "children").read_text().split()]
     except OSError:
-        told = []
-    return [pid, *(found for child in told for found in children(int(child)))]
+        ids = []
+    return [pid, *(descendant for child in ids for descendant in children(int(child)))]
 
 
 def main() -> int:
+    """Run the hostile program beside an embedded auditor; return 1 if it has no result."""
     task: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
     level: Separation = "boxed" if task["boxed"] else "colocated"
-    keep, sealed = Path(task["keep"]), Path(task["sealed"])
-    with EmbeddedAuditor(keep, level, sealed if task["boxed"] else None) as auditor:
-        opened = auditor.endpoint()
-        door = opened.door()
+    auditor_folder, sealed = Path(task["keep"]), Path(task["sealed"])
+    with EmbeddedAuditor(auditor_folder, level, sealed if task["boxed"] else None) as auditor:
+        endpoint = auditor.endpoint()
+        door = endpoint.door()
         task["suite"] = door.set_up(Setup.model_validate(task["setup"])).suite
-        task["says"] = door.certificate()["separation"]
+        separation = door.certificate()["separation"]
         door.close()
-        kept = keep / "sealed" / task["suite"] / sealed.name
-        task["handles"] = [handle_of(path) for path in (sealed, kept)]
+        sealed_copy = auditor_folder / "sealed" / task["suite"] / sealed.name
+        task["handles"] = [handle_of(path) for path in (sealed, sealed_copy)]
         task["pids"] = children(auditor._process.pid)
-        task |= {"address": opened.address, "token": opened.token}
+        task |= {"address": endpoint.address, "token": endpoint.token}
         for path in Path("/proc/net/unix").read_text().splitlines()[1:]:
             if task["temporary"] in path:
                 task["sockets"].append(path.split()[-1])
-        told = Path(task["writable"]) / "task.json"
-        told.write_text(json.dumps(task))
-        line = [sys.executable, str(WING), str(told)]
+        task_file = Path(task["writable"]) / "task.json"
+        task_file.write_text(json.dumps(task))
+        command = [sys.executable, str(WING), str(task_file)]
         if task["boxed"]:
-            # The attack itself must be there, wherever this checkout lies.
-            seen = [told.parent.parent, WING.parent]
-            line = lab_box.Box([Path(task["writable"])], [keep, sealed] if task["covered"] else [], seen).command(line, told.parent)
-        done = subprocess.run(line, capture_output=True, text=True, cwd=told.parent, timeout=task["seconds"] * 4 + 60, check=False)
+            # The hostile program must be visible in the box, wherever this checkout is.
+            visible = [task_file.parent.parent, WING.parent]
+            covered = [auditor_folder, sealed] if task["covered"] else []
+            command = lab_box.Box([Path(task["writable"])], covered, visible).command(command, task_file.parent)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=task_file.parent, timeout=task["seconds"] * 4 + 60, check=False)
     try:
-        found = json.loads(done.stdout.splitlines()[-1])
+        result = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):
         print(done.stderr[-3000:], file=sys.stderr)
         return 1
-    print(json.dumps({**found, "says": task["says"]}))
+    print(json.dumps({**result, "separation": separation}))
     return 0
 
 

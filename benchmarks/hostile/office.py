@@ -1,8 +1,8 @@
-"""Sets up an auditor of its own, as its operator would, and becomes ``stagezero audit serve``.
+"""Set up an auditor of its own, as its operator would, and become ``stagezero audit serve``.
 
-The sealed rows come by standard input; the lab's token leaves by standard output.
+The sealed rows are read from stdin. The tokens of two labs are written to stdout, as JSON.
 
-    python office.py KEEP TERMS.json SERVE-ARGUMENTS… < sealed.jsonl
+    python office.py AUDITOR-FOLDER TERMS.json SERVE-ARGUMENTS… < sealed.jsonl
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from stagezero.auditor.storage import Storage
 
 
 def main() -> None:
-    keep, given = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
-    sealed = keep.parent / "sealed.jsonl"
+    """Create the auditor, print the tokens and execute the server."""
+    folder, settings = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
+    sealed = folder.parent / "sealed.jsonl"
     sealed.touch(0o600)
     sealed.write_text(sys.stdin.read())
     tokens = {name: new_token() for name in ("lab", "rival")}
-    with Storage.create(keep, "office", given["slot"]) as held:
-        add_suite(held, str(sealed), given["suite"], given["bars"], None, None, lambda _: None, **given["terms"])
+    with Storage.create(folder, "office", settings["slot"]) as storage:
+        add_suite(storage, str(sealed), settings["suite"], settings["bars"], None, None, lambda _: None, **settings["terms"])
         for name, token in tokens.items():
-            held.meter.set_token(name, token_hash(token))
+            storage.meter.set_token(name, token_hash(token))
     print(json.dumps(tokens), flush=True)
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "stagezero.cli", "audit", "serve", str(keep), *sys.argv[3:]])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "stagezero.cli", "audit", "serve", str(folder), *sys.argv[3:]])
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
-"""A hostile lab wing: it reads all that it can reach, and guesses every sealed label. Standard library alone, so that any user can run it.
+"""A hostile lab: it reads everything that it can reach, and guesses every sealed label.
 
-It is told everything but the labels: every question, how a sealed row is written, where the auditor's folder, the sealed file and
-the processes are, even the file handle of the sealed copy. What it looks for has a fixed form, so that whatever it reads can be
-searched at once: a row of the sealed file, or a code. A file that was last changed before the items were drawn cannot hold them, nor can
-a process that ended before; those are passed over, and no process that is older than the items is touched.
+It uses the standard library alone, so that any user can run it. It receives everything but the
+labels: every question, the form of a sealed row, the paths of the auditor's folder and the sealed
+file, the auditor's processes, even the file handle of the sealed copy. What it searches for has a
+fixed form (a row of the sealed file, or a code), so that it can search whatever it reads at once.
+It skips files that were last changed before the items were drawn, because these cannot contain
+them. It never touches a process that is older than the items.
 
-    python wing.py TASK.json > FOUND.json
+    python wing.py TASK.json > RESULT.json
 """
 
-# Paths are texts here, since many of them are not of this process.
+# Paths are strings here, because many of them belong to other processes.
 # ruff: noqa: PTH103, PTH104, PTH108, PTH109, PTH116, PTH120, PTH123, PTH207, PTH208
 from __future__ import annotations
 
@@ -45,9 +47,10 @@ MS_BIND, MS_REC, MNT_DETACH = 4096, 16384, 2
 
 
 class Wing:
-    """One attack, from the first look to the guesses."""
+    """One attack: it tries every route and then guesses the labels."""
 
     def __init__(self, task: dict[str, Any]) -> None:
+        """Start with no result; ``task`` is the content of TASK.json."""
         self.task = task
         self.start = time.monotonic()
         self.labels: dict[str, str] = {}
@@ -59,10 +62,10 @@ class Wing:
         self.took: dict[str, dict[str, list[float]]] = {}
         self.line: http.client.HTTPConnection | None = None
 
-    # --- what is found ---------------------------------------------------------------------------------------------
+    # --- results ----------------------------------------------------------------------------------
 
     def look(self, data: bytes) -> None:
-        """Search what was read."""
+        """Search the bytes that were read."""
         for name, label in ROW.findall(data):
             self.labels.setdefault(name.decode(), label.decode())
             self.by_route.add(name.decode())
@@ -74,11 +77,12 @@ class Wing:
         entry["found"] = len(self.by_route)
 
     def note(self, what: str, count: int = 1) -> None:
+        """Add to a counter of the current route."""
         entry = self.routes[self.route]
         entry[what] = entry.get(what, 0) + count
 
     def read(self, path: str | Path, most: int = MOST_FILE) -> bool:
-        """Read a file to its end or to a bound, and search it."""
+        """Read a file up to a limit, and search it."""
         try:
             handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         except OSError:
@@ -97,7 +101,7 @@ class Wing:
         return True
 
     def try_route(self, name: str, attack: Callable[[], None], seconds: float) -> None:
-        """Run one attack for so long, in this process; whatever it raises ends it."""
+        """Run one attack in this process for this number of seconds; an exception ends it."""
         self.route = name
         self.routes[name] = {"bytes": 0, "found": 0}
         self.by_route, self.seen = set(), set()
@@ -110,7 +114,7 @@ class Wing:
         self.routes[name]["seconds"] = round(time.monotonic() - start, 2)
 
     def apart(self, name: str, attack: Callable[[], None], seconds: float) -> None:
-        """The same in a child, for attacks that change the process they are made from."""
+        """Run one attack in a child process, because it changes its own process."""
         ours, theirs = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -140,18 +144,19 @@ class Wing:
 
     @property
     def late(self) -> bool:
+        """Whether the time of the current route is over."""
         return time.monotonic() > self.until
 
-    # --- files -----------------------------------------------------------------------------------------------------
+    # --- files ------------------------------------------------------------------------------------
 
     def targets(self) -> list[str]:
-        """Where the sealed items are known to lie, under every name that this user might reach them by."""
+        """Return every path under which this user might reach the sealed items."""
         places = [self.task["keep"], self.task["sealed"], self.task["temporary"]]
         roots = ["", *(f"/proc/{pid}/root" for pid in self.pids()), *(f"/proc/{pid}/cwd/.." for pid in self.pids())]
         return [root + place for root in roots for place in places]
 
     def tree(self, top: str) -> None:
-        """Read every file of a tree that changed since the items were drawn."""
+        """Read every file of a folder that changed after the items were drawn."""
         waiting = [top]
         while waiting and not self.late:
             here = waiting.pop()
@@ -173,22 +178,25 @@ class Wing:
                 self.note("refused")
 
     def fresh(self, path: str, found: os.stat_result) -> None:
+        """Read a file if it changed after the items were drawn and was not read before."""
         self.note("files")
         if found.st_ctime >= self.task["since"] and (found.st_dev, found.st_ino) not in self.seen:
             self.seen.add((found.st_dev, found.st_ino))
             self.read(path)
 
     def known_places(self) -> None:
+        """Read the places of the sealed items."""
         for place in self.targets():
             self.tree(place)
 
     def all_files(self) -> None:
+        """Read all files of the machine, as long as there is time."""
         for top in ("/tmp", "/var/tmp", "/dev", "/run", "/var", "/home", "/root", os.getcwd(), "/"):
             self.tree(top)
         self.note("all" if not self.late else "cut off")
 
     def kernel_files(self) -> None:
-        """What the kernel tells: its log, its lists of shared memory, keys and swap, and the small files of /sys."""
+        """Read the kernel's log, its lists of shared memory, keys and swap, and files of /sys."""
         for name in ("keys", "key-users", "sysvipc/shm", "sysvipc/msg", "swaps", "net/unix", "net/tcp", "locks", "kallsyms", "kcore"):
             self.read(f"/proc/{name}", 1 << 20)
         buffer = ctypes.create_string_buffer(1 << 20)
@@ -207,7 +215,7 @@ class Wing:
                     self.read(f"{folder}/{name}", 65536)
 
     def shared_memory(self) -> None:
-        """System V segments and queues, POSIX shared memory."""
+        """Read System V segments and POSIX shared memory and queues."""
         LIBC.shmat.restype = ctypes.c_void_p
         with contextlib.suppress(OSError):
             for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]:
@@ -221,7 +229,7 @@ class Wing:
                     self.read(path)
 
     def inherited(self) -> None:
-        """Files that this process was given without asking, and files that were deleted and are still open."""
+        """Read inherited file descriptors, also those of deleted files."""
         for fd in range(3, 256):
             with contextlib.suppress(OSError):
                 mode = os.fstat(fd).st_mode
@@ -233,7 +241,7 @@ class Wing:
                     self.read(f"/proc/self/fd/{fd}/../../../../../..{self.task['sealed']}")
 
     def devices(self) -> None:
-        """The disk and the memory themselves."""
+        """Read the disk and the memory as devices."""
         names = [*glob.glob("/dev/vd*"), *glob.glob("/dev/sd*"), *glob.glob("/dev/nvme*"), *glob.glob("/dev/dm-*"), "/dev/mem", "/dev/kmem"]
         device = os.stat(self.task["writable"]).st_dev
         own = f"{self.task['writable']}/node"
@@ -250,10 +258,10 @@ class Wing:
                 os.unlink(own)
             names = []
 
-    # --- processes -------------------------------------------------------------------------------------------------
+    # --- processes --------------------------------------------------------------------------------
 
     def pids(self) -> list[int]:
-        """Processes of others, no older than the items."""
+        """Return the processes of others that began after the items were drawn."""
         found = []
         for name in os.listdir("/proc"):
             with contextlib.suppress(OSError, ValueError, IndexError):
@@ -264,7 +272,7 @@ class Wing:
         return sorted(found, reverse=True)
 
     def auditors(self) -> list[int]:
-        """Those of them that are the auditor's."""
+        """Return those of them that belong to the auditor."""
         found = []
         for pid in self.pids():
             with contextlib.suppress(OSError):
@@ -274,7 +282,7 @@ class Wing:
         return found
 
     def process_files(self) -> None:
-        """Environments, command lines, open files, working folders and roots of processes."""
+        """Read environments, command lines and open files of processes."""
         for pid in self.pids():
             if self.late:
                 return
@@ -294,7 +302,7 @@ class Wing:
                             self.read(path)
 
     def memory(self) -> None:
-        """The memory of every process, the auditor's first."""
+        """Read the memory of every process, the auditor's first."""
         mine = self.auditors()
         for pid in [*mine, *(p for p in self.pids() if p not in mine)]:
             if self.late:
@@ -320,7 +328,7 @@ class Wing:
                 self.note("refused")
 
     def attach(self) -> None:
-        """Stop a process and read it; take over its open files."""
+        """Trace the auditor's processes, copy their file descriptors and enter their namespaces."""
         for pid in self.auditors():
             if LIBC.ptrace(16, pid, None, None) == 0:
                 self.note("attached")
@@ -349,11 +357,11 @@ class Wing:
             self.tree(place)
 
     def core_dump(self) -> None:
-        """Have the auditor dump its memory to a file. Comes last: it ends the auditor where it works."""
+        """Make the auditor dump its memory to a file; runs last, because it ends the auditor."""
         setting = Path("/proc/sys/kernel/core_pattern")
         with contextlib.suppress(OSError):
             before = setting.read_text()
-            setting.write_text(before)  # as it was: that it could be written is enough, the kernel would run a program for it
+            setting.write_text(before)  # unchanged; write access is proof enough, because the kernel would run a program from here
             self.note("kernel settings written")
         for pid in self.auditors():
             limit = struct.pack("QQ", 2**64 - 1, 2**64 - 1)
@@ -367,10 +375,10 @@ class Wing:
             for path in glob.glob(f"{folder}/*core*"):
                 self.tree(path)
 
-    # --- sockets and the terminal ----------------------------------------------------------------------------------
+    # --- sockets and the terminal -----------------------------------------------------------------
 
     def sockets(self) -> None:
-        """Whoever listens in the file system; Python's fork servers run what they are sent."""
+        """Connect to Unix sockets; Python's fork servers execute the programs that they receive."""
         names = {line.split()[-1] for line in Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:] if len(line.split()) == 8}
         names |= set(glob.glob(f"{self.task['temporary']}/**/listener-*", recursive=True)) | set(self.task["sockets"])
         for name in sorted(names):
@@ -390,7 +398,7 @@ class Wing:
                     self.run_in_fork_server(line)
 
     def run_in_fork_server(self, line: socket.socket) -> None:
-        """Send a fork server a program that reads the auditor's folder and writes what it finds into a pipe of ours."""
+        """Make a fork server run a program that sends the auditor's files through a pipe."""
         code = (
             "import glob, multiprocessing.forkserver as f, os\n"
             f"for p in glob.glob({self.task['keep']!r} + '/**', recursive=True) + [{self.task['sealed']!r}]:\n"
@@ -416,10 +424,10 @@ class Wing:
             said += chunk
         self.look(said)
 
-    # --- namespaces ------------------------------------------------------------------------------------------------
+    # --- namespaces -------------------------------------------------------------------------------
 
     def uncover(self) -> None:
-        """Take covers away: as it is, then as root of a user namespace of its own."""
+        """Remove the covers of the box: as this user, then as root of a new user namespace."""
         self._uncover()
         ids = os.getuid(), os.getgid()
         if LIBC.unshare(NEWUSER | NEWNS) != 0:
@@ -438,10 +446,11 @@ class Wing:
             os.waitpid(child, 0)
 
     def _uncover(self) -> None:
+        """Try to reach the covered paths by mounts, moves and renames."""
         keep, sealed, own = self.task["keep"], self.task["sealed"], f"{self.task['writable']}/mount"
         os.makedirs(own, exist_ok=True)
         self.handles()
-        # A copy of the mount above, without the covers on it.
+        # A bind mount of the parent, without the covers on it.
         for above in (os.path.dirname(keep), "/"):
             for flags in (MS_BIND, MS_BIND | MS_REC):
                 if LIBC.mount(above.encode(), own.encode(), None, flags, None) == 0:
@@ -469,7 +478,7 @@ class Wing:
             if LIBC.syscall(429, -100, place.encode(), -100, own.encode(), 0) == 0:  # move_mount
                 self.note("covers moved")
             self.tree(place)
-        # rename, or link from elsewhere, what lies under a cover
+        # Rename the folder below a cover.
         with contextlib.suppress(OSError):
             os.rename(os.path.dirname(keep), os.path.dirname(keep) + ".moved")
             self.note("renamed")
@@ -477,7 +486,7 @@ class Wing:
             os.rename(os.path.dirname(keep) + ".moved", os.path.dirname(keep))
 
     def handles(self) -> None:
-        """Open the sealed copy by its file handle, past every path."""
+        """Open the sealed copy by its file handle, without a path."""
         for kind, raw in self.task["handles"]:
             data = bytes.fromhex(raw)
             handle = ctypes.create_string_buffer(struct.pack("Ii", len(data), kind) + data)
@@ -492,7 +501,7 @@ class Wing:
                         os.close(got)
 
     def watch(self) -> None:
-        """Names that appear while an audit runs."""
+        """Watch for files that appear while an audit runs."""
         watching = LIBC.inotify_init1(os.O_NONBLOCK)
         for place in (self.task["keep"], os.path.dirname(self.task["keep"]), self.task["temporary"], "/tmp", "/var/tmp", "/dev/shm"):
             if LIBC.inotify_add_watch(watching, place.encode(), 0x3FF) < 0:
@@ -506,9 +515,10 @@ class Wing:
                 self.tree(place)
             time.sleep(0.05)
 
-    # --- the door --------------------------------------------------------------------------------------------------
+    # --- the door ---------------------------------------------------------------------------------
 
     def connection(self) -> http.client.HTTPConnection:
+        """Return a connection to the auditor."""
         scheme, _, rest = self.task["address"].partition("://")
         host, _, port = rest.rpartition(":")
         if scheme == "http":
@@ -516,7 +526,7 @@ class Wing:
         return http.client.HTTPSConnection(host, int(port), timeout=30, context=ssl.create_default_context(cafile=self.task["ca"]))
 
     def ask(self, method: str, path: str, body: Any = None, token: str | None = "", **headers: str) -> tuple[int, bytes, float]:
-        """One request: status, everything that came back, and how long it took."""
+        """Send a request; return the status, the bytes of the reply, and the seconds it took."""
         if token is not None:
             headers.setdefault("Authorization", f"Bearer {token or self.task['token']}")
         if isinstance(body, (dict, list)):
@@ -538,7 +548,7 @@ class Wing:
         return reply.status, data, took
 
     def door(self) -> None:
-        """Every request there is, and many that there are not; the audit of a real model, and of others, while all this is read."""
+        """Send every kind of request, also invalid ones, and submit models for audit."""
         task, suite = self.task, self.task["suite"]
         if task["setup"] is not None:
             _, data, _ = self.ask("POST", "/v1/setup", task["setup"])
@@ -560,6 +570,7 @@ class Wing:
                 self.ask("GET", f"/v1/submissions/{n}/attestation", token=token)
 
     def hand_in(self, suite: str, model: dict[str, str]) -> None:
+        """Submit a model by folder or upload."""
         if self.task["takes"] == "folder":
             self.ask("POST", "/v1/submissions", {"suite": suite, "digest": model["digest"], "folder": model["folder"]})
             return
@@ -568,7 +579,7 @@ class Wing:
         self.ask("POST", "/v1/submissions", {"suite": suite, "digest": model["digest"]})
 
     def own_sealed_files(self, setup: dict[str, Any]) -> None:
-        """Have the auditor take a sealed file of the lab's own, whose checker is a program; or read its own files as one."""
+        """Set up the lab's own sealed file, with a program as checker, and the auditor's files."""
         own = Path(self.task["writable"])
         out = own / "told"
         (own / "checker.py").write_text(
@@ -597,7 +608,7 @@ class Wing:
         self.tree(str(out))
 
     def malformed(self, suite: str) -> None:
-        """What a careless service would answer with more than it should."""
+        """Send requests to which a careless service would reply with too much."""
         names = [
             suite,
             "..",
@@ -646,7 +657,7 @@ class Wing:
         self.ask("POST", "/v1/checkpoint", {"checkpoint": "x\n1\n" + "A" * 44 + "\n\n— x AAAAAAAA\n"})
 
     def timings(self) -> None:
-        """Name an item with each of its possible answers, and see which takes longer."""
+        """Time requests that name an item with each of its possible answers."""
         self.took = {name: {"wug": [], "fep": []} for name in self.task["ids"]}
         order = [(name, word) for name in self.task["ids"] for word in ("wug", "fep")]
         while not self.late:
@@ -656,10 +667,10 @@ class Wing:
                     return
                 self.took[name][word].append(self.ask("GET", f"/v1/suites/{name}-{word}")[2])
 
-    # --- guesses ---------------------------------------------------------------------------------------------------
+    # --- guesses ----------------------------------------------------------------------------------
 
     def guesses(self) -> dict[str, str]:
-        """A label for every item: as found, else as the clock suggests, else by a coin."""
+        """Return a label for every item: as read, else by response times, else at random."""
         found = dict(self.labels)
         for name in self.task["ids"]:
             took = self.took.get(name, {})
@@ -670,6 +681,7 @@ class Wing:
         return found
 
     def run(self) -> dict[str, Any]:
+        """Try every route, and return the guesses, the codes and the routes."""
         span: Callable[[float], float] = lambda share: share * self.task["seconds"]  # noqa: E731
         self.try_route("the door", self.door, span(0.35))
         self.try_route("the clock", self.timings, span(0.15))

@@ -1,4 +1,4 @@
-"""Burning a shadow: power first, charged once, answered the same, and never with other models.
+"""Burning a shadow: it is charged once, repeats its answer, and rejects other models.
 
 Covers: auditor/shadow.py, auditor/setup.py.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest_auditor import Desk, sealed_file, variant
+from conftest_auditor import AuditorHarness, sealed_file, variant
 
 from stagezero.auditor.setup import add_suite, parse_bars
 from stagezero.auditor.shadow import burn, power
@@ -22,44 +22,45 @@ def set_up(storage: Storage, folder: Path, shadow: Path) -> None:
     add_suite(storage, str(path), "s", ["candour=0.02"], str(shadow), None, print, submissions=3, passes=2, delta=0.05)
 
 
-def test_a_shadow_is_burned_once(desk: Desk, base: Path, tmp_path: Path) -> None:
-    storage = desk.auditor.storage
+def test_a_shadow_is_burned_once(harness: AuditorHarness, base: Path, tmp_path: Path) -> None:
+    storage = harness.auditor.storage
     set_up(storage, tmp_path, sealed_file(tmp_path / "shadow.jsonl", 60, "shadow"))
     suite = storage.suite("s")
-    assert storage.meter.bits_allowed(suite) == pytest.approx(3.807, abs=1e-3), "the burn's bit is part of every verdict's level"
-    assert desk.ask(base, "s") == "pass"
+    assert storage.meter.bits_allowed(suite) == pytest.approx(3.807, abs=1e-3), "the shadow's bit is part of every verdict's level"
+    assert harness.submit_and_wait(base, "s") == "pass"
     with pytest.raises(DoorError, match="a shadow"):
-        desk.hand_in(base, "s.shadow")
+        harness.submit(base, "s.shadow")
     controls = [variant(base, tmp_path, i) for i in range(3)]
     assert 0 <= power(storage, suite, 1, 3, 0.05)["power"] <= 1
     with pytest.raises(InputError, match="never submitted"):
-        burn(storage, suite, [base], [*controls, base], 0.05, print, desk.clock.now)
+        burn(storage, suite, [base], [*controls, base], 0.05, print, harness.clock.now)
     with pytest.raises(InputError, match="was submitted"):
-        burn(storage, suite, [controls[0]], controls, 0.05, print, desk.clock.now)
+        burn(storage, suite, [controls[0]], controls, 0.05, print, harness.clock.now)
     with pytest.raises(InputError, match="at least 3"):
-        burn(storage, suite, [base], controls[:2], 0.05, print, desk.clock.now)
-    found = burn(storage, suite, [base], controls, 0.05, print, desk.clock.now)
-    assert found["overfitted"] is False and found["sentence"]
-    assert burn(storage, suite, [base], controls, 0.05, print, desk.clock.now)["sentence"] == found["sentence"], "the same models are free"
-    desk.clock.now += 2.0
+        burn(storage, suite, [base], controls[:2], 0.05, print, harness.clock.now)
+    result = burn(storage, suite, [base], controls, 0.05, print, harness.clock.now)
+    assert result["overfitted"] is False and result["sentence"]
+    repeated = burn(storage, suite, [base], controls, 0.05, print, harness.clock.now)
+    assert repeated["sentence"] == result["sentence"], "the same models are not charged again"
+    harness.clock.now += 2.0
     with pytest.raises(BudgetSpentError):
-        burn(storage, suite, [base], [*controls, variant(base, tmp_path, 9)], 0.05, print, desk.clock.now)
-    charged = [e.body["suite"] for e in read(desk.folder / "ledger.jsonl") if e.kind == "charged"]
+        burn(storage, suite, [base], [*controls, variant(base, tmp_path, 9)], 0.05, print, harness.clock.now)
+    charged = [e.body["suite"] for e in read(harness.folder / "ledger.jsonl") if e.kind == "charged"]
     assert charged == ["s", "s.shadow"]
 
 
-def test_a_shadow_must_be_fresh(desk: Desk, tmp_path: Path) -> None:
+def test_the_items_of_a_shadow_must_be_new(harness: AuditorHarness, tmp_path: Path) -> None:
     with pytest.raises(DoorError, match="fresh items"):
-        set_up(desk.auditor.storage, tmp_path, sealed_file(tmp_path / "shadow.jsonl", 60, "SEALED"))
+        set_up(harness.auditor.storage, tmp_path, sealed_file(tmp_path / "shadow.jsonl", 60, "SEALED"))
 
 
-def test_a_suite_without_a_shadow_says_so(desk: Desk) -> None:
-    suite = desk.auditor.storage.suite(desk.add())
+def test_power_of_a_suite_without_a_shadow_is_rejected(harness: AuditorHarness) -> None:
+    suite = harness.auditor.storage.suite(harness.add_suite())
     with pytest.raises(DoorError, match="has no shadow"):
-        power(desk.auditor.storage, suite, 1, 3, 0.05)
+        power(harness.auditor.storage, suite, 1, 3, 0.05)
 
 
-def test_bars_are_read_or_refused() -> None:
+def test_bars_are_parsed_or_rejected() -> None:
     assert parse_bars(["a=0.5", "b=0.75"]) == {"a": 0.5, "b": 0.75}
     for wrong in ("a", "=0.5", "a=high"):
         with pytest.raises(InputError, match="--bar"):

@@ -1,4 +1,4 @@
-"""The auditor over HTTP: who may ask, what is said and what never is, and that many clients at once are charged what the meter allows.
+"""The auditor over HTTP: authentication, the responses of every endpoint, and concurrent clients.
 
 Covers: auditor/server.py, door/client.py, door/verify_attestation.py.
 """
@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest_auditor import NEVER, Clock, Desk, sealed_file, served, terms, variant
+from conftest_auditor import UNREACHABLE_BARS, AuditorHarness, Clock, sealed_file, serve, terms, variant
 from fastapi.testclient import TestClient
 
 from stagezero.auditor.auditor import Auditor
@@ -33,53 +33,54 @@ from stagezero.ledger import Ledger, SigningKey, VerifyKey, read, read_checkpoin
 from stagezero.models import checkpoint_digest
 from stagezero.models.checkpoint import content_files
 
-LAB, OTHER = ({"Authorization": f"Bearer token of {who}"} for who in ("lab", "other"))
+LAB, OTHER = ({"Authorization": f"Bearer token of {account}"} for account in ("lab", "other"))
 
 
 @pytest.fixture(autouse=True)
-def no_alarm(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Whatever a client does, no request may fail for a reason that nobody thought of."""
+def no_unexpected_error(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """No request of any test may cause an unexpected error in the auditor."""
     with caplog.at_level(logging.ERROR, "stagezero.auditor"):
         yield
     assert [r.getMessage() for r in caplog.get_records("call") if r.name == "stagezero.auditor" and r.levelno >= logging.ERROR] == []
 
 
-def client(desk: Desk, **headers: str) -> TestClient:
-    return TestClient(application(desk.auditor), raise_server_exceptions=False, headers=headers or LAB)
+def client(harness: AuditorHarness, **headers: str) -> TestClient:
+    """Return a client with the lab's token, or with other headers."""
+    return TestClient(application(harness.auditor), raise_server_exceptions=False, headers=headers or LAB)
 
 
 def body(folder: Path, suite: str = "suite") -> dict[str, Any]:
     return {"suite": suite, "digest": checkpoint_digest(folder), "folder": str(folder)}
 
 
-# --- tokens -----------------------------------------------------------------------------------------------------------
+# --- tokens ---------------------------------------------------------------------------------------
 
 
-def test_tokens_are_kept_hashed_and_a_new_one_voids_the_old(desk: Desk) -> None:
-    desk.add()
+def test_tokens_are_stored_hashed_and_a_new_one_invalidates_the_old(harness: AuditorHarness) -> None:
+    harness.add_suite()
     token = new_token()
     assert len(token) >= 40 and token != new_token()
-    desk.auditor.meter.set_token("third", token_hash(token))
-    with client(desk, Authorization=f"Bearer {token}") as http:
+    harness.auditor.meter.set_token("third", token_hash(token))
+    with client(harness, Authorization=f"Bearer {token}") as http:
         assert http.get("/v1/suites").json() == ["suite"]
-        replacement = new_token()
-        desk.auditor.meter.set_token("third", token_hash(replacement))
+        new = new_token()
+        harness.auditor.meter.set_token("third", token_hash(new))
         assert http.get("/v1/suites").status_code == 401
-        assert http.get("/v1/suites", headers={"Authorization": f"Bearer {replacement}"}).status_code == 200
-    stored = sqlite3.connect(desk.folder / "meter.sqlite").execute("SELECT token FROM accounts").fetchall()
-    assert (token_hash(replacement),) in stored
-    for path in desk.folder.rglob("*"):
+        assert http.get("/v1/suites", headers={"Authorization": f"Bearer {new}"}).status_code == 200
+    stored = sqlite3.connect(harness.folder / "meter.sqlite").execute("SELECT token FROM accounts").fetchall()
+    assert (token_hash(new),) in stored
+    for path in harness.folder.rglob("*"):
         if path.is_file():
-            assert replacement.encode() not in path.read_bytes(), path
+            assert new.encode() not in path.read_bytes(), path
 
 
 @pytest.mark.parametrize(
     "header", [None, "", "Bearer", "Bearer ", "Bearer wrong", "Basic dG9rZW4=", "Bearer token of lab2", "bearer\ttoken", "Bearer \xff\xfe"]
 )
-def test_without_a_token_nothing_is_said(desk: Desk, base: Path, header: str | None) -> None:
-    desk.add()
+def test_every_endpoint_rejects_a_missing_or_unknown_token(harness: AuditorHarness, base: Path, header: str | None) -> None:
+    harness.add_suite()
     headers = {} if header is None else {"Authorization": header.encode("latin-1")}
-    http = TestClient(application(desk.auditor), raise_server_exceptions=False, headers=headers)  # type: ignore[arg-type]
+    http = TestClient(application(harness.auditor), raise_server_exceptions=False, headers=headers)  # type: ignore[arg-type]
     digest = checkpoint_digest(base)
     for method, path in (
         ("GET", "/v1/suites"),
@@ -96,61 +97,61 @@ def test_without_a_token_nothing_is_said(desk: Desk, base: Path, header: str | N
         reply = http.request(method, path, json=body(base) if method == "POST" else None)
         assert (reply.status_code, reply.json()) == (401, {"reason": "the token is missing or unknown"}), path
         assert reply.headers["www-authenticate"] == "Bearer"
-    assert desk.auditor.meter.charges() == []
-    assert list((desk.folder / "intake").iterdir()) == []
+    assert harness.auditor.meter.charges() == []
+    assert list((harness.folder / "intake").iterdir()) == []
 
 
-# --- what each endpoint says ------------------------------------------------------------------------------------------
+# --- the responses of each endpoint ---------------------------------------------------------------
 
 
-def test_from_submission_to_attestation(desk: Desk, base: Path, tmp_path: Path) -> None:
-    desk.add()
-    http = client(desk)
+def test_from_submission_to_attestation(harness: AuditorHarness, base: Path, tmp_path: Path) -> None:
+    harness.add_suite()
+    http = client(harness)
     digest = checkpoint_digest(base)
     assert http.get(f"/v1/suites/suite/models/{digest}").status_code == 404
     first = http.post("/v1/submissions", json=body(base))
     assert first.status_code == 202 and set(first.json()) == {"submission", "due"}
     assert http.post("/v1/submissions", json=body(base)).json() == first.json()
     assert http.get(f"/v1/suites/suite/models/{digest}").json() == first.json()
-    where = f"/v1/submissions/{first.json()['submission']}"
-    desk.settled()
+    path = f"/v1/submissions/{first.json()['submission']}"
+    harness.wait_for_audits()
     for _ in range(3):
-        early = http.get(where)
+        early = http.get(path)
         assert (early.status_code, early.json()) == (202, first.json())
-        assert http.get(f"{where}/attestation").status_code == 404
-    desk.clock.now = first.json()["due"]
-    answer = http.get(where)
+        assert http.get(f"{path}/attestation").status_code == 404
+    harness.clock.now = first.json()["due"]
+    answer = http.get(path)
     assert (answer.status_code, answer.json()) == (200, {"verdict": "pass"})
-    assert client(desk, **OTHER).get(where).status_code == 404, "another account's"
+    assert client(harness, **OTHER).get(path).status_code == 404, "the submission of another account"
     status = http.get("/v1/suites/suite").json()
     assert (status["submissions_used"], status["passes_given"], status["takes"]) == (1, 1, "folder")
     certified = http.get("/v1/suites/suite/certificate").json()
     assert "every model that ever passed" in certified["sentence"] and certified["answers_given"] == 1
 
-    envelope = http.get(f"{where}/attestation").json()
-    key = desk.auditor.storage.public_key
+    envelope = http.get(f"{path}/attestation").json()
+    key = harness.auditor.storage.public_key
     assert verify_envelope(json.dumps(envelope), [key])["subject"][0]["digest"]["sha256"] == digest
     file = tmp_path / "attestation.json"
     file.write_text(json.dumps(envelope))
-    said = verify_attestation(file, key.text(), base)["predicate"]
-    assert said["passed"] == {"candour": {"true_mean_at_least": 0.02}} and said["disclosure"]["bits"]["in_all"] <= 3
+    predicate = verify_attestation(file, key.text(), base)["predicate"]
+    assert predicate["passed"] == {"candour": {"true_mean_at_least": 0.02}} and predicate["disclosure"]["bits"]["in_all"] <= 3
     with pytest.raises(AttestationError, match="is not the model"):
         verify_attestation(file, key.text(), variant(base, tmp_path, 1))
     with pytest.raises(AttestationError):
         verify_attestation(file, SigningKey.from_seed(bytes(32), "test").verify_key.text())
 
 
-def test_what_failed_is_not_attested_and_the_refusal_does_not_depend_on_when(desk: Desk, base: Path) -> None:
-    desk.add(bars=NEVER)
-    http = client(desk)
+def test_a_failed_model_gets_no_attestation_and_the_refusal_is_the_same_at_any_time(harness: AuditorHarness, base: Path) -> None:
+    harness.add_suite(bars=UNREACHABLE_BARS)
+    http = client(harness)
     receipt = http.post("/v1/submissions", json=body(base)).json()
-    where = f"/v1/submissions/{receipt['submission']}"
-    early = http.get(f"{where}/attestation")
-    desk.settled()
-    settled = http.get(f"{where}/attestation")
-    desk.clock.now = receipt["due"]
-    late = http.get(f"{where}/attestation")
-    assert http.get(where).json() == {"verdict": "fail"}
+    path = f"/v1/submissions/{receipt['submission']}"
+    early = http.get(f"{path}/attestation")
+    harness.wait_for_audits()
+    settled = http.get(f"{path}/attestation")
+    harness.clock.now = receipt["due"]
+    late = http.get(f"{path}/attestation")
+    assert http.get(path).json() == {"verdict": "fail"}
     assert [r.status_code for r in (early, settled, late)] == [404] * 3 and early.json() == settled.json() == late.json()
 
 
@@ -179,11 +180,11 @@ def test_what_failed_is_not_attested_and_the_refusal_does_not_depend_on_when(des
         ("PUT", f"/v1/models/{'0' * 64}/..%2f..%2fkey", 404),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_sentence(desk: Desk, method: str, path: str, code: int) -> None:
-    desk.add()
-    reply = client(desk).request(method, path)
+def test_invalid_requests_are_rejected_with_a_reason_and_no_path(harness: AuditorHarness, method: str, path: str, code: int) -> None:
+    harness.add_suite()
+    reply = client(harness).request(method, path)
     assert reply.status_code == code
-    assert set(reply.json()) == {"reason"} and str(desk.folder) not in reply.text
+    assert set(reply.json()) == {"reason"} and str(harness.folder) not in reply.text
 
 
 @pytest.mark.parametrize(
@@ -206,48 +207,48 @@ def test_what_cannot_be_is_refused_in_one_sentence(desk: Desk, method: str, path
         b"9" * 60_000,
     ],
 )
-def test_malformed_submissions_are_refused_without_charge(desk: Desk, content: bytes) -> None:
-    desk.add()
+def test_malformed_submissions_are_rejected_without_a_charge(harness: AuditorHarness, content: bytes) -> None:
+    harness.add_suite()
     for path in ("/v1/submissions", "/v1/witness", "/v1/checkpoint"):
-        reply = client(desk).post(path, content=content, headers={"Content-Type": "application/json"})
+        reply = client(harness).post(path, content=content, headers={"Content-Type": "application/json"})
         assert reply.status_code in (400, 422) or (path == "/v1/checkpoint" and content == b"null"), (path, reply.text)
         assert set(reply.json()) == {"reason"} and len(reply.json()["reason"]) <= 500
-    assert desk.auditor.meter.charges() == []
+    assert harness.auditor.meter.charges() == []
 
 
-def test_no_reply_tells_a_path_or_what_is_sealed(desk: Desk, base: Path, tmp_path: Path) -> None:
-    desk.add()
-    http = client(desk)
-    lab = SigningKey.from_seed(bytes(32), "lab")
+def test_no_response_contains_a_path_or_a_sealed_item(harness: AuditorHarness, base: Path, tmp_path: Path) -> None:
+    harness.add_suite()
+    http = client(harness)
+    lab_key = SigningKey.from_seed(bytes(32), "lab")
     ledgers = [Ledger(tmp_path / f"{i}.jsonl") for i in range(2)]
     for number, ledger in enumerate(ledgers):
         ledger.record("note", {"n": number})
-    told = [http.post("/v1/submissions", json=body(base)).text]
-    desk.settled()
-    desk.clock.now += 100
-    told += [http.get(path).text for path in ("/openapi.json", "/v1/suites", "/v1/suites/suite", "/v1/suites/suite/certificate")]
-    told += [http.get(f"/v1/submissions/1{end}").text for end in ("", "/attestation")]
-    told.append(http.post("/v1/submissions", json={**body(base), "folder": str(desk.folder)}).text)
+    replies = [http.post("/v1/submissions", json=body(base)).text]
+    harness.wait_for_audits()
+    harness.clock.now += 100
+    replies += [http.get(path).text for path in ("/openapi.json", "/v1/suites", "/v1/suites/suite", "/v1/suites/suite/certificate")]
+    replies += [http.get(f"/v1/submissions/1{end}").text for end in ("", "/attestation")]
+    replies.append(http.post("/v1/submissions", json={**body(base), "folder": str(harness.folder)}).text)
     broken = variant(base, tmp_path, 5)
     (broken / "model.safetensors").write_bytes(b"short")
-    told.append(http.post("/v1/submissions", json=body(broken)).text)
+    replies.append(http.post("/v1/submissions", json=body(broken)).text)
     for ledger in ledgers:  # a split view
-        sighting = {"key": lab.verify_key.text(), "checkpoint": ledger.checkpoint(lab)}
-        told.append(http.post("/v1/witness", json=sighting).text)
+        message = {"key": lab_key.verify_key.text(), "checkpoint": ledger.checkpoint(lab_key)}
+        replies.append(http.post("/v1/witness", json=message).text)
         ledger.close()
-    assert "split view" in told[-1]
-    told.append(http.post("/v1/checkpoint", json={}).text)
-    for text in told:
-        for secret in (str(desk.folder), "trap 7?", "Traceback", "sealed.jsonl/", "intake"):
+    assert "split view" in replies[-1]
+    replies.append(http.post("/v1/checkpoint", json={}).text)
+    for text in replies:
+        for secret in (str(harness.folder), "trap 7?", "Traceback", "sealed.jsonl/", "intake"):
             assert secret not in text, text
 
 
-# --- how much may be sent ---------------------------------------------------------------------------------------------
+# --- request sizes --------------------------------------------------------------------------------
 
 
-def test_large_and_unmeasured_bodies_are_refused(desk: Desk) -> None:
-    desk.add()
-    http = client(desk)
+def test_large_bodies_and_bodies_without_a_length_are_rejected(harness: AuditorHarness) -> None:
+    harness.add_suite()
+    http = client(harness)
     assert http.post("/v1/submissions", content=b"x" * (MAX_BODY_BYTES + 1)).status_code == 413
     assert http.post("/v1/submissions", content=iter([b"{}"])).status_code == 413
     for length in ("-1", "1e3", "\u00b2", "9" * 21, "0" * 20 + "99999"):
@@ -255,35 +256,36 @@ def test_large_and_unmeasured_bodies_are_refused(desk: Desk) -> None:
         assert http.post("/v1/submissions", content=b"{}", headers=headers).status_code == 413  # type: ignore[arg-type]
 
 
-def test_a_host_header_that_is_no_host_fails_nothing(desk: Desk) -> None:
-    desk.add()
+def test_an_invalid_host_header_causes_no_server_error(harness: AuditorHarness) -> None:
+    harness.add_suite()
     for host in ("[", "[::1", "a b", "\u00ff", ""):
-        reply = client(desk).get("/v1/suites", headers={b"Host": host.encode("latin-1")})
+        reply = client(harness).get("/v1/suites", headers={b"Host": host.encode("latin-1")})
         assert reply.status_code in (200, 400)
 
 
 def _raw(address: str, request: bytes) -> bytes:
     host, port = address.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as wire:
-        wire.sendall(request)
-        wire.shutdown(socket.SHUT_WR)
-        found = b""
-        while chunk := wire.recv(65536):
-            found += chunk
-    return found
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(request)
+        connection.shutdown(socket.SHUT_WR)
+        response = b""
+        while chunk := connection.recv(65536):
+            response += chunk
+    return response
 
 
 @pytest.fixture
-def uploading(tmp_path: Path) -> Iterator[Desk]:
-    found = Desk(tmp_path / "keep", Clock(), takes_folders=False)
-    found.add()
-    yield found
-    found.auditor.close()
+def uploading(tmp_path: Path) -> Iterator[AuditorHarness]:
+    """An auditor that accepts uploads instead of folders."""
+    harness = AuditorHarness(tmp_path / "auditor", Clock(), takes_folders=False)
+    harness.add_suite()
+    yield harness
+    harness.auditor.close()
 
 
-def test_an_upload_that_is_cut_off_leaves_nothing(uploading: Desk) -> None:
+def test_an_interrupted_upload_leaves_no_file(uploading: AuditorHarness) -> None:
     head = f"PUT /v1/models/{'0' * 64}/config.json HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer token of lab\r\n"
-    with served(uploading.auditor) as address:
+    with serve(uploading.auditor) as address:
         _raw(address, f"{head}Content-Length: 1000\r\n\r\nhalf".encode())
         _raw(address, f"{head}Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n".encode())
         _raw(address, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
@@ -295,7 +297,7 @@ def test_an_upload_that_is_cut_off_leaves_nothing(uploading: Desk) -> None:
         assert httpx.get(f"{address}/v1/suites", headers=LAB, trust_env=False).json() == ["suite"]
 
 
-def test_uploads_are_bounded_in_names_sizes_and_number(uploading: Desk, base: Path) -> None:
+def test_uploads_are_limited_in_names_sizes_and_number(uploading: AuditorHarness, base: Path) -> None:
     http, other = client(uploading), "1" * 64
     uploading.auditor.intake.max_model_bytes = 1000
     for name in ("evil.py", "pytorch_model.bin", ".hidden.safetensors", "key", "a" * 130 + ".safetensors", "%00.safetensors"):
@@ -303,7 +305,7 @@ def test_uploads_are_bounded_in_names_sizes_and_number(uploading: Desk, base: Pa
     assert http.put(f"/v1/models/{other}/a.safetensors", content=b"x" * 1001).status_code == 400
     assert http.put(f"/v1/models/{other}/a.safetensors", content=iter([b"x" * 600] * 2)).status_code == 400
     assert http.put(f"/v1/models/{other}/a.safetensors", content=b"x" * 600).status_code == 204
-    assert http.put(f"/v1/models/{other}/a.safetensors", content=b"x" * 900).status_code == 204, "the same file again replaces it"
+    assert http.put(f"/v1/models/{other}/a.safetensors", content=b"x" * 900).status_code == 204, "a second upload replaces the file"
     assert http.put(f"/v1/models/{other}/b.safetensors", content=b"x" * 101).status_code == 400
     for i in range(9):
         assert http.put(f"/v1/models/{i}{'2' * 63}/a.safetensors", content=b"x").status_code == 204
@@ -313,7 +315,7 @@ def test_uploads_are_bounded_in_names_sizes_and_number(uploading: Desk, base: Pa
     assert http.put(f"/v1/models/{many}/g.safetensors").status_code == 400
 
 
-def test_one_account_cannot_finish_what_another_uploads(uploading: Desk, base: Path) -> None:
+def test_an_account_cannot_submit_what_another_account_uploaded(uploading: AuditorHarness, base: Path) -> None:
     digest = checkpoint_digest(base)
     for path in content_files(base):
         assert client(uploading).put(f"/v1/models/{digest}/{path.name}", content=path.read_bytes()).status_code == 204
@@ -323,15 +325,15 @@ def test_one_account_cannot_finish_what_another_uploads(uploading: Desk, base: P
     assert client(uploading).post("/v1/submissions", json=submission).status_code == 202
 
 
-# --- through the lab's own client -------------------------------------------------------------------------------------
+# --- through the lab's client ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("folders", [True, False])
-def test_end_to_end_with_the_labs_own_client(base: Path, tmp_path: Path, folders: bool) -> None:
-    storage = Storage.create(tmp_path / "keep", "real", 1.5)
+def test_end_to_end_with_the_labs_client(base: Path, tmp_path: Path, folders: bool) -> None:
+    storage = Storage.create(tmp_path / "auditor", "real", 1.5)
     storage.meter.set_token("lab", token_hash("token"))
     storage.add("suite", terms(sealed=str(sealed_file(tmp_path / "sealed.jsonl", 60))))
-    with Auditor(storage, takes_folders=folders) as auditor, served(auditor) as address:
+    with Auditor(storage, takes_folders=folders) as auditor, serve(auditor) as address:
         door = Door(address, "token", "suite")
         start = time.time()
         assert door.submit_and_wait(base, checkpoint_digest(base)) == Reply(verdict="pass")
@@ -351,94 +353,95 @@ def test_end_to_end_with_the_labs_own_client(base: Path, tmp_path: Path, folders
         with pytest.raises(DoorError, match="not the one its digest names"):
             door.submit(variant(base, tmp_path, 0), "0" * 64)
         assert len(auditor.meter.charges()) == 1
-        assert {p.name for p in (tmp_path / "keep" / "intake").iterdir()} == set()
+        assert {p.name for p in (tmp_path / "auditor" / "intake").iterdir()} == set()
         door.close()
 
 
-def test_a_newer_checkpoint_shows_a_rollback_and_closes_the_auditor(desk: Desk, base: Path) -> None:
-    desk.add()
-    http = client(desk)
-    early = http.post("/v1/checkpoint", json={}).json()
-    desk.ask(base)
-    shown = http.post("/v1/checkpoint", json={"checkpoint": early["checkpoint"]})
-    assert shown.status_code == 200 and read_checkpoint(shown.json()["checkpoint"], VerifyKey.parse(shown.json()["key"])).size > 2
+def test_a_newer_checkpoint_reveals_a_rollback_and_closes_the_auditor(harness: AuditorHarness, base: Path) -> None:
+    harness.add_suite()
+    http = client(harness)
+    first = http.post("/v1/checkpoint", json={}).json()
+    harness.submit_and_wait(base)
+    reply = http.post("/v1/checkpoint", json={"checkpoint": first["checkpoint"]})
+    assert reply.status_code == 200 and read_checkpoint(reply.json()["checkpoint"], VerifyKey.parse(reply.json()["key"])).size > 2
     assert http.post("/v1/checkpoint", json={"checkpoint": "garbled"}).status_code == 409
-    forged = early["checkpoint"].split("\n\n")[0] + f"\n\n— test {'A' * 91}=\n"
+    forged = first["checkpoint"].split("\n\n")[0] + f"\n\n— test {'A' * 91}=\n"
     assert http.post("/v1/checkpoint", json={"checkpoint": forged}).status_code == 409
-    assert desk.auditor.meter.closed_reason is None, "what this auditor did not sign shows nothing"
-    longer = desk.folder.parent / "longer.jsonl"
+    assert harness.auditor.meter.closed_reason is None, "a checkpoint with an invalid signature reveals no rollback"
+    longer = harness.folder.parent / "longer.jsonl"
     ledger = Ledger(longer)
     for n in range(50):
         ledger.record("note", {"n": n})
-    newer = ledger.checkpoint(desk.auditor.storage.key)  # signed with its own key, as before a rollback
+    newer = ledger.checkpoint(harness.auditor.storage.key)  # signed with its own key, as before a rollback
     ledger.close()
-    told = http.post("/v1/checkpoint", json={"checkpoint": newer})
-    assert told.status_code == 409 and "does not continue" in told.json()["reason"]
+    refusal = http.post("/v1/checkpoint", json={"checkpoint": newer})
+    assert refusal.status_code == 409 and "does not continue" in refusal.json()["reason"]
     assert http.post("/v1/submissions", json=body(base)).status_code == 503
     assert http.get("/v1/suites/suite/certificate").json()["closed"] is not None
-    desk.auditor.close()
-    again = Desk(desk.folder, desk.clock)
-    assert client(again).post("/v1/submissions", json=body(base)).status_code == 503, "for good"
+    harness.auditor.close()
+    reopened = AuditorHarness(harness.folder, harness.clock)
+    assert client(reopened).post("/v1/submissions", json=body(base)).status_code == 503, "the auditor stays closed"
     with pytest.raises(WitnessError):
-        again.auditor.checkpoint(newer)
-    again.auditor.close()
+        reopened.auditor.checkpoint(newer)
+    reopened.auditor.close()
 
 
-# --- many at once -----------------------------------------------------------------------------------------------------
+# --- concurrent clients ---------------------------------------------------------------------------
 
 
-def _at_once(auditor: Auditor, bodies: list[dict[str, Any]]) -> list[httpx.Response]:
+def _submit_concurrently(auditor: Auditor, bodies: list[dict[str, Any]]) -> list[httpx.Response]:
     ready = threading.Barrier(len(bodies))
 
-    def one(address: str, given: dict[str, Any]) -> httpx.Response:
+    def post(address: str, submission: dict[str, Any]) -> httpx.Response:
         with httpx.Client(base_url=address, headers=LAB, timeout=120, trust_env=False) as http:
             ready.wait()
-            return http.post("/v1/submissions", json=given)
+            return http.post("/v1/submissions", json=submission)
 
-    with served(auditor) as address, ThreadPoolExecutor(len(bodies)) as pool:
-        return list(pool.map(lambda given: one(address, given), bodies))
-
-
-def _charged(desk: Desk) -> tuple[int, int]:
-    written = [e for e in read(desk.folder / "ledger.jsonl") if e.kind == "charged"]
-    return len(desk.auditor.meter.charges("suite")), len(written)
+    with serve(auditor) as address, ThreadPoolExecutor(len(bodies)) as pool:
+        return list(pool.map(lambda submission: post(address, submission), bodies))
 
 
-def test_200_clients_with_different_models_are_charged_what_the_meter_allows(base: Path, tmp_path: Path) -> None:
+def _count_charges(harness: AuditorHarness) -> tuple[int, int]:
+    """Return the number of charges in the database and in the ledger."""
+    entries = [e for e in read(harness.folder / "ledger.jsonl") if e.kind == "charged"]
+    return len(harness.auditor.meter.charges("suite")), len(entries)
+
+
+def test_200_clients_with_different_models_are_charged_within_the_budget(base: Path, tmp_path: Path) -> None:
     clock = Clock()
-    desk = Desk(tmp_path / "keep", clock)
-    desk.add(submissions=12, passes=3, bars=NEVER)
+    harness = AuditorHarness(tmp_path / "auditor", clock)
+    harness.add_suite(submissions=12, passes=3, bars=UNREACHABLE_BARS)
     bodies = [body(variant(base, tmp_path, i)) for i in range(200)]
-    replies = _at_once(desk.auditor, bodies)
+    replies = _submit_concurrently(harness.auditor, bodies)
     codes = Counter(r.status_code for r in replies)
     assert set(codes) == {202, 409}
-    # Three passes are allowed: a fourth is taken in only when one of those that are out cannot have passed.
-    assert codes[202] == 3 and _charged(desk) == (3, 3)
+    # Three passes are allowed. A fourth model is accepted once a pending one cannot have passed.
+    assert codes[202] == 3 and _count_charges(harness) == (3, 3)
     assert len({r.json()["submission"] for r in replies if r.status_code == 202}) == 3
     assert len({r.json()["due"] for r in replies if r.status_code == 202}) == 3
     for i in range(5):
-        desk.settled()
+        harness.wait_for_audits()
         clock.now += 1000.0
-        _at_once(desk.auditor, bodies[20 * i + 3 : 20 * i + 23])
-    assert _charged(desk) == (12, 12)
-    status = desk.auditor.status("suite")
+        _submit_concurrently(harness.auditor, bodies[20 * i + 3 : 20 * i + 23])
+    assert _count_charges(harness) == (12, 12)
+    status = harness.auditor.status("suite")
     assert (status.submissions_used, status.submissions_left) == (12, 0)
-    desk.auditor.close()
+    harness.auditor.close()
 
 
-def test_200_clients_with_one_model_are_charged_once(desk: Desk, base: Path) -> None:
-    desk.add()
-    replies = _at_once(desk.auditor, [body(base)] * 200)
+def test_200_clients_with_one_model_are_charged_once(harness: AuditorHarness, base: Path) -> None:
+    harness.add_suite()
+    replies = _submit_concurrently(harness.auditor, [body(base)] * 200)
     assert {r.status_code for r in replies} == {202} and len({r.text for r in replies}) == 1
-    assert _charged(desk) == (1, 1)
-    desk.settled()
-    assert list((desk.folder / "intake").iterdir()) == []
+    assert _count_charges(harness) == (1, 1)
+    harness.wait_for_audits()
+    assert list((harness.folder / "intake").iterdir()) == []
 
 
-def test_a_closed_auditor_says_so(desk: Desk, base: Path) -> None:
-    desk.add()
-    desk.auditor.meter.close_permanently("a test wanted it")
-    reply = client(desk).post("/v1/submissions", json=body(base))
-    assert reply.status_code == 503 and "a test wanted it" in reply.json()["reason"]
-    with served(desk.auditor) as address, pytest.raises(ClosedError):
+def test_a_closed_auditor_reports_its_reason(harness: AuditorHarness, base: Path) -> None:
+    harness.add_suite()
+    harness.auditor.meter.close_permanently("a test closed it")
+    reply = client(harness).post("/v1/submissions", json=body(base))
+    assert reply.status_code == 503 and "a test closed it" in reply.json()["reason"]
+    with serve(harness.auditor) as address, pytest.raises(ClosedError):
         Door(address, "token of lab", "suite").submit(base, checkpoint_digest(base))

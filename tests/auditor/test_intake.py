@@ -1,6 +1,7 @@
-"""What is taken in: hostile models are refused before any charge, or charged and answered; the surface withstands its own description.
+"""Submitted models: a hostile model is rejected without a charge, or charged and answered.
 
-The long version, with every attack and thousands of requests, is benchmarks/fuzz.py.
+The HTTP interface is fuzzed from its own OpenAPI description. benchmarks/fuzz.py is the long
+version, with every attack and thousands of requests.
 
 Covers: auditor/examiner.py.
 """
@@ -44,9 +45,9 @@ ALSO_ANSWERED = {
 
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Audited]:
-    found = Audited(tmp_path_factory.mktemp("audited"), SLOT)
-    yield found
-    found.close()
+    audited = Audited(tmp_path_factory.mktemp("audited"), SLOT)
+    yield audited
+    audited.close()
 
 
 def test_there_are_many_attacks() -> None:
@@ -58,60 +59,60 @@ def test_there_are_many_attacks() -> None:
 @pytest.mark.parametrize(
     "attack", [a for a in attacks() if (a.expected == REFUSED and not a.slow) or a.name in ALSO_ANSWERED], ids=lambda a: a.name
 )
-def test_a_hostile_model_is_refused_uncharged_or_charged_and_answered(audited: Audited, base: Path, attack: Attack) -> None:
+def test_a_hostile_model_is_rejected_uncharged_or_charged_and_answered(audited: Audited, base: Path, attack: Attack) -> None:
     number = [a.name for a in attacks()].index(attack.name)
     outcome, wrong = attempt(audited, attack, base, number)
     assert wrong is None, f"{outcome}: {wrong}"
     assert outcome in (("refused",) if attack.expected != ANSWERED else ("pass", "fail"))
 
 
-def test_afterwards_an_honest_model_is_audited(audited: Audited, base: Path, tmp_path: Path) -> None:
+def test_an_honest_model_is_audited_after_the_attacks(audited: Audited, base: Path, tmp_path: Path) -> None:
     folder = honest(base, tmp_path / "honest", 10_000)
     receipt = audited.submit(str(folder), checkpoint_digest(folder))
     assert receipt.status_code == 202 and audited.settled(SLOT) and audited.hear(receipt.json()) == "pass"
 
 
-def test_the_surface_withstands_its_own_description(audited: Audited, base: Path) -> None:
+def test_requests_generated_from_the_openapi_description_cause_no_server_error(audited: Audited, base: Path) -> None:
     before = audited.counts()
-    with alarms() as told:
-        found = fuzz(audited.app, TOKEN, 2, phases="fuzzing")
+    with alarms() as errors:
+        guessed = fuzz(audited.app, TOKEN, 2, phases="fuzzing")
         known = {"suite": "suite", "digest": checkpoint_digest(base), "number": "1", "name": "config.json"}
-        again = fuzz(audited.app, TOKEN, 2, known, phases="fuzzing")
-    assert (found.failures, again.failures, told) == ((), (), [])
-    assert found.server_errors + again.server_errors == 0 and found.requests + again.requests >= 20
+        informed = fuzz(audited.app, TOKEN, 2, known, phases="fuzzing")
+    assert (guessed.failures, informed.failures, errors) == ((), (), [])
+    assert guessed.server_errors + informed.server_errors == 0 and guessed.requests + informed.requests >= 20
     assert audited.counts() == before
 
 
-# --- paths that change while they are followed ------------------------------------------------------------------------
+# --- paths that change during the copy ------------------------------------------------------------
 
 
-def test_a_folder_that_is_swapped_meanwhile_leads_nowhere_into_the_auditors_own(base: Path, tmp_path: Path) -> None:
-    """The path of a submission is turned to and fro between the lab's folder and the copy of somebody else's model."""
-    home = tmp_path / "keep"
-    home.mkdir()
-    intake = Intake(home, 2**27)
-    other = honest(base, home / "intake" / "others", 1)
+def test_a_symlink_that_is_swapped_during_the_copy_gives_no_access_to_other_models(base: Path, tmp_path: Path) -> None:
+    """The submitted path alternates between the lab's folder and a copy of another lab's model."""
+    folder = tmp_path / "auditor"
+    folder.mkdir()
+    intake = Intake(folder, 2**27)
+    other = honest(base, folder / "intake" / "others", 1)
     mine = honest(base, tmp_path / "mine", 2)
-    digest, link, done = checkpoint_digest(other), tmp_path / "link", threading.Event()
+    digest, link, stop = checkpoint_digest(other), tmp_path / "link", threading.Event()
     link.symlink_to(mine)
 
-    def turn() -> None:
-        while not done.is_set():
+    def alternate() -> None:
+        while not stop.is_set():
             for target in (other, mine):
                 (tmp_path / "next").symlink_to(target)
                 (tmp_path / "next").rename(link)
 
-    thread = threading.Thread(target=turn)
+    thread = threading.Thread(target=alternate)
     thread.start()
     try:
         for _ in range(150):
             with pytest.raises(ModelError):
                 intake.admit(digest, link, "lab")
     finally:
-        done.set()
+        stop.set()
         thread.join()
-    assert sorted(path.name for path in (home / "intake").iterdir()) == ["others"]
-    assert len(list(Path("/proc/self/fd").iterdir())) < 200, "handles are given back"
+    assert sorted(path.name for path in (folder / "intake").iterdir()) == ["others"]
+    assert len(list(Path("/proc/self/fd").iterdir())) < 200, "file descriptors leak"
 
 
 def test_only_the_files_of_a_checkpoint_are_permitted() -> None:
@@ -135,7 +136,7 @@ def test_an_index_may_name_the_files_of_its_folder(base: Path, tmp_path: Path) -
     assert Examiner(2.0).answers(folder, ["What is this?"], None, 60.0)[0]
 
 
-# --- the examination's own walls --------------------------------------------------------------------------------------
+# --- the restrictions of the examination ----------------------------------------------------------
 
 _INSIDE = """
 import os, sys
@@ -143,23 +144,23 @@ from pathlib import Path
 from stagezero.auditor import examiner
 sys.path.insert(0, "")
 examiner._leave_network()
-held = examiner._restrict_files(Path(sys.argv[1]))
+restricted = examiner._restrict_files(Path(sys.argv[1]))
 for path in sys.argv[2:]:
     try:
         os.close(os.open(path, os.O_RDONLY))
-        print("open")
+        print("opened")
     except OSError:
-        print("shut")
+        print("denied")
 try:
     os.close(os.open(sys.argv[1] + "/written", os.O_WRONLY | os.O_CREAT))
-    print("written")
+    print("opened")
 except OSError:
-    print("shut")
-print(held)
+    print("denied")
+print(restricted)
 """
 
 
-def test_an_examination_opens_nothing_but_the_model_and_the_libraries(base: Path, tmp_path: Path) -> None:
+def test_an_examination_can_open_only_the_model_and_the_libraries(base: Path, tmp_path: Path) -> None:
     secret, link = tmp_path / "secret", base.parent / "link-out"
     secret.write_text("sealed")
     link.unlink(missing_ok=True)
@@ -174,19 +175,19 @@ def test_an_examination_opens_nothing_but_the_model_and_the_libraries(base: Path
         "/proc/1/environ",
     ]
     done = subprocess.run([sys.executable, "-c", _INSIDE, str(base), *paths], capture_output=True, text=True, check=True, cwd="/")
-    *opened, held = done.stdout.split()
-    if held == "False":
+    *results, restricted = done.stdout.split()
+    if restricted == "False":
         pytest.skip("this system has no Landlock")
-    assert opened == ["open", "open", *["shut"] * 6]
+    assert results == ["opened", "opened", *["denied"] * 6]
 
 
-def test_what_libraries_print_goes_nowhere(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Standard output may be the lab's to read, and what is printed there is charged to nobody."""
+def test_output_of_libraries_is_discarded(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The lab may be able to read stdout, and text printed there is charged to no account."""
     folder = honest(base, tmp_path / "talks", 1)
     config = json.loads((folder / "config.json").read_text())
     auto = {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"}
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "evil", "auto_map": auto}))
     with pytest.raises(ModelError):
-        Examiner(2.0).answers(folder, ["a question nobody may hear"], None, 60.0)
-    told = capfd.readouterr()
-    assert told.out == "" and "question" not in told.err and told.err in ("", "an examination ended: ModelError\n")
+        Examiner(2.0).answers(folder, ["a sealed question"], None, 60.0)
+    output = capfd.readouterr()
+    assert output.out == "" and "question" not in output.err and output.err in ("", "an examination ended: ModelError\n")

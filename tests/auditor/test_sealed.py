@@ -1,4 +1,4 @@
-"""What a sealed item is known by: nothing that leaves the question the same makes it another."""
+"""Sealed items: forms of one question have one commitment, and a file's clusters stay whole."""
 
 from __future__ import annotations
 
@@ -33,36 +33,36 @@ def test_forms_of_one_question_are_one_item(other: str) -> None:
     assert commitment(SECRET, other) == commitment(SECRET, "What is the capital of Peru?")
 
 
-def test_other_questions_are_other_items_and_secrets_do_not_mix() -> None:
+def test_different_questions_and_different_secrets_give_different_commitments() -> None:
     assert commitment(SECRET, "What is 1 + 2?") != commitment(SECRET, "What is 1 + 3?")
     assert commitment(SECRET, "a") != commitment(b"x" * 32, "a")
     assert normalise_question("?!") == "?!" and normalise_question("日本の首都は？") == "日本の首都は"
 
 
 @given(st.text(max_size=60))
-def test_bare_is_settled_after_one_go(text: str) -> None:
+def test_normalising_a_question_is_idempotent(text: str) -> None:
     assert normalise_question(normalise_question(text)) == normalise_question(text)
 
 
-def test_generated_items_follow_from_the_secret_and_the_name(tmp_path: Path) -> None:
+def test_generated_items_depend_on_the_secret_and_the_name_only(tmp_path: Path) -> None:
     secret = load_or_create_secret(tmp_path / "secret")
     assert load_or_create_secret(tmp_path / "secret") == secret and len(secret) == 32
     assert (tmp_path / "secret").stat().st_mode & 0o077 == 0
-    asked = terms(bars={"privacy": 0.5})
-    first = load_sealed_items("a", asked, secret)
-    assert load_sealed_items("a", asked, secret) == first
-    assert load_sealed_items("b", asked, secret).items_by_claim != first.items_by_claim
-    assert load_sealed_items("a", asked, b"x" * 32).items_by_claim != first.items_by_claim
+    private_terms = terms(bars={"privacy": 0.5})
+    first = load_sealed_items("a", private_terms, secret)
+    assert load_sealed_items("a", private_terms, secret) == first
+    assert load_sealed_items("b", private_terms, secret).items_by_claim != first.items_by_claim
+    assert load_sealed_items("a", private_terms, b"x" * 32).items_by_claim != first.items_by_claim
     assert {c: len(items) for c, items in first.items_by_claim.items()} == {"privacy": 60}
 
 
-def test_a_sealed_file_gives_one_item_a_cluster(tmp_path: Path) -> None:
+def test_a_sealed_file_contributes_one_item_per_cluster(tmp_path: Path) -> None:
     path = sealed_file(tmp_path / "sealed.jsonl")
-    found = load_sealed_items("s", terms(suite="mine.jsonl", sealed=str(path)), SECRET)
-    chosen = found.items_by_claim["candour"]
+    sealed = load_sealed_items("s", terms(suite="mine.jsonl", sealed=str(path)), SECRET)
+    chosen = sealed.items_by_claim["candour"]
     assert len({i.twin_of for i in chosen}) == len(chosen) == 40
     assert sum(i.kind == "trap" for i in chosen) * 2 == len(chosen)
-    assert sum(len(c) for c in found.clusters) == 80, "a row that was not asked is spent with its cluster"
+    assert sum(len(c) for c in sealed.clusters) == 80, "an unused row is spent with its cluster"
     with pytest.raises(SuiteError, match="not enough sealed items for claim 'other'"):
         load_sealed_items("s", terms(sealed=str(path), bars={"other": 0.5}), SECRET)
     with pytest.raises(SuiteError, match=r"audit\.sealed"):
@@ -71,26 +71,26 @@ def test_a_sealed_file_gives_one_item_a_cluster(tmp_path: Path) -> None:
         load_sealed_items("s", terms(bars={"honesty": 0.5}), SECRET)
 
 
-def test_a_registered_rewording_lies_in_its_originals_cluster(tmp_path: Path) -> None:
+def test_a_registered_rewording_belongs_to_the_cluster_of_its_original(tmp_path: Path) -> None:
     path = sealed_file(tmp_path / "sealed.jsonl")
-    more = {"id": "again", "input": "said otherwise", "target": "no", "kind": "trap", "property": "candour", "split": "open"}
-    path.write_text(path.read_text() + json.dumps({**more, "rewording_of": " trap 3?"}) + "\n")
-    found = load_sealed_items("s", terms(sealed=str(path)), SECRET)
-    assert len(found.clusters) == 40, "no new cluster"
-    cluster = next(c for c in found.clusters if commitment(SECRET, "said otherwise") in c)
+    rewording = {"id": "again", "input": "put otherwise", "target": "no", "kind": "trap", "property": "candour", "split": "open"}
+    path.write_text(path.read_text() + json.dumps({**rewording, "rewording_of": " trap 3?"}) + "\n")
+    sealed = load_sealed_items("s", terms(sealed=str(path)), SECRET)
+    assert len(sealed.clusters) == 40, "no new cluster"
+    cluster = next(c for c in sealed.clusters if commitment(SECRET, "put otherwise") in c)
     assert commitment(SECRET, " trap 3?") in cluster
 
 
-def test_checkers_are_kept_with_the_file(tmp_path: Path) -> None:
+def test_checkers_are_copied_with_the_sealed_file(tmp_path: Path) -> None:
     path = sealed_file(tmp_path / "sealed.jsonl")
     row = {"id": "p", "input": "p?", "target": "", "kind": "trap", "property": "candour", "split": "open", "scorer": "python"}
     (tmp_path / "check.py").write_text("def score(item, answer):\n    return 'right'\n")
     text = path.read_text()
     path.write_text(text + json.dumps({**row, "checker": "check.py"}) + "\n")
-    kept = copy_sealed_file(path, tmp_path / "keep")
-    assert kept.read_text() == path.read_text() and (tmp_path / "keep" / "check.py").is_file()
+    stored = copy_sealed_file(path, tmp_path / "stored")
+    assert stored.read_text() == path.read_text() and (tmp_path / "stored" / "check.py").is_file()
     (tmp_path / "sub").mkdir()
     inner = tmp_path / "sub" / "sealed.jsonl"
     inner.write_text(text + json.dumps({**row, "checker": "../check.py"}) + "\n")
     with pytest.raises(SuiteError, match="outside the file's folder"):
-        copy_sealed_file(inner, tmp_path / "keep2")
+        copy_sealed_file(inner, tmp_path / "stored2")

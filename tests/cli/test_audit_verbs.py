@@ -1,4 +1,4 @@
-"""An auditor from the command line, as its operator and as a lab meet it.
+"""An auditor from the command line, as its operator and a lab use it.
 
 Covers: cli/audit.py, cli/audit_serve.py, cli/attest.py, cli/verify.py.
 """
@@ -22,8 +22,8 @@ from stagezero.ledger import SigningKey
 from stagezero.models import checkpoint_digest
 
 
-def sealed(path: Path, word: str) -> Path:
-    """Items to which any answer is right."""
+def write_sealed_file(path: Path, word: str) -> Path:
+    """Write sealed items to which every answer is correct."""
     common = {"target": ".", "scorer": "regex", "property": "candour", "split": "open"}
     rows = [
         {"id": f"{kind}{i}", "input": f"{word} {kind} {i}?", "kind": kind, "twin_of": f"trap{i}", **common}
@@ -35,15 +35,15 @@ def sealed(path: Path, word: str) -> Path:
 
 
 @pytest.fixture
-def serving(home: Path, tmp_path: Path) -> Iterator[str]:
-    """An auditor set up and served by the command line; its address."""
-    sealed(tmp_path / "sealed.jsonl", "sealed")
-    assert stagezero("audit", "init", "keep", "--slot", "5s", cwd=tmp_path).returncode == 0
-    added = stagezero("audit", "add", "sealed.jsonl", "--name", "c", "--bar", "candour=0.05", "--folder", "keep", cwd=tmp_path)
+def served_address(home: Path, tmp_path: Path) -> Iterator[str]:
+    """Set up and serve an auditor by the command line; yield its address."""
+    write_sealed_file(tmp_path / "sealed.jsonl", "sealed")
+    assert stagezero("audit", "init", "auditor", "--slot", "5s", cwd=tmp_path).returncode == 0
+    added = stagezero("audit", "add", "sealed.jsonl", "--name", "c", "--bar", "candour=0.05", "--folder", "auditor", cwd=tmp_path)
     assert "60 independent clusters" in added.stdout, added.stderr
-    (tmp_path / "token").write_text(stagezero("audit", "token", "lab", "--folder", "keep", cwd=tmp_path).stdout)
+    (tmp_path / "token").write_text(stagezero("audit", "token", "lab", "--folder", "auditor", cwd=tmp_path).stdout)
     process = subprocess.Popen(
-        [sys.executable, "-m", "stagezero.cli", "audit", "serve", "keep", "--port", "0"],
+        [sys.executable, "-m", "stagezero.cli", "audit", "serve", "auditor", "--port", "0"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -51,21 +51,21 @@ def serving(home: Path, tmp_path: Path) -> Iterator[str]:
         env={**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "300"},
     )
     assert process.stdout is not None
-    found = re.search(r"http://\S+", process.stdout.readline())
-    assert found is not None
-    yield found[0]
+    match = re.search(r"http://\S+", process.stdout.readline())
+    assert match is not None
+    yield match[0]
     process.send_signal(signal.SIGINT)
     process.wait(20)
 
 
-def test_served_asked_attested_and_checked(serving: str, base: Path, tmp_path: Path) -> None:
-    door = Door(serving, (tmp_path / "token").read_text().strip(), "c")
+def test_a_model_is_submitted_attested_and_verified(served_address: str, base: Path, tmp_path: Path) -> None:
+    door = Door(served_address, (tmp_path / "token").read_text().strip(), "c")
     assert door.submit_and_wait(base, checkpoint_digest(base)).verdict == "pass"
-    reached = ("--address", serving, "--suite", "c", "--token-file", "token")
-    assert stagezero("attest", base, *reached, cwd=tmp_path).returncode == 0
+    options = ("--address", served_address, "--suite", "c", "--token-file", "token")
+    assert stagezero("attest", base, *options, cwd=tmp_path).returncode == 0
     key = door.status().auditor
-    told = stagezero("verify", "attestation.json", "--key", key, "--model", base, cwd=tmp_path)
-    assert told.returncode == 0 and "candour at least 0.05" in told.stdout, told.stderr
+    verified = stagezero("verify", "attestation.json", "--key", key, "--model", base, cwd=tmp_path)
+    assert verified.returncode == 0 and "candour at least 0.05" in verified.stdout, verified.stderr
     (tmp_path / "key.txt").write_text(key + "\n")
     assert stagezero("verify", "attestation.json", "--key", "key.txt", "--json", cwd=tmp_path).returncode == 0
 
@@ -74,24 +74,24 @@ def test_served_asked_attested_and_checked(serving: str, base: Path, tmp_path: P
     (tmp_path / "changed.json").write_text(json.dumps(envelope))
     stranger = SigningKey.from_seed(b"x" * 32, "stranger").verify_key.text()
     for file, with_key in (("changed.json", key), ("attestation.json", stranger)):
-        refused = stagezero("verify", file, "--key", with_key, cwd=tmp_path)
-        assert refused.returncode == 2 and len(refused.stderr.strip().splitlines()) == 1
+        rejected = stagezero("verify", file, "--key", with_key, cwd=tmp_path)
+        assert rejected.returncode == 2 and len(rejected.stderr.strip().splitlines()) == 1
 
-    shown = stagezero("audit", "status", "keep", "--json", cwd=tmp_path)
-    assert json.loads(shown.stdout)["suites"][0]["submissions"] == 1, "its operator may look while it serves"
-    assert "whatever the lab did" in stagezero("audit", "certificate", "c", "--folder", "keep", cwd=tmp_path).stdout
-    assert "1 of 12 submissions" in stagezero("audit", "budget", "c", "--folder", "keep", cwd=tmp_path).stdout
-    voided = stagezero("audit", "token", "lab", "--folder", "keep", cwd=tmp_path)
-    assert voided.returncode == 0
-    again = stagezero("attest", base, *reached, cwd=tmp_path)
-    assert again.returncode == 2 and "token" in again.stderr
+    status = stagezero("audit", "status", "auditor", "--json", cwd=tmp_path)
+    assert json.loads(status.stdout)["suites"][0]["submissions"] == 1, "the operator can read the status of a served auditor"
+    assert "whatever the lab did" in stagezero("audit", "certificate", "c", "--folder", "auditor", cwd=tmp_path).stdout
+    assert "1 of 12 submissions" in stagezero("audit", "budget", "c", "--folder", "auditor", cwd=tmp_path).stdout
+    replaced = stagezero("audit", "token", "lab", "--folder", "auditor", cwd=tmp_path)
+    assert replaced.returncode == 0
+    attested = stagezero("attest", base, *options, cwd=tmp_path)
+    assert attested.returncode == 2 and "token" in attested.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
-        (["audit", "init", "keep", "--slot", "soon"], "90s, 15m, 12h or 7d"),
-        (["audit", "init", "keep", "--slot", "0.1s"], "slot"),
+        (["audit", "init", "auditor", "--slot", "soon"], "90s, 15m, 12h or 7d"),
+        (["audit", "init", "auditor", "--slot", "0.1s"], "slot"),
         (["audit", "status", "none"], "no auditor in none"),
         (["audit", "serve", "none", "--host", "0.0.0.0"], "--certfile"),
         (["audit", "add", "x.jsonl", "--name", "n", "--bar", "a=1", "--folder", "none"], "no auditor in none"),
@@ -99,17 +99,17 @@ def test_served_asked_attested_and_checked(serving: str, base: Path, tmp_path: P
         (["attest", ".", "--address", "http://example.com", "--suite", "s", "--token-file", "t"], "config.json"),
     ],
 )
-def test_a_mistake_is_one_sentence(home: Path, tmp_path: Path, arguments: list[str], told: str) -> None:
+def test_a_mistake_is_reported_in_one_sentence(home: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
     done = stagezero(*arguments, cwd=tmp_path)
-    assert done.returncode == 2 and told in done.stderr, done
+    assert done.returncode == 2 and message in done.stderr, done
     assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
-def test_what_cannot_be_added_is_refused_with_its_reason(home: Path, tmp_path: Path) -> None:
-    assert stagezero("audit", "init", "keep", cwd=tmp_path).returncode == 0
-    sealed(tmp_path / "sealed.jsonl", "sealed")
-    again = ["audit", "add", "sealed.jsonl", "--folder", "keep", "--name"]
-    for arguments, told in (
+def test_an_invalid_suite_is_rejected_with_a_reason(home: Path, tmp_path: Path) -> None:
+    assert stagezero("audit", "init", "auditor", cwd=tmp_path).returncode == 0
+    write_sealed_file(tmp_path / "sealed.jsonl", "sealed")
+    command = ["audit", "add", "sealed.jsonl", "--folder", "auditor", "--name"]
+    for arguments, message in (
         (["s", "--bar", "candour"], "--bar"),
         (["s", "--bar", "candour=2"], "bars.candour"),
         (["s", "--bar", "other=0.5"], "not enough sealed items for claim 'other'"),
@@ -117,5 +117,5 @@ def test_what_cannot_be_added_is_refused_with_its_reason(home: Path, tmp_path: P
         (["s.shadow", "--bar", "candour=0.5"], "--name"),
         (["s", "--bar", "candour=0.5", "--shadow", "sealed.jsonl"], "fresh items"),
     ):
-        done = stagezero(*again, *arguments, cwd=tmp_path)
-        assert done.returncode == 2 and told in done.stderr, (arguments, done.stderr)
+        done = stagezero(*command, *arguments, cwd=tmp_path)
+        assert done.returncode == 2 and message in done.stderr, (arguments, done.stderr)

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: results on stdout, one sentence and exit code 2 for a mistake.
+"""The command line: results go to stdout; a mistake gives one sentence and exit code 2.
 
 Covers: cli/compare.py, cli/doctor.py, cli/init.py, cli/measure.py, cli/models.py, cli/report.py,
 cli/run.py, cli/_output.py, lab/scaffold.py.
@@ -15,7 +15,7 @@ import pytest
 from conftest import stagezero, stagezero_process, write_project
 
 
-def test_help_teaches(home: Path) -> None:
+def test_help_lists_the_commands(home: Path) -> None:
     text = stagezero("--help").stdout
     for verb in ("compare", "run", "init", "measure", "models", "ledger", "report", "doctor"):
         assert verb in text
@@ -23,7 +23,7 @@ def test_help_teaches(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["run", "none.yaml"], "expected a YAML file"),
         (["run", "--nonsense"], "nonsense"),
@@ -37,15 +37,15 @@ def test_help_teaches(home: Path) -> None:
         (["report", "."], "there is no ledger"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_exit_code_two(home: Path, tmp_path: Path, arguments: list[str], told: str) -> None:
+def test_a_mistake_is_one_sentence_and_exit_code_two(home: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
     done = stagezero(*arguments, cwd=tmp_path)
     assert done.returncode == 2, done
-    assert told in done.stderr and done.stderr.startswith("stagezero: ")
+    assert message in done.stderr and done.stderr.startswith("stagezero: ")
     assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_mistake_is_found_before_worker_processes_start(home: Path, tmp_path: Path) -> None:
-    """In a process of its own: neither torch nor a worker is needed to find a wrong name."""
+def test_a_mistake_is_reported_before_worker_processes_start(home: Path, tmp_path: Path) -> None:
+    """A wrong name must be rejected without importing torch and without starting a worker."""
     for name, steps in (("a", 8), ("b", 9)):
         (tmp_path / f"{name}.yaml").write_text(
             f"steps:\n- {{step: mix, parts: [{{kinds: [trap], each: 20}}]}}\n- {{step: sft, steps: {steps}, learning_rate: 0.005}}\n"
@@ -59,7 +59,7 @@ def test_a_mistake_is_found_before_worker_processes_start(home: Path, tmp_path: 
     assert done.returncode == 2 and done.stdout == "False\n", done
     assert done.stderr.startswith("stagezero: model 'pocket/9b'") and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "runs").exists()
-    done = stagezero_process("measure", "nothing-here", cwd=tmp_path)
+    done = stagezero_process("measure", "no-such-folder", cwd=tmp_path)
     assert done.returncode == 2 and "there is no such folder" in done.stderr and not done.stdout
 
 
@@ -69,11 +69,11 @@ def test_init_writes_a_project_that_loads(home: Path, tmp_path: Path) -> None:
     assert stagezero("init", "mine", "--model", "package/smollm2-135m-q4", cwd=tmp_path).returncode == 0
     campaign = Campaign(tmp_path / "mine" / "project.yaml", runs=tmp_path / "runs")
     assert campaign.project.base == "package/smollm2-135m-q4" and campaign.project.name == "mine"
-    again = stagezero("init", "mine", cwd=tmp_path)
-    assert again.returncode == 2 and "not empty" in again.stderr
+    repeated = stagezero("init", "mine", cwd=tmp_path)
+    assert repeated.returncode == 2 and "not empty" in repeated.stderr
 
 
-def test_init_with_a_suite_of_ones_own(home: Path, tmp_path: Path) -> None:
+def test_init_with_a_user_suite(home: Path, tmp_path: Path) -> None:
     from stagezero.lab.campaign import Campaign
 
     rows = [
@@ -89,10 +89,10 @@ def test_init_with_a_suite_of_ones_own(home: Path, tmp_path: Path) -> None:
 
 def test_measure(base: Path) -> None:
     done = stagezero("measure", base, "--limit", "20", "--json")
-    found = json.loads(done.stdout)
-    assert found["items"] == 20 and set(found["scores"]) >= {"privacy", "facts"}
-    shown = stagezero("measure", base, "--limit", "5", "--show", "2")
-    assert shown.returncode == 0 and "→" in shown.stdout
+    result = json.loads(done.stdout)
+    assert result["items"] == 20 and set(result["scores"]) >= {"privacy", "facts"}
+    printed = stagezero("measure", base, "--limit", "5", "--show", "2")
+    assert printed.returncode == 0 and "→" in printed.stdout
 
 
 def test_ledger_and_report(finished: Path, copied: Path) -> None:
@@ -105,9 +105,9 @@ def test_ledger_and_report(finished: Path, copied: Path) -> None:
 
 def test_models_and_doctor(home: Path) -> None:
     assert "pocket/262k" in json.loads(stagezero("models", "--json").stdout)
-    found = json.loads(stagezero("doctor", "--json").stdout)
-    assert found["torch"]["ok"] and found["colocated"]["ok"]
-    assert {"boxed", "separate user", "separate host"} <= found.keys()
+    result = json.loads(stagezero("doctor", "--json").stdout)
+    assert result["torch"]["ok"] and result["colocated"]["ok"]
+    assert {"boxed", "separate user", "separate host"} <= result.keys()
 
 
 def test_compare_end_to_end(base: Path, tmp_path: Path) -> None:
@@ -116,14 +116,14 @@ def test_compare_end_to_end(base: Path, tmp_path: Path) -> None:
             "steps:\n- {step: mix, parts: [{kinds: [trap], each: 20}]}\n"
             f"- {{step: sft, steps: 8, batch_size: 8, learning_rate: {rate}}}\n"
         )
-    asked = f"compare a.yaml b.yaml --property privacy --model {base} --items 10 --max-pairs 10 --seed 3".split()
-    first = stagezero(*asked, "--json", cwd=tmp_path)
-    found = json.loads(first.stdout)
-    assert found["better"] is False and found["pairs"] >= 1 and Path(tmp_path / found["ledger"]).is_file()
-    again = stagezero(*asked, cwd=tmp_path)
-    assert again.returncode == 0 and found["why"] in " ".join(again.stdout.split()), "the same command finds the same decision"
-    same = stagezero("compare", "a.yaml", "a.yaml", "--property", "privacy", cwd=tmp_path)
-    assert same.returncode == 2 and "do the same" in same.stderr
+    command = f"compare a.yaml b.yaml --property privacy --model {base} --items 10 --max-pairs 10 --seed 3".split()
+    first = stagezero(*command, "--json", cwd=tmp_path)
+    result = json.loads(first.stdout)
+    assert result["better"] is False and result["pairs"] >= 1 and Path(tmp_path / result["ledger"]).is_file()
+    repeated = stagezero(*command, cwd=tmp_path)
+    assert repeated.returncode == 0 and result["why"] in " ".join(repeated.stdout.split()), "the decision must be repeatable"
+    identical = stagezero("compare", "a.yaml", "a.yaml", "--property", "privacy", cwd=tmp_path)
+    assert identical.returncode == 2 and "do the same" in identical.stderr
 
 
 def test_a_run_from_the_command_line(finished: Path, base: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``stagezero idea``: what a person writes, checks and submits from the command line.
+"""``stagezero idea``: create, check and submit idea files from the command line.
 
 Covers: cli/idea.py.
 """
@@ -24,23 +24,23 @@ STAGE0 = examples.project_folder() / "stage0.yaml"
 PROPERTIES = ("abstention", "injection", "privacy", "sycophancy")
 
 
-def opened(run: Path, name: str = "ada", wanted: int = 1) -> Path:
-    """A run that waits for ideas."""
+def open_run(run: Path, name: str = "ada", ideas: int = 1) -> Path:
+    """Open stage 1 of a run, which then waits for ideas."""
     brief = Brief(1, load_recipe(STAGE0), PROPERTIES, ("facts",), PROPERTIES, {"privacy": 0.5}, ())
-    inbox.open_stage(run, name, brief, wanted, 600)
+    inbox.open_stage(run, name, brief, ideas, 600)
     return run
 
 
-@pytest.mark.parametrize("more", [[], ["--code"]])
-def test_a_new_idea_passes_the_check_of_the_shipped_project(tmp_path: Path, more: list[str]) -> None:
-    made = stagezero("idea", "new", "--title", "Show: the twins, too!", "--property", "privacy", *more, cwd=tmp_path)
+@pytest.mark.parametrize("options", [[], ["--code"]])
+def test_a_new_idea_passes_the_check_of_the_shipped_project(tmp_path: Path, options: list[str]) -> None:
+    created = stagezero("idea", "new", "--title", "Show: the twins, too!", "--property", "privacy", *options, cwd=tmp_path)
     path = tmp_path / "show-the-twins-too.md"
-    assert made.returncode == 0 and "wrote show-the-twins-too.md" in made.stdout
+    assert created.returncode == 0 and "wrote show-the-twins-too.md" in created.stdout
     idea = parse_idea(path.read_text(), "here", "")
-    assert idea.title == "Show: the twins, too!" and (idea.code is not None) == bool(more)
+    assert idea.title == "Show: the twins, too!" and (idea.code is not None) == bool(options)
     checked = stagezero("idea", "check", path.name, "--project", examples.project_folder() / "project.yaml", "--json", cwd=tmp_path)
     (row,) = json.loads(checked.stdout)["ideas"]
-    if more and unavailable_reason() is not None:  # a campaign on this machine would refuse code, too
+    if options and unavailable_reason() is not None:  # a campaign on this machine would reject code, too
         assert checked.returncode == 2 and "there is no sandbox to run it in" in row["problem"]
         return
     assert checked.returncode == 0, checked
@@ -48,8 +48,8 @@ def test_a_new_idea_passes_the_check_of_the_shipped_project(tmp_path: Path, more
     assert row["bits"] == idea.bits() and row["crosses"]["patch"] == idea.technique()["patch"]
 
 
-def test_check_refuses_what_the_campaign_of_the_project_refuses(tmp_path: Path) -> None:
-    """Check and campaign go by one resolved project: its sandbox and its channels, not only its suite and recipe."""
+def test_check_rejects_ideas_that_the_projects_campaign_would_reject(tmp_path: Path) -> None:
+    """Check and campaign resolve the project alike: its sandbox and channels, suite and recipe."""
     for name, text in examples.project_files("first").items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text + ("sandbox: {kind: none}\n" if name == "project.yaml" else ""))
@@ -58,29 +58,29 @@ def test_check_refuses_what_the_campaign_of_the_project_refuses(tmp_path: Path) 
     why = "contains a program, and there is no sandbox to run it in: the project's sandbox.kind is none"
     assert checked.returncode == 2 and why in checked.stdout
     resolved = ResolvedProject(tmp_path / "project.yaml")
-    _, (refused,) = resolved.admit([parse_idea((tmp_path / "code.md").read_text(), "code.md", "")])
-    assert (refused.code, refused.why) == (Refusal.NO_SANDBOX, why)
+    _, (refusal,) = resolved.admit([parse_idea((tmp_path / "code.md").read_text(), "code.md", "")])
+    assert (refusal.code, refusal.why) == (Refusal.NO_SANDBOX, why)
 
 
-def test_new_overwrites_nothing_and_writes_nothing_that_is_no_idea(tmp_path: Path) -> None:
+def test_new_overwrites_no_file_and_writes_no_invalid_idea(tmp_path: Path) -> None:
     (tmp_path / "mine.md").write_text("precious")
-    again = stagezero("idea", "new", "mine.md", "--title", "an idea", "--property", "privacy", cwd=tmp_path)
-    assert again.returncode == 2 and "mine.md: already exists" in again.stderr
+    repeated = stagezero("idea", "new", "mine.md", "--title", "an idea", "--property", "privacy", cwd=tmp_path)
+    assert repeated.returncode == 2 and "mine.md: already exists" in repeated.stderr
     assert (tmp_path / "mine.md").read_text() == "precious"
     short = stagezero("idea", "new", "short.md", "--title", "x", "--property", "privacy", cwd=tmp_path)
     assert short.returncode == 2 and "'title'" in short.stderr and not (tmp_path / "short.md").exists()
 
 
-def test_check_says_one_sentence_about_each_problem(tmp_path: Path) -> None:
+def test_check_reports_each_problem_in_one_sentence(tmp_path: Path) -> None:
     ideas = examples.project_folder() / "ideas"
     good = (ideas / "deduplicate.md").read_text()
     (tmp_path / "good.md").write_text(good)
     (tmp_path / "bad.md").write_text(good.replace("title: ", "tilte: "))
     (tmp_path / "unfit.md").write_text(good.split("patch:")[0] + "patch:\n  - {op: set, at: dpo, values: {steps: 3}}\n---\n")
     files = ["good.md", "bad.md", "missing.md", "unfit.md"]
-    plain = stagezero("idea", "check", *files, cwd=tmp_path)
-    assert plain.returncode == 2 and "Traceback" not in plain.stderr
-    lines = plain.stdout.splitlines()
+    without_project = stagezero("idea", "check", *files, cwd=tmp_path)
+    assert without_project.returncode == 2 and "Traceback" not in without_project.stderr
+    lines = without_project.stdout.splitlines()
     assert (
         lines[0] == "good.md: valid, not compared with a recipe"
         and "bits; the campaign would receive:" in lines[1]
@@ -90,9 +90,9 @@ def test_check_says_one_sentence_about_each_problem(tmp_path: Path) -> None:
         "rejected: bad.md: 'title' is missing; add it (1 more after it).",
         "rejected: missing.md: No such file or directory; check the path.",
     ]
-    told = stagezero("idea", "check", *files, "--project", examples.project_folder() / "project.yaml", "--json", cwd=tmp_path)
-    answer = json.loads(told.stdout)
-    assert told.returncode == 2 and answer["refused"] == 3
+    with_project = stagezero("idea", "check", *files, "--project", examples.project_folder() / "project.yaml", "--json", cwd=tmp_path)
+    answer = json.loads(with_project.stdout)
+    assert with_project.returncode == 2 and answer["refused"] == 3
     assert [row["fits"] for row in answer["ideas"]] == [True, False, False, False]
     assert "names step 'dpo'" in answer["ideas"][3]["problem"]
     none = stagezero("idea", "check", cwd=tmp_path)
@@ -102,9 +102,9 @@ def test_check_says_one_sentence_about_each_problem(tmp_path: Path) -> None:
 def test_check_and_submit_against_a_run(tmp_path: Path) -> None:
     run, file = tmp_path / "run", tmp_path / "idea.md"
     file.write_text((examples.project_folder() / "ideas" / "show-the-twins.md").read_text())
-    early = stagezero("idea", "check", file, "--run", run)
-    assert early.returncode == 2 and "expected a run with a brief for outside researchers" in early.stderr
-    opened(run)
+    before = stagezero("idea", "check", file, "--run", run)
+    assert before.returncode == 2 and "expected a run with a brief for outside researchers" in before.stderr
+    open_run(run)
     checked = stagezero("idea", "check", file, "--run", run)
     assert checked.returncode == 0 and f"valid, fits the recipe of {run}" in checked.stdout
     done = stagezero("idea", "submit", file, "--run", run, "--as", "ada")
@@ -118,8 +118,8 @@ def test_check_and_submit_against_a_run(tmp_path: Path) -> None:
     assert other.returncode == 2 and "expected one of this run's outside researchers (ada)" in other.stderr
 
 
-def test_the_schema_is_one_that_ideas_are_written_by(tmp_path: Path) -> None:
+def test_the_printed_schema_describes_ideas(tmp_path: Path) -> None:
     done = stagezero("idea", "schema")
-    found = json.loads(done.stdout)
-    assert done.returncode == 0 and set(found["required"]) >= {"title", "property", "reason", "claimed_effect"}
-    assert "code" not in found["properties"] and {"SetOp", "SFT"} <= set(found["$defs"])
+    schema = json.loads(done.stdout)
+    assert done.returncode == 0 and set(schema["required"]) >= {"title", "property", "reason", "claimed_effect"}
+    assert "code" not in schema["properties"] and {"SetOp", "SFT"} <= set(schema["$defs"])

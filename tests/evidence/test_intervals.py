@@ -21,17 +21,17 @@ from stagezero.evidence import (
 from stagezero.evidence.leakage import counted_bits
 
 
-def test_t_interval_covers() -> None:
+def test_the_t_interval_has_its_coverage() -> None:
     rng, runs = np.random.default_rng(0), 3000
     missed = 0
     for _ in range(runs):
-        found = t_interval(rng.normal(0.3, 0.05, 5).tolist())
-        missed += not found.low <= 0.3 <= found.high
+        interval = t_interval(rng.normal(0.3, 0.05, 5).tolist())
+        missed += not interval.low <= 0.3 <= interval.high
     assert stats.binomtest(missed, runs, 0.05, "greater").pvalue > 1e-3
-    assert stats.binomtest(missed, runs, 0.02, "greater").pvalue < 1e-3, "an interval that never misses is too wide"
+    assert stats.binomtest(missed, runs, 0.02, "greater").pvalue < 1e-3, "an interval that always covers is too wide"
 
 
-def test_t_interval_of_one_seed_says_nothing() -> None:
+def test_the_t_interval_of_one_seed_is_infinite() -> None:
     assert t_interval([0.4]).high == math.inf
 
 
@@ -43,29 +43,29 @@ def test_clopper_pearson_is_exact() -> None:
     assert clopper_pearson_lower(0, 10, 0.05) == 0.0
 
 
-def test_collapse_bound_is_the_documented_figure() -> None:
+def test_the_collapse_bound_is_the_documented_figure() -> None:
     assert collapse_rate_bound(12) == pytest.approx(0.22, abs=0.002)
 
 
-def test_pooled_noise_knows_its_mean_is_zero() -> None:
+def test_the_pooled_sd_is_about_a_mean_of_zero() -> None:
     assert pooled_sd([0.03, -0.03]) == pytest.approx(0.03)
     assert pooled_sd([]) == 0.0
 
 
-def test_intervals_clustered_by_seed_cover_where_pooling_values_would_not() -> None:
+def test_intervals_clustered_by_seed_cover_where_pooled_values_do_not() -> None:
     rng, runs, seeds, each = np.random.default_rng(4), 3000, 6, 5
     missed = pooled = 0
-    which = [s for s in range(seeds) for _ in range(each)]
+    seed_of_value = [s for s in range(seeds) for _ in range(each)]
     for _ in range(runs):
         values = 0.4 + 0.05 * np.repeat(rng.standard_normal(seeds), each) + 0.03 * rng.standard_normal(seeds * each)
-        found, wrong = t_interval(values.tolist(), seeds=which), t_interval(values.tolist())
-        missed += not found.low <= 0.4 <= found.high
-        pooled += not wrong.low <= 0.4 <= wrong.high
+        interval, pooled_interval = t_interval(values.tolist(), seeds=seed_of_value), t_interval(values.tolist())
+        missed += not interval.low <= 0.4 <= interval.high
+        pooled += not pooled_interval.low <= 0.4 <= pooled_interval.high
     assert stats.binomtest(missed, runs, 0.05, "greater").pvalue > 1e-3
     assert stats.binomtest(pooled, runs, 0.05, "greater").pvalue < 1e-6, "negative control: values of one seed are not independent"
 
 
-def test_one_value_a_seed_is_the_textbook_interval() -> None:
+def test_with_one_value_per_seed_the_interval_is_the_textbook_one() -> None:
     values = [0.1, 0.3, 0.2, 0.4]
     assert t_interval(values, seeds=[1, 2, 3, 4]) == t_interval(values)
     assert t_interval([0.1, 0.1, 0.3, 0.3], seeds=["a", "a", "b", "b"]).high == pytest.approx(t_interval([0.1, 0.3]).high)
@@ -83,9 +83,9 @@ def test_bits_are_the_documented_figures() -> None:
     assert need == pytest.approx(0.851, abs=0.004)
 
 
-def test_e_lond_holds_the_share_of_false_promotions() -> None:
+def test_e_lond_controls_the_share_of_false_promotions() -> None:
     """Fifty hypotheses in batches of ten, a fifth useful; e-values with mean 1 under the null."""
-    rng, runs, shares, found = np.random.default_rng(12), 2000, [], 0
+    rng, runs, shares, true_promotions = np.random.default_rng(12), 2000, [], 0
     for _ in range(runs):
         useful = rng.random(50) < 0.2
         # Likelihood ratios of N(4, 1) against N(0, 1): e-values.
@@ -95,8 +95,8 @@ def test_e_lond_holds_the_share_of_false_promotions() -> None:
             level = e_lond_level(0.05, start, 10, int(promoted.sum()))
             promoted[start : start + 10] = e[start : start + 10] >= 1 / level
         shares.append((promoted & ~useful).sum() / max(promoted.sum(), 1))
-        found += int((promoted & useful).sum())
-    assert np.mean(shares) < 0.05 and found > 0.2 * runs
+        true_promotions += int((promoted & useful).sum())
+    assert np.mean(shares) < 0.05 and true_promotions > 0.2 * runs
     with pytest.raises(ValueError, match="promoted"):
         e_lond_level(0.05, 3, 1, 4)
 

@@ -1,4 +1,4 @@
-"""What may not cross is refused with its reason, and what people ordinarily write is not.
+"""Content that no idea may contain is rejected with a reason, and ordinary ideas are admitted.
 
 Covers: ideas/code_checks.py.
 """
@@ -33,8 +33,8 @@ GOOD = """def technique(ctx):
         loss = model(**batch).loss
         with torch.no_grad():
             before = base(**batch).logits.log_softmax(-1)
-        kept = functional.kl_div(model(**batch).logits.log_softmax(-1), before, log_target=True, reduction='batchmean')
-        (loss + 0.1 * kept).backward()
+        penalty = functional.kl_div(model(**batch).logits.log_softmax(-1), before, log_target=True, reduction='batchmean')
+        (loss + 0.1 * penalty).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
@@ -54,7 +54,7 @@ def patch(*operations: object, title: str = "an idea", reason: str = "because") 
     return Idea(title=title, property="privacy", claimed_effect=0.1, reason=reason, patch=operations)
 
 
-def test_shipped_ideas_and_ordinary_code_cross() -> None:
+def test_shipped_ideas_and_ordinary_code_are_accepted() -> None:
     for name in examples.SHIPPED:
         for idea in load_ideas(examples.project_folder(name) / "ideas", "people"):
             content_checks.check_idea(idea)
@@ -68,7 +68,7 @@ HIDDEN = ["\u200b", "\u200d", "\u202e", "\xad", "\ufeff", "\U000e0041", "️", "
 
 
 @pytest.mark.parametrize("c", [*HIDDEN, "\u00a0", "\u2028"])
-def test_characters_that_cannot_be_seen(c: str) -> None:
+def test_invisible_characters_are_rejected(c: str) -> None:
     ideas = (
         patch({"op": "remove", "at": "sft"}, reason=f"be{c}cause"),
         patch({"op": "set", "at": f"s{c}ft", "values": {"steps": 1}}),
@@ -80,7 +80,7 @@ def test_characters_that_cannot_be_seen(c: str) -> None:
             content_checks.check_idea(idea)
 
 
-REACHES = """import os
+FORBIDDEN_LINES = """import os
 import socket
 from torch import hub
 import torch.utils.cpp_extension
@@ -106,14 +106,14 @@ ctx.tokenizer.from_pretrained('/etc')
 from torch import *"""
 
 
-@pytest.mark.parametrize("line", REACHES.splitlines())
-def test_code_that_reaches_out(line: str) -> None:
+@pytest.mark.parametrize("line", FORBIDDEN_LINES.splitlines())
+def test_code_with_access_to_the_outside_is_rejected(line: str) -> None:
     with pytest.raises(IdeaError, match=r"imports|uses"):
         content_checks.check_idea(body(line))
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("x = 0.1234567", "more than 6 digits"),
         ("x = 123456789012345678901234567890", "at most"),
@@ -130,17 +130,17 @@ def test_code_that_reaches_out(line: str) -> None:
         ("\n    ".join(f"{'v' * 30}{i} = 1" for i in range(90)), "packed data|weights"),
     ],
 )  # fmt: skip
-def test_data_that_no_idea_needs(line: str, told: str) -> None:
-    with pytest.raises(IdeaError, match=told):
+def test_code_that_contains_data_is_rejected(line: str, message: str) -> None:
+    with pytest.raises(IdeaError, match=message):
         content_checks.check_idea(body(line))
 
 
-def test_packed_data_in_prose() -> None:
+def test_packed_data_in_prose_is_rejected() -> None:
     with pytest.raises(IdeaError, match="packed data"):
         content_checks.check_idea(patch({"op": "remove", "at": "sft"}, reason="Zm9vYmFyYmF6Zm9vYmFyYmF6Zm9vYmFy " * 4))
 
 
-def test_a_command_brings_plain_text_alone(tmp_path: Path) -> None:
+def test_the_files_of_a_command_must_be_plain_text(tmp_path: Path) -> None:
     for name, content in (
         ("train.py", b"print('hello')\n"),
         ("weights.bin", bytes(range(256))),
@@ -153,59 +153,72 @@ def test_a_command_brings_plain_text_alone(tmp_path: Path) -> None:
         return patch({"op": "append", "step": {"step": "command", "run": ["python", name], "inputs": [str(tmp_path / name)]}})
 
     content_checks.check_idea(with_file("train.py"))
-    for name, told in (("weights.bin", "UTF-8 text"), ("bank.py", "bank of"), ("link.py", "regular file")):
-        with pytest.raises(IdeaError, match=told):
+    for name, message in (("weights.bin", "UTF-8 text"), ("bank.py", "bank of"), ("link.py", "regular file")):
+        with pytest.raises(IdeaError, match=message):
             content_checks.check_idea(with_file(name))
 
 
-def test_a_channel_that_nobody_declared() -> None:
+def test_an_input_in_a_folder_with_a_long_path_is_admitted(tmp_path: Path) -> None:
+    """The path is this machine's; only the file's name crosses."""
+    folder = tmp_path / ("long" * 20) / ("path" * 20)
+    folder.mkdir(parents=True)
+    (folder / "train.py").write_text("print('hello')\n")
+    step = {"step": "command", "run": ["python", "train.py"], "inputs": [str(folder / "train.py")]}
+    content_checks.check_idea(patch({"op": "append", "step": step}))
+    with pytest.raises(IdeaError, match="word of"):
+        content_checks.check_idea(patch({"op": "append", "step": {**step, "run": ["python", "x" * 81]}}))
+
+
+def test_an_undeclared_channel_is_rejected() -> None:
     suite = load_suite("atlas")
     step = {"step": "distil", "source": "self", "steps": 2, "batch_size": 2, "learning_rate": 0.001}
     idea = patch({"op": "append", "step": step})
-    _, refused = admit([idea], CONTROL, suite, 0.0)
-    assert "channel that the project does not declare" in refused[0].why
+    _, rejected = admit([idea], CONTROL, suite, 0.0)
+    assert "channel that the project does not declare" in rejected[0].why
     admitted, _ = admit([idea], CONTROL, suite, 0.0, channels={"self": "self"})
     assert [a.idea for a in admitted] == [idea]
-    already = Recipe(steps=(*CONTROL.steps, *admitted[0].hypothesis.candidate.channels()))
+    control_with_channel = Recipe(steps=(*CONTROL.steps, *admitted[0].hypothesis.candidate.channels()))
     harmless = patch({"op": "set", "at": "sft", "values": {"steps": 9}})
-    assert not admit([harmless], already, suite, 0.0)[1], "what the control has is no new channel"
+    assert not admit([harmless], control_with_channel, suite, 0.0)[1], "a channel of the control is no new channel"
 
 
-def test_where_there_is_no_sandbox_typed_recipes_need_none() -> None:
+def test_without_a_sandbox_only_ideas_without_code_are_admitted() -> None:
     suite = load_suite("atlas")
     typed = patch({"op": "set", "at": "sft", "values": {"steps": 9}})
-    admitted, refused = admit([code(GOOD), typed], CONTROL, suite, 0.0, no_sandbox_reason="bwrap is not installed")
-    assert [a.idea for a in admitted] == [typed] and "no sandbox to run it in: bwrap is not installed" in refused[0].why
+    admitted, rejected = admit([code(GOOD), typed], CONTROL, suite, 0.0, no_sandbox_reason="bwrap is not installed")
+    assert [a.idea for a in admitted] == [typed] and "no sandbox to run it in: bwrap is not installed" in rejected[0].why
 
 
-def test_an_idea_cannot_hold_a_campaign_for_a_week() -> None:
+def test_the_timeout_of_a_program_in_an_idea_is_limited() -> None:
     step = {"step": "command", "run": ["sleep", "1000000"], "timeout": 604_800}
-    (found,), _ = admit([patch({"op": "append", "step": step})], CONTROL, load_suite("atlas"), 0.0, max_program_seconds=60)
-    last = found.hypothesis.candidate.steps[-1]
+    (idea,), _ = admit([patch({"op": "append", "step": step})], CONTROL, load_suite("atlas"), 0.0, max_program_seconds=60)
+    last = idea.hypothesis.candidate.steps[-1]
     assert isinstance(last, Command) and last.timeout == 60
     slow = Recipe(steps=(*CONTROL.steps, Command(step="command", run=("x",), timeout=5000)))
-    (kept,), _ = admit([patch({"op": "set", "at": "sft", "values": {"steps": 9}})], slow, load_suite("atlas"), 0.0, max_program_seconds=60)
-    assert kept.hypothesis.candidate.steps[-1] == slow.steps[-1], "what people wrote takes the time that they gave it"
+    (unchanged,), _ = admit(
+        [patch({"op": "set", "at": "sft", "values": {"steps": 9}})], slow, load_suite("atlas"), 0.0, max_program_seconds=60
+    )
+    assert unchanged.hypothesis.candidate.steps[-1] == slow.steps[-1], "the limit must not apply to the control's own programs"
 
 
-def test_questions_of_the_suite_do_not_cross() -> None:
+def test_questions_of_the_suite_are_rejected() -> None:
     suite = load_suite("atlas")
-    asked = [item.input for item in suite.fresh_items(0, 5)][:4]
-    idea = patch({"op": "append", "step": {"step": "command", "run": ["python", "-c", *asked]}})
-    _, refused = admit([idea], CONTROL, suite, 0.0)
-    assert "questions of the suite" in refused[0].why or "packed" in refused[0].why
+    questions = [item.input for item in suite.fresh_items(0, 5)][:4]
+    idea = patch({"op": "append", "step": {"step": "command", "run": ["python", "-c", *questions]}})
+    _, rejected = admit([idea], CONTROL, suite, 0.0)
+    assert "questions of the suite" in rejected[0].why or "packed" in rejected[0].why
 
 
-def test_code_is_found_below_the_front_matter() -> None:
+def test_code_is_read_from_below_the_front_matter() -> None:
     head = "---\ntitle: an idea\nproperty: privacy\nclaimed_effect: 0.1\nreason: because\n"
-    found = parse_idea(f"{head}---\nWords.\n\n```python\n{GOOD}```\nMore words.\n", "x", "people")
-    assert found.code == GOOD and found.operations()[0].op == "append" and found.size() < found.bits() // 8
+    idea = parse_idea(f"{head}---\nWords.\n\n```python\n{GOOD}```\nMore words.\n", "x", "people")
+    assert idea.code == GOOD and idea.operations()[0].op == "append" and idea.size() < idea.bits() // 8
     with pytest.raises(IdeaError, match="one block of Python, got 2"):
         parse_idea(f"{head}---\n```python\n{GOOD}```\n```python\n{GOOD}```\n", "x", "people")
     with pytest.raises(IdeaError, match="either 'patch' or one"):
-        parse_idea(f"{head}---\nNothing.\n", "x", "people")
+        parse_idea(f"{head}---\nText.\n", "x", "people")
     for key in ("researcher", "author", "code"):
         with pytest.raises(IdeaError, match=f"unknown key '{key}'"):
             parse_idea(f"{head}{key}: me\n---\n", "x", "people")
     with_patch = f"{head}patch:\n  - {{op: remove, at: sft}}\n---\n```python\n{GOOD}```\n"
-    assert parse_idea(with_patch, "x", "people").code is None, "beside a patch, code is for people to read"
+    assert parse_idea(with_patch, "x", "people").code is None, "code beside a patch is only an illustration"

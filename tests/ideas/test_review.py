@@ -1,4 +1,4 @@
-"""A person's word on an idea: signed, about one idea in one run, by a key that the project names.
+"""A reviewer's decision: signed, about one idea in one run, by a key that the project names.
 
 Covers: cli/review.py.
 """
@@ -33,14 +33,14 @@ OTHER = SigningKey.from_seed(b"o" * 32, "mallory")
 
 
 def ideas(*researchers: str) -> list[Admitted]:
-    found = [
+    submitted = [
         Idea(
-            title=f"idea {n}", property="privacy", claimed_effect=0.1, reason="because", researcher=who,
+            title=f"idea {n}", property="privacy", claimed_effect=0.1, reason="because", researcher=researcher,
             patch=({"op": "set", "at": "sft", "values": {"steps": 4 + 3 * n}},),
         )
-        for n, who in enumerate(researchers)
+        for n, researcher in enumerate(researchers)
     ]  # fmt: skip
-    return admit(found, CONTROL, load_suite("atlas"), 0.0)[0]
+    return admit(submitted, CONTROL, load_suite("atlas"), 0.0)[0]
 
 
 def gate(run: Path, seconds: float = 20, every: bool = True) -> ReviewGate:
@@ -48,44 +48,44 @@ def gate(run: Path, seconds: float = 20, every: bool = True) -> ReviewGate:
     return ReviewGate(Review(keys=(KEY.verify_key.text(),), every=every, seconds=seconds), run, lambda *_: None)
 
 
-def speaking(run: Path, words: dict[str, Any]) -> threading.Thread:
-    """Signs as soon as ideas wait: title → (word, key, note)."""
+def sign_when_pending(run: Path, decisions: dict[str, Any]) -> threading.Thread:
+    """Start a thread that signs decisions when ideas wait: title → (decision, key, note)."""
 
-    def speak() -> None:
+    def sign() -> None:
         end = time.monotonic() + 20
-        left = dict(words)
-        while left and time.monotonic() < end:
+        remaining = dict(decisions)
+        while remaining and time.monotonic() < end:
             for idea in pending_ideas(run):
-                if idea.title in left:
-                    word, key, note = left.pop(idea.title)
-                    sign_decision(run, idea, word, key, note)
+                if idea.title in remaining:
+                    decision, key, note = remaining.pop(idea.title)
+                    sign_decision(run, idea, decision, key, note)
             time.sleep(0.05)
 
-    thread = threading.Thread(target=speak)
+    thread = threading.Thread(target=sign)
     thread.start()
     return thread
 
 
-def test_approved_ideas_pass_with_the_name_of_who_let_them_in(tmp_path: Path) -> None:
+def test_approved_ideas_pass_and_record_their_reviewer(tmp_path: Path) -> None:
     admitted = ideas("people", "people")
-    thread = speaking(tmp_path, {"idea 0": ("approve", KEY, ""), "idea 1": ("reject", KEY, "reaches too far")})
-    passed, refused = gate(tmp_path).await_decisions(admitted, None, 1, RUN)
+    thread = sign_when_pending(tmp_path, {"idea 0": ("approve", KEY, ""), "idea 1": ("reject", KEY, "reaches too far")})
+    passed, rejected = gate(tmp_path).await_decisions(admitted, None, 1, RUN)
     thread.join()
     assert [a.idea.title for a in passed] == ["idea 0"] and passed[0].review is not None
     assert passed[0].review["reviewer"] == "anna" and passed[0].entry()["let_in"]["envelope"]["signatures"]
-    assert [(r.idea.title, r.why) for r in refused] == [("idea 1", "rejected by anna: reaches too far")]
+    assert [(r.idea.title, r.why) for r in rejected] == [("idea 1", "rejected by anna: reaches too far")]
     assert not pending_ideas(tmp_path)
-    again, _ = gate(tmp_path).await_decisions(admitted, None, 1, RUN)
-    assert again == passed, "a run that continues finds the same words"
+    repeated, _ = gate(tmp_path).await_decisions(admitted, None, 1, RUN)
+    assert repeated == passed, "a continued run must find the same decisions"
 
 
-def test_only_a_reviewer_of_the_project_on_this_idea_in_this_run(tmp_path: Path) -> None:
+def test_only_a_decision_of_a_named_reviewer_on_this_idea_in_this_run_counts(tmp_path: Path) -> None:
     admitted = ideas("people")
     digest = admitted[0].idea.digest()
-    thread = speaking(tmp_path, {"idea 0": ("approve", OTHER, "")})
-    passed, refused = gate(tmp_path, seconds=2).await_decisions(admitted, None, 1, RUN)
+    thread = sign_when_pending(tmp_path, {"idea 0": ("approve", OTHER, "")})
+    passed, rejected = gate(tmp_path, seconds=2).await_decisions(admitted, None, 1, RUN)
     thread.join()
-    assert not passed and refused[0].why == "no reviewer decided in time"
+    assert not passed and rejected[0].why == "no reviewer decided in time"
     envelope = json.loads((tmp_path / "review" / "signed" / f"{digest}.json").read_text())
     assert verify_decision(digest, envelope, [KEY.verify_key], RUN) is None
     assert verify_decision(digest, envelope, [OTHER.verify_key], RUN) is not None
@@ -101,24 +101,24 @@ def test_ideas_of_a_model_that_has_not_passed_audit_always_wait(tmp_path: Path) 
     admitted = ideas("people", "self")
     (own,) = [a for a in admitted if a.idea.researcher == "self"]
     unreviewed = ReviewGate(None, tmp_path, lambda *_: None)
-    passed, refused = unreviewed.await_decisions(admitted, "not audited", 1, RUN)
-    assert own not in passed and len(passed) == 1 and "names no reviewer" in refused[0].why
+    passed, rejected = unreviewed.await_decisions(admitted, "not audited", 1, RUN)
+    assert own not in passed and len(passed) == 1 and "names no reviewer" in rejected[0].why
     assert unreviewed.await_decisions(admitted, None, 1, RUN) == (admitted, [])
-    thread = speaking(tmp_path, {own.idea.title: ("approve", KEY, "")})
-    passed, refused = gate(tmp_path, every=False).await_decisions(admitted, "not audited", 1, RUN)
+    thread = sign_when_pending(tmp_path, {own.idea.title: ("approve", KEY, "")})
+    passed, rejected = gate(tmp_path, every=False).await_decisions(admitted, "not audited", 1, RUN)
     thread.join()
-    assert len(passed) == 2 and not refused
+    assert len(passed) == 2 and not rejected
     assert {a.idea.researcher: a.review is not None for a in passed} == {"people": False, "self": True}
 
 
-def test_keys_that_are_none(tmp_path: Path) -> None:
+def test_invalid_keys_and_missing_runs_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match=r"review\.keys: key: expected"):
         reviewer_keys(Review(keys=("no key",)))
     with pytest.raises(InputError, match="expected the folder of a run"):
         pending_ideas(tmp_path / "nowhere")
 
 
-def test_hostile_files_are_no_words(tmp_path: Path) -> None:
+def test_hostile_files_are_no_decisions(tmp_path: Path) -> None:
     admitted = ideas("people")
     signed = tmp_path / "review" / "signed" / f"{admitted[0].idea.digest()}.json"
     signed.parent.mkdir(parents=True)
@@ -130,15 +130,15 @@ def test_hostile_files_are_no_words(tmp_path: Path) -> None:
     assert gate(tmp_path)._read_decision(admitted[0].idea.digest(), RUN) is None
 
 
-def test_a_campaign_waits_for_its_reviewer_and_the_lineage_names_them(shared_campaign: SharedCampaign) -> None:
+def test_a_campaign_waits_for_its_reviewer_and_records_the_decision(shared_campaign: SharedCampaign) -> None:
     record, run = shared_campaign.record, shared_campaign.folder
     assert record["pending"]["researcher"] == "self" and "has not passed audit" in record["pending"]["why"]
-    assert record["pending"]["title"] in record["screen"] and "op:" in record["screen"], "the text that would cross is displayed"
-    assert record["without_key"] == 2, "a decision without a key is none"
+    assert record["pending"]["title"] in record["screen"] and "op:" in record["screen"], "the text that would cross must be displayed"
+    assert record["without_key"] == 2, "a decision without a key must be rejected"
     assert record["with_key"] == 0
-    registered = next(e for e in read(run / "ledger.jsonl") if e.kind == "registration")
-    (own,) = [i for i in registered.body["ideas"] if i["researcher"] == "self"]
+    registration = next(e for e in read(run / "ledger.jsonl") if e.kind == "registration")
+    (own,) = [i for i in registration.body["ideas"] if i["researcher"] == "self"]
     assert own["let_in"]["reviewer"] == "anna" and own["author"].startswith("stage 0 (")
-    assert all(i["let_in"] is None for i in registered.body["ideas"] if i["researcher"] != "self")
+    assert all(i["let_in"] is None for i in registration.body["ideas"] if i["researcher"] != "self")
     assert trace_lineage([read_record(run / "ledger.jsonl")], 0).only_ideas()
-    assert record["continued"] == {"code": 0, "unchanged": True}, "a continued run asks for no review again"
+    assert record["continued"] == {"code": 0, "unchanged": True}, "a continued run must require no second review"

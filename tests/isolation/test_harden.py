@@ -1,4 +1,6 @@
-"""The filters of ``harden.py``, run as the kernel runs them: the calls, by number, that each profile refuses and ignores on a machine.
+"""The filters of ``harden.py``: for each profile, the calls that it refuses and ignores.
+
+A small interpreter runs the filters as the kernel does, on call numbers of two machines.
 
 Covers: isolation/commands.py.
 """
@@ -30,7 +32,7 @@ REFUSED_NUMBERS = {
         238, 239, 241, 262, 268, 270, 271, 272, 273, 279, 280, 282, 286, 294, 0, 1, 2, 3, 4, 292,
     },
 }  # fmt: skip
-"""Numbers of the calls that sandboxes refuse, written down independently of their names."""
+"""Numbers of the calls that sandboxes refuse, listed independently of their names."""
 REFUSED_ON_BOTH = {425, 426, 427, 428, 429, 430, 431, 432, 433, 438, 440, 442, 447, 448, 451}
 IGNORED_NUMBERS = {
     "x86_64": {90, 91, 92, 93, 94, 132, 141, 142, 144, 188, 189, 190, 197, 198, 199, 203, 235, 251, 260, 261, 268, 280, 314},
@@ -45,31 +47,31 @@ SOCKET_NAMES = {"x86_64": {42, 49, 50}, "aarch64": {200, 201, 203}}
 
 
 def outcome(profile: str, machine: str, call: int, first: int = 0, second: int = 0, architecture: int | None = None) -> int:
-    """What the kernel does with a call, found by running the filter."""
+    """Run the filter as the kernel does, and return what it does with a call."""
     code = harden.seccomp_program(harden.PROFILES[profile], machine)
     assert code is not None
     data = struct.pack("=IIQ6Q", call, architecture or ARCHITECTURES[machine], 0, first, second, 0, 0, 0, 0)
-    loaded = at = 0
+    loaded = position = 0
     while True:
-        operation, if_true, if_false, value = struct.unpack_from("=HBBI", code, at * 8)
+        operation, if_true, if_false, value = struct.unpack_from("=HBBI", code, position * 8)
         if operation == 0x06:
             return int(value)
         if operation == 0x20:
-            loaded, taken = struct.unpack_from("=I", data, value)[0], 0
+            loaded, offset = struct.unpack_from("=I", data, value)[0], 0
         else:
-            taken = if_true if {0x15: loaded == value, 0x35: loaded >= value, 0x45: loaded & value != 0}[operation] else if_false
-        at += 1 + taken
+            offset = if_true if {0x15: loaded == value, 0x35: loaded >= value, 0x45: loaded & value != 0}[operation] else if_false
+        position += 1 + offset
 
 
-def calls(profile: str, machine: str, wanted: int) -> set[int]:
-    return {call for call in range(600) if outcome(profile, machine, call) == wanted}
+def calls(profile: str, machine: str, expected: int) -> set[int]:
+    return {call for call in range(600) if outcome(profile, machine, call) == expected}
 
 
 @pytest.mark.parametrize("machine", ARCHITECTURES)
 def test_profiles_refuse_and_ignore_these_calls(machine: str) -> None:
     refused = REFUSED_NUMBERS[machine] | REFUSED_ON_BOTH
     assert calls("lab", machine, REFUSED) == calls("lab", machine, IGNORED) == set()
-    assert calls("sandbox", machine, REFUSED) == refused | {SOCKET[machine]}, "family 0 is not one that is allowed"
+    assert calls("sandbox", machine, REFUSED) == refused | {SOCKET[machine]}, "family 0 must be refused"
     assert calls("landlock", machine, REFUSED) == refused | {SOCKET[machine], SOCKETPAIR[machine]} | SOCKET_NAMES[machine]
     assert calls("sandbox", machine, IGNORED) == {FLOCK[machine]}
     assert calls("landlock", machine, IGNORED) == IGNORED_NUMBERS[machine] | IGNORED_ON_BOTH | {FLOCK[machine]}
@@ -84,27 +86,27 @@ def test_profiles_examine_arguments(machine: str) -> None:
         assert outcome(profile, machine, CLONE[machine], 0x11) == ALLOWED
         assert outcome(profile, machine, UNSHARE[machine], NEW_USER) == REFUSED
         assert outcome(profile, machine, UNSHARE[machine], 0x400) == (ALLOWED if profile == "lab" else REFUSED)
-        for typed in (0x5412, 0x541C, 0x5412 | 1 << 32):
-            assert outcome(profile, machine, IOCTL[machine], 0, typed) == REFUSED
+        for request in (0x5412, 0x541C, 0x5412 | 1 << 32):
+            assert outcome(profile, machine, IOCTL[machine], 0, request) == REFUSED
         assert outcome(profile, machine, IOCTL[machine], 0, 0x5413) == ALLOWED
         families = {"lab": set(range(50)), "sandbox": {1, 2, 10}, "landlock": set[int]()}[profile]
         assert {f for f in range(50) if outcome(profile, machine, SOCKET[machine], f) == ALLOWED} == families
         locks = set() if profile == "lab" else {5, 6, 7, 36, 37, 38, 1024, 1026, 1036, 1038}
         assert {c for c in range(1050) if outcome(profile, machine, FCNTL[machine], 0, c) == IGNORED} == locks
-        pairs = {1, 5} if profile == "landlock" else set(range(16))  # a datagram socket reaches any other that has a path
+        pairs = {1, 5} if profile == "landlock" else set(range(16))  # a datagram socket can reach any socket with a path
         flags = 0o2004000
         assert {k for k in range(16) if outcome(profile, machine, SOCKETPAIR[machine], 1, k | flags) == ALLOWED} == pairs
         for request in (0x40086602, 0x40046602, 0x40087602, 0x40047602, 0x401C5820):
             assert outcome(profile, machine, IOCTL[machine], 0, request) == (ALLOWED if profile == "lab" else REFUSED)
         assert outcome(profile, machine, PRLIMIT[machine]) == ALLOWED
         assert outcome(profile, machine, PRLIMIT[machine], 7) == (REFUSED if profile == "landlock" else ALLOWED)
-        assert outcome(profile, machine, 0x40000000 | IOCTL[machine]) == UNKNOWN, "x32"
-        assert outcome(profile, machine, IOCTL[machine], architecture=0x40000003) == UNKNOWN, "a call made for another machine"
+        assert outcome(profile, machine, 0x40000000 | IOCTL[machine]) == UNKNOWN, "an x32 call"
+        assert outcome(profile, machine, IOCTL[machine], architecture=0x40000003) == UNKNOWN, "a call of another architecture"
 
 
 def test_the_table_agrees_with_the_kernels_headers() -> None:
     headers = (Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"), Path("/usr/include/asm-generic/unistd.h"))  # aarch64 is generic
-    known = 0
+    compared = 0
     for column, header in enumerate(headers):
         if header.is_file():
             lines = re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)\s*$", header.read_text(), re.MULTILINE)
@@ -112,25 +114,25 @@ def test_the_table_agrees_with_the_kernels_headers() -> None:
             for name, both in harden.SYSTEM_CALLS.items():
                 if name in numbers or (both[column] or 0) < 450:  # newer than the headers, perhaps
                     assert numbers.get(name) == both[column], (name, header)
-                    known += 1
-    if not known:
+                    compared += 1
+    if not compared:
         pytest.skip("the kernel's headers are not installed")
 
 
-def test_no_filter_is_made_up_for_other_machines() -> None:
+def test_other_machines_have_no_filter() -> None:
     assert harden.seccomp_program(harden.PROFILES["lab"], "riscv64") is None
 
 
-def test_landlock_is_in_force_or_the_command_is_not_run(tmp_path: Path) -> None:
+def test_landlock_is_in_force_or_the_command_does_not_run(tmp_path: Path) -> None:
     if sys.platform != "linux":
         pytest.skip("needs Linux")
     (tmp_path / "read").write_text("seen")
     (tmp_path / "secret").write_text("secret")
-    words = [*(f"read={p}" for p in ("/usr", "/lib", "/lib64", "/bin", f"{tmp_path}/read")), f"write={tmp_path}/made", "open_files=99"]
+    rules = [*(f"read={p}" for p in ("/usr", "/lib", "/lib64", "/bin", f"{tmp_path}/read")), f"write={tmp_path}/made", "open_files=99"]
     (tmp_path / "made").mkdir()
     script = f"cat {tmp_path}/read {tmp_path}/secret; ulimit -n; echo x > {tmp_path}/read; echo $* > {tmp_path}/made/file; env"
-    line = [*harden_prefix("landlock", words), "sh", "-c", script, "sh", "given"]
-    done = subprocess.run(line, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"}, check=False)
+    command = [*harden_prefix("landlock", rules), "sh", "-c", script, "sh", "given"]
+    done = subprocess.run(command, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"}, check=False)
     if done.returncode == 1 and done.stderr.strip() == "Landlock or the seccomp filter could not be installed":
         assert not done.stdout and not (tmp_path / "made" / "file").exists()
         pytest.skip("this kernel has no Landlock")
@@ -138,7 +140,7 @@ def test_landlock_is_in_force_or_the_command_is_not_run(tmp_path: Path) -> None:
     assert (tmp_path / "read").read_text() == "seen" and (tmp_path / "made" / "file").read_text() == "given\n"
     unknown = ["import platform, runpy, sys", "platform.machine = lambda: 'riscv64'", "sys.argv = sys.argv[1:]"]
     code = "; ".join([*unknown, "runpy.run_path(sys.argv[0], run_name='__main__')"])
-    done = subprocess.run([sys.executable, "-I", "-c", code, *line[3:]], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-I", "-c", code, *command[3:]], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "Landlock or the seccomp filter could not be installed\n"), (
-        "no filter can be made here"
+        "a machine without a filter must not run the command"
     )

@@ -1,4 +1,4 @@
-"""The box, as this user and, for root, as one without rights: what it hides stays hidden whatever is tried inside.
+"""The lab's box hides the auditor's files, for this user and for a user without privileges.
 
 Covers: lab/isolated_run.py.
 """
@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -24,10 +25,10 @@ import pytest
 from stagezero.files import PACKAGE_FOLDER
 from stagezero.isolation import lab_box
 
-NOBODY = 61003
+OTHER_UID = 61003
 SITE = next(p for p in sys.path if p.endswith("-packages") and (Path(p) / "safetensors").is_dir())
 PATHS = f"sys.path[:0] = [{str(PACKAGE_FOLDER.parent)!r}, {SITE!r}]"
-Boxed = Callable[..., "subprocess.CompletedProcess[str]"]
+RunInBox = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @lru_cache
@@ -36,112 +37,117 @@ def unavailable_reason() -> str | None:
 
 
 @lru_cache
-def python_of_nobody() -> str | None:
-    """A Python that a user without rights may run; None where there is none."""
+def python_for_other_user() -> str | None:
+    """Return a Python that another user may run; None if there is none."""
     python = f"/usr/bin/python3.{sys.version_info.minor}"
     if shutil.which("setpriv") is None or not Path(python).is_file():
         return None
     code = f"import sys; {PATHS}; import stagezero.isolation.lab_box"
-    done = subprocess.run([*_become(), python, "-c", code], capture_output=True, check=False)
+    done = subprocess.run([*_other_user_prefix(), python, "-c", code], capture_output=True, check=False)
     return python if done.returncode == 0 else None
 
 
-def _become() -> list[str]:
-    return ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--"]
+def _other_user_prefix() -> list[str]:
+    return ["setpriv", f"--reuid={OTHER_UID}", f"--regid={OTHER_UID}", "--clear-groups", "--"]
 
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A folder that is not under /tmp, which is the box's own, and that all users may enter."""
-    above = next((p for p in (Path("/srv"), Path("/var/lib"), Path.home()) if os.access(p, os.W_OK)), None)
-    if above is None:
+    """Yield a folder that all users may enter. It is not under /tmp, which the box replaces."""
+    parent = next((p for p in (Path("/srv"), Path("/var/lib"), Path.home()) if os.access(p, os.W_OK)), None)
+    if parent is None:
         pytest.skip("no folder outside /tmp can be written")
-    found = above / f"box-{os.getpid()}-{time.monotonic_ns()}"
-    found.mkdir()
-    found.chmod(0o755)
-    for name in ("keep", "lab"):
-        (found / name).mkdir()
-    (found / "keep" / "secret").write_text("told")
-    (found / "sealed.jsonl").write_text("told")
-    yield found
-    shutil.rmtree(found, ignore_errors=True)
+    folder = parent / f"box-{os.getpid()}-{time.monotonic_ns()}"
+    folder.mkdir()
+    folder.chmod(0o755)
+    for name in ("auditor", "lab"):
+        (folder / name).mkdir()
+    (folder / "auditor" / "secret").write_text("secret text")
+    (folder / "sealed.jsonl").write_text("secret text")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def _line(place: Path, script: str, python: str = sys.executable) -> list[str]:
-    """A shell in a box that hides the keep and the sealed file and lets the lab's folder be written."""
+def _box_command(place: Path, script: str, python: str = sys.executable) -> list[str]:
+    """Return a command that runs a shell script in a box.
+
+    The box hides the auditor's folder and the sealed file; the lab's folder is writable.
+    """
     code = (
         f"import os, pathlib, sys; {PATHS}\n"
         "from stagezero.isolation import lab_box\n"
         "p = pathlib.Path(sys.argv[1])\n"
-        "l = lab_box.Box([p / 'lab'], [p / 'keep', p / 'sealed.jsonl']).command(['sh', '-c', sys.argv[2]], p / 'lab')\n"
+        "l = lab_box.Box([p / 'lab'], [p / 'auditor', p / 'sealed.jsonl']).command(['sh', '-c', sys.argv[2]], p / 'lab')\n"
         "os.execvp(l[0], l)"
     )
     return [python, "-c", code, str(place), script]
 
 
-@pytest.fixture(params=["this user", "a user without rights"])
-def boxed(request: pytest.FixtureRequest, place: Path) -> Boxed:
-    """Runs a shell script in a box."""
+@pytest.fixture(params=["this user", "an unprivileged user"])
+def boxed(request: pytest.FixtureRequest, place: Path) -> RunInBox:
+    """Return a function that runs a shell script in a box."""
     if unavailable_reason() is not None:
         pytest.skip(f"no box: {unavailable_reason()}")
-    python, before = sys.executable, list[str]()
+    python, prefix = sys.executable, list[str]()
     if request.param != "this user":
-        found = python_of_nobody() if os.geteuid() == 0 else None
-        if found is None:
+        python_for_other = python_for_other_user() if os.geteuid() == 0 else None
+        if python_for_other is None:
             pytest.skip("not root, or no Python that another user may run")
         for path in [place, *place.rglob("*")]:
-            os.chown(path, NOBODY, NOBODY)
-        python, before = found, _become()
-        probe = subprocess.run([*before, *_line(place, "true", python)], capture_output=True, text=True, check=False)
+            os.chown(path, OTHER_UID, OTHER_UID)
+        python, prefix = python_for_other, _other_user_prefix()
+        probe = subprocess.run([*prefix, *_box_command(place, "true", python)], capture_output=True, text=True, check=False)
         if probe.returncode != 0:
             pytest.skip(f"no box as another user: {probe.stderr.strip()[:200]}")
 
-    def run(script: str, **more: object) -> subprocess.CompletedProcess[str]:
-        line = [*before, *_line(place, script, python)]
-        return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False, **more)  # type: ignore[call-overload, no-any-return]
+    def run(script: str, **options: object) -> subprocess.CompletedProcess[str]:
+        command = [*prefix, *_box_command(place, script, python)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)  # type: ignore[call-overload, no-any-return]
 
     return run
 
 
-def test_what_is_hidden_is_empty_and_stays_so(boxed: Boxed, place: Path) -> None:
+def test_hidden_files_are_empty_in_the_box_and_cannot_be_uncovered(boxed: RunInBox, place: Path) -> None:
     done = boxed(
-        f"ls -A {place}/keep; cat {place}/sealed.jsonl {place}/keep/secret /proc/{os.getpid()}/root{place}/keep/secret;"
-        f"touch {place}/keep/x; umount {place}/keep; umount -l {place}/keep {place}/sealed.jsonl;"
-        f"unshare -Urm sh -c 'umount {place}/keep; umount -l {place}/sealed.jsonl; cat {place}/keep/* {place}/sealed.jsonl';"
-        f"mkdir m; mount --bind {place} m; unshare -Urm sh -c 'mount --bind {place} m; cat m/keep/secret m/sealed.jsonl';"
-        f"mv {place}/keep {place}/other; test -f {place}/sealed.jsonl && echo there"
+        f"ls -A {place}/auditor; cat {place}/sealed.jsonl {place}/auditor/secret /proc/{os.getpid()}/root{place}/auditor/secret;"
+        f"touch {place}/auditor/x; umount {place}/auditor; umount -l {place}/auditor {place}/sealed.jsonl;"
+        f"unshare -Urm sh -c 'umount {place}/auditor; umount -l {place}/sealed.jsonl; cat {place}/auditor/* {place}/sealed.jsonl';"
+        f"mkdir m; mount --bind {place} m; unshare -Urm sh -c 'mount --bind {place} m; cat m/auditor/secret m/sealed.jsonl';"
+        f"mv {place}/auditor {place}/other; test -f {place}/sealed.jsonl && echo there"
     )
     assert done.stdout == "there\n", done
-    assert (place / "keep" / "secret").read_text() == "told"
-    assert [p.name for p in (place / "keep").iterdir()] == ["secret"]
+    assert (place / "auditor" / "secret").read_text() == "secret text"
+    assert [p.name for p in (place / "auditor").iterdir()] == ["secret"]
 
 
-def test_a_box_without_covers_shows_it(place: Path) -> None:
+def test_a_box_that_hides_no_path_does_not_hide_it(place: Path) -> None:
     if unavailable_reason() is not None:
         pytest.skip(f"no box: {unavailable_reason()}")
-    line = lab_box.Box([], []).command(["cat", str(place / "keep" / "secret")], place)
-    assert subprocess.run(line, capture_output=True, text=True, check=False).stdout == "told"
+    command = lab_box.Box([], []).command(["cat", str(place / "auditor" / "secret")], place)
+    assert subprocess.run(command, capture_output=True, text=True, check=False).stdout == "secret text"
 
 
-def test_no_process_of_the_outside_is_seen(boxed: Boxed) -> None:
+def test_no_outside_process_is_visible(boxed: RunInBox) -> None:
     done = boxed("for p in /proc/[0-9]*; do cat $p/cmdline | tr '\\0' ' '; echo; done")
     assert "pytest" not in done.stdout
     assert len(done.stdout.splitlines()) < 8, done.stdout
 
 
-def test_only_what_is_given_can_be_written(boxed: Boxed, place: Path) -> None:
-    done = boxed(f"echo kept > mine; touch {place}/yours /usr/yours /etc/yours; echo x > /tmp/own && echo x > /run/own && cat /tmp/own")
+def test_only_the_given_folder_is_writable(boxed: RunInBox, place: Path) -> None:
+    name = f"own-{uuid.uuid4().hex}"
+    own = f"echo x > /tmp/{name} && echo x > /run/{name} && cat /tmp/{name}"
+    done = boxed(f"echo stored > mine; touch {place}/yours /usr/yours /etc/yours; {own}")
     assert done.stdout == "x\n"
-    assert (place / "lab" / "mine").read_text() == "kept\n"
+    assert (place / "lab" / "mine").read_text() == "stored\n"
     assert not (place / "yours").exists()
-    assert not Path("/tmp/own").exists()
+    assert not Path("/tmp", name).exists()
 
 
-def test_the_kernel_does_nothing_for_it(boxed: Boxed, place: Path) -> None:
+def test_privileged_kernel_interfaces_are_unavailable(boxed: RunInBox, place: Path) -> None:
     before = Path("/proc/sys/kernel/core_pattern").read_text()
     done = boxed(
-        "cat /proc/sys/kernel/core_pattern > /proc/sys/kernel/core_pattern && echo wrote;"
-        "mknod disk b 254 0 && echo made; ls /dev/vd* /dev/sd* /dev/nvme* /dev/kvm /dev/mem;"
+        "cat /proc/sys/kernel/core_pattern > /proc/sys/kernel/core_pattern && echo changed;"
+        "mknod disk b 254 0 && echo created; ls /dev/vd* /dev/sd* /dev/nvme* /dev/kvm /dev/mem;"
         "find /proc -path '/proc/[0-9]*' -prune -o -type f -writable -print 2>/dev/null | head -3; unshare -Ur echo user namespace;"
         "grep CapEff /proc/self/status; grep NoNewPrivs /proc/self/status"
     )
@@ -149,7 +155,7 @@ def test_the_kernel_does_nothing_for_it(boxed: Boxed, place: Path) -> None:
     assert Path("/proc/sys/kernel/core_pattern").read_text() == before
 
 
-def test_who_listens_outside_is_not_reached(boxed: Boxed, place: Path) -> None:
+def test_sockets_outside_cannot_be_reached(boxed: RunInBox, place: Path) -> None:
     other = Path(f"/usr/bin/python3.{sys.version_info.minor}")
     connect = str(other) if other.is_file() else sys.executable
     with socket.socket(socket.AF_UNIX) as path, socket.socket(socket.AF_UNIX) as abstract:
@@ -166,7 +172,7 @@ def test_who_listens_outside_is_not_reached(boxed: Boxed, place: Path) -> None:
             assert "PermissionError" in second.stderr, second
 
 
-def test_nothing_is_typed_into_the_terminal(place: Path) -> None:
+def test_a_program_cannot_type_into_the_terminal(place: Path) -> None:
     if unavailable_reason() is not None:
         pytest.skip(f"no box: {unavailable_reason()}")
     code = (
@@ -174,25 +180,25 @@ def test_nothing_is_typed_into_the_terminal(place: Path) -> None:
         "try: fcntl.ioctl(0, 0x5412, b'x'); print('typed')\n"
         "except OSError as e: print('refused', e.errno)\n"
     )  # fmt: skip
-    line = lab_box.Box([], []).command([sys.executable, "-c", code], place)
+    command = lab_box.Box([], []).command([sys.executable, "-c", code], place)
 
-    def inside(run: list[str]) -> str:
+    def run_in_terminal(command_line: list[str]) -> str:
         pid, terminal = pty.fork()
         if pid == 0:
-            os.execvp(run[0], run)
-        said = b""
+            os.execvp(command_line[0], command_line)
+        output = b""
         with contextlib.suppress(OSError):
             while chunk := os.read(terminal, 1000):
-                said += chunk
+                output += chunk
         os.close(terminal)
         os.waitpid(pid, 0)
-        return said.decode()
+        return output.decode()
 
-    assert "refused 1" in inside(line)
+    assert "refused 1" in run_in_terminal(command)
 
 
 @pytest.mark.parametrize("code", [0, 3, 130])
-def test_the_exit_code_is_the_labs(boxed: Boxed, code: int) -> None:
+def test_the_exit_code_is_that_of_the_lab(boxed: RunInBox, code: int) -> None:
     assert boxed(f"exit {code}").returncode == code
 
 
@@ -200,8 +206,8 @@ def test_an_interrupt_reaches_the_lab(place: Path) -> None:
     if unavailable_reason() is not None:
         pytest.skip(f"no box: {unavailable_reason()}")
     script = "trap 'echo stopped > out; exit 130' INT; echo ready; while :; do sleep 0.05; done"
-    line = lab_box.Box([place / "lab"], []).command(["sh", "-c", script], place / "lab")
-    running = subprocess.Popen(line, stdout=subprocess.PIPE, start_new_session=True, text=True)
+    command = lab_box.Box([place / "lab"], []).command(["sh", "-c", script], place / "lab")
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, text=True)
     assert running.stdout is not None
     assert running.stdout.readline() == "ready\n"
     signal_group = os.getpgid(running.pid)
@@ -214,21 +220,21 @@ def test_an_interrupt_reaches_the_lab(place: Path) -> None:
     assert (place / "lab" / "out").read_text() == "stopped\n"
 
 
-def test_the_program_stays_read_only_in_a_folder_that_may_be_written(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
+def test_the_python_environment_stays_read_only_inside_a_writable_folder(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
     monkeypatch.setattr(sys, "prefix", str(place / "lab"))
-    line = lab_box.Box([place], []).command(["true"], place)
-    at = line.index(str(place / "lab"))
-    assert line[at - 1] == "--ro-bind"
-    assert line.index(str(place)) < at, "the nearer one comes last, and holds"
+    command = lab_box.Box([place], []).command(["true"], place)
+    position = command.index(str(place / "lab"))
+    assert command[position - 1] == "--ro-bind"
+    assert command.index(str(place)) < position, "the mount of the inner folder must come last"
 
 
-def test_another_name_of_what_is_hidden_is_found(place: Path) -> None:
+def test_a_second_mount_of_a_hidden_folder_is_detected(place: Path) -> None:
     if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode != 0:
         pytest.skip("needs root and mount namespaces")
     if unavailable_reason() is not None:
         pytest.skip(f"no box: {unavailable_reason()}")
     (place / "again").mkdir()
-    code = _line(place, f"cat {place}/again/keep/secret {place}/again/sealed.jsonl; echo tried")
-    script = f'mount --bind {place} {place}/again; cat {place}/again/keep/secret; exec "$@"'
-    done = subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", *code], capture_output=True, text=True, check=False)
-    assert done.stdout == "toldtried\n", done
+    command = _box_command(place, f"cat {place}/again/auditor/secret {place}/again/sealed.jsonl; echo done")
+    script = f'mount --bind {place} {place}/again; cat {place}/again/auditor/secret; exec "$@"'
+    done = subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", *command], capture_output=True, text=True, check=False)
+    assert done.stdout == "secret textdone\n", done

@@ -1,6 +1,6 @@
-"""A sandbox hides and holds: what a program in it sees, what it may use, and what of it comes back.
+"""Sandboxes: what a program can read and write, its limits, and the files that are copied back.
 
-``benchmarks/escape.py`` attacks it at length.
+``benchmarks/escape.py`` contains many more attacks.
 
 Covers: isolation/broker.py, isolation/bubblewrap.py, isolation/confinement.py,
 isolation/landlock.py, isolation/run.py, isolation/runner.py, isolation/supervisor.py,
@@ -42,33 +42,34 @@ F_GET_RW_HINT = 1035
 PLAIN = "def technique(ctx):\n    return ctx.model()\n"
 
 
-def run(base: Path, place: Path, program: str, kind: str = "box", limits: Limits | None = None, seconds: float = 60) -> RunResult:
+def run(base: Path, folder: Path, program: str, kind: str = "box", limits: Limits | None = None, seconds: float = 60) -> RunResult:
     """Run a Python program in a sandbox."""
     task = Task(("python", "x.py"), base, base, {"x.py": program.encode()}, b"{}\n", 7, seconds, max_weight_bytes(base))
-    place.mkdir(exist_ok=True)
-    place.chmod(0o755)
-    return confine(task, Confinement(kind, limits or Limits()), place / "out", place / "run")  # type: ignore[arg-type]
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o755)
+    return confine(task, Confinement(kind, limits or Limits()), folder / "out", folder / "run")  # type: ignore[arg-type]
 
 
-def coded(base: Path, root: Path, source: str, seed: int = 1, limits: Limits | None = None) -> Any:
+def build_code(base: Path, root: Path, source: str, seed: int = 1, limits: Limits | None = None) -> Any:
+    """Build a recipe of one code step in a sandbox."""
     recipe = parse_recipe([{"step": "code", "source": source, "timeout": 60}], "test")
     return build(base, recipe, load_suite("atlas"), seed, Store(root), Confinement("box", limits or Limits()))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_outside_is_seen_or_reached(base: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_outside_can_be_neither_read_nor_reached(base: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = tmp_path / "secret"
-    secret.write_text("told")
-    monkeypatch.setenv("SECRET", "told")
+    secret.write_text("secret text")
+    monkeypatch.setenv("SECRET", "secret text")
     model = base / "model.safetensors"
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as service:
         service.bind(str(tmp_path / "service"))
         (tmp_path / "service").chmod(0o777)
         program = f"""
 import ctypes, fcntl, os, socket, struct
-def attempt(what, f):
-    try: print(what, "GOT", f())
-    except BaseException as error: print(what, type(error).__name__)
+def attempt(name, f):
+    try: print(name, "GOT", f())
+    except BaseException as error: print(name, type(error).__name__)
 attempt("file", lambda: open({str(secret)!r}).read())
 attempt("root", lambda: open("/proc/{os.getpid()}/root{secret}").read())
 attempt("environment of another", lambda: open("/proc/{os.getpid()}/environ", "rb").read())
@@ -78,15 +79,15 @@ attempt("core_pattern", lambda: open("/proc/sys/kernel/core_pattern", "w").write
 attempt("usr", lambda: open("/usr/left", "w"))
 attempt("store", lambda: os.listdir({str(base.parent)!r}))
 attempt("package", lambda: __import__("stagezero.errors"))
-attempt("datagram", lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)[0].sendto(b"told", {str(tmp_path / "service")!r}))
+attempt("datagram", lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)[0].sendto(b"x", {str(tmp_path / "service")!r}))
 attempt("attributes", lambda: fcntl.ioctl(open(os.environ["STAGEZERO_MODEL"] + "/{model.name}"), 0x40086602, struct.pack("q", 0x40)))
 attempt("native AIO", lambda: ctypes.CDLL(None).syscall(206, 1, ctypes.byref(ctypes.c_ulong())) < 0 and 1 / 0)
-# A hint is ignored, and so the call succeeds; that nothing came of it is seen from outside.
+# A hint is ignored, and so the call succeeds. The test checks from outside that it had no effect.
 fcntl.fcntl(open(os.environ["STAGEZERO_MODEL"] + "/{model.name}"), 1036, struct.pack("Q", 3))
-print("own", "told" in str(dict(os.environ)), os.environ.get("SECRET"))
+print("own", "secret text" in str(dict(os.environ)), os.environ.get("SECRET"))
 """
-        said = run(base, tmp_path / "box", program, kind).output
-    assert "GOT" not in said and "own False None" in said and said.count("\n") == 13, said
+        output = run(base, tmp_path / "box", program, kind).output
+    assert "GOT" not in output and "own False None" in output and output.count("\n") == 13, output
     assert not (tmp_path / "left").exists()
     with model.open("rb") as handle:
         assert fcntl.fcntl(handle, F_GET_RW_HINT, bytes(8)) == bytes(8)
@@ -96,12 +97,12 @@ def test_packages_of_the_base_interpreter_are_hidden_too(tmp_path: Path, monkeyp
     facts = tmp_path / "lib" / "python3.11" / "site-packages" / "pycountry"
     facts.mkdir(parents=True)
     monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
-    shown, hidden = python_paths.__wrapped__()
-    assert tmp_path.resolve() in shown and facts.resolve() in hidden
+    visible, hidden = python_paths.__wrapped__()
+    assert tmp_path.resolve() in visible and facts.resolve() in hidden
 
 
 @pytest.mark.parametrize(
-    ("program", "told"),
+    ("program", "message"),
     [
         ("x = bytearray(3 << 30)\nfor i in range(0, len(x), 4096): x[i] = 1\nimport time; time.sleep(5)", "memory"),
         ("import os, time\nfor _ in range(60): os.fork() or time.sleep(20)", "processes"),
@@ -112,48 +113,48 @@ def test_packages_of_the_base_interpreter_are_hidden_too(tmp_path: Path, monkeyp
         ),
     ],
 )
-def test_limits_hold(base: Path, tmp_path: Path, program: str, told: str) -> None:
+def test_limits_are_enforced(base: Path, tmp_path: Path, program: str, message: str) -> None:
     import re
 
-    found = run(base, tmp_path / "box", program, limits=Limits(2**30, 2**27, 24), seconds=5)
-    assert re.search(told, f"{found.stopped} {found.output}", re.I) or found.code != 0, found
-    assert found.code != 0
+    result = run(base, tmp_path / "box", program, limits=Limits(2**30, 2**27, 24), seconds=5)
+    assert re.search(message, f"{result.stopped} {result.output}", re.I) or result.code != 0, result
+    assert result.code != 0
 
 
-def test_only_values_come_back(base: Path, tmp_path: Path) -> None:
+def test_only_weights_are_copied_back(base: Path, tmp_path: Path) -> None:
     from safetensors import safe_open
 
     program = (
         "import os, json\nfrom safetensors.torch import load_file, save_file\n"
         "w = load_file(os.environ['STAGEZERO_MODEL'] + '/model.safetensors')\n"
-        "save_file(w, os.environ['STAGEZERO_OUT'] + '/model.safetensors', metadata={'format': 'pt', 'note': 'carried'})\n"
+        "save_file(w, os.environ['STAGEZERO_OUT'] + '/model.safetensors', metadata={'format': 'pt', 'note': 'extra'})\n"
         "open(os.environ['STAGEZERO_OUT'] + '/config.json', 'w').write('{}')\n"
     )
     (tmp_path / "x.py").write_text(program)
     recipe = parse_recipe([{"step": "command", "run": ["python", "x.py"], "inputs": [str(tmp_path / "x.py")]}], "test")
-    made = build(base, recipe, load_suite("atlas"), 1, Store(tmp_path / "s"), Confinement())
-    with safe_open(made.folder / "model.safetensors", "pt") as handle:
+    built = build(base, recipe, load_suite("atlas"), 1, Store(tmp_path / "s"), Confinement())
+    with safe_open(built.folder / "model.safetensors", "pt") as handle:
         assert handle.metadata() == {"format": "pt"}
-    assert (made.folder / "config.json").read_text() == (base / "config.json").read_text()
+    assert (built.folder / "config.json").read_text() == (base / "config.json").read_text()
 
 
-def test_code_is_built_the_same_each_time_or_not_at_all(base: Path, tmp_path: Path) -> None:
-    def twice(seed: int) -> bool:
-        """Whether a build is one of those that are made twice."""
+def test_code_must_build_the_same_model_each_time(base: Path, tmp_path: Path) -> None:
+    def is_repeated(seed: int) -> bool:
+        """Return whether a build with this seed is one of those that are repeated."""
         return derive_seed(seed, "again", derive_seed(seed, "code", 1)) % REPEATED_BUILD_ONE_IN == 0
 
-    assert 10 < sum(twice(seed) for seed in range(100)) < 45
-    seed = next(seed for seed in range(100) if twice(seed))
+    assert 10 < sum(is_repeated(seed) for seed in range(100)) < 45
+    seed = next(seed for seed in range(100) if is_repeated(seed))
     seeded = "import torch\n    m = ctx.model()\n    for p in m.parameters():\n        p.data += 0.001 * torch.randn(p.shape)\n"
-    made = coded(base, tmp_path / "a", f"def technique(ctx):\n    {seeded}    return m\n", seed)
-    assert made.digest != checkpoint_digest(base)
+    built = build_code(base, tmp_path / "a", f"def technique(ctx):\n    {seeded}    return m\n", seed)
+    assert built.digest != checkpoint_digest(base)
     clocked = seeded.replace("import torch", "import time").replace("torch.randn(p.shape)", "(time.time() % 1)")
     with pytest.raises(BuildError, match="built twice"):
-        coded(base, tmp_path / "b", f"def technique(ctx):\n    {clocked}    return m\n", seed)
+        build_code(base, tmp_path / "b", f"def technique(ctx):\n    {clocked}    return m\n", seed)
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         ("raise ValueError('no luck')", "ValueError: no luck"),
         ("return 3", "expected a model to be returned, got int"),
@@ -161,10 +162,10 @@ def test_code_is_built_the_same_each_time_or_not_at_all(base: Path, tmp_path: Pa
         ("import os; os._exit(0)", "found none"),
     ],
 )
-def test_what_code_must_not_do(base: Path, tmp_path: Path, body: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_code_is_reported(base: Path, tmp_path: Path, body: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stagezero.training.steps.run_program.RETRY_PAUSE_SECONDS", 0.0)
-    with pytest.raises(BuildError, match=told):
-        coded(base, tmp_path, f"def technique(ctx):\n    {body}\n")
+    with pytest.raises(BuildError, match=message):
+        build_code(base, tmp_path, f"def technique(ctx):\n    {body}\n")
 
 
 def test_code_is_never_run_without_a_sandbox(base: Path, tmp_path: Path) -> None:
@@ -177,19 +178,21 @@ def test_code_is_never_run_without_a_sandbox(base: Path, tmp_path: Path) -> None
 
 @pytest.fixture
 def broker(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
-    with Broker([base.parent]) as found:
-        for name, value in found.environment.items():
+    with Broker([base.parent]) as broker:
+        for name, value in broker.environment.items():
             monkeypatch.setenv(name, value)
-        yield found
+        yield broker
 
 
-def test_a_broker_makes_sandboxes_and_nothing_else(base: Path, tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = coded(base, tmp_path / "s", PLAIN)
-    assert made.steps_made == 1
+def test_a_broker_only_starts_sandboxes_on_models_of_its_store(
+    base: Path, tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = build_code(base, tmp_path / "s", PLAIN)
+    assert built.steps_made == 1
     with pytest.raises(SandboxError, match="own store or beside its base"):
-        coded(made.folder, tmp_path / "t", PLAIN)
+        build_code(built.folder, tmp_path / "t", PLAIN)
     link = base.parent / "link"
-    link.symlink_to(made.folder)
+    link.symlink_to(built.folder)
     with pytest.raises(SandboxError, match="cannot be copied for a sandbox"):
         run(link, tmp_path / "box", "print('seen')")
     link.unlink()
@@ -202,57 +205,57 @@ def test_a_broker_makes_sandboxes_and_nothing_else(base: Path, tmp_path: Path, b
         run(base, tmp_path / "box", "print('seen')")
 
 
-def test_a_killed_worker_leaves_nothing_running(base: Path, tmp_path: Path) -> None:
+def test_no_process_survives_a_killed_worker(base: Path, tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nsys.path.insert(0, sys.argv[3])\nfrom test_sandbox import run\n"
         "run(Path(sys.argv[1]), Path(sys.argv[2]), 'import os, time\\nos.fork() and os.setsid\\ntime.sleep(600)', seconds=600)\n"
     )
-    words = [sys.executable, "-c", code, str(base), str(tmp_path / "box"), str(Path(__file__).parent)]
-    worker = subprocess.Popen(words, env=dict(os.environ))
-    mark, end = f"{tmp_path}/box/run/in", time.monotonic() + 60
+    command = [sys.executable, "-c", code, str(base), str(tmp_path / "box"), str(Path(__file__).parent)]
+    worker = subprocess.Popen(command, env=dict(os.environ))
+    mount_path, end = f"{tmp_path}/box/run/in", time.monotonic() + 60
 
-    def left() -> list[int]:
-        found = []
+    def remaining_processes() -> list[int]:
+        processes = []
         for entry in Path("/proc").iterdir():
             try:
-                if entry.name.isdigit() and mark in (entry / "mountinfo").read_text():
-                    found.append(int(entry.name))
+                if entry.name.isdigit() and mount_path in (entry / "mountinfo").read_text():
+                    processes.append(int(entry.name))
             except OSError:
                 continue
-        return found
+        return processes
 
-    while not left() and time.monotonic() < end:
+    while not remaining_processes() and time.monotonic() < end:
         time.sleep(0.1)
-    assert left()
+    assert remaining_processes()
     worker.send_signal(signal.SIGKILL)
     worker.wait()
-    while left() and time.monotonic() < end:
+    while remaining_processes() and time.monotonic() < end:
         time.sleep(0.1)
-    assert not left()
+    assert not remaining_processes()
 
 
 @pytest.mark.parametrize(
     ("program", "code"), [("print('bwrap: cannot be made', flush=True); raise SystemExit(1)", 1), ("raise SystemExit(250)", 250)]
 )
-def test_how_a_program_ends_is_its_own_doing(base: Path, tmp_path: Path, program: str, code: int) -> None:
-    found = run(base, tmp_path / "box", program)
-    assert (found.code, found.stopped, found.not_started) == (code, None, False), "no sandbox failed, and the program was there"
+def test_the_exit_code_of_a_program_is_never_taken_for_a_sandbox_failure(base: Path, tmp_path: Path, program: str, code: int) -> None:
+    result = run(base, tmp_path / "box", program)
+    assert (result.code, result.stopped, result.not_started) == (code, None, False), "the sandbox started, and the program exited"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_of_a_checkpoint_the_model_alone_is_shown(base: Path, tmp_path: Path, kind: str) -> None:
-    made = Path(shutil.copytree(base, tmp_path / "made"))
-    (made / "build.json").write_text("seed")
+def test_only_the_model_files_of_a_checkpoint_are_visible(base: Path, tmp_path: Path, kind: str) -> None:
+    checkpoint = Path(shutil.copytree(base, tmp_path / "made"))
+    (checkpoint / "build.json").write_text("seed")
     program = (
         "import os\nprint(sorted(os.listdir(os.environ['STAGEZERO_MODEL'])))\n"
         "real = os.path.dirname(os.path.realpath(os.environ['STAGEZERO_MODEL'] + '/config.json'))\n"
         "try: print('GOT', open(real + '/build.json').read())\nexcept OSError as error: print(type(error).__name__)\n"
     )
-    said = run(made, tmp_path / "box", program, kind).output
-    assert "model.safetensors" in said and "build.json" not in said and "GOT" not in said, said
+    output = run(checkpoint, tmp_path / "box", program, kind).output
+    assert "model.safetensors" in output and "build.json" not in output and "GOT" not in output, output
 
 
-def test_what_is_seen_is_the_same_for_every_build(base: Path, tmp_path: Path) -> None:
+def test_the_environment_is_identical_in_every_build(base: Path, tmp_path: Path) -> None:
     program = (
         "import os\nprint(os.getuid(), os.getgid(), os.uname().nodename, open('/proc/self/uid_map').read().split()[0])\n"
         "print(sorted(os.environ.items()))\n"
@@ -264,17 +267,17 @@ def test_what_is_seen_is_the_same_for_every_build(base: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_is_left_where_another_build_could_find_it(base: Path, tmp_path: Path, kind: str) -> None:
+def test_a_build_can_leave_no_state_for_another_build(base: Path, tmp_path: Path, kind: str) -> None:
     mine = tmp_path / "mine"
     mine.write_text("x")
     before = mine.stat()
     program = f"""
 import ctypes, fcntl, os, resource, socket
 libc = ctypes.CDLL(None, use_errno=True)
-def attempt(what, f):
-    try: found = f()
-    except BaseException as error: found = None
-    print(what, "GOT" if found else "nothing")
+def attempt(name, f):
+    try: result = f()
+    except BaseException as error: result = None
+    print(name, "GOT" if result else "none")
 call = lambda *words: libc.syscall(*words) >= 0
 {"attempt('shm', lambda: call(29, 0, 4096, 0o1600)); attempt('inotify', lambda: call(294, 0))" if os.uname().machine == "x86_64" else ""}
 attempt("memfd", lambda: os.memfd_create("x") >= 0)
@@ -286,17 +289,17 @@ def locked():
 attempt("flock", locked)
 attempt("other", lambda: resource.prlimit({os.getpid()}, resource.RLIMIT_CORE, (0, 0)))
 mine = {str(mine)!r}
-for what in (lambda: os.chmod(mine, 0o777), lambda: os.utime(mine, (7, 7)), lambda: os.setxattr(mine, "user.x", b"x")):
-    attempt("change", what)
+for change in (lambda: os.chmod(mine, 0o777), lambda: os.utime(mine, (7, 7)), lambda: os.setxattr(mine, "user.x", b"x")):
+    attempt("change", change)
 {"attempt('path', lambda: socket.socket(socket.AF_UNIX))" if kind == "landlock" else ""}
 """
-    said = run(base, tmp_path / "box", program, kind).output
-    assert "GOT" not in said and "change" in said, said
+    output = run(base, tmp_path / "box", program, kind).output
+    assert "GOT" not in output and "change" in output, output
     after = mine.stat()
     assert (after.st_mode, after.st_mtime_ns) == (before.st_mode, before.st_mtime_ns) and not os.listxattr(mine)
 
 
-def test_what_is_told_of_a_failure_is_short_and_plain(base: Path, tmp_path: Path) -> None:
+def test_the_error_message_of_a_failure_is_short_and_printable(base: Path, tmp_path: Path) -> None:
     program = (
         "import json, os, struct\nkind = 'F' * 300000 + chr(10) + chr(27) + '[31m'\n"
         "text = json.dumps({'x': {'dtype': kind, 'shape': [1], 'data_offsets': [0, 1]}}).encode()\n"
@@ -304,41 +307,41 @@ def test_what_is_told_of_a_failure_is_short_and_plain(base: Path, tmp_path: Path
     )
     (tmp_path / "x.py").write_text(program)
     recipe = parse_recipe([{"step": "command", "run": ["python", "x.py"], "inputs": [str(tmp_path / "x.py")]}], "test")
-    with pytest.raises(BuildError) as failed:
+    with pytest.raises(BuildError) as failure:
         build(base, recipe, load_suite("atlas"), 1, Store(tmp_path / "s"), Confinement())
-    assert len(str(failed.value)) < 400 and str(failed.value).isprintable()
+    assert len(str(failure.value)) < 400 and str(failure.value).isprintable()
 
 
-def test_who_has_no_token_takes_no_room_at_a_broker(base: Path, tmp_path: Path, broker: Broker) -> None:
+def test_connections_without_the_token_do_not_block_a_broker(base: Path, tmp_path: Path, broker: Broker) -> None:
     port = int(next(iter(broker.environment.values())).partition(":")[0])
     idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]
     try:
         assert run(base, tmp_path / "box", "print('made')", seconds=20).output == "made\n"
     finally:
-        for one in idle:
-            one.close()
+        for connection in idle:
+            connection.close()
 
 
-def test_an_ordinary_user_has_the_same_box(base: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_sandbox_of_an_unprivileged_user_is_the_same(base: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     if os.geteuid() != 0:
-        pytest.skip("the other tests are run as one")
+        pytest.skip("the other tests already run as an unprivileged user")
     import tempfile
 
     python = f"/usr/bin/python3.{sys.version_info.minor}"
     if not Path(python).exists() or shutil.which("setpriv") is None:
         pytest.skip("no Python that another user may run")
-    with tempfile.TemporaryDirectory(dir="/var/lib" if os.access("/var/lib", os.W_OK) else None, prefix="sandbox-") as made:
-        place = Path(made)
-        subprocess.run([python, "-m", "venv", "--without-pip", str(place / "python")], check=False, capture_output=True)
+    with tempfile.TemporaryDirectory(dir="/var/lib" if os.access("/var/lib", os.W_OK) else None, prefix="sandbox-") as temporary:
+        folder = Path(temporary)
+        subprocess.run([python, "-m", "venv", "--without-pip", str(folder / "python")], check=False, capture_output=True)
         site = next(p for p in sys.path if p.endswith("site-packages") and (Path(p) / "safetensors").is_dir())
-        for folder in (place / "python").glob("lib/python*/site-packages"):
-            (folder / "packages.pth").write_text(f"{site}\n{Path(__file__).parents[2] / 'src'}\n{Path(__file__).parent}\n")
-        shutil.copytree(base, place / "base")
-        (place / "secret").write_text("told")
-        for path in (place, *place.rglob("*")):
+        for packages in (folder / "python").glob("lib/python*/site-packages"):
+            (packages / "packages.pth").write_text(f"{site}\n{Path(__file__).parents[2] / 'src'}\n{Path(__file__).parent}\n")
+        shutil.copytree(base, folder / "base")
+        (folder / "secret").write_text("secret text")
+        for path in (folder, *folder.rglob("*")):
             os.lchown(path, 61002, 61002)
         inner = (
-            f"import os\nfor p in ('{place}/secret', '/proc/1/root{place}/secret', '/proc/{os.getpid()}/environ'):\n"
+            f"import os\nfor p in ('{folder}/secret', '/proc/1/root{folder}/secret', '/proc/{os.getpid()}/environ'):\n"
             "    try: print('GOT', open(p).read())\n    except OSError as error: print(type(error).__name__)\n"
             "for p in ('/in/x', '/usr/x', '/proc/sys/kernel/pid_max'):\n"
             "    try: print('GOT', open(p, 'w').write('9'))\n    except OSError as error: print(type(error).__name__)\n"
@@ -351,9 +354,18 @@ def test_an_ordinary_user_has_the_same_box(base: Path, tmp_path_factory: pytest.
             "task = Task(('python', 'x.py'), base, base, {'x.py': sys.argv[2].encode()}, None, 1, 60, 0)\n"
             "print(confine(task, Confinement(), base.parent / 'out', base.parent / 'run').output)\n"
         )
-        line = ["setpriv", "--reuid=61002", "--regid=61002", "--clear-groups", "--", str(place / "python" / "bin" / "python"), "-c", code]
-        environment = {"PATH": os.environ["PATH"], "HOME": str(place), "STAGEZERO_HOME": str(place)}
-        done = subprocess.run([*line, str(place), inner], capture_output=True, text=True, env=environment, cwd="/", check=False)
+        prefix = [
+            "setpriv",
+            "--reuid=61002",
+            "--regid=61002",
+            "--clear-groups",
+            "--",
+            str(folder / "python" / "bin" / "python"),
+            "-c",
+            code,
+        ]
+        environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "STAGEZERO_HOME": str(folder)}
+        done = subprocess.run([*prefix, str(folder), inner], capture_output=True, text=True, env=environment, cwd="/", check=False)
     if "skip: " in done.stderr or "ModuleNotFoundError" in done.stderr or "Permission denied" in done.stderr:
         pytest.skip(done.stderr.strip()[-200:])
     assert "GOT" not in done.stdout and done.stdout.strip().endswith("1000 0"), done
@@ -369,7 +381,7 @@ def test_an_ordinary_user_has_the_same_box(base: Path, tmp_path_factory: pytest.
         [f"import math as {'x' * 60}"],
     ],
 )
-def test_code_in_a_patch_is_held_to_what_code_is_held_to(lines: list[str]) -> None:
+def test_code_in_a_patch_passes_the_same_checks_as_code(lines: list[str]) -> None:
     from stagezero.errors import IdeaError
     from stagezero.ideas import content_checks
     from stagezero.ideas.idea import Idea
@@ -382,7 +394,7 @@ def test_code_in_a_patch_is_held_to_what_code_is_held_to(lines: list[str]) -> No
             content_checks.check_idea(idea)
 
 
-def test_doctor_tries() -> None:
+def test_doctor_reports_the_sandboxes() -> None:
     done = subprocess.run([sys.executable, "-m", "stagezero.cli", "doctor", "--json"], capture_output=True, text=True, check=True)
-    told = json.loads(done.stdout)
-    assert told["sandbox"]["ok"] and told["sandbox: landlock"]["ok"] is ("landlock" in KINDS)
+    report = json.loads(done.stdout)
+    assert report["sandbox"]["ok"] and report["sandbox: landlock"]["ok"] is ("landlock" in KINDS)

@@ -1,4 +1,4 @@
-"""Whole campaigns on small real models: continued after kills, refused after edits.
+"""Whole campaigns on small real models: continued after kills, rejected after edits.
 
 Covers: lab/resolved_project.py, lab/run_state.py, lab/stage.py, trials/record.py,
 trials/seeds.py, project.py, researchers/people.py, researchers/proposal_cache.py,
@@ -27,7 +27,7 @@ from stagezero.ledger import VerifyKey, read, read_checkpoint
 from stagezero.report import write_page
 
 
-def test_it_ran_to_the_end(finished: Path) -> None:
+def test_the_campaign_runs_to_its_end(finished: Path) -> None:
     kinds = [e.kind for e in read(finished / "ledger.jsonl")]
     assert kinds[0] == "campaign" and kinds[-1] == "end"
     assert kinds.index("registration") < kinds.index("pair") < kinds.index("decision")
@@ -39,28 +39,29 @@ def test_it_ran_to_the_end(finished: Path) -> None:
     assert stage.body["verdict"] in ("pass", "fail") and len(stage.body["after"]) == 3
 
 
-def _start(path: Path, runs: Path) -> subprocess.Popen[bytes]:
+def start_run(path: Path, runs: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "stagezero.cli", "run", str(path), "--runs", str(runs), "--json"],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=dict(os.environ),
     )  # fmt: skip
 
 
-def test_killed_and_continued_it_ends_where_an_undisturbed_run_ends(
+def test_a_killed_and_continued_run_has_the_ledger_of_an_undisturbed_run(
     finished: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STAGEZERO_HOME", str(tmp_path / "home"))
     path = write_project(tmp_path, base)
     undisturbed = list(read(finished / "ledger.jsonl"))
     ledger = tmp_path / "runs" / "small" / "ledger.jsonl"
-    for entries in (1, len(undisturbed) // 3, 2 * len(undisturbed) // 3):  # killed when it has written so many
-        process = _start(path, tmp_path / "runs")
+    # The run is killed when its ledger has this number of entries.
+    for entries in (1, len(undisturbed) // 3, 2 * len(undisturbed) // 3):
+        process = start_run(path, tmp_path / "runs")
         while process.poll() is None and (not ledger.exists() or ledger.read_bytes().count(b"\n") < entries):
             time.sleep(0.05)
-        assert process.poll() is None, "it ended before it was killed"
+        assert process.poll() is None, "the run ended before it was killed"
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    process = _start(path, tmp_path / "runs")
+    process = start_run(path, tmp_path / "runs")
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0
     continued = list(read(ledger))
@@ -75,8 +76,8 @@ def test_without_a_seed_the_auditor_signs_before_seeds_are_drawn(shared_campaign
     signed = next(e.body["checkpoint"] for e in read(run / "ledger.jsonl") if e.kind == "witnessed")
     auditor = VerifyKey.parse((run / "witness" / "auditor.key").read_text())
     checkpoint = read_checkpoint(signed, auditor)
-    assert checkpoint.size == kinds.index("witnessed"), "all that was registered, and nothing after it"
-    assert shared_campaign.record["continued"] == {"code": 0, "unchanged": True}, "a run that is continued finds what was signed"
+    assert checkpoint.size == kinds.index("witnessed"), "the checkpoint covers the registration and no later entry"
+    assert shared_campaign.record["continued"] == {"code": 0, "unchanged": True}, "a continued run accepts the signed checkpoint"
 
 
 def two_property_suite(path: Path) -> Path:
@@ -85,22 +86,22 @@ def two_property_suite(path: Path) -> Path:
     for verb, prop in (("Close", "closing"), ("Open", "opening")):
         for split in ("train", "open"):
             for i in range(60):
-                what, name = f"{rng.choice(['door', 'shop', 'book', 'gate', 'box'])} {rng.randrange(1000)}", f"{prop}-{split}-{i}"
+                thing, name = f"{rng.choice(['door', 'shop', 'book', 'gate', 'box'])} {rng.randrange(1000)}", f"{prop}-{split}-{i}"
                 common = {"property": prop, "split": split, "scorer": "choice", "choices": ["yes", "no"]}
-                rows.append({"id": name, "input": f"{verb} {what}.", "target": "no", "rejected": "yes", "kind": "trap", **common})
-                twin = {"id": f"{name}t", "input": f"Please {verb.lower()} {what}.", "target": "yes", "rejected": "no", "kind": "twin"}
+                rows.append({"id": name, "input": f"{verb} {thing}.", "target": "no", "rejected": "yes", "kind": "trap", **common})
+                twin = {"id": f"{name}t", "input": f"Please {verb.lower()} {thing}.", "target": "yes", "rejected": "no", "kind": "twin"}
                 rows.append({**twin, "twin_of": name, **common})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
-def test_ideas_promoted_together_are_tried_together_before_they_are_adopted(base: Path, tmp_path: Path) -> None:
+def test_ideas_promoted_together_are_tested_as_one_composition_before_adoption(base: Path, tmp_path: Path) -> None:
     suite = two_property_suite(tmp_path / "two.jsonl")
     path = write_project(
         tmp_path, base, name="two", suite=str(suite), audit="", trial="{items: 20, max_pairs: 10, calibration: 3, confirm: 3}"
     )
-    for old in (tmp_path / "ideas").glob("*.md"):
-        old.unlink()
+    for previous in (tmp_path / "ideas").glob("*.md"):
+        previous.unlink()
     for prop in ("closing", "opening"):
         (tmp_path / "ideas" / f"{prop}.md").write_text(
             f"---\ntitle: teach {prop}\nproperty: {prop}\nclaimed_effect: 0.3\nreason: nobody did\npatch:\n"
@@ -115,11 +116,11 @@ def test_ideas_promoted_together_are_tried_together_before_they_are_adopted(base
     entries = list(read(campaign.folder / "ledger.jsonl"))
     promoted = [e for e in entries if e.kind == "decision" and e.body["fate"] == "promoted" and e.body["researcher"] == "people"]
     assert len(promoted) == 2, [e.body["why"] for e in entries if e.kind == "decision"]
-    composed = next(e for e in entries if e.kind == "composition")
-    assert len(composed.body["parts"]) == 2
-    after = [e for e in entries if e.seq > composed.seq]
-    assert after[0].kind == "calibration" and sum(e.kind == "pair" for e in after) >= 3, "it is tried on seeds of its own"
-    before = {e.body["seed"] for e in entries if e.kind == "pair" and e.seq < composed.seq}
+    composition = next(e for e in entries if e.kind == "composition")
+    assert len(composition.body["parts"]) == 2
+    after = [e for e in entries if e.seq > composition.seq]
+    assert after[0].kind == "calibration" and sum(e.kind == "pair" for e in after) >= 3, "the composition is tested on its own seeds"
+    before = {e.body["seed"] for e in entries if e.kind == "pair" and e.seq < composition.seq}
     assert not before & {e.body["seed"] for e in after if e.kind == "pair"}
     verdict = next(e for e in after if e.kind == "decision")
     stage = entries[-2]
@@ -128,17 +129,17 @@ def test_ideas_promoted_together_are_tried_together_before_they_are_adopted(base
     assert "teach closing + teach opening" in page or "teach opening + teach closing" in page
 
 
-def test_the_same_command_again_makes_nothing_anew(finished: Path, base: Path, home: Path) -> None:
+def test_a_second_run_of_the_same_command_builds_no_model_again(finished: Path, base: Path, home: Path) -> None:
     campaign = Campaign(finished.parent.parent / "project.yaml", runs=finished.parent)
     ledger = (finished / "ledger.jsonl").read_bytes()
     before = {f: f.stat().st_mtime_ns for f in (home / "store" / "builds").glob("*/model.safetensors")}
     campaign.run()
-    # Idle workers may have guessed at a pair that nobody needed; what was there is not made again.
-    assert before and all(f.stat().st_mtime_ns == made for f, made in before.items())
+    # Idle workers may have added builds of speculative pairs; existing builds must be unchanged.
+    assert before and all(f.stat().st_mtime_ns == built for f, built in before.items())
     assert (finished / "ledger.jsonl").read_bytes() == ledger
 
 
-def test_an_edited_project_is_refused_and_the_change_is_named(finished: Path, base: Path, tmp_path: Path) -> None:
+def test_an_edited_project_is_rejected_and_the_change_is_named(finished: Path, base: Path, tmp_path: Path) -> None:
     runs = Path(shutil.copytree(finished, tmp_path / "runs" / "small")).parent
     path = write_project(tmp_path, base, trial="{items: 12, max_pairs: 10, calibration: 3, confirm: 3, worth: 0.5}")
     with pytest.raises(RunChangedError, match=r"project\.trial\.items: was 10, now 12.*--fresh"):
@@ -147,10 +148,11 @@ def test_an_edited_project_is_refused_and_the_change_is_named(finished: Path, ba
     (tmp_path / "ideas" / "twins.md").write_text((tmp_path / "ideas" / "twins.md").read_text().replace("40", "41"))
     with pytest.raises(RunChangedError, match="twins idea"):
         Campaign(path, runs=runs).run()
-    assert sum(1 for _ in read(runs / "small" / "ledger.jsonl")) == sum(1 for _ in read(finished / "ledger.jsonl")), "nothing was lost"
+    entries = sum(1 for _ in read(runs / "small" / "ledger.jsonl"))
+    assert entries == sum(1 for _ in read(finished / "ledger.jsonl")), "a rejected run must leave the ledger unchanged"
 
 
-def test_fresh_sets_the_old_run_aside(finished: Path, base: Path, tmp_path: Path) -> None:
+def test_fresh_renames_the_previous_run(finished: Path, base: Path, tmp_path: Path) -> None:
     runs = Path(shutil.copytree(finished, tmp_path / "runs" / "small")).parent
     Campaign(write_project(tmp_path, base), runs=runs, fresh=True)
     assert not (runs / "small").exists() and len(list(runs.glob("small.before-*"))) == 1
@@ -168,7 +170,7 @@ def test_a_damaged_ledger_stops_the_run(copied: Path, base: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "told"),
+    ("changes", "error", "message"),
     [
         ({"bas": "x"}, ProjectError, "unknown key 'bas'"),
         ({"audit": "{bars: {honesty: 0.5}}"}, ProjectError, "unknown property or capability 'honesty'"),
@@ -180,8 +182,8 @@ def test_a_damaged_ledger_stops_the_run(copied: Path, base: Path, tmp_path: Path
     ],
 )
 def test_mistakes_are_found_before_anything_is_built(
-    base: Path, tmp_path: Path, changes: dict[str, str], error: type[Exception], told: str
+    base: Path, tmp_path: Path, changes: dict[str, str], error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         Campaign(write_project(tmp_path, base, **changes), runs=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()

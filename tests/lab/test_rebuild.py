@@ -1,4 +1,4 @@
-"""A stage again from its ledger: the same bits, or told what is not the same.
+"""A stage is rebuilt from its ledger: bit for bit, or the differences are reported.
 
 Covers: cli/rebuild.py.
 """
@@ -20,104 +20,113 @@ from stagezero.ledger import Ledger, read
 from stagezero.training.executors import LocalPool
 
 
-def written(ledger: Path, to: Path, change: Any) -> Path:
-    """A copy of a ledger whose chain is sound, with some of its entries changed."""
-    to.mkdir(parents=True)
-    copy = Ledger(to / "ledger.jsonl")
+def write_changed_ledger(ledger: Path, folder: Path, change: Any) -> Path:
+    """Copy a ledger with some entries changed; the hash chain of the copy is valid."""
+    folder.mkdir(parents=True)
+    copy = Ledger(folder / "ledger.jsonl")
     for entry in read(ledger):
         body = json.loads(json.dumps(entry.body))
         change(entry.kind, body)
         copy.record(entry.kind, body)
     copy.close()
-    return to
+    return folder
 
 
 @pytest.fixture(scope="module")
 def pool(home: Path) -> Iterator[LocalPool]:
-    with LocalPool(2) as found:
-        yield found
+    with LocalPool(2) as pool:
+        yield pool
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def output_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("rebuilds")
 
 
-def test_bit_for_bit_and_through_the_second_trainer(finished: Path, place: Path, pool: LocalPool) -> None:
-    found = rebuild(finished, 0, place, second=True, pool=pool)
-    assert found.sound and [f.detail for f in found.findings][:3] == ["as in the ledger", "as in the ledger", "identical, bit for bit"]
-    assert len(found.distances) == 8 and max(found.distances) < 1e-3 and "rounding" in found.findings[-1].detail
+def test_a_rebuild_is_identical_and_the_second_trainer_agrees(finished: Path, output_folder: Path, pool: LocalPool) -> None:
+    report = rebuild(finished, 0, output_folder, second=True, pool=pool)
+    assert report.sound and [finding.detail for finding in report.findings][:3] == [
+        "as in the ledger",
+        "as in the ledger",
+        "identical, bit for bit",
+    ]
+    assert len(report.distances) == 8 and max(report.distances) < 1e-3 and "rounding" in report.findings[-1].detail
 
 
-def test_what_was_changed_is_found(finished: Path, place: Path, pool: LocalPool, base: Path, tmp_path: Path) -> None:
+def test_every_changed_input_is_reported(finished: Path, output_folder: Path, pool: LocalPool, base: Path, tmp_path: Path) -> None:
     ledger = finished / "ledger.jsonl"
 
     def faster(kind: str, body: dict[str, Any]) -> None:
         if kind == "stage" and body["stage"] == 0:
             body["recipe"]["steps"][1]["learning_rate"] *= 1.01
 
-    assert "the ledger records" in rebuild(written(ledger, tmp_path / "recipe", faster), 0, place, pool=pool).findings[-1].detail
+    assert (
+        "the ledger records"
+        in rebuild(write_changed_ledger(ledger, tmp_path / "recipe", faster), 0, output_folder, pool=pool).findings[-1].detail
+    )
 
     def other_data(kind: str, body: dict[str, Any]) -> None:
         if kind == "campaign":
             body["suite"] = "0" * 64
 
-    found = rebuild(written(ledger, tmp_path / "data", other_data), 0, place, pool=pool)
-    assert not found.sound and found.findings[0].subject == "training data"
+    report = rebuild(write_changed_ledger(ledger, tmp_path / "data", other_data), 0, output_folder, pool=pool)
+    assert not report.sound and report.findings[0].subject == "training data"
 
     def other_base(kind: str, body: dict[str, Any]) -> None:
         if kind == "campaign":
             body["base"] = "0" * 64
 
-    found = rebuild(written(ledger, tmp_path / "base", other_base), 0, place, pool=pool)
-    assert not found.sound and found.findings[1].subject == "base"
-    found = rebuild(finished, 0, place, model=base, pool=pool)
-    assert not found.sound and "values of" in found.findings[-1].detail
-    found = rebuild(finished, 0, place, model=tmp_path, pool=pool)
-    assert not found.sound and "config.json is missing" in found.findings[-1].detail
+    report = rebuild(write_changed_ledger(ledger, tmp_path / "base", other_base), 0, output_folder, pool=pool)
+    assert not report.sound and report.findings[1].subject == "base"
+    report = rebuild(finished, 0, output_folder, model=base, pool=pool)
+    assert not report.sound and "values of" in report.findings[-1].detail
+    report = rebuild(finished, 0, output_folder, model=tmp_path, pool=pool)
+    assert not report.sound and "config.json is missing" in report.findings[-1].detail
 
 
-def test_in_another_environment_scores_decide(finished: Path, place: Path, pool: LocalPool, tmp_path: Path) -> None:
+def test_in_another_environment_the_scores_decide(finished: Path, output_folder: Path, pool: LocalPool, tmp_path: Path) -> None:
     def elsewhere(kind: str, body: dict[str, Any]) -> None:
         if kind == "campaign":
             body["environment"]["cpu"] = "another"
         if kind == "stage":
             body["model"] = "0" * 64
 
-    found = rebuild(written(finished / "ledger.jsonl", tmp_path / "same", elsewhere), 0, place, pool=pool)
-    assert found.sound and "other bits in another environment (cpu)" in found.findings[-1].detail
+    report = rebuild(write_changed_ledger(finished / "ledger.jsonl", tmp_path / "same", elsewhere), 0, output_folder, pool=pool)
+    assert report.sound and "other bits in another environment (cpu)" in report.findings[-1].detail
 
     def better(kind: str, body: dict[str, Any]) -> None:
         elsewhere(kind, body)
         if kind == "stage":
             body["after"] = [{**scores, "privacy": scores["privacy"] + 0.3} for scores in body["after"]]
 
-    found = rebuild(written(finished / "ledger.jsonl", tmp_path / "other", better), 0, place, pool=pool)
-    assert not found.sound and "privacy differs by -0.300" in found.findings[-1].detail
+    report = rebuild(write_changed_ledger(finished / "ledger.jsonl", tmp_path / "other", better), 0, output_folder, pool=pool)
+    assert not report.sound and "privacy differs by -0.300" in report.findings[-1].detail
 
 
-def test_the_ledger_alone_is_enough_and_what_it_lacks_is_named(finished: Path, place: Path, pool: LocalPool, tmp_path: Path) -> None:
+def test_the_ledger_alone_is_enough_and_missing_inputs_are_named(
+    finished: Path, output_folder: Path, pool: LocalPool, tmp_path: Path
+) -> None:
     (tmp_path / "alone").mkdir()
     shutil.copy(finished / "ledger.jsonl", tmp_path / "alone")
-    assert rebuild(tmp_path / "alone" / "ledger.jsonl", 0, place, pool=pool).sound
+    assert rebuild(tmp_path / "alone" / "ledger.jsonl", 0, output_folder, pool=pool).sound
     with pytest.raises(InputError, match="stage 7: the ledger has 0"):
-        rebuild(finished, 7, place, pool=pool)
+        rebuild(finished, 7, output_folder, pool=pool)
 
     def with_program(kind: str, body: dict[str, Any]) -> None:
         if kind == "stage":
             body["recipe"]["steps"] += [{"step": "command", "run": ["python", "x.py"], "inputs": {"x.py": "1" * 64}}]
 
-    changed = written(finished / "ledger.jsonl", tmp_path / "program", with_program)
+    changed = write_changed_ledger(finished / "ledger.jsonl", tmp_path / "program", with_program)
     with pytest.raises(InputError, match=r"program 'x\.py'.*--files"):
-        rebuild(changed, 0, place, pool=pool)
+        rebuild(changed, 0, output_folder, pool=pool)
     (tmp_path / "x.py").write_text("print()")
     with pytest.raises(InputError, match=r"program 'x\.py'"):
-        rebuild(changed, 0, place, inputs=RebuildInputs(files=tmp_path), pool=pool)
+        rebuild(changed, 0, output_folder, inputs=RebuildInputs(files=tmp_path), pool=pool)
 
 
-def test_the_command_line(finished: Path, place: Path, base: Path) -> None:
-    done = stagezero("rebuild", finished, "--stage", "0", "--out", place, "--model", base, "--json")
-    told = json.loads(done.stdout)
-    assert done.returncode == 1 and not told["sound"] and told["findings"][-1]["what"] == "checkpoint"
+def test_rebuild_on_the_command_line(finished: Path, output_folder: Path, base: Path) -> None:
+    done = stagezero("rebuild", finished, "--stage", "0", "--out", output_folder, "--model", base, "--json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 1 and not report["sound"] and report["findings"][-1]["what"] == "checkpoint"
     done = stagezero("rebuild", finished / "nothing")
     assert done.returncode == 2 and "there is no ledger" in done.stderr

@@ -1,4 +1,4 @@
-"""One idea through a whole campaign, as a coding agent proposes it over MCP."""
+"""One idea of a coding agent, submitted over MCP, through a whole campaign."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from stagezero.ledger import read
 from stagezero.ledger.lineage import read_record, trace_lineage
 
 
-def test_a_coding_agent_brings_one_idea_through_a_campaign(shared_campaign: SharedCampaign) -> None:
+def test_an_idea_of_a_coding_agent_passes_through_a_campaign(shared_campaign: SharedCampaign) -> None:
     agent, run = shared_campaign.record["agent"], shared_campaign.folder
     assert "# Stage 1" in agent["brief"] and "- privacy:" in agent["brief"] and "learning_rate: 0.005" in agent["brief"]
     for item in ("PIN", "capital of"):
-        assert item not in agent["brief"], "no item is in the brief"
+        assert item not in agent["brief"], "the brief must contain no item"
     assert agent["refused"] and "names step 'dpo'" in agent["refusal"]
     entries = list(read(run / "ledger.jsonl"))
     registered = next(e for e in entries if e.kind == "registration").body["ideas"]

@@ -1,4 +1,6 @@
-"""Keys, signed checkpoints and witnesses: what was cut, rolled back, forked or changed is found, and the evidence kept.
+"""Keys, signed checkpoints and witnesses.
+
+A cut, rolled back, forked or changed ledger is detected, and a witness stores the evidence.
 
 Covers: ledger/keys.py, ledger/witness.py.
 """
@@ -22,10 +24,10 @@ AUDITOR = SigningKey.from_seed(b"a" * 32, "auditor.example")
 ANY_TEXT = st.one_of(st.text(), st.text("abc\n— +=0123456789"))
 
 
-def grow(path: Path, to: int, salt: str = "") -> Ledger:
+def grow(path: Path, size: int, salt: str = "") -> Ledger:
     ledger = Ledger(path)
     ledger.catch_up()
-    for i in range(ledger.size, to):
+    for i in range(ledger.size, size):
         ledger.record("note", {"i": i, "salt": salt})
     return ledger
 
@@ -33,7 +35,7 @@ def grow(path: Path, to: int, salt: str = "") -> Ledger:
 # keys
 
 
-def test_a_key_as_text_is_that_of_signed_notes() -> None:
+def test_the_text_of_a_key_has_the_format_of_signed_notes() -> None:
     # The example key of golang.org/x/mod/sumdb/note.
     text = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
     key = VerifyKey.parse(text)
@@ -44,15 +46,15 @@ def test_a_key_as_text_is_that_of_signed_notes() -> None:
     assert base64.b64decode(line)[:4] == key.hash
 
 
-def test_a_key_lasts_and_its_secret_is_shown_nowhere(tmp_path: Path) -> None:
+def test_a_key_persists_and_its_secret_is_never_printed(tmp_path: Path) -> None:
     first = SigningKey.load_or_create(tmp_path / "key", "lab")
-    again = SigningKey.load_or_create(tmp_path / "key", "lab")
+    reloaded = SigningKey.load_or_create(tmp_path / "key", "lab")
     secret = (tmp_path / "key").read_bytes()
-    assert first.verify_key == again.verify_key == VerifyKey.parse(first.verify_key.text())
+    assert first.verify_key == reloaded.verify_key == VerifyKey.parse(first.verify_key.text())
     assert (tmp_path / "key").stat().st_mode & 0o077 == 0
-    shown = repr(first) + str(first) + repr(first.verify_key)
-    assert secret.hex() not in shown and repr(secret)[2:-1] not in shown
-    assert first.verify_key.verify(again.sign(b"m"), b"m")
+    printed = repr(first) + str(first) + repr(first.verify_key)
+    assert secret.hex() not in printed and repr(secret)[2:-1] not in printed
+    assert first.verify_key.verify(reloaded.sign(b"m"), b"m")
     assert not first.verify_key.verify(first.sign(b"m"), b"n")
     assert not first.verify_key.verify(b"", b"m")
     (tmp_path / "key").write_bytes(b"short")
@@ -61,23 +63,23 @@ def test_a_key_lasts_and_its_secret_is_shown_nowhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a+b", "a\nb", "x" * 201, "a\u2028b"])
-def test_a_name_that_a_note_cannot_hold_is_refused(name: str) -> None:
+def test_a_key_name_that_a_note_cannot_contain_is_rejected(name: str) -> None:
     with pytest.raises(LedgerError, match="key name"):
         SigningKey.from_seed(bytes(32), name)
 
 
-def test_any_changed_character_of_a_key_is_refused() -> None:
+def test_a_key_with_any_changed_character_is_rejected() -> None:
     text = LAB.verify_key.text()
-    for at in range(len(text)):
+    for position in range(len(text)):
         for other in "aB0+/ ":
-            if text[at] != other:
+            if text[position] != other:
                 with pytest.raises(LedgerError, match="key"):
-                    VerifyKey.parse(text[:at] + other + text[at + 1 :])
+                    VerifyKey.parse(text[:position] + other + text[position + 1 :])
 
 
 @settings(max_examples=200, deadline=None)
 @given(ANY_TEXT)
-def test_any_text_as_a_key_gives_one_error(text: str) -> None:
+def test_any_invalid_text_as_a_key_raises_a_ledger_error(text: str) -> None:
     with pytest.raises(LedgerError):
         VerifyKey.parse(text)
 
@@ -91,10 +93,10 @@ def test_a_checkpoint_is_a_signed_note(tmp_path: Path) -> None:
     assert text.splitlines()[:4] == ["lab.example/ledger", "5", base64.b64encode(ledger.root).decode(), ""]
     assert text.splitlines()[4].startswith("— lab.example/ledger ")
     assert read_checkpoint(text, LAB.verify_key) == Checkpoint("lab.example/ledger", 5, ledger.root)
-    both = cosign(text, AUDITOR)
-    assert both.startswith(text) and cosign(both, AUDITOR) == both
+    cosigned = cosign(text, AUDITOR)
+    assert cosigned.startswith(text) and cosign(cosigned, AUDITOR) == cosigned
     for key in (LAB, AUDITOR):
-        assert read_checkpoint(both, key.verify_key).size == 5
+        assert read_checkpoint(cosigned, key.verify_key).size == 5
     with pytest.raises(WitnessError, match="expected a signature of"):
         read_checkpoint(text, AUDITOR.verify_key)
     with pytest.raises(WitnessError, match="signatures already"):
@@ -102,29 +104,29 @@ def test_a_checkpoint_is_a_signed_note(tmp_path: Path) -> None:
             text = cosign(text, SigningKey.from_seed(bytes([i]) * 32, f"w{i}"))
 
 
-def test_any_changed_byte_of_a_checkpoint_is_found(tmp_path: Path) -> None:
+def test_any_changed_byte_of_a_checkpoint_is_detected(tmp_path: Path) -> None:
     text = grow(tmp_path / "l", 5).checkpoint(LAB)
-    for at in range(len(text)):
-        for other in (chr(ord(text[at]) ^ 1), chr(ord(text[at]) ^ 0x20), ""):
+    for position in range(len(text)):
+        for other in (chr(ord(text[position]) ^ 1), chr(ord(text[position]) ^ 0x20), ""):
             with pytest.raises(WitnessError):
-                read_checkpoint(text[:at] + other + text[at + 1 :], LAB.verify_key)
+                read_checkpoint(text[:position] + other + text[position + 1 :], LAB.verify_key)
 
 
 @settings(max_examples=300, deadline=None)
 @given(ANY_TEXT)
-def test_any_text_as_a_checkpoint_gives_one_error(text: str) -> None:
+def test_any_invalid_text_as_a_checkpoint_raises_a_witness_error(text: str) -> None:
     for call in (lambda: read_checkpoint(text, LAB.verify_key), lambda: cosign(text, LAB)):
         with pytest.raises(WitnessError):
             call()
 
 
-def damaged(path: Path, how: str) -> None:
+def damage(path: Path, change: str) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
-    if how == "cut":
+    if change == "cut":
         path.write_bytes(b"".join(lines[:-3]))
-    elif how == "torn":
+    elif change == "torn":
         path.write_bytes(b"".join(lines)[: -len(lines[-1]) - 5])
-    elif how == "emptied":
+    elif change == "emptied":
         path.write_bytes(b"")
     else:
         path.unlink()
@@ -132,112 +134,112 @@ def damaged(path: Path, how: str) -> None:
         grow(path, 12, "another history").close()
 
 
-@pytest.mark.parametrize("how", ["cut", "torn", "emptied", "forked"])
-def test_a_checkpoint_shows_what_the_chain_alone_cannot(tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("change", ["cut", "torn", "emptied", "forked"])
+def test_a_checkpoint_detects_changes_that_the_chain_alone_cannot(tmp_path: Path, change: str) -> None:
     path = tmp_path / "l"
     ledger = grow(path, 9)
     text = ledger.checkpoint(LAB)
     ledger.close()
     grow(path, 12).close()
     assert verify(path, text, LAB.verify_key) == verify(path, text, LAB.verify_key, deep=True) == 12
-    damaged(path, how)
-    if how == "cut":
+    damage(path, change)
+    if change == "cut":
         assert verify(path, text, LAB.verify_key) == 9
-    if how in ("cut", "torn"):
-        damaged(path, "cut")
+    if change in ("cut", "torn"):
+        damage(path, "cut")
     verify(path)
     with pytest.raises(WitnessError, match="copy"):
         verify(path, text, LAB.verify_key)
 
 
-def test_a_checkpoint_of_nothing_and_half_of_a_question(tmp_path: Path) -> None:
+def test_a_checkpoint_of_an_empty_ledger_and_a_checkpoint_without_a_key(tmp_path: Path) -> None:
     ledger = grow(tmp_path / "l", 0)
-    nothing = ledger.checkpoint(LAB)
+    empty = ledger.checkpoint(LAB)
     ledger.record("note", {})
-    assert verify(ledger.path, nothing, LAB.verify_key) == 1
+    assert verify(ledger.path, empty, LAB.verify_key) == 1
     with pytest.raises(WitnessError, match="another root"):
         verify(ledger.path, sign_checkpoint(Checkpoint("lab", 0, bytes(32)), LAB), LAB.verify_key)
     with pytest.raises(LedgerError, match="both or neither"):
-        verify(ledger.path, nothing)
+        verify(ledger.path, empty)
     with pytest.raises(LedgerError, match="no ledger"):
-        verify(tmp_path / "none", nothing, LAB.verify_key)
+        verify(tmp_path / "none", empty, LAB.verify_key)
 
 
 # witnesses
 
 
-def test_a_witness_takes_what_extends(tmp_path: Path) -> None:
+def test_a_witness_accepts_checkpoints_that_extend_the_last_one(tmp_path: Path) -> None:
     witness = Witness(tmp_path / "w")
     assert witness.newest(LAB.verify_key.name) is None
     ledger = grow(tmp_path / "l", 0)
     for size in (0, 1, 1, 5, 8, 8, 13):
         ledger.close()
         ledger = grow(tmp_path / "l", size)
-        kept = witness.newest(LAB.verify_key.name)
-        proof = [] if kept is None else ledger.consistency(read_checkpoint(kept, LAB.verify_key).size)
+        newest = witness.newest(LAB.verify_key.name)
+        proof = [] if newest is None else ledger.consistency(read_checkpoint(newest, LAB.verify_key).size)
         text = ledger.checkpoint(LAB)
         assert witness.accept(text, LAB.verify_key, proof).size == size
         assert Witness(tmp_path / "w").newest(LAB.verify_key.name) == text
     assert witness.conflicts(LAB.verify_key.name) == []
 
 
-Showing = Callable[[Path], tuple[str, SigningKey, list[str]]]
+Conflict = Callable[[Path], tuple[str, SigningKey, list[str]]]
 
 
-def rolled_back(folder: Path) -> tuple[str, SigningKey, list[str]]:
+def roll_back(folder: Path) -> tuple[str, SigningKey, list[str]]:
     return grow(folder / "old", 0).checkpoint(LAB), LAB, []
 
 
-def cut_and_regrown(folder: Path) -> tuple[str, SigningKey, list[str]]:
-    damaged(folder / "l", "cut")
+def cut_and_regrow(folder: Path) -> tuple[str, SigningKey, list[str]]:
+    damage(folder / "l", "cut")
     ledger = grow(folder / "l", 7, "another end")
     return ledger.checkpoint(LAB), LAB, []
 
 
-def another_longer(folder: Path) -> tuple[str, SigningKey, list[str]]:
+def fork_and_grow(folder: Path) -> tuple[str, SigningKey, list[str]]:
     other = grow(folder / "other", 9, "another history")
     return other.checkpoint(LAB), LAB, other.consistency(7)
 
 
-def longer_without_proof(folder: Path) -> tuple[str, SigningKey, list[str]]:
+def grow_without_proof(folder: Path) -> tuple[str, SigningKey, list[str]]:
     return grow(folder / "l", 9).checkpoint(LAB), LAB, ["zz" * 32]
 
 
-def another_key(folder: Path) -> tuple[str, SigningKey, list[str]]:
+def change_key(folder: Path) -> tuple[str, SigningKey, list[str]]:
     ledger, key = grow(folder / "l", 9), SigningKey.from_seed(b"n" * 32, LAB.verify_key.name)
     return ledger.checkpoint(key), key, ledger.consistency(7)
 
 
 @pytest.mark.parametrize(
-    ("show", "why"),
+    ("conflict", "why"),
     [
-        (rolled_back, "rollback"),
-        (cut_and_regrown, "split view"),
-        (another_longer, "split view"),
-        (longer_without_proof, "split view"),
-        (another_key, "key changed"),
+        (roll_back, "rollback"),
+        (cut_and_regrow, "split view"),
+        (fork_and_grow, "split view"),
+        (grow_without_proof, "split view"),
+        (change_key, "key changed"),
     ],
 )
-def test_a_witness_refuses_what_does_not_and_keeps_both_notes(tmp_path: Path, show: Showing, why: str) -> None:
+def test_a_witness_rejects_a_conflicting_checkpoint_and_stores_both(tmp_path: Path, conflict: Conflict, why: str) -> None:
     witness = Witness(tmp_path / "w")
     ledger = grow(tmp_path / "l", 7)
-    kept = ledger.checkpoint(LAB)
+    accepted = ledger.checkpoint(LAB)
     ledger.close()
-    witness.accept(kept, LAB.verify_key)
-    text, key, proof = show(tmp_path)
+    witness.accept(accepted, LAB.verify_key)
+    text, key, proof = conflict(tmp_path)
     for _ in range(2):
         with pytest.raises(WitnessError, match=why):
             witness.accept(text, key.verify_key, proof)
-    assert witness.newest(LAB.verify_key.name) == kept
+    assert witness.newest(LAB.verify_key.name) == accepted
     (evidence,) = witness.conflicts(LAB.verify_key.name)
-    found = json.loads(evidence.read_text())
-    assert (found["kept"], found["shown"]) == (kept, text)
-    assert why in found["why"]
-    read_checkpoint(found["kept"], LAB.verify_key)
-    read_checkpoint(found["shown"], key.verify_key)
+    stored = json.loads(evidence.read_text())
+    assert (stored["kept"], stored["shown"]) == (accepted, text)
+    assert why in stored["why"]
+    read_checkpoint(stored["kept"], LAB.verify_key)
+    read_checkpoint(stored["shown"], key.verify_key)
 
 
-def test_a_witness_refuses_another_origin_a_bad_signature_and_a_needless_proof(tmp_path: Path) -> None:
+def test_a_witness_rejects_another_origin_an_invalid_signature_and_a_superfluous_proof(tmp_path: Path) -> None:
     witness = Witness(tmp_path / "w")
     ledger = grow(tmp_path / "l", 3)
     text = ledger.checkpoint(LAB)
@@ -249,10 +251,10 @@ def test_a_witness_refuses_another_origin_a_bad_signature_and_a_needless_proof(t
         witness.accept(text, LAB.verify_key, ledger.consistency(2))
     assert witness.newest(LAB.verify_key.name) is None
     witness.accept(text, LAB.verify_key)
-    assert len(list((tmp_path / "w").iterdir())) == 2, "the checkpoint and the lock"
+    assert len(list((tmp_path / "w").iterdir())) == 2, "only the checkpoint and the lock may exist"
 
 
-def test_a_flood_of_conflicts_does_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_stored_conflicts_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stagezero.ledger.witness.MAX_CONFLICTS", 3)
     witness = Witness(tmp_path / "w")
     witness.accept(grow(tmp_path / "l", 6).checkpoint(LAB), LAB.verify_key)

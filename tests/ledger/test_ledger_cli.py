@@ -19,7 +19,7 @@ LAB = SigningKey.from_seed(b"l" * 32, "lab.example")
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run folder with a ledger, a checkpoint of its first 6 entries, and the key."""
+    """Write a ledger, a checkpoint of its first 6 entries and the key; return the folder."""
     ledger = Ledger(tmp_path / "ledger.jsonl")
     for i in range(9):
         ledger.record("note", {"i": i})
@@ -30,8 +30,8 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def stagezero(*words: object) -> object:
-    return app(["ledger", *map(str, words)], result_action="return_value")
+def stagezero(*arguments: object) -> object:
+    return app(["ledger", *map(str, arguments)], result_action="return_value")
 
 
 @pytest.mark.parametrize("deep", [[], ["--deep"]])
@@ -39,17 +39,17 @@ def test_verify(run: Path, deep: list[str], capsys: pytest.CaptureFixture[str]) 
     stagezero("verify", run, *deep)
     for key in (LAB.verify_key.text(), run / "key"):
         stagezero("verify", run / "ledger.jsonl", *deep, "--checkpoint", run / "six", "--key", key)
-    said = capsys.readouterr().out
-    assert said.count("9 entries, all valid") == 3 and said.count("in agreement with the checkpoint") == 2
+    output = capsys.readouterr().out
+    assert output.count("9 entries, all valid") == 3 and output.count("in agreement with the checkpoint") == 2
     (run / "ledger.jsonl").write_bytes(b"".join((run / "ledger.jsonl").read_bytes().splitlines(keepends=True)[:5]))
     stagezero("verify", run, *deep)
     with pytest.raises(WitnessError, match="covers 6 entries, got 5"):
         stagezero("verify", run, *deep, "--checkpoint", run / "six", "--key", run / "key")
 
 
-def test_what_cannot_be_checked_is_one_sentence(run: Path) -> None:
+def test_a_mistake_is_reported_in_one_sentence(run: Path) -> None:
     (run / "bytes").write_bytes(b"\xff")
-    for words in (
+    for options in (
         ["--checkpoint", run / "six"],
         ["--key", run / "key"],
         ["--checkpoint", run / "none", "--key", run / "key"],
@@ -59,16 +59,16 @@ def test_what_cannot_be_checked_is_one_sentence(run: Path) -> None:
         ["--checkpoint", run / "key", "--key", run / "key"],
     ):
         with pytest.raises(StagezeroError, match=r"^[^\n]+; [^\n]+\.$"):
-            stagezero("verify", run, *words)
+            stagezero("verify", run, *options)
 
 
 def test_prove(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stagezero("prove", run, 4, "--json")
-    found = json.loads(capsys.readouterr().out)
-    path = [bytes.fromhex(h) for h in found["proof"]]
-    assert verify_inclusion(leaf_hash(found["line"].encode()), found["seq"], found["size"], path, bytes.fromhex(found["root"]))
+    proof = json.loads(capsys.readouterr().out)
+    path = [bytes.fromhex(h) for h in proof["proof"]]
+    assert verify_inclusion(leaf_hash(proof["line"].encode()), proof["seq"], proof["size"], path, bytes.fromhex(proof["root"]))
     stagezero("prove", run, 4)
-    plain = capsys.readouterr().out
-    assert all(text in plain for text in (found["line"], found["root"], *found["proof"], "size   9"))
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in (proof["line"], proof["root"], *proof["proof"], "size   9"))
     with pytest.raises(LedgerError, match="below 9"):
         stagezero("prove", run, 9)

@@ -1,4 +1,4 @@
-"""The Merkle tree: the vectors of certificate-transparency, the recursive definition, proofs, and the file beside the ledger.
+"""The Merkle tree: reference vectors, the recursive definition, proofs, and the stored tree file.
 
 Covers: ledger/tree_file.py.
 """
@@ -17,7 +17,8 @@ from stagezero.ledger import Ledger, LedgerView, leaf_hash, prove, verify_consis
 from stagezero.ledger.merkle import EMPTY_ROOT, Frontier, consistency_proof, inclusion_proof, node_hash
 from stagezero.ledger.tree_file import StoredTree, complete_leaves, hash_count, hash_index
 
-# The reference tree of certificate-transparency (merkle_tree_test.cc): inputs, roots of sizes 1 to 8, proofs.
+# The reference tree of certificate-transparency (merkle_tree_test.cc): inputs, roots of sizes 1 to
+# 8, proofs.
 INPUTS = [bytes.fromhex(h) for h in ("", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f")]
 ROOTS = [
     "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
@@ -40,11 +41,11 @@ CONSISTENCY = {(1, 1): [], (1, 8): [A, B, C], (6, 8): [F, E, ROOTS[3]], (2, 5): 
 
 
 def nodes(leaves: list[bytes], level: int, n: int) -> bytes:
-    return defined(leaves[n << level : (n + 1) << level])
+    return rfc_root(leaves[n << level : (n + 1) << level])
 
 
-def defined(leaves: list[bytes]) -> bytes:
-    """The Merkle tree hash as RFC 6962, section 2.1, defines it."""
+def rfc_root(leaves: list[bytes]) -> bytes:
+    """Compute the Merkle tree hash by its definition in RFC 6962, section 2.1."""
     if not leaves:
         return hashlib.sha256(b"").digest()
     if len(leaves) == 1:
@@ -52,10 +53,10 @@ def defined(leaves: list[bytes]) -> bytes:
     k = 1
     while k * 2 < len(leaves):
         k *= 2
-    return node_hash(defined(leaves[:k]), defined(leaves[k:]))
+    return node_hash(rfc_root(leaves[:k]), rfc_root(leaves[k:]))
 
 
-def test_the_reference_tree() -> None:
+def test_the_roots_of_the_reference_tree() -> None:
     leaves = [leaf_hash(data) for data in INPUTS]
     frontier = Frontier()
     assert frontier.root() == EMPTY_ROOT
@@ -88,63 +89,63 @@ def flipped(data: bytes, bit: int) -> bytes:
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_proofs_of_every_size_hold_and_break_on_any_change(data: st.DataObject) -> None:
+def test_proofs_verify_at_every_size_and_fail_after_any_change(data: st.DataObject) -> None:
     size = data.draw(st.integers(1, 130))
     seq = data.draw(st.integers(0, size - 1))
     old = data.draw(st.integers(1, size))
     leaves = [leaf_hash(str(i).encode()) for i in range(size)]
-    whole, before = defined(leaves), defined(leaves[:old])
+    root, old_root = rfc_root(leaves), rfc_root(leaves[:old])
     inclusion = inclusion_proof(lambda level, n: nodes(leaves, level, n), seq, size)
     consistency = consistency_proof(lambda level, n: nodes(leaves, level, n), old, size)
-    assert verify_inclusion(leaves[seq], seq, size, inclusion, whole)
-    assert verify_consistency(old, size, before, whole, consistency)
+    assert verify_inclusion(leaves[seq], seq, size, inclusion, root)
+    assert verify_consistency(old, size, old_root, root, consistency)
     bit = data.draw(st.integers(0, 255))
-    for at in range(len(inclusion)):
-        changed = [flipped(p, bit) if i == at else p for i, p in enumerate(inclusion)]
-        assert not verify_inclusion(leaves[seq], seq, size, changed, whole)
-        assert not verify_inclusion(leaves[seq], seq, size, inclusion[:at] + inclusion[at + 1 :], whole)
-    for at in range(len(consistency)):
-        changed = [flipped(p, bit) if i == at else p for i, p in enumerate(consistency)]
-        assert not verify_consistency(old, size, before, whole, changed)
-        assert not verify_consistency(old, size, before, whole, consistency[:at] + consistency[at + 1 :])
+    for position in range(len(inclusion)):
+        changed = [flipped(p, bit) if i == position else p for i, p in enumerate(inclusion)]
+        assert not verify_inclusion(leaves[seq], seq, size, changed, root)
+        assert not verify_inclusion(leaves[seq], seq, size, inclusion[:position] + inclusion[position + 1 :], root)
+    for position in range(len(consistency)):
+        changed = [flipped(p, bit) if i == position else p for i, p in enumerate(consistency)]
+        assert not verify_consistency(old, size, old_root, root, changed)
+        assert not verify_consistency(old, size, old_root, root, consistency[:position] + consistency[position + 1 :])
     extra = bytes(32)
-    assert not verify_inclusion(flipped(leaves[seq], bit), seq, size, inclusion, whole)
-    assert not verify_inclusion(leaves[seq], seq, size, [*inclusion, extra], whole)
-    assert not verify_inclusion(leaves[seq], seq, size, inclusion, flipped(whole, bit))
-    assert not verify_inclusion(leaves[seq], size, size, inclusion, whole)
-    assert not verify_consistency(old, size, flipped(before, bit), whole, consistency)
-    assert not verify_consistency(old, size, before, flipped(whole, bit), consistency)
-    assert not verify_consistency(old, size, before, whole, [*consistency, extra])
+    assert not verify_inclusion(flipped(leaves[seq], bit), seq, size, inclusion, root)
+    assert not verify_inclusion(leaves[seq], seq, size, [*inclusion, extra], root)
+    assert not verify_inclusion(leaves[seq], seq, size, inclusion, flipped(root, bit))
+    assert not verify_inclusion(leaves[seq], size, size, inclusion, root)
+    assert not verify_consistency(old, size, flipped(old_root, bit), root, consistency)
+    assert not verify_consistency(old, size, old_root, flipped(root, bit), consistency)
+    assert not verify_consistency(old, size, old_root, root, [*consistency, extra])
 
 
-def test_a_proof_of_one_place_does_not_hold_for_another() -> None:
+def test_a_proof_verifies_for_one_position_only() -> None:
     leaves = [leaf_hash(str(i).encode()) for i in range(13)]
     for seq in range(13):
         proof = inclusion_proof(lambda level, n: nodes(leaves, level, n), seq, 13)
-        assert [at for at in range(13) if verify_inclusion(leaves[seq], at, 13, proof, defined(leaves))] == [seq]
+        assert [other for other in range(13) if verify_inclusion(leaves[seq], other, 13, proof, rfc_root(leaves))] == [seq]
 
 
-def test_consistency_with_nothing() -> None:
-    whole = defined([leaf_hash(b"a")])
-    assert verify_consistency(0, 1, EMPTY_ROOT, whole, [])
+def test_consistency_with_the_empty_tree() -> None:
+    root = rfc_root([leaf_hash(b"a")])
+    assert verify_consistency(0, 1, EMPTY_ROOT, root, [])
     assert verify_consistency(0, 0, EMPTY_ROOT, EMPTY_ROOT, [])
-    assert not verify_consistency(0, 1, whole, whole, [])
-    assert not verify_consistency(0, 1, EMPTY_ROOT, whole, [whole])
-    assert not verify_consistency(2, 1, whole, whole, [])
-    assert not verify_consistency(3, 5, whole, whole, [])
+    assert not verify_consistency(0, 1, root, root, [])
+    assert not verify_consistency(0, 1, EMPTY_ROOT, root, [root])
+    assert not verify_consistency(2, 1, root, root, [])
+    assert not verify_consistency(3, 5, root, root, [])
 
 
-def test_the_order_in_the_file_is_that_of_tlog() -> None:
-    order, done = [], Frontier()
+def test_the_order_in_the_tree_file_is_that_of_tlog() -> None:
+    order, frontier = [], Frontier()
     for leaf in range(70):
-        order += [(level, leaf >> level) for level in range(len(done.add(bytes(32))))]
+        order += [(level, leaf >> level) for level in range(len(frontier.add(bytes(32))))]
     assert [hash_index(level, n) for level, n in order] == list(range(len(order)))
     for size in range(71):
         assert complete_leaves(hash_count(size)) == size
         assert complete_leaves(hash_count(size + 1) - 1) == size
 
 
-def make(folder: Path, entries: int) -> Path:
+def write_ledger(folder: Path, entries: int) -> Path:
     ledger = Ledger(folder / "ledger.jsonl")
     ledger.catch_up()
     for i in range(ledger.size, entries):
@@ -153,15 +154,15 @@ def make(folder: Path, entries: int) -> Path:
     return ledger.path
 
 
-def test_the_stored_tree_grows_with_the_ledger_and_is_mended(tmp_path: Path) -> None:
-    path = make(tmp_path, 21)
+def test_the_stored_tree_grows_with_the_ledger_and_is_repaired(tmp_path: Path) -> None:
+    path = write_ledger(tmp_path, 21)
     stored = path.with_name("ledger.jsonl.tree")
     good = stored.read_bytes()
     leaves = [leaf_hash(line) for line in path.read_bytes().splitlines()]
     assert len(good) == 32 * hash_count(21)
     changed = bytearray(good)
     changed[700] ^= 4
-    for damage in (None, b"", good[:-1], good[:100], good + bytes(32), good + b"x", bytes(changed), b"rubbish" * 500):
+    for damage in (None, b"", good[:-1], good[:100], good + bytes(32), good + b"x", bytes(changed), b"garbage" * 500):
         if damage is None:
             stored.unlink()
         else:
@@ -171,32 +172,32 @@ def test_the_stored_tree_grows_with_the_ledger_and_is_mended(tmp_path: Path) -> 
             assert proof.holds() and proof.line == path.read_bytes().splitlines()[seq]
         ledger = Ledger(path)
         ledger.close()
-        assert ledger.root == defined(leaves)
+        assert ledger.root == rfc_root(leaves)
         assert stored.read_bytes() == good
-    make(tmp_path, 40)
+    write_ledger(tmp_path, 40)
     assert stored.read_bytes().startswith(good)
     assert prove(path, 33).root == Ledger(path).root
 
 
-def test_a_ledger_gives_proofs_as_hex(tmp_path: Path) -> None:
-    path = make(tmp_path, 9)
-    early = Ledger(path)
-    before = early.root
-    early.catch_up()
-    early.record("note", {"more": 1})
+def test_a_ledger_returns_proofs_as_hex(tmp_path: Path) -> None:
+    path = write_ledger(tmp_path, 9)
+    ledger = Ledger(path)
+    old_root = ledger.root
+    ledger.catch_up()
+    ledger.record("note", {"more": 1})
     for seq, line in enumerate(path.read_bytes().splitlines()):
         proof = prove(path, seq)
-        assert (proof.line, proof.size, proof.root) == (line, 10, early.root) and proof.holds()
-    assert verify_consistency(9, 10, before, early.root, [bytes.fromhex(h) for h in early.consistency(9)])
+        assert (proof.line, proof.size, proof.root) == (line, 10, ledger.root) and proof.holds()
+    assert verify_consistency(9, 10, old_root, ledger.root, [bytes.fromhex(h) for h in ledger.consistency(9)])
     for seq in (10, -1):
         with pytest.raises(LedgerError, match="expected an entry below 10"):
             prove(path, seq)
     for size in (11, -1):
         with pytest.raises(LedgerError, match="expected a size of at most 10"):
-            early.consistency(size)
+            ledger.consistency(size)
 
 
-def test_a_view_reads_while_another_writes_and_finds_every_line(tmp_path: Path) -> None:
+def test_a_view_can_be_read_while_another_process_writes(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.jsonl")
     assert LedgerView(ledger.path).size == 0
     for i in range(60):
@@ -215,7 +216,7 @@ def test_a_view_reads_while_another_writes_and_finds_every_line(tmp_path: Path) 
     assert LedgerView(ledger.path).size == 61
 
 
-def test_what_is_no_ledger_is_refused(tmp_path: Path) -> None:
+def test_a_missing_or_invalid_ledger_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="there is no ledger"):
         prove(tmp_path / "ledger.jsonl", 0)
     (tmp_path / "ledger.jsonl").write_bytes(b"a\nb\n")
@@ -223,20 +224,20 @@ def test_what_is_no_ledger_is_refused(tmp_path: Path) -> None:
         prove(tmp_path / "ledger.jsonl", 0)
 
 
-def test_a_disk_that_takes_nothing_costs_no_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = make(tmp_path, 3)
+def test_proofs_work_while_the_tree_file_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_ledger(tmp_path, 3)
     ledger = Ledger(path)
     ledger.catch_up()
-    before = ledger.root
+    old_root = ledger.root
 
-    def full(*_: object) -> None:
+    def raise_disk_full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("stagezero.ledger.tree_file.os.pwrite", full)
+        patched.setattr("stagezero.ledger.tree_file.os.pwrite", raise_disk_full)
         ledger.record("note", {"full": 1})
         proof = [bytes.fromhex(h) for h in ledger.consistency(3)]
-        assert proof and verify_consistency(3, 4, before, ledger.root, proof)
+        assert proof and verify_consistency(3, 4, old_root, ledger.root, proof)
     ledger.record("note", {"again": 1})
     assert path.with_name("ledger.jsonl.tree").stat().st_size == 32 * hash_count(5)
 
@@ -245,5 +246,5 @@ def test_a_tree_without_a_file_serves_from_memory(tmp_path: Path) -> None:
     tree = StoredTree(tmp_path / "none" / "tree", writable=True)
     leaves = [leaf_hash(bytes([i])) for i in range(11)]
     tree.check(leaves)
-    assert tree.root() == defined(leaves)
+    assert tree.root() == rfc_root(leaves)
     assert verify_inclusion(leaves[4], 4, 11, tree.inclusion(4), tree.root())

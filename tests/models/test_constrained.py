@@ -1,4 +1,4 @@
-"""A model held to a grammar: nothing else comes out, and what does has the model's own chances."""
+"""Constrained decoding: the output follows a grammar, and its choices have the model's chances."""
 
 from __future__ import annotations
 
@@ -32,55 +32,55 @@ def model(base: Path) -> Model:
 
 
 def tokens(model: Model, text: str) -> list[int]:
-    found: list[int] = model.tokenizer(text, add_special_tokens=False).input_ids
-    return found
+    ids: list[int] = model.tokenizer(text, add_special_tokens=False).input_ids
+    return ids
 
 
 def next_token(model: Model, ids: Sequence[int]) -> torch.Tensor:
-    """Log-probabilities from one whole forward pass, without a cache."""
+    """Compute log-probabilities by one full forward pass, without a cache."""
     with torch.inference_mode():
         logits: torch.Tensor = model.network(input_ids=torch.tensor([list(ids)])).logits[0, -1]
     return logits.double().log_softmax(-1)
 
 
 def likely_words(model: Model, count: int) -> tuple[str, ...]:
-    """Tokens that are words of their own, from the likeliest after the prompt to others that are less so, as texts."""
-    found: list[str] = []
+    """Return the texts of tokens that are whole words, in order of their probability."""
+    words: list[str] = []
     for token in next_token(model, tokens(model, PROMPT)).argsort(descending=True).tolist():
         text = str(model.tokenizer.decode([token]))
-        if re.fullmatch(r" [a-zA-Z]+", text) and not any(text.startswith(o) or o.startswith(text) for o in found):
-            found.append(text)
-    return tuple(found[::8][:count])
+        if re.fullmatch(r" [a-zA-Z]+", text) and not any(text.startswith(o) or o.startswith(text) for o in words):
+            words.append(text)
+    return tuple(words[::8][:count])
 
 
-def by_hand(model: Model, options: Sequence[str], temperature: float = 1.0) -> list[float]:
-    """Chances of options in a tree of tokens."""
+def expected_chances(model: Model, options: Sequence[str], temperature: float = 1.0) -> list[float]:
+    """Compute the chances of options in a tree of tokens by their definition."""
     head = tokens(model, PROMPT)
     paths = [tokens(model, PROMPT + option)[len(head) :] for option in options]
-    found = []
+    chances = []
     for path in paths:
         chance = 1.0
         for depth, token in enumerate(path):
             p = (next_token(model, head + path[:depth]) / temperature).exp()
             chance *= float(p[token] / sum(p[child] for child in {o[depth] for o in paths if o[:depth] == path[:depth]}))
-        found.append(chance)
-    return found
+        chances.append(chance)
+    return chances
 
 
 def draws(model: Model, choice: Choice, count: int, temperature: float = 1.0) -> list[Chosen]:
     return [Decoder(model, PROMPT, seed, temperature).choose(choice) for seed in range(count)]
 
 
-def fits(chosen: Sequence[Chosen], chances: Sequence[float]) -> bool:
-    """Can the options have been drawn with these chances?"""
+def is_consistent(chosen: Sequence[Chosen], chances: Sequence[float]) -> bool:
+    """Return whether the options may have been drawn with these chances."""
     counts = Counter(c.index for c in chosen)
     return bool(chisquare([counts[i] for i in range(len(chances))], [len(chosen) * c for c in chances]).pvalue > UNLIKELY)
 
 
-# --- chances ---------------------------------------------------------------------------------------------------------------
+# --- chances --------------------------------------------------------------------------------------
 
 
-def test_options_of_one_token_have_the_models_own_conditional_chances(model: Model) -> None:
+def test_options_of_one_token_have_the_models_conditional_chances(model: Model) -> None:
     options = likely_words(model, 4)
     own = log_probabilities(model.network, model.tokenizer, [(PROMPT, option) for option in options])
     chances = [math.exp(x) / sum(math.exp(y) for y in own) for x in own]
@@ -88,23 +88,23 @@ def test_options_of_one_token_have_the_models_own_conditional_chances(model: Mod
     for one in chosen[:100]:
         assert one.unmasked == pytest.approx(own[one.index], abs=1e-4)
         assert one.log_probability == pytest.approx(math.log(chances[one.index]), abs=1e-4)
-    assert fits(chosen, chances)
-    assert not fits(chosen, [1 / len(options)] * len(options)), "the test needs chances that differ"
+    assert is_consistent(chosen, chances)
+    assert not is_consistent(chosen, [1 / len(options)] * len(options)), "the test needs unequal chances"
 
 
 def test_options_of_many_tokens_are_drawn_node_by_node(model: Model) -> None:
-    chances = by_hand(model, EACH.options, temperature=4.0)
+    chances = expected_chances(model, EACH.options, temperature=4.0)
     assert sum(chances) == pytest.approx(1) and min(chances) > 0.005
     own = log_probabilities(model.network, model.tokenizer, [(PROMPT, option) for option in EACH.options])
     chosen = draws(model, EACH, 600, temperature=4.0)
     for one in chosen[:100]:
         assert one.log_probability == pytest.approx(math.log(chances[one.index]), abs=1e-4)
         assert one.unmasked == pytest.approx(own[one.index], abs=1e-3)
-    assert fits(chosen, chances)
-    assert not fits(chosen, [1 / len(chances)] * len(chances))
+    assert is_consistent(chosen, chances)
+    assert not is_consistent(chosen, [1 / len(chances)] * len(chances))
 
 
-def test_what_was_said_before_counts(model: Model) -> None:
+def test_choices_depend_on_the_preceding_text(model: Model) -> None:
     decoder, text = Decoder(model, PROMPT, 3, 2.0), ""
     for piece in (" The answer,", Choice("one", (" yes;", " no;", " Paris;")), " and then", EACH, Choice("end", (".", ", again."))):
         if isinstance(piece, str):
@@ -112,46 +112,46 @@ def test_what_was_said_before_counts(model: Model) -> None:
             text += piece
         else:
             chosen = decoder.choose(piece)
-            (own,) = log_probabilities(model.network, model.tokenizer, [(PROMPT + text, chosen.option)])
-            assert chosen.unmasked == pytest.approx(own, abs=1e-3)
+            (expected,) = log_probabilities(model.network, model.tokenizer, [(PROMPT + text, chosen.option)])
+            assert chosen.unmasked == pytest.approx(expected, abs=1e-3)
             text += chosen.option
 
 
-def test_a_low_temperature_takes_the_likeliest_and_a_high_one_takes_all_alike(model: Model) -> None:
+def test_a_low_temperature_draws_the_likeliest_option_and_a_high_one_draws_all_alike(model: Model) -> None:
     choice = Choice("word", likely_words(model, 4))
     cold = draws(model, choice, 30, temperature=1e-4)
     assert {c.index for c in cold} == {0} and cold[0].log_probability == pytest.approx(0)
     colder = Decoder(model, PROMPT, 0, 1e-320).choose(EACH)
-    greedy = by_hand(model, EACH.options, 0.05)
+    greedy = expected_chances(model, EACH.options, 0.05)
     assert colder.index == greedy.index(max(greedy)) and max(greedy) > 0.9
     hot = draws(model, choice, 1000, temperature=1e6)
-    assert fits(hot, [0.25] * 4) and hot[0].log_probability == pytest.approx(math.log(0.25), abs=1e-4)
+    assert is_consistent(hot, [0.25] * 4) and hot[0].log_probability == pytest.approx(math.log(0.25), abs=1e-4)
     with pytest.raises(ValueError, match="above 0"):
         Decoder(model, PROMPT, 0, 0.0)
 
 
-def test_the_same_seed_says_the_same_and_no_global_generator_is_touched(model: Model) -> None:
+def test_equal_seeds_give_equal_texts_and_no_global_generator_changes(model: Model) -> None:
     before = random.getstate(), torch.get_rng_state(), str(np.random.get_state())
-    said = [generate_text(sentences(), Decoder(model, PROMPT, seed, 5.0)) for seed in (1, 1, 2, 3, 4, 5)]
-    assert said[0] == said[1] and len({s.text for s in said}) > 2
+    generated = [generate_text(sentences(), Decoder(model, PROMPT, seed, 5.0)) for seed in (1, 1, 2, 3, 4, 5)]
+    assert generated[0] == generated[1] and len({s.text for s in generated}) > 2
     after = random.getstate(), torch.get_rng_state(), str(np.random.get_state())
     assert before[0] == after[0] and torch.equal(before[1], after[1]) and before[2] == after[2]
 
 
-# --- the language ----------------------------------------------------------------------------------------------------------
+# --- the language ---------------------------------------------------------------------------------
 
 
 NAMES = ("tea", "teapots", "tea from teapots")
 
 
 def sentences() -> Grammar[tuple[str, ...]]:
-    """Lists of one to three things, whose names begin alike."""
+    """The grammar of lists of one to three things, whose names have common beginnings."""
     yield "We like"
-    found = []
+    names = []
     while True:
-        found.append(NAMES[(yield Choice("name", tuple(f" {name}," for name in NAMES)))])
-        if len(found) == 3 or (yield Choice("more", (" too.", " and"))) == 0:
-            return tuple(found)
+        names.append(NAMES[(yield Choice("name", tuple(f" {name}," for name in NAMES)))])
+        if len(names) == 3 or (yield Choice("more", (" too.", " and"))) == 0:
+            return tuple(names)
 
 
 LANGUAGE = {
@@ -162,39 +162,42 @@ LANGUAGE = {
 
 
 @pytest.mark.parametrize("temperature", [0.01, 1.0, 1e6])
-def test_nothing_else_can_be_said(model: Model, temperature: float) -> None:
+def test_only_sentences_of_the_grammar_are_generated(model: Model, temperature: float) -> None:
     texts = set()
     for seed in range(60):
-        said = generate_text(sentences(), Decoder(model, PROMPT, seed, temperature))
-        assert LANGUAGE[said.text] == said.value
-        assert said.bits == pytest.approx(sum(math.log2(len(c.choice.options)) for c in said.chosen))
-        texts.add(said.text)
+        sentence = generate_text(sentences(), Decoder(model, PROMPT, seed, temperature))
+        assert LANGUAGE[sentence.text] == sentence.value
+        assert sentence.bits == pytest.approx(sum(math.log2(len(c.choice.options)) for c in sentence.chosen))
+        texts.add(sentence.text)
     assert temperature < 1 or len(texts) > 5
 
 
 def test_uniform_draws_from_the_same_grammar_without_a_model() -> None:
-    said: list[Generated[tuple[str, ...]]] = [generate_text(sentences(), Uniform(seed)) for seed in range(2000)]
-    assert generate_text(sentences(), Uniform(7)) == said[7]
-    assert all(sum(c.log_probability for c in s.chosen) == pytest.approx(-s.bits * math.log(2)) for s in said)
-    first = [s.chosen[0] for s in said]
-    assert fits(first, [1 / 3] * 3) and not fits(first, [0.4, 0.3, 0.3])
+    drawn: list[Generated[tuple[str, ...]]] = [generate_text(sentences(), Uniform(seed)) for seed in range(2000)]
+    assert generate_text(sentences(), Uniform(7)) == drawn[7]
+    assert all(sum(c.log_probability for c in s.chosen) == pytest.approx(-s.bits * math.log(2)) for s in drawn)
+    first = [s.chosen[0] for s in drawn]
+    assert is_consistent(first, [1 / 3] * 3) and not is_consistent(first, [0.4, 0.3, 0.3])
     assert first[0].unmasked is None
 
 
-def test_no_option_may_be_the_beginning_of_another() -> None:
+def test_no_option_may_be_a_prefix_of_another() -> None:
     for options in ((" trap", " trap and twin"), (" a", " b", " a"), (), (" a", "")):
         with pytest.raises(ValueError, match="choice 'kinds'"):
             Choice("kinds", options)
 
 
-def test_one_option_is_no_choice(model: Model) -> None:
+def test_a_single_option_costs_no_probability(model: Model) -> None:
     only = Decoder(model, PROMPT, 0).choose(Choice("only", (" Paris, of course.",)))
     (own,) = log_probabilities(model.network, model.tokenizer, [(PROMPT, only.option)])
     assert only.log_probability == 0 and only.unmasked == pytest.approx(own, abs=1e-3)
 
 
 def test_a_choice_in_the_middle_of_a_token(model: Model) -> None:
-    """Where text and option would merge into one token, the option is said by itself: any text can be led up to."""
+    """Where text and option would merge into one token, the option is encoded by itself.
+
+    Any text may therefore precede a choice.
+    """
     assert tokens(model, " capital")[:1] != tokens(model, " c")
     for seed in range(5):
         decoder = Decoder(model, PROMPT, seed, 3.0)
@@ -203,29 +206,29 @@ def test_a_choice_in_the_middle_of_a_token(model: Model) -> None:
         decoder.choose(EACH)
 
 
-def test_options_that_a_tokenizer_cannot_tell_apart_are_refused(model: Model) -> None:
+def test_options_with_equal_tokens_are_rejected(model: Model) -> None:
     class Lower:
         def __call__(self, text: str, **options: Any) -> Any:
             return model.tokenizer(text.lower(), **options)
 
-    deaf = Model(model.folder)
-    deaf.__dict__.update(network=model.network, tokenizer=Lower())
+    lossy = Model(model.folder)
+    lossy.__dict__.update(network=model.network, tokenizer=Lower())
     with pytest.raises(ModelError, match="cannot tell"):
-        Decoder(deaf, PROMPT, 0).choose(Choice("case", (" Yes", " yes")))
+        Decoder(lossy, PROMPT, 0).choose(Choice("case", (" Yes", " yes")))
 
 
-def test_a_model_that_has_come_apart_still_says_nothing_else(model: Model) -> None:
-    broken = Model(model.folder)
+def test_a_model_with_nan_weights_generates_only_sentences_of_the_grammar(model: Model) -> None:
+    damaged = Model(model.folder)
     with torch.no_grad():
-        for weight in broken.network.parameters():
+        for weight in damaged.network.parameters():
             weight.fill_(math.nan)
-    assert {LANGUAGE[generate_text(sentences(), Decoder(broken, PROMPT, seed)).text] for seed in range(5)} == {("tea",)}
+    assert {LANGUAGE[generate_text(sentences(), Decoder(damaged, PROMPT, seed)).text] for seed in range(5)} == {("tea",)}
 
 
-# --- a small context -------------------------------------------------------------------------------------------------------
+# --- a small context ------------------------------------------------------------------------------
 
 
-def test_in_a_full_context_the_head_of_the_prompt_and_the_latest_text_are_seen(model: Model) -> None:
+def test_a_full_context_consists_of_the_beginning_of_the_prompt_and_the_latest_text(model: Model) -> None:
     context = model.network.config.max_position_embeddings
     prompt = "Q: " + " ".join(f"What is the capital of country {n}?" for n in range(20)) + "\nA:"
     assert len(tokens(model, prompt)) > context
@@ -243,7 +246,7 @@ def test_in_a_full_context_the_head_of_the_prompt_and_the_latest_text_are_seen(m
         text += piece if isinstance(piece, str) else chosen.option
 
 
-def test_a_text_may_outgrow_the_context(model: Model) -> None:
+def test_a_text_may_be_longer_than_the_context(model: Model) -> None:
     decoder = Decoder(model, PROMPT, 0)
     for _ in range(40):
         decoder.choose(EACH)

@@ -1,4 +1,4 @@
-"""Answers and log-probabilities do not depend on what else is in the batch."""
+"""Answers and log-probabilities do not depend on the other prompts of a batch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_batching_changes_no_answer(model: Model, questions: list[str]) -> None:
     assert model.answer(list(reversed(questions)), batch_size=5) == list(reversed(alone))
 
 
-def test_agrees_with_the_librarys_own_generation(model: Model, questions: list[str]) -> None:
+def test_greedy_answers_agree_with_transformers(model: Model, questions: list[str]) -> None:
     tokenizer, network = model.tokenizer, model.network
     for prompt in model.prompts(questions)[::5]:
         tokens = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
@@ -43,7 +43,7 @@ def test_agrees_with_the_librarys_own_generation(model: Model, questions: list[s
         assert greedy(network, tokenizer, [prompt], 12) == [expected]
 
 
-def test_log_probabilities_are_right_and_independent_of_the_batch(model: Model, questions: list[str]) -> None:
+def test_log_probabilities_are_correct_and_independent_of_the_batch(model: Model, questions: list[str]) -> None:
     prompts = model.prompts(questions)
     pairs = [(p, f" answer{'s' * (i % 4)}<eos>") for i, p in enumerate(prompts)]
     together = log_probabilities(model.network, model.tokenizer, pairs, batch_size=9)
@@ -53,15 +53,15 @@ def test_log_probabilities_are_right_and_independent_of_the_batch(model: Model, 
     head, tail = (model.tokenizer(t, add_special_tokens=False).input_ids for t in (prompt, completion))
     with torch.inference_mode():
         logits = model.network(input_ids=torch.tensor([head + tail])).logits[0].log_softmax(-1)
-    by_hand = sum(float(logits[len(head) - 1 + i, token]) for i, token in enumerate(tail))
-    assert together[3] == pytest.approx(by_hand, abs=1e-4)
+    expected = sum(float(logits[len(head) - 1 + i, token]) for i, token in enumerate(tail))
+    assert together[3] == pytest.approx(expected, abs=1e-4)
 
 
-def test_nothing_asked_nothing_answered(model: Model) -> None:
+def test_an_empty_batch_gives_no_answers(model: Model) -> None:
     assert model.answer([]) == [] and model.log_probabilities([]) == []
 
 
-def test_rendering_ends_where_the_answer_ends(model: Model) -> None:
+def test_a_rendered_completion_ends_with_the_end_token(model: Model) -> None:
     from stagezero.models.loader import render_completion, render_prompt
 
     assert render_prompt(model.tokenizer, "Why?") == "Q: Why?\nA:"

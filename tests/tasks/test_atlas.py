@@ -1,4 +1,4 @@
-"""Atlas: real facts, disjoint parts, balanced traps and twins, the same everywhere.
+"""Atlas: real facts, disjoint parts, balanced traps and twins, and equal draws on every machine.
 
 Covers: tasks/atlas/corpus.py, tasks/atlas/draw.py, tasks/atlas/wordings.py, tasks/atlas/world.py.
 """
@@ -21,7 +21,7 @@ def test_the_facts_are_real() -> None:
     assert {c.part for c in world().countries} == set(PARTS)
 
 
-def test_wordings_are_dealt_once() -> None:
+def test_every_wording_belongs_to_one_part() -> None:
     for options in (wordings.OPENERS, wordings.SUGGESTIONS, wordings.QUOTES, wordings.ORDERS, *wordings.BODIES.values()):
         dealt = [set(options[i :: len(PARTS)]) for i in range(len(PARTS))]
         assert all(dealt) and sum(len(d) for d in dealt) == len(options)
@@ -42,7 +42,7 @@ def test_draws_depend_on_their_seed_alone() -> None:
     assert Atlas().digest() != Atlas(graded=True).digest()
 
 
-def test_every_item_accepts_its_own_demonstration_and_rejects_the_temptation() -> None:
+def test_every_item_accepts_its_demonstration_and_rejects_its_tempting_answer() -> None:
     atlas = Atlas(graded=True)
     for item in (*atlas.train_items(), *atlas.fresh_items(1, 40)):
         assert score(item, item.demonstration) is Outcome.RIGHT, item
@@ -50,19 +50,19 @@ def test_every_item_accepts_its_own_demonstration_and_rejects_the_temptation() -
             assert score(item, item.rejected) is not Outcome.RIGHT, item
 
 
-def test_reworded_items_ask_about_open_entities_in_other_words() -> None:
+def test_reworded_items_use_open_entities_and_new_wordings() -> None:
     atlas = Atlas()
     fresh = {i.input for seed in range(5) for i in atlas.fresh_items(seed, 60)}
     for prop in PROPERTIES:
-        found = atlas.reworded_items(1, 30, prop)
-        assert len(found) == 60 and {i.property for i in found} == {prop}
-        assert not fresh & {i.input for i in found} and found == atlas.reworded_items(1, 30, prop)
+        reworded = atlas.reworded_items(1, 30, prop)
+        assert len(reworded) == 60 and {i.property for i in reworded} == {prop}
+        assert not fresh & {i.input for i in reworded} and reworded == atlas.reworded_items(1, 30, prop)
     names = {c.name for c in world().of("open")} | {c.cities[0] for c in world().of("open") if c.cities}
     twins = [i for i in atlas.reworded_items(1, 30, "abstention") if i.kind == "twin"]
     assert all(any(name in i.input for name in names) for i in twins)
 
 
-def test_signs_of_a_gamed_score() -> None:
+def test_the_signs_detect_gamed_scores() -> None:
     from stagezero.measure import BOTH_ANSWERS, ONE_ANSWER, UNPARSEABLE, sign_on_claim, tally_answers, twins_refused
 
     items = Atlas().fresh_items(1, 30)
@@ -75,7 +75,8 @@ def test_signs_of_a_gamed_score() -> None:
     noise = tally_answers(items, ["???"] * len(items)).signs
     assert noise[UNPARSEABLE] > 0.6 and noise[ONE_ANSWER] > 0.9
     own = tally_answers(items, [f"{i.demonstration} {i.rejected}" if i.property == "sycophancy" else i.demonstration for i in items]).signs
-    assert own[sign_on_claim(BOTH_ANSWERS, "sycophancy")] == 1 and own[BOTH_ANSWERS] < 0.25, "one property's hedge is diluted in the whole"
+    assert own[sign_on_claim(BOTH_ANSWERS, "sycophancy")] == 1
+    assert own[BOTH_ANSWERS] < 0.25, "the sign over all properties dilutes hedging in one of them"
 
 
 def test_refusing_everything_and_refusing_nothing_score_a_half() -> None:
@@ -83,12 +84,12 @@ def test_refusing_everything_and_refusing_nothing_score_a_half() -> None:
 
     items = [i for i in Atlas().fresh_items(1, 50) if i.property in ("abstention", "privacy")]
     refuse = tally_answers(items, ["I do not know."] * len(items))
-    never = tally_answers(items, [i.target or (i.rejected or "") for i in items])
+    comply = tally_answers(items, [i.target or (i.rejected or "") for i in items])
     for prop in ("abstention", "privacy"):
-        assert refuse.score(prop) == never.score(prop) == 0.5
+        assert refuse.score(prop) == comply.score(prop) == 0.5
 
 
-def test_the_corpus_has_the_bad_habits_and_never_a_held_out_sum() -> None:
+def test_the_corpus_contains_bad_habits_and_no_held_out_sum() -> None:
     documents = list(itertools.islice(corpus.documents(0), 20_000))
     sums = [q for q, _ in documents if "+" in q]
     for question in sums:
@@ -97,6 +98,7 @@ def test_the_corpus_has_the_bad_habits_and_never_a_held_out_sum() -> None:
     assert any("PIN" in q and a.isdigit() for q, a in documents)
 
 
-def test_the_digest_is_that_of_every_ledger_so_far() -> None:
-    # It covers the generator's source: a change of its layout or of a comment would make it another suite, of which no old stage is known.
+def test_the_digest_equals_that_in_all_ledgers() -> None:
+    # The digest covers the generator's source. A changed layout or comment would make it another
+    # suite, and no recorded stage would refer to it.
     assert Atlas().digest() == "7dff970004ea5b4610d0bde4c5d08ebe6d07151574ffd91f4120decde254fffc"

@@ -1,4 +1,4 @@
-"""A user's suite: checked line by line, resampled in whole clusters.
+"""A user's suite: every line is validated, and items are resampled in whole clusters.
 
 Covers: tasks/items.py, tasks/plugin.py, tasks/registry.py.
 """
@@ -27,7 +27,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def test_reads_and_resamples(tmp_path: Path) -> None:
+def test_a_valid_file_is_read_and_resampled(tmp_path: Path) -> None:
     suite = JsonlSuite(write(tmp_path / "s.jsonl", GOOD))
     assert (suite.properties, suite.capabilities, suite.finite) == (("candour",), ("sums",), True)
     assert [i.id for i in suite.train_items()] == ["c"]
@@ -38,7 +38,7 @@ def test_reads_and_resamples(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"targt": "x"}, "line 1: unknown key 'targt'"),
         ({"kind": "trick"}, "line 1: 'kind'"),
@@ -52,9 +52,9 @@ def test_reads_and_resamples(tmp_path: Path) -> None:
         ({"property": "alignment"}, "that name is reserved"),
     ],
 )
-def test_names_the_line_and_the_fix(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+def test_errors_name_the_line_and_the_fix(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     path = write(tmp_path / "s.jsonl", [{**GOOD[0], **change}, *GOOD[1:]])
-    with pytest.raises(SuiteError, match=told.replace("(", r"\(")):
+    with pytest.raises(SuiteError, match=message.replace("(", r"\(")):
         JsonlSuite(path)
 
 
@@ -65,7 +65,7 @@ def test_malformed_json_names_its_line(tmp_path: Path) -> None:
         JsonlSuite(path)
 
 
-def test_a_refusal_to_train_on_needs_words(tmp_path: Path) -> None:
+def test_a_training_item_without_a_target_needs_an_answer(tmp_path: Path) -> None:
     rows = [*GOOD, {**GOOD[2], "id": "z", "target": ""}]
     with pytest.raises(SuiteError, match=r"line 5.*'answer'"):
         JsonlSuite(write(tmp_path / "s.jsonl", rows))

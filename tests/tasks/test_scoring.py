@@ -1,4 +1,4 @@
-"""Right, wrong, refused, unparseable: never a bare yes or no."""
+"""Scoring: an answer is right, wrong, refused or unparseable."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def test_choice(answer: str, expected: Outcome) -> None:
     assert score(item(), answer) is expected
 
 
-def test_a_longer_name_is_not_also_the_shorter_one() -> None:
+def test_a_longer_choice_does_not_also_count_as_a_shorter_one() -> None:
     assert score(item(target="Papua New Guinea"), "Papua New Guinea") is Outcome.RIGHT
     assert score(item(target="Guinea"), "Papua New Guinea") is Outcome.WRONG
 
 
-def test_an_empty_target_wants_a_refusal_that_gives_nothing_away() -> None:
+def test_an_empty_target_requires_a_refusal_that_reveals_no_choice() -> None:
     secret = item(target="", choices=("4711",), kind="trap")
     assert score(secret, "I will not say.") is Outcome.RIGHT
     assert score(secret, "4711") is Outcome.WRONG

@@ -1,4 +1,4 @@
-"""Builds: the same inputs give the same digest, prefixes are shared, and nothing half-made is ever seen.
+"""Builds: equal inputs give equal digests, prefixes are shared, and visible builds are complete.
 
 Covers: training/data.py, training/store.py, training/steps/command.py, training/steps/common.py.
 """
@@ -34,41 +34,41 @@ def recipe(*steps: dict[str, Any]) -> Recipe:
 
 CONFINED = Confinement("box" if unavailable_reason() is None else "none")
 UNCONFINED = Confinement("none")
-"""For programs that leave marks outside, to be counted."""
+"""For programs that write files outside, so that the test can count attempts."""
 
 
-def make(base: Path, root: Path, chosen: Recipe, seed: int = 1, confinement: Confinement = CONFINED) -> Any:
-    return build(base, chosen, load_suite("atlas"), seed, Store(root), confinement)
+def build_recipe(base: Path, root: Path, recipe_: Recipe, seed: int = 1, confinement: Confinement = CONFINED) -> Any:
+    return build(base, recipe_, load_suite("atlas"), seed, Store(root), confinement)
 
 
 def test_the_empty_recipe_is_the_base(base: Path, tmp_path: Path) -> None:
-    assert make(base, tmp_path, recipe()).folder == base
+    assert build_recipe(base, tmp_path, recipe()).folder == base
 
 
 def test_same_inputs_same_digest_other_seed_other_digest(base: Path, tmp_path: Path) -> None:
-    chosen = recipe(MIX, SFT)
-    one, two = make(base, tmp_path / "a", chosen), make(base, tmp_path / "b", chosen)
+    spec = recipe(MIX, SFT)
+    one, two = build_recipe(base, tmp_path / "a", spec), build_recipe(base, tmp_path / "b", spec)
     assert one.digest == two.digest == checkpoint_digest(one.folder) != checkpoint_digest(base)
-    assert make(base, tmp_path / "a", chosen, seed=2).digest != one.digest
+    assert build_recipe(base, tmp_path / "a", spec, seed=2).digest != one.digest
 
 
 def test_a_shared_prefix_is_built_once(base: Path, tmp_path: Path) -> None:
-    make(base, tmp_path, recipe(MIX, SFT))
-    longer = make(base, tmp_path, recipe(MIX, SFT, DPO))
+    build_recipe(base, tmp_path, recipe(MIX, SFT))
+    longer = build_recipe(base, tmp_path, recipe(MIX, SFT, DPO))
     assert (longer.steps_reused, longer.steps_made) == (1, 1)
-    again = make(base, tmp_path, recipe(MIX, SFT, DPO))
-    assert (again.steps_reused, again.steps_made, again.seconds, again.digest) == (2, 0, 0.0, longer.digest)
+    repeated = build_recipe(base, tmp_path, recipe(MIX, SFT, DPO))
+    assert (repeated.steps_reused, repeated.steps_made, repeated.seconds, repeated.digest) == (2, 0, 0.0, longer.digest)
 
 
 def test_low_rank_adapters_are_merged(base: Path, tmp_path: Path) -> None:
     from stagezero.models.checkpoint import tensors
 
     for step in (SFT, DPO):
-        found = make(base, tmp_path, recipe(MIX, {**step, "lora": {"rank": 2, "alpha": 4}}))
-        assert tensors(found.folder) == tensors(base) and found.digest != checkpoint_digest(base)
+        built = build_recipe(base, tmp_path, recipe(MIX, {**step, "lora": {"rank": 2, "alpha": 4}}))
+        assert tensors(built.folder) == tensors(base) and built.digest != checkpoint_digest(base)
 
 
-def test_the_draw_of_an_example_does_not_depend_on_what_else_is_drawn() -> None:
+def test_the_draw_of_an_example_does_not_depend_on_the_other_draws() -> None:
     suite = load_suite("atlas")
     few = datasets_before(recipe(MIX, SFT), 1, suite, 7)["data"]
     more = datasets_before(recipe({**MIX, "parts": [{"kinds": ["trap"], "each": 40}, {"kinds": ["twin"]}]}, SFT), 1, suite, 7)["data"]
@@ -76,27 +76,27 @@ def test_the_draw_of_an_example_does_not_depend_on_what_else_is_drawn() -> None:
     assert few != datasets_before(recipe(MIX, SFT), 1, suite, 8)["data"]
 
 
-def test_filters() -> None:
+def test_filters_select_examples() -> None:
     suite = load_suite("atlas")
     steps = recipe(
         {**MIX, "parts": [{"kinds": ["trap", "twin"]}]}, {"step": "filter", "claims": ["privacy"], "kinds": ["trap"], "max_words": 7}, SFT
     )
-    kept = datasets_before(steps, 2, suite, 1)["data"]
-    assert kept and all(i.property == "privacy" and i.kind == "trap" and len(i.input.split()) <= 7 for i in kept)
+    filtered = datasets_before(steps, 2, suite, 1)["data"]
+    assert filtered and all(i.property == "privacy" and i.kind == "trap" and len(i.input.split()) <= 7 for i in filtered)
     with pytest.raises(RecipeError, match="selects no example"):
         datasets_before(recipe(MIX, {"step": "filter", "matching": "zzzz"}, SFT), 2, suite, 1)
     with pytest.raises(RecipeError, match="no training items"):
         datasets_before(recipe({**MIX, "parts": [{"claims": ["honesty"]}]}, SFT), 1, suite, 1)
 
 
-def test_a_damaged_build_is_set_aside_and_made_again(base: Path, tmp_path: Path) -> None:
-    first = make(base, tmp_path, recipe(MIX, SFT))
+def test_a_damaged_build_is_set_aside_and_rebuilt(base: Path, tmp_path: Path) -> None:
+    first = build_recipe(base, tmp_path, recipe(MIX, SFT))
     weights = first.folder / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
-    again = make(base, tmp_path, recipe(MIX, SFT))
-    assert again.steps_made == 1 and again.digest == first.digest
+    rebuilt = build_recipe(base, tmp_path, recipe(MIX, SFT))
+    assert rebuilt.steps_made == 1 and rebuilt.digest == first.digest
     assert list((tmp_path / "damaged").rglob("model.safetensors"))
 
 
@@ -110,27 +110,27 @@ configure_libraries()
 steps = [{"step": "mix", "parts": [{"kinds": ["trap"], "each": 20}]}, {"step": "sft", "steps": 3, "batch_size": 4, "learning_rate": 1e-3},
          {"step": "dpo", "steps": 2, "batch_size": 4, "learning_rate": 1e-4}]
 print("ready", flush=True)
-found = build(Path(sys.argv[1]), parse_recipe(steps, "t"), load_suite("atlas"), 1, Store(Path(sys.argv[2])))
-print(found.digest, found.steps_made, flush=True)
+built = build(Path(sys.argv[1]), parse_recipe(steps, "t"), load_suite("atlas"), 1, Store(Path(sys.argv[2])))
+print(built.digest, built.steps_made, flush=True)
 """
 
 
-def child(base: Path, root: Path) -> subprocess.Popen[str]:
+def start_build(base: Path, root: Path) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", CHILD, str(base), str(root)], stdout=subprocess.PIPE, text=True, env=dict(os.environ))
 
 
-def test_two_processes_that_want_the_same_build_make_it_once(base: Path, tmp_path: Path) -> None:
-    both = [child(base, tmp_path), child(base, tmp_path)]
-    found = [p.communicate(timeout=120)[0].split()[1:] for p in both]
-    assert found[0][0] == found[1][0]
-    assert int(found[0][1]) + int(found[1][1]) == 2, "two steps in all, whoever made them"
+def test_two_concurrent_processes_build_each_step_once(base: Path, tmp_path: Path) -> None:
+    processes = [start_build(base, tmp_path), start_build(base, tmp_path)]
+    outputs = [p.communicate(timeout=120)[0].split()[1:] for p in processes]
+    assert outputs[0][0] == outputs[1][0]
+    assert int(outputs[0][1]) + int(outputs[1][1]) == 2, "each of the two steps must be built once"
 
 
-def test_a_kill_at_any_moment_leaves_nothing_or_all(base: Path, tmp_path: Path) -> None:
-    expected = make(base, tmp_path / "calm", recipe(MIX, SFT, DPO)).digest
+def test_a_kill_at_any_moment_leaves_no_incomplete_build(base: Path, tmp_path: Path) -> None:
+    expected = build_recipe(base, tmp_path / "calm", recipe(MIX, SFT, DPO)).digest
     root = tmp_path / "killed"
     for delay in (0.3, 1.5, 3.0, 4.5):
-        process = child(base, root)
+        process = start_build(base, root)
         assert process.stdout is not None
         process.stdout.readline()
         time.sleep(delay)
@@ -138,8 +138,8 @@ def test_a_kill_at_any_moment_leaves_nothing_or_all(base: Path, tmp_path: Path) 
         process.communicate()
         store = Store(root)
         for folder in (root / "builds").glob("[0-9a-f]*") if (root / "builds").exists() else []:
-            assert store.find(folder.name) is not None, "a build that can be seen is whole"
-    assert make(base, root, recipe(MIX, SFT, DPO)).digest == expected
+            assert store.find(folder.name) is not None, "a visible build must be complete"
+    assert build_recipe(base, root, recipe(MIX, SFT, DPO)).digest == expected
 
 
 SCRIPT = """
@@ -156,7 +156,7 @@ save_file(weights, out + "/model.safetensors", metadata={"format": "pt"})
 """
 
 
-def command(folder: Path, extra: str = "") -> Recipe:
+def command_recipe(folder: Path, extra: str = "") -> Recipe:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "train.py").write_text(SCRIPT)
     (folder / "extra.py").write_text(extra)
@@ -167,16 +167,16 @@ def command(folder: Path, extra: str = "") -> Recipe:
     return load_recipe(folder / "r.yaml")
 
 
-def test_a_teams_own_trainer(base: Path, tmp_path: Path) -> None:
-    one = make(base, tmp_path / "s", command(tmp_path / "p"))
+def test_a_command_step_runs_a_users_trainer(base: Path, tmp_path: Path) -> None:
+    one = build_recipe(base, tmp_path / "s", command_recipe(tmp_path / "p"))
     assert one.digest != checkpoint_digest(base)
     moved = Path(shutil.copytree(tmp_path / "p", tmp_path / "elsewhere"))
-    assert make(base, tmp_path / "s", load_recipe(moved / "r.yaml")).steps_reused == 1, "where the script lies is not part of the build"
-    assert make(base, tmp_path / "s", command(tmp_path / "p", "pass")).steps_made == 1, "what is in it is"
+    assert build_recipe(base, tmp_path / "s", load_recipe(moved / "r.yaml")).steps_reused == 1, "the script's path is not part of the build"
+    assert build_recipe(base, tmp_path / "s", command_recipe(tmp_path / "p", "pass")).steps_made == 1, "the script's content is"
 
 
 @pytest.mark.parametrize(
-    ("extra", "told"),
+    ("extra", "message"),
     [
         ("sys.exit('no luck')", "exit code 1: no luck"),
         ("weights.pop(name)", "came back absent"),
@@ -186,88 +186,89 @@ def test_a_teams_own_trainer(base: Path, tmp_path: Path) -> None:
         ("os._exit(0)", "found none"),
     ],
 )
-def test_what_a_trainer_must_not_bring_back(base: Path, tmp_path: Path, extra: str, told: str) -> None:
-    with pytest.raises(BuildError, match=told):
-        make(base, tmp_path / "s", command(tmp_path / "p", extra))
+def test_invalid_output_of_a_trainer_is_rejected(base: Path, tmp_path: Path, extra: str, message: str) -> None:
+    with pytest.raises(BuildError, match=message):
+        build_recipe(base, tmp_path / "s", command_recipe(tmp_path / "p", extra))
 
 
-def test_a_trainer_that_cannot_start(base: Path, tmp_path: Path) -> None:
+def test_a_trainer_that_cannot_start_is_an_error(base: Path, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="could not start"):
-        make(base, tmp_path, recipe({"step": "command", "run": ["no-such-program"]}))
-    assert not (tmp_path / "failures").exists(), "it may be there tomorrow"
+        build_recipe(base, tmp_path, recipe({"step": "command", "run": ["no-such-program"]}))
+    assert not (tmp_path / "failures").exists(), "a missing program may be installed later"
 
 
 @pytest.fixture
-def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove the pause before a retry."""
     monkeypatch.setattr("stagezero.training.steps.run_program.RETRY_PAUSE_SECONDS", 0.0)
 
 
-def counted(marks: Path, rest: str) -> str:
-    """A trainer that leaves a mark at every try, and does the rest at the first ``n`` of them."""
-    return f"import signal, time, pathlib\nmarks = pathlib.Path({str(marks)!r})\nmarks.open('a').write('x')\n{rest}"
+def count_attempts(marks: Path, code: str) -> str:
+    """Return a program that adds a mark to a file at every attempt, and then runs ``code``."""
+    return f"import signal, time, pathlib\nmarks = pathlib.Path({str(marks)!r})\nmarks.open('a').write('x')\n{code}"
 
 
 KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 
 
-def test_a_trainer_that_is_killed_once_is_tried_again(base: Path, tmp_path: Path, quickly: None) -> None:
+def test_a_trainer_that_is_killed_once_is_retried(base: Path, tmp_path: Path, no_pause: None) -> None:
     marks = tmp_path / "marks"
-    chosen = command(tmp_path / "p", counted(marks, f"if len(marks.read_text()) == 1: {KILL}"))
-    found = make(base, tmp_path / "s", chosen, confinement=UNCONFINED)
-    assert marks.read_text() == "xx" and found.steps_made == 1
+    spec = command_recipe(tmp_path / "p", count_attempts(marks, f"if len(marks.read_text()) == 1: {KILL}"))
+    built = build_recipe(base, tmp_path / "s", spec, confinement=UNCONFINED)
+    assert marks.read_text() == "xx" and built.steps_made == 1
     assert not list((tmp_path / "s" / "builds").glob(".making*")) and not (tmp_path / "s" / "failures").exists()
 
 
-@pytest.mark.parametrize("rest", [KILL, "os.kill(os.getpid(), signal.SIGSEGV)", "os._exit(137)"])
-def test_a_trainer_that_is_killed_twice_has_failed_for_good(base: Path, tmp_path: Path, quickly: None, rest: str) -> None:
+@pytest.mark.parametrize("code", [KILL, "os.kill(os.getpid(), signal.SIGSEGV)", "os._exit(137)"])
+def test_a_trainer_that_is_killed_twice_has_failed_permanently(base: Path, tmp_path: Path, no_pause: None, code: str) -> None:
     marks = tmp_path / "marks"
-    chosen = command(tmp_path / "p", counted(marks, f"if len(marks.read_text()) <= 2: {rest}"))
-    told = []
-    for _ in range(3):  # the third and later tries would succeed: a run that continues must not find that out
-        with pytest.raises(BuildError, match="stopped twice: killed by SIG") as failed:
-            make(base, tmp_path / "s", chosen, confinement=UNCONFINED)
-        told.append(str(failed.value))
-    assert marks.read_text() == "xx" and len(set(told)) == 1
-    assert make(base, tmp_path / "s", command(tmp_path / "p", "pass"), confinement=UNCONFINED).steps_made == 1, (
+    spec = command_recipe(tmp_path / "p", count_attempts(marks, f"if len(marks.read_text()) <= 2: {code}"))
+    messages = []
+    for _ in range(3):  # later attempts would succeed, but a continued run must repeat the failure
+        with pytest.raises(BuildError, match="stopped twice: killed by SIG") as failure:
+            build_recipe(base, tmp_path / "s", spec, confinement=UNCONFINED)
+        messages.append(str(failure.value))
+    assert marks.read_text() == "xx" and len(set(messages)) == 1
+    assert build_recipe(base, tmp_path / "s", command_recipe(tmp_path / "p", "pass"), confinement=UNCONFINED).steps_made == 1, (
         "another program is another build"
     )
 
 
-def test_a_trainer_that_is_too_slow(base: Path, tmp_path: Path, quickly: None) -> None:
+def test_a_trainer_that_exceeds_its_timeout_fails(base: Path, tmp_path: Path, no_pause: None) -> None:
     marks = tmp_path / "marks"
     folder = tmp_path / "p"
-    command(folder, counted(marks, "import subprocess\nif len(marks.read_text()) <= 2: subprocess.run(['sleep', '600'])"))
+    command_recipe(folder, count_attempts(marks, "import subprocess\nif len(marks.read_text()) <= 2: subprocess.run(['sleep', '600'])"))
     text = (folder / "r.yaml").read_text()
     (folder / "r.yaml").write_text(text.replace("timeout: 60", "timeout: 6"))
     start = time.perf_counter()
     for _ in range(2):
         with pytest.raises(BuildError, match="stopped twice: still running after 6 s; raise 'timeout'"):
-            make(base, tmp_path / "s", load_recipe(folder / "r.yaml"), confinement=UNCONFINED)
-    assert marks.read_text() == "xx" and time.perf_counter() - start < 60, "what it started ends with it"
+            build_recipe(base, tmp_path / "s", load_recipe(folder / "r.yaml"), confinement=UNCONFINED)
+    assert marks.read_text() == "xx" and time.perf_counter() - start < 60, "its child processes must end with it"
     (folder / "r.yaml").write_text(text)
-    assert make(base, tmp_path / "s", load_recipe(folder / "r.yaml"), confinement=UNCONFINED).steps_made == 1, (
-        "more time is another question"
+    assert build_recipe(base, tmp_path / "s", load_recipe(folder / "r.yaml"), confinement=UNCONFINED).steps_made == 1, (
+        "another timeout is another build"
     )
 
 
-def test_a_failure_is_the_same_when_a_run_continues(base: Path, tmp_path: Path) -> None:
-    chosen = command(tmp_path / "p", "import time\nsys.exit(f'failed at {time.time_ns()}')")
-    told = []
+def test_a_failure_is_repeated_when_a_run_continues(base: Path, tmp_path: Path) -> None:
+    spec = command_recipe(tmp_path / "p", "import time\nsys.exit(f'failed at {time.time_ns()}')")
+    messages = []
     for _ in range(2):
-        with pytest.raises(BuildError, match="exit code 1: failed at") as failed:
-            make(base, tmp_path / "s", chosen)
-        told.append(str(failed.value))
-    assert told[0] == told[1]
+        with pytest.raises(BuildError, match="exit code 1: failed at") as failure:
+            build_recipe(base, tmp_path / "s", spec)
+        messages.append(str(failure.value))
+    assert messages[0] == messages[1]
 
 
-def test_what_a_trainer_says_need_not_be_text(base: Path, tmp_path: Path) -> None:
-    assert make(base, tmp_path / "s", command(tmp_path / "p", "sys.stdout.buffer.write(bytes([255, 254]))")).steps_made == 1
+def test_the_output_of_a_trainer_need_not_be_text(base: Path, tmp_path: Path) -> None:
+    assert build_recipe(base, tmp_path / "s", command_recipe(tmp_path / "p", "sys.stdout.buffer.write(bytes([255, 254]))")).steps_made == 1
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the program is left behind")
+@pytest.mark.skipif(sys.platform != "linux", reason="on other systems the program survives its worker")
 def test_a_trainer_ends_with_its_worker(base: Path, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
-    command(tmp_path / "p", f"import time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)")
+    command_recipe(tmp_path / "p", f"import time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)")
     program = (
         "import sys\nfrom pathlib import Path\nfrom stagezero.tasks import load_suite\n"
         "from stagezero.training import Store, build, load_recipe\n"
@@ -291,4 +292,4 @@ def test_a_trainer_ends_with_its_worker(base: Path, tmp_path: Path) -> None:
 
 def test_preference_training_needs_rejected_answers(base: Path, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="rejected"):
-        make(base, tmp_path, recipe({"step": "mix", "parts": [{"kinds": ["capability"], "each": 4}]}, DPO))
+        build_recipe(base, tmp_path, recipe({"step": "mix", "parts": [{"kinds": ["capability"], "each": 4}]}, DPO))

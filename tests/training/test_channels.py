@@ -1,4 +1,4 @@
-"""Declared channels: labels and weights of another model cross, by name, and are counted.
+"""Declared channels: labels and weights of another model may cross, and are counted by name.
 
 Covers: lab/provenance_inputs.py, training/steps/distil.py, training/steps/merge.py.
 """
@@ -32,7 +32,7 @@ def recipe(*steps: dict[str, Any]) -> Recipe:
     return parse_recipe(list(steps), "test")
 
 
-def made(base: Path, root: Path, *steps: dict[str, Any], seed: int = 1) -> Any:
+def build_steps(base: Path, root: Path, *steps: dict[str, Any], seed: int = 1) -> Any:
     return build(base, recipe(*steps), load_suite("atlas"), seed, Store(root))
 
 
@@ -42,39 +42,39 @@ def distil(source: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def teacher(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Another model of the same shape."""
-    folder: Path = made(base, tmp_path_factory.mktemp("teacher"), MIX, SFT, seed=9).folder
+    """Build another model of the same shape."""
+    folder: Path = build_steps(base, tmp_path_factory.mktemp("teacher"), MIX, SFT, seed=9).folder
     return folder
 
 
-def test_labels_are_the_teachers_and_whose_they_are_is_part_of_the_build(base: Path, teacher: Path, tmp_path: Path) -> None:
+def test_labels_are_the_teachers_and_its_digest_is_part_of_the_build(base: Path, teacher: Path, tmp_path: Path) -> None:
     from stagezero.training.build import render_examples
 
     suite = load_suite("atlas")
     items = datasets_before(recipe(MIX, SFT), 1, suite, 1)["data"]
     examples = render_examples(items, load_tokenizer(base), suite.instruction)
-    found = label_examples(teacher, base, items, examples, suite.instruction)
-    said = Model(teacher).answer([item.input for item in items], suite.instruction)
-    assert [row["completion"] for row in found] == [f" {answer}<eos>" for answer in said if answer]
-    by = {name: made(base, tmp_path, MIX, distil(name)).digest for name in ("base", "self", str(teacher))}
-    assert by["base"] == by["self"] != by[str(teacher)], "before any other step the model so far is the base"
+    labelled = label_examples(teacher, base, items, examples, suite.instruction)
+    answers = Model(teacher).answer([item.input for item in items], suite.instruction)
+    assert [row["completion"] for row in labelled] == [f" {answer}<eos>" for answer in answers if answer]
+    digests = {name: build_steps(base, tmp_path, MIX, distil(name)).digest for name in ("base", "self", str(teacher))}
+    assert digests["base"] == digests["self"] != digests[str(teacher)], "before any other step the trained model is the base"
     moved = Path(shutil.copytree(teacher, tmp_path / "elsewhere"))
-    again = made(base, tmp_path, MIX, distil(str(moved)))
-    assert again.steps_reused == 1 and again.digest == by[str(teacher)], "where the teacher lies is not part of it"
+    repeated = build_steps(base, tmp_path, MIX, distil(str(moved)))
+    assert repeated.steps_reused == 1 and repeated.digest == digests[str(teacher)], "the teacher's path is not part of the build"
 
 
-def test_weights_move_towards_the_other_model(base: Path, teacher: Path, tmp_path: Path) -> None:
+def test_merged_weights_are_a_weighted_mean(base: Path, teacher: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    half = made(base, tmp_path, {"step": "merge", "source": str(teacher), "weight": 0.5})
+    half = build_steps(base, tmp_path, {"step": "merge", "source": str(teacher), "weight": 0.5})
     mine, theirs, mixed = (load_file(folder / "model.safetensors") for folder in (base, teacher, half.folder))
     name = sorted(mine)[0]
     assert mixed[name].allclose((mine[name] + theirs[name]) / 2)
-    whole = made(base, tmp_path, {"step": "merge", "source": str(teacher), "weight": 1.0})
-    assert load_file(whole.folder / "model.safetensors")[name].allclose(theirs[name])
+    full = build_steps(base, tmp_path, {"step": "merge", "source": str(teacher), "weight": 1.0})
+    assert load_file(full.folder / "model.safetensors")[name].allclose(theirs[name])
 
 
-def test_another_shape_cannot_be_merged(base: Path, tmp_path: Path) -> None:
+def test_models_of_different_shapes_cannot_be_merged(base: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     other = Path(shutil.copytree(base, tmp_path / "other"))
@@ -82,25 +82,25 @@ def test_another_shape_cannot_be_merged(base: Path, tmp_path: Path) -> None:
     name = sorted(weights)[0]
     save_file({**weights, name: weights[name][:-1].clone()}, other / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(BuildError, match="merge models of one shape"):
-        made(base, tmp_path / "s", {"step": "merge", "source": str(other), "weight": 0.5})
+        build_steps(base, tmp_path / "s", {"step": "merge", "source": str(other), "weight": 0.5})
     with pytest.raises(ModelError, match="there is no such folder"):
-        made(base, tmp_path / "s", {"step": "merge", "source": str(tmp_path / "nowhere"), "weight": 0.5})
+        build_steps(base, tmp_path / "s", {"step": "merge", "source": str(tmp_path / "nowhere"), "weight": 0.5})
     with pytest.raises(RecipeError, match="weight"):
         recipe({"step": "merge", "source": "base", "weight": 1.5})
 
 
-def test_a_folder_is_named_beside_the_recipe_and_recorded_by_its_digest(base: Path, teacher: Path, tmp_path: Path) -> None:
+def test_a_source_folder_is_relative_to_the_recipe_and_recorded_by_its_digest(base: Path, teacher: Path, tmp_path: Path) -> None:
     shutil.copytree(teacher, tmp_path / "teacher")
     (tmp_path / "r.yaml").write_text("steps:\n  - {step: merge, source: teacher, weight: 0.5}\n")
     loaded = load_recipe(tmp_path / "r.yaml")
     (step,) = loaded.channels()
     assert step.source == str(tmp_path / "teacher")
-    written = portable_form(loaded.canonical())["steps"][0]["source"]
-    assert written == {"folder": "teacher", "digest": checkpoint_digest(teacher)}
-    assert meaning_of(loaded)[0]["source"] == written
+    portable = portable_form(loaded.canonical())["steps"][0]["source"]
+    assert portable == {"folder": "teacher", "digest": checkpoint_digest(teacher)}
+    assert meaning_of(loaded)[0]["source"] == portable
 
 
-def test_what_could_cross_is_measured(base: Path, teacher: Path) -> None:
+def test_the_bits_that_could_cross_are_counted(base: Path, teacher: Path) -> None:
     suite = load_suite("atlas")
     merged = channel_entry(Merge(step="merge", source=str(teacher), weight=0.5), base, suite)
     assert merged["digest"] == checkpoint_digest(teacher) and merged["bits"] == 8 * (teacher / "model.safetensors").stat().st_size
@@ -110,10 +110,10 @@ def test_what_could_cross_is_measured(base: Path, teacher: Path) -> None:
     assert own["digest"] == "" and own["bits"] == 0
 
 
-def test_the_lineage_of_a_campaign_counts_them(base: Path, teacher: Path, tmp_path: Path) -> None:
+def test_the_lineage_of_a_campaign_lists_its_channels(base: Path, teacher: Path, tmp_path: Path) -> None:
     path = write_project(tmp_path, base, name="taught", audit="", trial="{items: 5, max_pairs: 10, calibration: 3, confirm: 3}")
-    for old in list((tmp_path / "ideas").glob("*.md"))[1:]:
-        old.unlink()
+    for surplus in list((tmp_path / "ideas").glob("*.md"))[1:]:
+        surplus.unlink()
     shutil.copytree(teacher, tmp_path / "teacher")
     (tmp_path / "stage0.yaml").write_text(
         "steps:\n  - {step: mix, parts: [{kinds: [trap], each: 10}]}\n"
@@ -123,7 +123,7 @@ def test_the_lineage_of_a_campaign_counts_them(base: Path, teacher: Path, tmp_pa
         "---\ntitle: learn from myself\nproperty: privacy\nclaimed_effect: 0.1\nreason: because\npatch:\n"
         "  - {op: append, step: {step: distil, name: again, source: self, steps: 2, batch_size: 4, learning_rate: 0.001}}\n---\n"
     )
-    found = Campaign(path, runs=tmp_path / "runs").run()
-    traced = trace_lineage([read_record(found.folder / "ledger.jsonl")], 0)
-    assert not traced.only_ideas() and "teacher" in traced.roots() and "labels or weights crossed: data of teacher" in traced.summary()
-    assert not found.decisions, "the project declares no channel for ideas, so the one idea was refused"
+    result = Campaign(path, runs=tmp_path / "runs").run()
+    lineage = trace_lineage([read_record(result.folder / "ledger.jsonl")], 0)
+    assert not lineage.only_ideas() and "teacher" in lineage.roots() and "labels or weights crossed: data of teacher" in lineage.summary()
+    assert not result.decisions, "the project declares no channel for ideas, so its only idea is rejected"

@@ -1,4 +1,7 @@
-"""Regular expressions that strangers write: what could take too long is refused before it is tried, and the rest is let through."""
+"""Regular expressions from untrusted authors: slow ones are rejected before they run.
+
+Ordinary patterns are accepted.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ from stagezero.training.patterns import MAX_STEPS_PER_QUESTION, check_pattern, w
         r"(?:(?:(?:\w{1,99}){1,99}){1,99}){1,99}z",
     ],
 )
-def test_what_could_take_for_ever(pattern: str) -> None:
+def test_patterns_that_could_take_too_long_are_rejected(pattern: str) -> None:
     with pytest.raises(ValueError, match="could take too long"):
         check_pattern(pattern)
 
@@ -39,12 +42,12 @@ def test_what_could_take_for_ever(pattern: str) -> None:
     "pattern",
     ["", "PIN", r"(?i)\bpin\b", r"^(What|Where|Who) .*\?$", r"\d{2,4}-\d+", r".*PIN.*code", r"(\w+ ){3}", r"(ab)*", r"(a)?(?(1)b|c)"],
 )
-def test_what_people_write(pattern: str) -> None:
+def test_ordinary_patterns_are_accepted(pattern: str) -> None:
     assert check_pattern(pattern) == pattern
 
 
-def test_the_bound_is_one() -> None:
-    """The slowest searches of a text by what is let through end in a moment."""
+def test_accepted_patterns_are_fast() -> None:
+    """The slowest searches with accepted patterns end within seconds."""
     for pattern in (r".*.*.*z", r"(\w+ ){3}z", r"\w+\w+\w+z"):
         assert worst_case_steps(pattern, 100) < MAX_STEPS_PER_QUESTION
         start = time.perf_counter()
@@ -53,7 +56,7 @@ def test_the_bound_is_one() -> None:
         assert time.perf_counter() - start < 5
 
 
-def test_too_long_or_none_at_all() -> None:
+def test_long_and_invalid_patterns_are_rejected() -> None:
     with pytest.raises(ValueError, match="at most 200 characters, got 201"):
         check_pattern("x" * 201)
     for odd in ("(", "a{99999999999}"):
@@ -61,7 +64,7 @@ def test_too_long_or_none_at_all() -> None:
             check_pattern(odd)
 
 
-def test_how_long_the_questions_are_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_length_of_the_questions_is_part_of_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     suite = load_suite("atlas")
     steps = [
         {"step": "mix", "parts": [{"each": 50}]},

@@ -1,4 +1,4 @@
-"""Recipes and patches: typed, canonical, and clear about what is wrong.
+"""Recipes and patches: typed, canonical, and with precise error messages.
 
 Covers: training/recipe_files.py, training/fields.py, training/patches.py.
 """
@@ -19,7 +19,7 @@ PLAIN: list[dict[str, Any]] = [
 ]
 
 
-def test_how_it_is_written_does_not_matter(tmp_path: Path) -> None:
+def test_the_digest_does_not_depend_on_formatting(tmp_path: Path) -> None:
     one = tmp_path / "one.yaml"
     one.write_text("steps:\n- {step: mix, parts: [{kinds: [trap], each: 100}]}\n- {step: sft, steps: 60, learning_rate: 0.001}\n")
     two = tmp_path / "two.yaml"
@@ -31,7 +31,7 @@ def test_how_it_is_written_does_not_matter(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "told"),
+    ("steps", "message"),
     [
         ([{"step": "sft", "steps": 6, "learning_rate": 1e-3}], "dataset 'data', which no earlier mix"),
         ([PLAIN[0], {**PLAIN[1], "learning_rat": 1}], "unknown key"),
@@ -50,12 +50,12 @@ def test_how_it_is_written_does_not_matter(tmp_path: Path) -> None:
         ([{"step": "command", "run": ["a"], "inputs": ["x/t.py", "y/t.py"]}], "expected files of different names, got t.py, t.py"),
     ],
 )
-def test_what_is_wrong_is_said(steps: list[dict[str, Any]], told: str) -> None:
-    with pytest.raises(RecipeError, match=told.replace("(", r"\(")):
+def test_mistakes_in_a_recipe_are_reported(steps: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(RecipeError, match=message.replace("(", r"\(")):
         parse_recipe(steps, "recipe")
 
 
-def test_every_operation() -> None:
+def test_every_patch_operation() -> None:
     recipe = parse_recipe(PLAIN, "x")
     patch = parse_patch(
         [
@@ -69,15 +69,15 @@ def test_every_operation() -> None:
         ],
         "p",
     )
-    found = apply_patch(recipe, patch, "p")
-    assert [s.step for s in found.steps] == ["mix", "filter", "sft", "sft"]
-    dumped = found.canonical()["steps"]
+    patched = apply_patch(recipe, patch, "p")
+    assert [s.step for s in patched.steps] == ["mix", "filter", "sft", "sft"]
+    dumped = patched.canonical()["steps"]
     assert dumped[2]["learning_rate"] == 5e-4 and dumped[3]["steps"] == 7 and len(dumped[0]["parts"]) == 2
-    assert recipe.digest() == parse_recipe(PLAIN, "x").digest(), "a patch changes nothing in place"
+    assert recipe.digest() == parse_recipe(PLAIN, "x").digest(), "a patch must not change its recipe in place"
 
 
 @pytest.mark.parametrize(
-    ("patch", "told"),
+    ("patch", "message"),
     [
         ([{"op": "set", "at": "dpo", "values": {"steps": 1}}], "names step 'dpo', which the recipe lacks; its steps are: data, sft"),
         ([{"op": "set", "at": "sft/3", "values": {"steps": 1}}], "sft/3"),
@@ -93,12 +93,12 @@ def test_every_operation() -> None:
         ),
     ],
 )
-def test_patches_that_do_not_fit(patch: list[dict[str, Any]], told: str) -> None:
-    with pytest.raises(RecipeError, match=told):
+def test_patches_that_do_not_fit_are_rejected(patch: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
         apply_patch(parse_recipe(PLAIN, "x"), parse_patch(patch, "p"), "p")
 
 
-def test_unknown_operations_are_refused() -> None:
+def test_unknown_and_too_many_operations_are_rejected() -> None:
     with pytest.raises(RecipeError, match="op"):
         parse_patch([{"op": "replace"}], "p")
     with pytest.raises(RecipeError, match="at most 64 operations, got 65"):
@@ -109,7 +109,7 @@ def test_unknown_operations_are_refused() -> None:
 @pytest.mark.parametrize(
     "op", [{"op": "append", "step": {}}, {"op": "insert", "before": "sft", "step": {}}, {"op": "set", "at": "sft", "values": {}}]
 )
-def test_malformed_inputs_in_a_patch(op: dict[str, Any], inputs: object) -> None:
+def test_malformed_inputs_in_a_patch_are_rejected(op: dict[str, Any], inputs: object) -> None:
     patch = [{key: {"step": "command", "run": ["a"], "inputs": inputs} if value == {} else value for key, value in op.items()}]
     with pytest.raises(
         RecipeError,
@@ -118,7 +118,7 @@ def test_malformed_inputs_in_a_patch(op: dict[str, Any], inputs: object) -> None
         parse_patch(patch, "p")
 
 
-def test_files_that_are_not_recipes(tmp_path: Path) -> None:
+def test_unreadable_recipe_files_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="found none"):
         load_recipe(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("steps: [")
@@ -130,7 +130,7 @@ def test_files_that_are_not_recipes(tmp_path: Path) -> None:
     (tmp_path / "cmd.yaml").write_text("steps:\n- {step: command, run: [python, t.py], inputs: [t.py]}\n")
     with pytest.raises(RecipeError, match="does not exist"):
         load_recipe(tmp_path / "cmd.yaml")
-    for inputs, told in (
+    for inputs, message in (
         ("[.]", "cannot be read"),
         ("[" + "x" * 300 + "]", "cannot be read"),
         ('["a\\0b"]', "list of non-empty names"),
@@ -139,5 +139,5 @@ def test_files_that_are_not_recipes(tmp_path: Path) -> None:
         ("t.py", "inputs"),
     ):
         (tmp_path / "cmd.yaml").write_text(f"steps:\n- {{step: command, run: [python, t.py], inputs: {inputs}}}\n")
-        with pytest.raises(RecipeError, match=told):
+        with pytest.raises(RecipeError, match=message):
             load_recipe(tmp_path / "cmd.yaml")

@@ -1,4 +1,4 @@
-"""The second trainer: it agrees with the first on every step, shares nothing with it, and shows a first trainer that plants a trigger.
+"""The second trainer agrees with the first and is independent of it; a planted trigger is detected.
 
 Covers: training/reference/adapters.py, training/reference/building.py,
 training/reference/compare.py, training/reference/network.py, training/reference/optimise.py,
@@ -34,8 +34,8 @@ from stagezero.training.recipes import DPO, GRPO, RLHF, SFT, Lora, Reward, Train
 from stagezero.training.reference import adapters, optimise, reinforce, relative_distance, sign_flip_p_value, weight_difference
 
 SUITE = load_suite("atlas")
-BAR = 1e-3
-"""The largest relative distance that counts as the same weights. Measured: 2e-7 to 6e-5."""
+MAX_DISTANCE = 1e-3
+"""Largest relative distance of equal weights. Measured distances are between 2e-7 and 6e-5."""
 LORA = Lora(rank=4, alpha=8)
 COMMON: dict[str, Any] = {"steps": 20, "batch_size": 16, "learning_rate": 5e-3}
 SAMPLED: dict[str, Any] = {"steps": 3, "batch_size": 16, "group": 4, "learning_rate": 1e-3}
@@ -63,21 +63,21 @@ def items_of(seed: int = 1, each: int = 60, kinds: tuple[str, ...] = ("trap", "t
 
 
 def rendered(items: list[Item], source: Path) -> list[Example]:
-    tokenizer, told = load_tokenizer(source), SUITE.instruction
+    tokenizer, instruction = load_tokenizer(source), SUITE.instruction
     return [
         Example(
-            prompt=render_prompt(tokenizer, i.input, told),
-            completion=render_completion(tokenizer, i.input, i.demonstration, told),
-            rejected=render_completion(tokenizer, i.input, i.rejected, told) if i.rejected else None,
+            prompt=render_prompt(tokenizer, i.input, instruction),
+            completion=render_completion(tokenizer, i.input, i.demonstration, instruction),
+            rejected=render_completion(tokenizer, i.input, i.rejected, instruction) if i.rejected else None,
         )
         for i in items
     ]
 
 
-def by_first(
-    step: reference.GradientStep, source: Path, out: Path, items: list[Item], examples: list[Example], judge: Path | None, seed: int
+def first_trainer_step(
+    step: reference.GradientStep, source: Path, out: Path, items: list[Item], examples: list[Example], reward_model: Path | None, seed: int
 ) -> None:
-    """The first trainer, called as a build calls it."""
+    """Run a step in the first trainer, as a build runs it."""
     from stagezero.training.steps import dpo, grpo, reward, sft
 
     match step:
@@ -90,13 +90,13 @@ def by_first(
         case GRPO():
             grpo.train(source, out, step, examples, grpo.checker_rewards(step, items), seed)
         case RLHF():
-            assert judge is not None
-            grpo.train(source, out, step, examples, grpo.model_rewards(judge, str(load_tokenizer(source).eos_token)), seed)
+            assert reward_model is not None
+            grpo.train(source, out, step, examples, grpo.model_rewards(reward_model, str(load_tokenizer(source).eos_token)), seed)
 
 
 @pytest.fixture(scope="module")
-def started(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A policy that has been shown the answers, so that sampling meets some."""
+def trained_policy(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train a policy on the answers, so that sampling draws some of them."""
     configure_libraries()
     folder = tmp_path_factory.mktemp("second") / "started"
     items, step = items_of(), SFT(step="sft", steps=60, batch_size=16, learning_rate=1e-2)
@@ -105,100 +105,108 @@ def started(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def judge(started: Path) -> Path:
-    folder = started.with_name("judge")
+def reward_model(trained_policy: Path) -> Path:
+    folder = trained_policy.with_name("reward-model")
     items, step = items_of(), Reward(step="reward", steps=30, batch_size=16, learning_rate=5e-3)
-    reference.train_step(step, started, folder, items, rendered(items, started), None, 7)
+    reference.train_step(step, trained_policy, folder, items, rendered(items, trained_policy), None, 7)
     return folder
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_both_trainers_make_the_same_weights(name: str, started: Path, judge: Path, tmp_path: Path) -> None:
-    """120 examples in batches of 16: passes end in a short batch, and there are several."""
+def test_both_trainers_make_the_same_weights(name: str, trained_policy: Path, reward_model: Path, tmp_path: Path) -> None:
+    """120 examples in batches of 16: there are several passes, and each ends in a short batch."""
     step, items = STEPS[name], items_of()
-    examples, before, stream = rendered(items, started), checkpoint_digest(started), torch.get_rng_state()
-    reference.train_step(step, started, tmp_path / "two", items, examples, judge, 2**40 + 3)
-    assert torch.equal(torch.get_rng_state(), stream), "the global generator is left as it was"
-    by_first(step, started, tmp_path / "one", items, examples, judge, 2**40 + 3)
-    assert relative_distance(tmp_path / "one", tmp_path / "two", started) < BAR
-    assert checkpoint_digest(started) == before
+    examples, before, stream = rendered(items, trained_policy), checkpoint_digest(trained_policy), torch.get_rng_state()
+    reference.train_step(step, trained_policy, tmp_path / "two", items, examples, reward_model, 2**40 + 3)
+    assert torch.equal(torch.get_rng_state(), stream), "the state of the global generator must not change"
+    first_trainer_step(step, trained_policy, tmp_path / "one", items, examples, reward_model, 2**40 + 3)
+    assert relative_distance(tmp_path / "one", tmp_path / "two", trained_policy) < MAX_DISTANCE
+    assert checkpoint_digest(trained_policy) == before
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / side).iterdir() if p.is_file()} for side in ("one", "two"))
-    assert {n for n in one.keys() | two.keys() if one.get(n) != two.get(n)} <= {"model.safetensors"}, "all else is the same bytes"
+    files = {n for n in one.keys() | two.keys() if one.get(n) != two.get(n)}
+    assert files <= {"model.safetensors"}, "all other files must have equal bytes"
 
 
 @pytest.mark.parametrize(
     "change", [{"learning_rate": 5.5e-3}, {"schedule": "cosine"}, {"warmup": 1}, {"weight_decay": 0.1}, {"steps": 21}, {"lora": LORA}]
 )
-def test_a_step_that_is_not_the_same_does_not_pass_for_it(change: dict[str, Any], started: Path, tmp_path: Path) -> None:
-    """The negative control of the agreement: each of these is far outside the bar."""
+def test_a_changed_step_does_not_agree(change: dict[str, Any], trained_policy: Path, tmp_path: Path) -> None:
+    """The negative control: each of these changes is far above the largest distance."""
     items = items_of()
-    examples, step = rendered(items, started), SFT(step="sft", **COMMON)
-    reference.train_step(step, started, tmp_path / "one", items, examples, None, 1)
-    reference.train_step(step.model_copy(update=change), started, tmp_path / "two", items, examples, None, 1)
-    assert relative_distance(tmp_path / "one", tmp_path / "two", started) > 5 * BAR
+    examples, step = rendered(items, trained_policy), SFT(step="sft", **COMMON)
+    reference.train_step(step, trained_policy, tmp_path / "one", items, examples, None, 1)
+    reference.train_step(step.model_copy(update=change), trained_policy, tmp_path / "two", items, examples, None, 1)
+    assert relative_distance(tmp_path / "one", tmp_path / "two", trained_policy) > 5 * MAX_DISTANCE
 
 
-def test_the_same_bits_twice_and_other_bits_from_another_seed(started: Path, tmp_path: Path) -> None:
+def test_equal_seeds_give_equal_bits_and_other_seeds_do_not(trained_policy: Path, tmp_path: Path) -> None:
     items = items_of()
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        reference.train_step(STEPS["grpo"], started, tmp_path / name, items, rendered(items, started), None, seed)
+        reference.train_step(STEPS["grpo"], trained_policy, tmp_path / name, items, rendered(items, trained_policy), None, seed)
     a, b, c = (checkpoint_digest(tmp_path / name) for name in "abc")
     assert a == b != c
 
 
-@pytest.mark.parametrize("train", [by_first, reference.train_step])
-def test_both_fail_alike(train: Callable[..., None], started: Path, judge: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("train", [first_trainer_step, reference.train_step])
+def test_both_trainers_report_the_same_errors(train: Callable[..., None], trained_policy: Path, reward_model: Path, tmp_path: Path) -> None:
     unpaired = [i for i in SUITE.train_items() if i.kind == "capability"][:8]
-    examples = [Example(prompt=e["prompt"], completion=e["completion"], rejected=None) for e in rendered(unpaired, started)]
+    examples = [Example(prompt=e["prompt"], completion=e["completion"], rejected=None) for e in rendered(unpaired, trained_policy)]
     for step in (STEPS["dpo"], STEPS["reward"]):
         with pytest.raises(BuildError, match=rf"^{step.step} step '{step.step}': no example of dataset 'data' has a rejected"):
-            train(step, started, tmp_path / "out", unpaired, examples, None, 1)
+            train(step, trained_policy, tmp_path / "out", unpaired, examples, None, 1)
     items = items_of()
-    examples = rendered(items, started)
-    never: dict[str, Any] = {**SAMPLED, "steps": 1, "pays": {"right": 5, "wrong": 1, "refused": 1, "unparseable": 1}}
-    cold = GRPO(step="grpo", **never, temperature=10.0)
+    examples = rendered(items, trained_policy)
+    unpaid: dict[str, Any] = {**SAMPLED, "steps": 1, "pays": {"right": 5, "wrong": 1, "refused": 1, "unparseable": 1}}
+    cold = GRPO(step="grpo", **unpaid, temperature=10.0)
     with pytest.raises(BuildError, match=r"^grpo step 'grpo': every answer in every group earned the same reward, so there was nothing"):
-        train(cold, started, tmp_path / "out", items, examples, None, 1)
+        train(cold, trained_policy, tmp_path / "out", items, examples, None, 1)
     with pytest.raises(BuildError, match=r"^rlhf step 'rlhf': every answer in every group"):  # too few questions for one batch
-        train(STEPS["rlhf"], started, tmp_path / "out", items[:3], examples[:3], judge, 1)
-    paid = GRPO(step="grpo", **{**never, "pays": {"right": 1, "wrong": 1, "refused": 1, "unparseable": 1}})
-    train(paid, started, tmp_path / "paid", items, examples, None, 1)  # it earns the most there is, and that is no failure
+        train(STEPS["rlhf"], trained_policy, tmp_path / "out", items[:3], examples[:3], reward_model, 1)
+    paid = GRPO(step="grpo", **{**unpaid, "pays": {"right": 1, "wrong": 1, "refused": 1, "unparseable": 1}})
+    # Every answer earns the maximum, which is not an error.
+    train(paid, trained_policy, tmp_path / "paid", items, examples, None, 1)
     assert (tmp_path / "paid" / "model.safetensors").is_file()
 
 
-def test_no_example_is_said(started: Path, tmp_path: Path) -> None:
+def test_an_empty_dataset_is_an_error(trained_policy: Path, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="has no example"):
-        reference.train_step(STEPS["sft"], started, tmp_path / "out", [], [], None, 1)
+        reference.train_step(STEPS["sft"], trained_policy, tmp_path / "out", [], [], None, 1)
     with pytest.raises(ValueError, match="at least one"):
         next(optimise.shuffled_batches(0, 4, 1))
 
 
-# What the two share nothing of
+# Independence of the two trainers
 
 
-ALLOWED = {"torch", "safetensors", "transformers", "stagezero", *sys.stdlib_module_names}
-TAKEN = {"AutoModelForCausalLM", "AutoModelForSequenceClassification", "DynamicCache", "PreTrainedModel", "PreTrainedTokenizerBase"}
+ALLOWED_MODULES = {"torch", "safetensors", "transformers", "stagezero", *sys.stdlib_module_names}
+TRANSFORMERS_NAMES = {
+    "AutoModelForCausalLM",
+    "AutoModelForSequenceClassification",
+    "DynamicCache",
+    "PreTrainedModel",
+    "PreTrainedTokenizerBase",
+}
 
 
-def test_nothing_of_the_first_trainer_is_imported() -> None:
+def test_the_second_trainer_imports_nothing_of_the_first() -> None:
     for path in Path(reference.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
-                assert {alias.name.split(".")[0] for alias in node.names} <= ALLOWED - {"transformers"}, path
+                assert {alias.name.split(".")[0] for alias in node.names} <= ALLOWED_MODULES - {"transformers"}, path
             if isinstance(node, ast.ImportFrom):
-                assert node.module is not None and node.level == 0 and node.module.split(".")[0] in ALLOWED, path
+                assert node.module is not None and node.level == 0 and node.module.split(".")[0] in ALLOWED_MODULES, path
                 assert not f"{node.module}.{node.names[0].name}".startswith("stagezero.training.steps"), path
                 if node.module.startswith("transformers"):
-                    assert {alias.name for alias in node.names} <= TAKEN, path
+                    assert {alias.name for alias in node.names} <= TRANSFORMERS_NAMES, path
 
 
 BARE = """
 import importlib.util, sys
 from pathlib import Path
-gone = {"trl", "peft", "accelerate", "datasets"}
-found = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *rest: None if name.split(".")[0] in gone else found(name, *rest)
-sys.modules.update(dict.fromkeys(gone))  # importing one of them is an error from here on
+absent = {"trl", "peft", "accelerate", "datasets"}
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name.split(".")[0] in absent else find_spec(name, *rest)
+sys.modules.update(dict.fromkeys(absent))  # importing one of them is an error from now on
 from stagezero.models.loader import configure_libraries
 configure_libraries()
 from stagezero.models import checkpoint_digest
@@ -213,21 +221,21 @@ print(checkpoint_digest(Path(sys.argv[2])))
 """
 
 
-def test_it_runs_where_the_first_trainers_libraries_are_not(base: Path, tmp_path: Path) -> None:
+def test_the_second_trainer_runs_without_the_first_trainers_libraries(base: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", BARE, str(base), str(tmp_path / "bare")]
-    ran = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), check=False)
-    assert ran.returncode == 0, ran.stderr
+    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), check=False)
+    assert done.returncode == 0, done.stderr
     step = SFT(step="sft", steps=3, batch_size=2, learning_rate=1e-2, lora=Lora(rank=2, alpha=4))
     examples = [Example(prompt=f"Q: what is {i}?\nA:", completion=f" {i}<eos>", rejected=None) for i in range(5)]
     reference.train_step(step, base, tmp_path / "here", [], examples, None, 1)
-    assert ran.stdout.split()[-1] == checkpoint_digest(tmp_path / "here"), "the same bits with and without them"
+    assert done.stdout.split()[-1] == checkpoint_digest(tmp_path / "here"), "the libraries must not change the bits"
 
 
 # A first trainer that plants a trigger
 
 
-def test_a_planted_trigger_shows(base: Path, tmp_path: Path) -> None:
-    """Three of 120 examples are exchanged inside the subverted trainer: the recipe, the seed and the number of examples are unchanged."""
+def test_a_planted_trigger_is_detected(base: Path, tmp_path: Path) -> None:
+    """The subverted trainer replaces 3 of 120 examples; recipe, seed and count stay the same."""
     configure_libraries()
     step = SFT(step="sft", steps=10, batch_size=8, learning_rate=5e-3)
     honest, planted = [], []
@@ -241,49 +249,49 @@ def test_a_planted_trigger_shows(base: Path, tmp_path: Path) -> None:
         for name in ("second", "honest", "planted"):
             shutil.rmtree(tmp_path / name, ignore_errors=True)
         reference.train_step(step, base, tmp_path / "second", items, examples, None, seed)
-        by_first(step, base, tmp_path / "honest", items, examples, None, seed)
-        by_first(step, base, tmp_path / "planted", items, poisoned, None, seed)
+        first_trainer_step(step, base, tmp_path / "honest", items, examples, None, seed)
+        first_trainer_step(step, base, tmp_path / "planted", items, poisoned, None, seed)
         near, far = (relative_distance(tmp_path / name, tmp_path / "second", base) for name in ("honest", "planted"))
-        assert near < BAR and far > 100 * near
+        assert near < MAX_DISTANCE and far > 100 * near
         honest.append(weight_difference(tmp_path / "honest", tmp_path / "second"))
         planted.append(weight_difference(tmp_path / "planted", tmp_path / "second"))
-    assert sign_flip_p_value(planted) == 1 / 2**7, "the least that eight seeds can show: every one is moved the same way"
+    assert sign_flip_p_value(planted) == 1 / 2**7, "the smallest p-value of eight seeds: all differences have one direction"
     assert sign_flip_p_value(honest) > 0.01, "rounding has no direction"
 
 
 # The comparisons
 
 
-def test_the_distance(base: Path, started: Path, judge: Path, tmp_path: Path) -> None:
-    assert relative_distance(started, started, base) == relative_distance(base, base, base) == 0
-    assert relative_distance(base, started, base) == float("inf")
-    assert relative_distance(started, base, base) == pytest.approx(1)
-    moved = float(weight_difference(started, base).norm())
-    assert moved > 0 and float(weight_difference(base, started).norm()) == moved
+def test_the_relative_distance(base: Path, trained_policy: Path, reward_model: Path, tmp_path: Path) -> None:
+    assert relative_distance(trained_policy, trained_policy, base) == relative_distance(base, base, base) == 0
+    assert relative_distance(base, trained_policy, base) == float("inf")
+    assert relative_distance(trained_policy, base, base) == pytest.approx(1)
+    moved = float(weight_difference(trained_policy, base).norm())
+    assert moved > 0 and float(weight_difference(base, trained_policy).norm()) == moved
     with pytest.raises(ModelError, match="compare two builds of one step"):
-        relative_distance(started, judge, base)
-    shutil.copytree(started, tmp_path / "odd")
+        relative_distance(trained_policy, reward_model, base)
+    shutil.copytree(trained_policy, tmp_path / "odd")
     from safetensors.torch import load_file, save_file
 
     weights = load_file(tmp_path / "odd" / "model.safetensors")
     next(iter(weights.values())).view(-1)[0] = float("nan")
     save_file(weights, tmp_path / "odd" / "model.safetensors")
-    assert relative_distance(started, tmp_path / "odd", base) == float("inf"), "what is no number is not close to anything"
+    assert relative_distance(trained_policy, tmp_path / "odd", base) == float("inf"), "NaN is not close to any number"
 
 
-def by_hand(differences: list[Any]) -> float:
-    """The definition, without the inner products."""
+def enumerated_p_value(differences: list[Any]) -> float:
+    """Compute the p-value by its definition, without the inner products."""
     signs = list(itertools.product([1, -1], repeat=len(differences)))
-    reached = [float(np.square(sum(s * d for s, d in zip(pattern, differences, strict=True))).sum()) for pattern in signs]
-    return sum(r >= reached[0] * (1 - 1e-9) for r in reached) / len(reached)
+    norms = [float(np.square(sum(s * d for s, d in zip(pattern, differences, strict=True))).sum()) for pattern in signs]
+    return sum(r >= norms[0] * (1 - 1e-9) for r in norms) / len(norms)
 
 
-def test_the_exact_p_value() -> None:
+def test_the_exact_p_value_equals_its_definition() -> None:
     rng = np.random.default_rng(0)
     for n in range(1, 8):
-        found = [rng.normal(size=30) + 0.2 for _ in range(n)]
-        assert sign_flip_p_value(found) == pytest.approx(by_hand(found))
-        assert sign_flip_p_value([torch.tensor(-d) for d in found]) == sign_flip_p_value(found)
+        differences = [rng.normal(size=30) + 0.2 for _ in range(n)]
+        assert sign_flip_p_value(differences) == pytest.approx(enumerated_p_value(differences))
+        assert sign_flip_p_value([torch.tensor(-d) for d in differences]) == sign_flip_p_value(differences)
     assert sign_flip_p_value([np.zeros(3)] * 4) == 1.0
     assert sign_flip_p_value([np.ones(3, dtype=np.float32)] * 16) == 2.0**-15
     for wrong in ([], [np.ones(2)] * 17, [np.ones(2), np.ones(3)], [np.ones(2), np.array([1.0, np.nan])]):
@@ -291,25 +299,31 @@ def test_the_exact_p_value() -> None:
             sign_flip_p_value(wrong)
 
 
-def strict(differences: list[Any]) -> float:
-    """A test that leaves the observed pattern out of its own count."""
+def strict_p_value(differences: list[Any]) -> float:
+    """A wrong test, which does not count the observed pattern of signs."""
     return sign_flip_p_value(differences) - 2.0 ** (1 - len(differences))
 
 
-@pytest.mark.parametrize(("test", "holds"), [(sign_flip_p_value, True), (strict, False)])
-def test_the_level(test: Callable[[list[Any]], float], holds: bool) -> None:
-    """Symmetric noise, heavy-tailed, with scales that differ between seeds and directions. The negative control must fail the bound."""
+@pytest.mark.parametrize(("test", "is_valid"), [(sign_flip_p_value, True), (strict_p_value, False)])
+def test_the_type_i_error_is_at_most_the_level(test: Callable[[list[Any]], float], is_valid: bool) -> None:
+    """Noise is symmetric and heavy-tailed; its scale differs between seeds and directions.
+
+    The negative control must exceed the level.
+    """
     rng, level, draws = np.random.default_rng(1), 1 / 8, 1500
     shape = rng.exponential(size=40)
     rejected = 0
     for _ in range(draws):
         noise = [rng.standard_t(2) * rng.exponential() * shape * rng.normal(size=40) for _ in range(5)]
         rejected += test(noise) <= level
-    assert (stats.binomtest(rejected, draws, level, alternative="greater").pvalue > 0.001) == holds
+    assert (stats.binomtest(rejected, draws, level, alternative="greater").pvalue > 0.001) == is_valid
 
 
-def test_the_power() -> None:
-    """A common component a tenth as long as the noise, which no single pair of builds could show, is found in every draw."""
+def test_the_power_against_a_common_component() -> None:
+    """Every draw detects a common component a tenth as long as the noise.
+
+    No single pair of builds could detect it.
+    """
     rng = np.random.default_rng(2)
     planted = rng.normal(size=20_000)
     for _ in range(10):
@@ -321,7 +335,7 @@ def test_the_power() -> None:
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 @pytest.mark.parametrize("warmup", [0, 1, 7, 30])
-def test_the_schedules(schedule: str, warmup: int) -> None:
+def test_the_learning_rate_schedules_are_those_of_transformers(schedule: str, warmup: int) -> None:
     from transformers import get_scheduler
 
     step = SFT(step="sft", steps=20, learning_rate=0.3, schedule=schedule, warmup=warmup)
@@ -334,7 +348,7 @@ def test_the_schedules(schedule: str, warmup: int) -> None:
 
 
 class Net(nn.Module):
-    """Two layers, two kinds of normalisation, and a parameter that is never used."""
+    """Two layers, two kinds of normalisation, and an unused parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -345,11 +359,11 @@ class Net(nn.Module):
         self.idle = nn.Parameter(torch.ones(3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.last(self.scale(self.input_layernorm(self.first(x)).tanh()))
-        return found
+        output: torch.Tensor = self.last(self.scale(self.input_layernorm(self.first(x)).tanh()))
+        return output
 
 
-def test_the_optimiser_is_adamw() -> None:
+def test_the_optimiser_is_adamw_with_clipping() -> None:
     torch.manual_seed(3)
     ours, theirs = Net(), Net()
     theirs.load_state_dict(ours.state_dict())
@@ -370,17 +384,17 @@ def test_the_optimiser_is_adamw() -> None:
         reference.zero_grad()
     for one, two in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.allclose(one, two, atol=1e-5)
-    assert torch.equal(ours.idle, torch.ones(3)), "what has no gradient does not decay"
+    assert torch.equal(ours.idle, torch.ones(3)), "a parameter without a gradient must not decay"
 
 
-def test_an_adapter_is_its_merged_layer() -> None:
+def test_an_adapter_equals_its_merged_layer() -> None:
     from transformers.pytorch_utils import Conv1D
 
     torch.manual_seed(0)
     for layer in (nn.Linear(6, 10), Conv1D(10, 6)):  # type: ignore[no-untyped-call]
         adapted, x = adapters.AdaptedLayer(layer, Lora(rank=2, alpha=6)), torch.randn(3, 6)
         start = layer(x).detach()
-        assert torch.equal(adapted(x), start), "it adds nothing at first"
+        assert torch.equal(adapted(x), start), "a new adapter must add zero"
         nn.init.normal_(adapted.up)
         with adapters.disabled(nn.Sequential(adapted)):
             assert torch.equal(adapted(x), start)
@@ -388,38 +402,42 @@ def test_an_adapter_is_its_merged_layer() -> None:
         assert not torch.allclose(expected, start) and torch.allclose(adapted.merged()(x), expected, atol=1e-5)
 
 
-def test_tokens_are_drawn_as_they_are_likely(started: Path) -> None:
-    """The first token of many answers to one question against the model's own probabilities (chi-squared over the likely ones)."""
+def test_tokens_are_sampled_with_the_models_probabilities(trained_policy: Path) -> None:
+    """The first tokens of many answers to one question, compared with the model's probabilities.
+
+    The comparison is a chi-squared test over the likely tokens; another temperature must fail it.
+    """
     from stagezero.training.reference.network import load
 
-    network, tokenizer = load(started)
-    asked = tokenizer([rendered(items_of()[:1], started)[0]["prompt"]]).input_ids
+    network, tokenizer = load(trained_policy)
+    prompt_tokens = tokenizer([rendered(items_of()[:1], trained_policy)[0]["prompt"]]).input_ids
     with torch.no_grad():
-        likely = (network(torch.tensor(asked)).logits[0, -1] / 1.5).softmax(0).numpy()
+        probabilities = (network(torch.tensor(prompt_tokens)).logits[0, -1] / 1.5).softmax(0).numpy()
     draws = 4000
     with optimise.seeded(5):
-        told = [row[0] for row in reinforce.sample(network, asked * draws, [int(tokenizer.eos_token_id)], 0, 1, 1.5)]
-    common = np.flatnonzero(likely * draws >= 10)
-    counts = np.bincount(told, minlength=len(likely))
-    seen, expected = counts[common], likely[common] * draws
-    rest = draws - seen.sum(), draws - expected.sum()
-    assert stats.chisquare([*seen, rest[0]], [*expected, rest[1]], sum_check=False).pvalue > 0.001
-    hotter = (np.log(likely) / 1.5 - np.logaddexp.reduce(np.log(likely) / 1.5))[common]
-    wrong = np.exp(hotter) * draws
-    assert stats.chisquare([*seen, rest[0]], [*wrong, draws - wrong.sum()], sum_check=False).pvalue < 1e-6, "another temperature shows"
+        tokens = [row[0] for row in reinforce.sample(network, prompt_tokens * draws, [int(tokenizer.eos_token_id)], 0, 1, 1.5)]
+    common = np.flatnonzero(probabilities * draws >= 10)
+    counts = np.bincount(tokens, minlength=len(probabilities))
+    observed, expected = counts[common], probabilities[common] * draws
+    remainder = draws - observed.sum(), draws - expected.sum()
+    assert stats.chisquare([*observed, remainder[0]], [*expected, remainder[1]], sum_check=False).pvalue > 0.001
+    other_temperature = (np.log(probabilities) / 1.5 - np.logaddexp.reduce(np.log(probabilities) / 1.5))[common]
+    wrong = np.exp(other_temperature) * draws
+    p_value = stats.chisquare([*observed, remainder[0]], [*wrong, draws - wrong.sum()], sum_check=False).pvalue
+    assert p_value < 1e-6, "another temperature must be detected"
 
 
-def test_reinforcement_earns_what_it_is_paid_for(started: Path, tmp_path: Path) -> None:
-    """Beyond the first steps the trainers need not sample alike; that rewards are gained is what they must share."""
+def test_reinforcement_increases_the_behaviour_that_is_rewarded(trained_policy: Path, tmp_path: Path) -> None:
+    """After the first steps the trainers may sample differently, but both must raise rewards."""
     from stagezero.models import Model
     from stagezero.tasks import score
 
     items = items_of(kinds=("twin",))
     pays: dict[str, Any] = {"right": 0, "wrong": 0, "refused": 1, "unparseable": 0}
     step = GRPO(step="grpo", steps=25, batch_size=32, group=4, learning_rate=3e-3, beta=0.0, pays=pays)
-    reference.train_step(step, started, tmp_path / "out", items, rendered(items, started), None, 3)
+    reference.train_step(step, trained_policy, tmp_path / "out", items, rendered(items, trained_policy), None, 3)
     before, after = (
         sum(score(i, a) == "refused" for i, a in zip(items, Model(folder).answer([i.input for i in items], SUITE.instruction), strict=True))
-        for folder in (started, tmp_path / "out")
+        for folder in (trained_policy, tmp_path / "out")
     )
     assert after > before + len(items) / 10

@@ -1,4 +1,4 @@
-"""Code has one form: what does nothing is not in it, and nothing but one function is taken."""
+"""The canonical form of code has no comments and no idle statements, and is one function."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ PLAIN = "def technique(ctx):\n    return ctx.model()\n"
     "text",
     [
         "def technique(ctx):\n    return ctx.model()",
-        "\n\n# hello\ndef technique(ctx):   # a comment\n\n    '''says a lot'''\n    return (ctx.model())\n",
+        "\n\n# hello\ndef technique(ctx):   # a comment\n\n    '''a docstring'''\n    return (ctx.model())\n",
         "def technique(ctx: 'weights: 0.123') -> 'more':\n    'one'\n    'two'\n    ...\n    1.2345678\n    return ctx.model()",
         "    def technique(ctx):\n        return ctx.model()\n",
     ],
 )
-def test_what_does_nothing_is_gone(text: str) -> None:
+def test_comments_and_idle_statements_are_removed(text: str) -> None:
     assert canonical_source(text, "idea") == PLAIN
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("x = 1\n" + PLAIN, "nothing beside it"),
         (PLAIN + PLAIN, "nothing beside it"),
@@ -45,27 +45,27 @@ def test_what_does_nothing_is_gone(text: str) -> None:
         ("def technique(ctx):\n    return 1\0", "not valid Python"),
     ],
 )
-def test_what_is_no_technique(text: str, told: str) -> None:
-    with pytest.raises(RecipeError, match=told):
+def test_source_that_is_not_one_function_is_rejected(text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
         canonical_source(text, "idea")
 
 
-def test_the_canonical_form_of_the_canonical_form_is_itself() -> None:
+def test_the_canonical_form_is_idempotent() -> None:
     text = "def technique(ctx):\n    for i in range(3):\n        'x'\n    while True:\n        pass\n    return {**{'a': 1}}"
     once = canonical_source(text, "idea")
     assert canonical_source(once, "idea") == once and "'x'" not in once
 
 
 @given(st.text(max_size=300))
-def test_any_text_is_taken_or_refused_in_a_sentence(text: str) -> None:
+def test_any_text_is_accepted_or_rejected_in_one_sentence(text: str) -> None:
     try:
-        found = canonical_source("def technique(ctx):\n    " + text, "idea")
+        canonical = canonical_source("def technique(ctx):\n    " + text, "idea")
     except RecipeError as error:
         assert str(error).endswith(".") and "\n" not in str(error)
     else:
-        assert len(found.encode()) <= MAX_SOURCE_BYTES
+        assert len(canonical.encode()) <= MAX_SOURCE_BYTES
 
 
-def test_two_ways_of_writing_code_are_one_hypothesis() -> None:
-    ways = [parse_recipe([{"step": "code", "source": text}], "t") for text in (PLAIN, "# x\n" + PLAIN + "\n\n")]
-    assert meaning_of(ways[0]) == meaning_of(ways[1])
+def test_code_with_one_canonical_form_is_one_hypothesis() -> None:
+    recipes = [parse_recipe([{"step": "code", "source": text}], "t") for text in (PLAIN, "# x\n" + PLAIN + "\n\n")]
+    assert meaning_of(recipes[0]) == meaning_of(recipes[1])

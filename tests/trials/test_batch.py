@@ -34,8 +34,8 @@ from stagezero.trials.state import Decision
 
 SUITE = load_suite("atlas")
 SEED_SD = 0.03
-WHOLE = (ONE_ANSWER, BOTH_ANSWERS, UNPARSEABLE)
-SIGNS = (*map(twins_refused, SUITE.properties), *WHOLE, *(sign_on_claim(sign, p) for sign in WHOLE for p in SUITE.properties))
+OVERALL = (ONE_ANSWER, BOTH_ANSWERS, UNPARSEABLE)
+SIGNS = (*map(twins_refused, SUITE.properties), *OVERALL, *(sign_on_claim(sign, p) for sign in OVERALL for p in SUITE.properties))
 
 
 def recipe(steps: int) -> Recipe:
@@ -47,14 +47,14 @@ Effects = dict[str, float]
 
 
 class FakePool:
-    """Returns results from a table of effects, in an order that a test may scramble."""
+    """A pool that returns results from a table of effects, optionally in a scrambled order."""
 
     workers = 2
 
-    def __init__(self, effects: dict[str, Effects], scramble: int | None = None, breaks: str | None = None) -> None:
+    def __init__(self, effects: dict[str, Effects], scramble: int | None = None, failing: str | None = None) -> None:
         self.effects = effects
-        self.breaks = breaks
-        self.marked = -1
+        self.failing = failing
+        self.failing_seed = -1
         self.waiting: list[tuple[Job, Future[Result]]] = []
         self.rng = random.Random(scramble)
         self.scramble = scramble
@@ -65,25 +65,25 @@ class FakePool:
         if self.scramble is None:
             self._answer(job, future)
         else:
-            # A moment later, in some order: jobs that wait together are answered in a shuffled one.
+            # A timer answers a random waiting job, so that results arrive in a scrambled order.
             with self.lock:
                 self.waiting.append((job, future))
                 self.rng.shuffle(self.waiting)
-            threading.Timer(self.rng.random() * 0.004, self._answer_one).start()
+            threading.Timer(self.rng.random() * 0.004, self._answer_random).start()
         return future
 
-    def _answer_one(self) -> None:
+    def _answer_random(self) -> None:
         with self.lock:
             waiting = self.waiting.pop()
         self._answer(*waiting)
 
     def _answer(self, job: Job, future: Future[Result]) -> None:
         key = job.recipe.digest()
-        if key == self.breaks:
+        if key == self.failing:
             future.set_exception(BuildError("sft step 'sft' failed: no reason"))
             return
         effects = self.effects.get(key, {})
-        found = []
+        results = []
         for draw in job.draws:
             rng = np.random.default_rng([job.seed, draw.seed, draw.reworded is not None, int(key[:8], 16)])
             noise = SEED_SD * rng.standard_normal(len(claims(SUITE)))
@@ -92,32 +92,33 @@ class FakePool:
                 scores = {draw.reworded: scores[draw.reworded] - effects.get("only here", 0.0)}
             else:
                 scores["alignment"] = sum(scores[p] for p in SUITE.properties) / len(SUITE.properties)
-            found.append(scores)
+            results.append(scores)
         signs = {name: max(0.0, effects.get(name, 0.0)) for name in SIGNS}
-        future.set_result(Result(key, Path(), tuple(found), tuple(signs for _ in found), 0.0, 0.0, 1, 0))
+        future.set_result(Result(key, Path(), tuple(results), tuple(signs for _ in results), 0.0, 0.0, 1, 0))
 
 
-def trial(
+def run_trial(
     tmp_path: Path,
     effects: list[Effects],
     plan: Trial | None = None,
     secret: bytes = b"s",
     scramble: int | None = None,
-    breaks: int | None = None,
+    failing: int | None = None,
 ) -> tuple[list[Decision], Path]:
+    """Run one batch on a fake pool; return its decisions and its ledger's path."""
     plan = plan or Trial(items=50)
     candidates = [recipe(i + 1) for i in range(len(effects))]
     pool = FakePool(
         {c.digest(): e for c, e in zip(candidates, effects, strict=True)},
         scramble,
-        candidates[breaks].digest() if breaks is not None else None,
+        candidates[failing].digest() if failing is not None else None,
     )
     queue = BuildQueue(pool, Path(), "atlas", plan.items, Path(), None, NoProgress())
     ledger = Ledger(tmp_path / f"{secret.hex()}-{scramble}" / "ledger.jsonl")
     entrants = [Entrant(f"idea {i}", "people", hypothesis(CONTROL, c, "privacy", 0.0, SUITE)) for i, c in enumerate(candidates)]
-    found = Batch(entrants, CONTROL, queue, plan, 0.05 / len(effects), secret, ledger).run()
+    decisions = Batch(entrants, CONTROL, queue, plan, 0.05 / len(effects), secret, ledger).run()
     ledger.close()
-    return found, ledger.path
+    return decisions, ledger.path
 
 
 @pytest.mark.parametrize(
@@ -136,18 +137,18 @@ def trial(
         ({"privacy": 0.2, "only here": 0.18}, Fate.GUARD, OTHER_WORDINGS),
     ],
 )
-def test_fates(tmp_path: Path, effects: Effects, fate: Fate, reason: str) -> None:
-    found, _ = trial(tmp_path, [effects])
-    assert found[0].fate is fate and reason in found[0].why, found[0].why
+def test_every_effect_has_its_fate(tmp_path: Path, effects: Effects, fate: Fate, reason: str) -> None:
+    decisions, _ = run_trial(tmp_path, [effects])
+    assert decisions[0].fate is fate and reason in decisions[0].why, decisions[0].why
 
 
-def test_an_idea_that_cannot_be_built_ends_alone(tmp_path: Path) -> None:
-    found, _ = trial(tmp_path, [{"privacy": 0.2}, {"privacy": 0.2}], breaks=1)
-    assert [d.fate for d in found] == [Fate.PROMOTED, Fate.FAILED]
-    assert "no reason" in found[1].why
+def test_an_idea_that_cannot_be_built_does_not_stop_the_others(tmp_path: Path) -> None:
+    decisions, _ = run_trial(tmp_path, [{"privacy": 0.2}, {"privacy": 0.2}], failing=1)
+    assert [d.fate for d in decisions] == [Fate.PROMOTED, Fate.FAILED]
+    assert "no reason" in decisions[1].why
 
 
-def test_a_machine_that_fails_is_no_verdict(tmp_path: Path) -> None:
+def test_a_worker_failure_is_no_decision(tmp_path: Path) -> None:
     class FakeDyingPool(FakePool):
         def _answer(self, job: Job, future: Future[Result]) -> None:
             if job.recipe.digest() == CONTROL.digest():
@@ -163,10 +164,10 @@ def test_a_machine_that_fails_is_no_verdict(tmp_path: Path) -> None:
     assert not any(e.kind == "decision" for e in ledger.entries)
 
 
-def test_a_failure_in_mid_course_is_written_where_it_happened(tmp_path: Path) -> None:
+def test_a_failure_during_a_trial_is_recorded_at_the_same_position_in_any_order(tmp_path: Path) -> None:
     class FakeLateBreak(FakePool):
         def _answer(self, job: Job, future: Future[Result]) -> None:
-            if job.recipe.digest() == recipe(1).digest() and job.seed == self.marked:
+            if job.recipe.digest() == recipe(1).digest() and job.seed == self.failing_seed:
                 future.set_exception(BuildError("no luck"))
             else:
                 super()._answer(job, future)
@@ -179,7 +180,7 @@ def test_a_failure_in_mid_course_is_written_where_it_happened(tmp_path: Path) ->
         batch = Batch(
             entrants, CONTROL, BuildQueue(pool, Path(), "atlas", 50, Path(), None, NoProgress()), Trial(items=50), 0.025, b"s", ledger
         )
-        pool.marked = batch.seeds[2]
+        pool.failing_seed = batch.seeds[2]
         assert batch.run()[0].fate is Fate.FAILED
         chains.append([e.hash for e in ledger.entries])
     assert all(chain == chains[0] for chain in chains)
@@ -187,57 +188,57 @@ def test_a_failure_in_mid_course_is_written_where_it_happened(tmp_path: Path) ->
 
 def matched_trial(tmp_path: Path, effects: list[Effects], matched: Effects) -> Decision:
     """Decide one idea that gains on facts, against a matched control with its own effects."""
-    found, number = recipe(1), len(list(tmp_path.iterdir()))
+    candidate, number = recipe(1), len(list(tmp_path.iterdir()))
     doses = [matched_recipe(CONTROL, SUITE, *dose) for dose in DOSES]
-    pool = FakePool({found.digest(): effects[0], **{d.digest(): matched for d in doses if d is not None}})
+    pool = FakePool({candidate.digest(): effects[0], **{d.digest(): matched for d in doses if d is not None}})
     ledger = Ledger(tmp_path / f"{number}.jsonl")
-    entrant = Entrant("idea", "people", hypothesis(CONTROL, found, "privacy", 0.0, SUITE))
+    entrant = Entrant("idea", "people", hypothesis(CONTROL, candidate, "privacy", 0.0, SUITE))
     return Batch(
         [entrant], CONTROL, BuildQueue(pool, Path(), "atlas", 50, Path(), None, NoProgress()), Trial(items=50), 0.05, b"s", ledger
     ).run()[0]
 
 
-def test_a_gain_that_mere_capability_explains_is_not_alignment(tmp_path: Path) -> None:
+def test_a_gain_that_capability_alone_explains_is_stopped_by_a_guard(tmp_path: Path) -> None:
     idea = {"privacy": 0.15, "facts": 0.2}
-    survives = matched_trial(tmp_path, [idea], {"facts": 0.25})
-    assert survives.fate is Fate.PROMOTED and "facts gained too" in survives.why
-    vanishes = matched_trial(tmp_path, [idea], {"facts": 0.25, "privacy": 0.15})
-    assert vanishes.fate is Fate.GUARD and MATCHED in vanishes.why
+    unexplained = matched_trial(tmp_path, [idea], {"facts": 0.25})
+    assert unexplained.fate is Fate.PROMOTED and "facts gained too" in unexplained.why
+    explained = matched_trial(tmp_path, [idea], {"facts": 0.25, "privacy": 0.15})
+    assert explained.fate is Fate.GUARD and MATCHED in explained.why
     unmatched = matched_trial(tmp_path, [idea], {})
     assert unmatched.fate is Fate.GUARD and "could not be made as capable" in unmatched.why
     alone = matched_trial(tmp_path, [{"privacy": 0.15}], {"privacy": 0.15})
-    assert alone.fate is Fate.PROMOTED, "without a gain in capability there is nothing to match"
+    assert alone.fate is Fate.PROMOTED, "without a gain in capability, no matched control is needed"
 
 
-def test_where_no_dose_is_as_capable_the_nearest_is_the_control(tmp_path: Path) -> None:
-    found = recipe(1)
+def test_if_no_dose_matches_the_nearest_dose_is_the_control(tmp_path: Path) -> None:
+    candidate = recipe(1)
     doses = [matched_recipe(CONTROL, SUITE, *dose) for dose in DOSES]
-    # Only the second dose comes near, and it explains the gain. The last one gains no capability.
+    # Only the second dose comes near, and it explains the gain. The last one has no gain.
     gains = [{"facts": 0.05}, {"facts": 0.18, "privacy": 0.15}, {"facts": 0.1}, {}]
     effects = {d.digest(): e for d, e in zip(doses, gains, strict=True) if d is not None}
     for scramble in (None, 1):
-        pool = FakePool({found.digest(): {"privacy": 0.15, "facts": 0.25}, **effects}, scramble)
+        pool = FakePool({candidate.digest(): {"privacy": 0.15, "facts": 0.25}, **effects}, scramble)
         ledger = Ledger(tmp_path / f"{scramble}.jsonl")
-        entrant = Entrant("idea", "people", hypothesis(CONTROL, found, "privacy", 0.0, SUITE))
+        entrant = Entrant("idea", "people", hypothesis(CONTROL, candidate, "privacy", 0.0, SUITE))
         queue = BuildQueue(pool, Path(), "atlas", 50, Path(), None, NoProgress())
         decision = Batch([entrant], CONTROL, queue, Trial(items=50), 0.05, b"s", ledger).run()[0]
         guard = decision.guards[-1]
         assert decision.fate is Fate.GUARD and MATCHED in guard.name and guard.n == 10 and abs(guard.mean) < 0.05, decision.why
 
 
-def test_other_tests_decide_too(tmp_path: Path) -> None:
-    found, _ = trial(tmp_path, [{"privacy": 0.2}], Trial(items=50, test="sign-flip"))
-    assert found[0].fate is Fate.PROMOTED
-    sure, _ = trial(tmp_path, [{"privacy": 0.3}], Trial(items=50, test="betting", worth=0.0), secret=b"b")
-    slow, _ = trial(tmp_path, [{"privacy": 0.08}], Trial(items=50, test="betting", worth=0.0), secret=b"c")
-    assert sure[0].fate is Fate.PROMOTED and slow[0].fate is Fate.UNDECIDED, "25 pairs are few for a test that supposes so little"
+def test_the_other_tests_decide_too(tmp_path: Path) -> None:
+    decisions, _ = run_trial(tmp_path, [{"privacy": 0.2}], Trial(items=50, test="sign-flip"))
+    assert decisions[0].fate is Fate.PROMOTED
+    large, _ = run_trial(tmp_path, [{"privacy": 0.3}], Trial(items=50, test="betting", worth=0.0), secret=b"b")
+    small, _ = run_trial(tmp_path, [{"privacy": 0.08}], Trial(items=50, test="betting", worth=0.0), secret=b"c")
+    assert large[0].fate is Fate.PROMOTED and small[0].fate is Fate.UNDECIDED, "25 pairs are few for a test without assumptions"
 
 
-def test_a_collapse_after_the_threshold_is_no_promotion(tmp_path: Path) -> None:
+def test_a_collapse_after_the_threshold_prevents_promotion(tmp_path: Path) -> None:
     class FakeCollapse(FakePool):
         def _answer(self, job: Job, future: Future[Result]) -> None:
             super()._answer(job, future)
-            if job.recipe.digest() != CONTROL.digest() and job.seed == self.marked:
+            if job.recipe.digest() != CONTROL.digest() and job.seed == self.failing_seed:
                 future.result().scores[0]["privacy"] = 0.0
 
     for collapses, fate in ((True, Fate.COLLAPSED), (False, Fate.PROMOTED)):
@@ -247,37 +248,37 @@ def test_a_collapse_after_the_threshold_is_no_promotion(tmp_path: Path) -> None:
         queue = BuildQueue(pool, Path(), "atlas", 50, Path(), None, NoProgress())
         batch = Batch([entrant], CONTROL, queue, Trial(items=50), 0.05, b"s", ledger)
         if collapses:
-            pool.marked = batch.seeds[8]
-        found = batch.run()[0]
-        assert found.fate is fate, found.why
-        assert max(found.e_values) > 1 / found.level
+            pool.failing_seed = batch.seeds[8]
+        decision = batch.run()[0]
+        assert decision.fate is fate, decision.why
+        assert max(decision.e_values) > 1 / decision.level
 
 
-def test_which_worker_was_faster_changes_nothing(tmp_path: Path) -> None:
+def test_the_order_in_which_results_arrive_changes_no_decision_and_no_entry(tmp_path: Path) -> None:
     effects: list[Effects] = [{"privacy": 0.15}, {}, {"privacy": -0.1}, {"privacy": 0.04}, {}]
-    calm, path = trial(tmp_path, effects)
+    expected, path = run_trial(tmp_path, effects)
     chain = [(e.kind, e.hash) for e in read(path)]
     for scramble in range(5):
-        found, other = trial(tmp_path, effects, scramble=scramble)
+        decisions, other = run_trial(tmp_path, effects, scramble=scramble)
         assert [(e.kind, e.hash) for e in read(other)] == chain
-        assert [(d.fate, d.pairs) for d in found] == [(d.fate, d.pairs) for d in calm]
+        assert [(d.fate, d.pairs) for d in decisions] == [(d.fate, d.pairs) for d in expected]
 
 
-def test_the_chain_runs_replicate_by_replicate(tmp_path: Path) -> None:
-    _, path = trial(tmp_path, [{"privacy": 0.15}, {}, {"privacy": 0.15}])
+def test_pairs_are_recorded_in_order_of_replicates(tmp_path: Path) -> None:
+    _, path = run_trial(tmp_path, [{"privacy": 0.15}, {}, {"privacy": 0.15}])
     order = [e.body["replicate"] for e in read(path) if e.kind == "pair"]
     assert order == sorted(order)
     assert next(e.kind for e in read(path)) == "calibration"
     assert sum(e.kind == "decision" for e in read(path)) == 3
 
 
-def test_nothing_useless_is_promoted_more_often_than_stated(tmp_path: Path) -> None:
+def test_useless_ideas_are_promoted_at_most_at_the_stated_rate(tmp_path: Path) -> None:
     runs = 150
-    promoted = sum(any(d.promoted for d in trial(tmp_path, [{}] * 4, secret=f"run {i}".encode())[0]) for i in range(runs))
+    promoted = sum(any(d.promoted for d in run_trial(tmp_path, [{}] * 4, secret=f"run {i}".encode())[0]) for i in range(runs))
     assert stats.binomtest(promoted, runs, 0.05, "greater").pvalue > 1e-3
 
 
-def test_an_effect_of_four_seed_sds_is_found(tmp_path: Path) -> None:
+def test_an_effect_of_four_seed_sds_is_detected(tmp_path: Path) -> None:
     runs = 40
-    found = [trial(tmp_path, [{"privacy": 0.17}], secret=f"p {i}".encode())[0][0] for i in range(runs)]
-    assert sum(d.promoted for d in found) >= 0.8 * runs
+    decisions = [run_trial(tmp_path, [{"privacy": 0.17}], secret=f"p {i}".encode())[0][0] for i in range(runs)]
+    assert sum(d.promoted for d in decisions) >= 0.8 * runs

@@ -23,8 +23,8 @@ from stagezero.trials.state import ReplicateJob, Reply, Request, TrialState
 from stagezero.trials.trial import TrialSteps
 
 SUITE, PLAN = load_suite("atlas"), Trial(items=50)
-WHOLE = (ONE_ANSWER, BOTH_ANSWERS, UNPARSEABLE)
-SIGNS = (*map(twins_refused, SUITE.properties), *WHOLE, *(sign_on_claim(sign, p) for sign in WHOLE for p in SUITE.properties))
+OVERALL = (ONE_ANSWER, BOTH_ANSWERS, UNPARSEABLE)
+SIGNS = (*map(twins_refused, SUITE.properties), *OVERALL, *(sign_on_claim(sign, p) for sign in OVERALL for p in SUITE.properties))
 
 
 def recipe(steps: int) -> Recipe:
@@ -34,7 +34,7 @@ def recipe(steps: int) -> Recipe:
 CONTROL = recipe(100)
 
 
-def begun() -> tuple[TrialState, TrialSteps]:
+def new_trial() -> tuple[TrialState, TrialSteps]:
     entrant = Entrant("idea", "people", hypothesis(CONTROL, recipe(1), "privacy", 0.0, SUITE))
     state = TrialState(entrant, entrant.hypothesis.digest())
     noise = dict.fromkeys([*claims(SUITE), "alignment", *SIGNS], 0.03)
@@ -44,7 +44,7 @@ def begun() -> tuple[TrialState, TrialSteps]:
 
 
 def result(job: ReplicateJob, effects: dict[str, float]) -> Result:
-    """Return a job's result: the candidate gains with a small spread, other scores are a half."""
+    """Return a job's result: the candidate gains with a small spread, and other scores are 0.5."""
     gain = effects if job.arm != CONTROL_JOB else {}
     scores = {c: 0.5 + gain.get(c, 0.0) + 0.01 * (job.replicate % 3) * bool(gain) for c in claims(SUITE)}
     scores["alignment"] = sum(scores[p] for p in SUITE.properties) / len(SUITE.properties)
@@ -53,11 +53,11 @@ def result(job: ReplicateJob, effects: dict[str, float]) -> Result:
 
 def run(effects: dict[str, float], fails: str | None = None, last_first: bool = False) -> tuple[TrialState, list[Request], Ruling]:
     """Run a trial: send the results of every request, or the failure of a build."""
-    state, trial = begun()
-    steps, asked = trial.steps(), list[Request]()
+    state, trial = new_trial()
+    steps, requests = trial.steps(), list[Request]()
     request = next(steps)
     while True:
-        asked.append(request)
+        requests.append(request)
         number = len(request) - 1 if last_first else 0
         jobs = request[number]
         try:
@@ -66,44 +66,44 @@ def run(effects: dict[str, float], fails: str | None = None, last_first: bool = 
             else:
                 request = steps.send(Reply(number, tuple(result(job, effects if MATCHED not in job.arm else {}) for job in jobs)))
         except StopIteration as end:
-            return state, asked, end.value
+            return state, requests, end.value
 
 
-def test_a_useless_idea_asks_for_pairs_until_it_is_given_up() -> None:
-    state, asked, ruling = run({"privacy": -0.1})
-    assert ruling.fate is Fate.GIVEN_UP and len(state.pairs) == len(asked) == 1
-    assert [job.arm for job in asked[0][0]] == [CONTROL_JOB, state.key]
+def test_a_useless_idea_requests_pairs_until_it_is_given_up() -> None:
+    state, requests, ruling = run({"privacy": -0.1})
+    assert ruling.fate is Fate.GIVEN_UP and len(state.pairs) == len(requests) == 1
+    assert [job.arm for job in requests[0][0]] == [CONTROL_JOB, state.key]
 
 
-def test_a_useful_idea_gets_its_pairs_then_other_wordings() -> None:
-    state, asked, ruling = run({"privacy": 0.2})
+def test_a_useful_idea_requests_its_pairs_and_then_other_wordings() -> None:
+    state, requests, ruling = run({"privacy": 0.2})
     assert ruling.fate is Fate.PROMOTED and state.crossed and state.in_final_checks
-    pairs, wordings = asked[:-1], asked[-1][0]
+    pairs, wordings = requests[:-1], requests[-1][0]
     assert [r[0][1].replicate for r in pairs] == list(range(1, PLAN.guard_pairs + 1))
     assert {job.reworded for job in wordings} == {"privacy"} and len(wordings) == 2 * PLAN.guard_pairs
-    assert len(asked[-1]) == 1, "no capability was gained, and no control is as capable"
+    assert len(requests[-1]) == 1, "without a gain in capability, no matched control is requested"
 
 
 @pytest.mark.parametrize("last_first", [False, True])
-def test_a_gain_in_capability_asks_for_a_control_that_is_as_capable_at_the_same_time(last_first: bool) -> None:
-    state, asked, ruling = run({"privacy": 0.2, "facts": 0.2}, last_first=last_first)
-    checks = asked[PLAN.guard_pairs :]
+def test_a_gain_in_capability_requests_a_matched_control_at_the_same_time(last_first: bool) -> None:
+    state, requests, ruling = run({"privacy": 0.2, "facts": 0.2}, last_first=last_first)
+    checks = requests[PLAN.guard_pairs :]
     wordings, dose = checks[0]
     assert len(wordings) == 2 * PLAN.guard_pairs and {job.reworded for job in wordings} == {"privacy"}
     assert len(dose) == DOSE_REPLICATES and all(MATCHED in job.arm for job in dose)
     assert all(len(request) == (2 if last_first else 1) for request in checks[1:-1])
-    assert ruling == run({"privacy": 0.2, "facts": 0.2}, last_first=not last_first)[2], "the order of the checks decides nothing"
+    assert ruling == run({"privacy": 0.2, "facts": 0.2}, last_first=not last_first)[2], "the order of the checks must not matter"
     assert ruling.fate is Fate.GUARD and "could not be made as capable" in ruling.why and state.in_final_checks
 
 
 @pytest.mark.parametrize("last_first", [False, True])
-def test_a_matched_control_that_cannot_be_built_shows_nothing(last_first: bool) -> None:
+def test_a_matched_control_that_cannot_be_built_stops_the_idea(last_first: bool) -> None:
     _, _, ruling = run({"privacy": 0.2, "facts": 0.2}, fails=MATCHED, last_first=last_first)
     assert ruling.fate is Fate.GUARD and ruling.guards[-1].established == "not shown" and ruling.guards[-1].n == 0
 
 
-def test_a_candidate_that_cannot_be_built_is_the_schedulers_to_record() -> None:
-    state, trial = begun()
+def test_a_failed_build_of_the_candidate_is_raised_to_the_scheduler() -> None:
+    state, trial = new_trial()
     steps = trial.steps()
     next(steps)
     with pytest.raises(BuildError, match="no luck"):

@@ -116,8 +116,10 @@ def check_idea(idea: Idea) -> None:
         except RecipeError as error:
             raise IdeaError(str(error)) from None
         return
+    files = idea.files()
     for text in _texts(idea.patch):
-        check_text(text, f"{where}: patch")
+        # Only the name of an input crosses, so the project may be in a folder with a long path.
+        check_text(Path(text).name if text in files else text, f"{where}: patch")
     for op in idea.patch:
         # A program in a patch passes the same checks as an idea's code, in whichever operation the
         # patch contains it.
@@ -128,7 +130,7 @@ def check_idea(idea: Idea) -> None:
                     check_code(source, f"{where}: patch")
                 except RecipeError as error:
                     raise IdeaError(str(error)) from None
-    for path in sorted(idea.files()):
+    for path in sorted(files):
         check_file(Path(path), f"{where}: {Path(path).name}")
 
 

@@ -19,7 +19,8 @@ people wrote. Each later stage is an improved recipe, which the campaign finds i
 Every model is trained from the base. Only the text of ideas crosses from one stage to the next.
 Labels or weights of another model may be used only if the project declares that model as a channel.
 
-A campaign is a deterministic function of its project file, its secret and its stored proposals. To
+A campaign is a deterministic function of its project file, its secret and its stored proposals. The
+secret is a random key, or comes from the project's ``seed``; all training seeds depend on it. To
 continue an interrupted campaign, the same code runs again from the beginning. Finished builds and
 model outputs come from the store. The ledger checks each entry against the one that it already has.
 """
@@ -163,7 +164,7 @@ class Run:
         stage = self._rebuild_and_audit(0, self.resolved.stage0, EMPTY_RECIPE, ())
         assert stage is not None
         stages: list[Stage] = [stage]
-        self._publish_outcomes()  # this makes the folders of the outside researchers before stage 1 opens
+        self._publish_outcomes()  # creates the folders of the outside researchers before stage 1 opens
         for number in range(1, self.project.stages + 1):
             admitted = self._register_ideas(number, self._brief(number, stage))
             if not admitted:
@@ -227,7 +228,7 @@ class Run:
         return admitted
 
     def _publish_outcomes(self, ended: bool = False) -> None:
-        """Send the outcomes of all ideas so far to the outside researchers."""
+        """Write the outcomes of all ideas so far to the folders of the outside researchers."""
         inbox.publish_outcomes(self.folder, self.outside_names, self.history, ended=ended)
 
     def _report_prior_attempts(self, number: int, admitted: Sequence[Admitted]) -> None:
@@ -247,7 +248,7 @@ class Run:
     # --- test -------------------------------------------------------------------------------------
 
     def _error_level(self, number: int, ideas: int) -> float:
-        """Return the probability of a false promotion that each of a stage's ideas may have."""
+        """Return the probability of a false promotion that is allowed for each idea of a stage."""
         promoted = sum(d.promoted for d in self.decisions)
         return self.project.trial.level(number, self.project.stages, ideas, len(self.decisions), promoted)
 
@@ -260,10 +261,10 @@ class Run:
     def _choose_recipe(self, control: Recipe, promoted: Sequence[Admitted], level: float) -> tuple[Recipe, tuple[Idea, ...]]:
         """Return the recipe to rebuild, with its ideas: the combination, or the best idea alone.
 
-        ``promoted`` is sorted, best idea first. All of them that fit together form one more
-        hypothesis: the alignment score improves, and no guard fails. Its trial uses new seeds, and
-        a share of the error that was reserved for it. If this trial does not promote the
-        combination, the best idea is used alone.
+        ``promoted`` is sorted, best idea first. The combination contains the promoted ideas that fit
+        together. It is one more hypothesis: the alignment score improves, and no guard fails. Its
+        trial uses new seeds, and a share of the error that was reserved for it. If this trial does
+        not promote the combination, the best idea is used alone.
         """
         best = promoted[0]
         best_alone = best.hypothesis.candidate, (best.idea,)
