@@ -261,10 +261,10 @@ class Run:
     def _choose_recipe(self, control: Recipe, promoted: Sequence[Admitted], level: float) -> tuple[Recipe, tuple[Idea, ...]]:
         """Return the recipe to rebuild, with its ideas: the combination, or the best idea alone.
 
-        ``promoted`` is sorted, best idea first. The combination contains the promoted ideas that fit
-        together. It is one more hypothesis: the alignment score improves, and no guard fails. Its
-        trial uses new seeds, and a share of the error that was reserved for it. If this trial does
-        not promote the combination, the best idea is used alone.
+        ``promoted`` is sorted, best idea first. The combination contains the promoted ideas that
+        fit together. It is one more hypothesis: the alignment score improves, and no guard fails.
+        Its trial uses new seeds, and a share of the error that was reserved for it. If this trial
+        does not promote the combination, the best idea is used alone.
         """
         best = promoted[0]
         best_alone = best.hypothesis.candidate, (best.idea,)
