@@ -165,8 +165,10 @@ def test_an_input_in_a_folder_with_a_long_path_is_admitted(tmp_path: Path) -> No
     (folder / "train.py").write_text("print('hello')\n")
     step = {"step": "command", "run": ["python", "train.py"], "inputs": [str(folder / "train.py")]}
     content_checks.check_idea(patch({"op": "append", "step": step}))
-    with pytest.raises(IdeaError, match="word of"):
-        content_checks.check_idea(patch({"op": "append", "step": {**step, "run": ["python", "x" * 81]}}))
+    path = step["inputs"][0]
+    for elsewhere in ({"run": ["python", path]}, {"name": path}, {"data": path}, {"run": ["python", "x" * 81]}):
+        with pytest.raises(IdeaError, match="word of"):
+            content_checks.check_idea(patch({"op": "append", "step": {**step, **elsewhere}}))
 
 
 def test_an_undeclared_channel_is_rejected() -> None:

@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 
 from stagezero.errors import BuildError, SandboxError
-from stagezero.isolation import Confinement, Limits, RunResult, Task, confine, unavailable_reason
+from stagezero.isolation import Confinement, Limits, RunResult, Task, bubblewrap, confine, unavailable_reason
 from stagezero.isolation.broker import Broker
 from stagezero.isolation.visible import python_paths
 from stagezero.models import checkpoint_digest
@@ -91,6 +91,44 @@ print("own", "secret text" in str(dict(os.environ)), os.environ.get("SECRET"))
     assert not (tmp_path / "left").exists()
     with model.open("rb") as handle:
         assert fcntl.fcntl(handle, F_GET_RW_HINT, bytes(8)) == bytes(8)
+
+
+RUN_IN_ENVIRONMENT = """
+import sys, tempfile
+from pathlib import Path
+from stagezero.isolation import Confinement, Task, confine, unavailable_reason
+with tempfile.TemporaryDirectory() as name:
+    folder = Path(name)
+    folder.chmod(0o755)
+    (folder / "model").mkdir()
+    program = "import os, sys; print(sys.prefix, sorted(os.listdir(os.path.dirname(sys.prefix)))); open(sys.prefix + '/x', 'w')"
+    task = Task((sys.executable, "-c", program), folder / "model", folder / "model", {}, None, 0, 60, 0)
+    reason = unavailable_reason("box")
+    print(reason if reason else confine(task, Confinement("box"), folder / "out", folder / "run").output)
+"""
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_the_environment_is_shown_wherever_it_is(tmp_path: Path, linked: bool) -> None:
+    """Here below /tmp, in a folder with a space and an umlaut, and through a link to it."""
+    place = tmp_path / "a clone ü"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", place / ".venv"], check=True)
+    (packages,) = (place / ".venv" / "lib").glob("python3*/site-packages")
+    (packages / "these.pth").write_text("".join(f"{path}\n" for path in sys.path if path and Path(path).is_dir()))
+    (place / "sibling").write_text("")
+    if linked:
+        (tmp_path / "link").symlink_to(place)
+        place = tmp_path / "link"
+    command = [place / ".venv" / "bin" / "python", "-c", RUN_IN_ENVIRONMENT]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert f"{place / '.venv'} ['.venv']" in done.stdout and "Read-only file system" in done.stdout, done
+
+
+@pytest.mark.parametrize("folder", ["/in/.venv", "/tmp/out/x/.venv", "/tmp/work/.venv"])
+def test_an_environment_in_a_folder_of_the_sandbox_is_refused(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bubblewrap, "python_paths", lambda: ((Path(folder),), ()))
+    reason = bubblewrap.unavailable_reason()
+    assert reason is not None and folder in reason and "make the environment elsewhere" in reason
 
 
 def test_packages_of_the_base_interpreter_are_hidden_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

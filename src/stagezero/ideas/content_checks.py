@@ -13,7 +13,7 @@ from __future__ import annotations
 import ast
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +87,23 @@ def _is_mixed(word: str) -> bool:
     return sum(any(test(c) for c in word) for test in (str.islower, str.isupper, str.isdigit)) >= 2
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """Yield every string in a patch, at any depth, and every key as a string."""
+def _texts(value: Any, files: Collection[str] = ()) -> Iterator[str]:
+    """Yield every string in a patch, at any depth, and every key as a string.
+
+    Of a path in ``files`` that stands under the key ``inputs``, only the file's name crosses, so
+    only the name is yielded: a project may be in a folder with a long path.
+    """
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for key, inner in value.items():
             yield str(key)
-            yield from _texts(inner)
+            if key == "inputs" and isinstance(inner, list | tuple):
+                inner = [Path(name).name if name in files else name for name in inner]
+            yield from _texts(inner, files)
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _texts(inner)
+            yield from _texts(inner, files)
 
 
 def check_idea(idea: Idea) -> None:
@@ -117,9 +123,8 @@ def check_idea(idea: Idea) -> None:
             raise IdeaError(str(error)) from None
         return
     files = idea.files()
-    for text in _texts(idea.patch):
-        # Only the name of an input crosses, so the project may be in a folder with a long path.
-        check_text(Path(text).name if text in files else text, f"{where}: patch")
+    for text in _texts(idea.patch, files):
+        check_text(text, f"{where}: patch")
     for op in idea.patch:
         # A program in a patch passes the same checks as an idea's code, in whichever operation the
         # patch contains it.

@@ -40,7 +40,7 @@ from stagezero.isolation.commands import (
 )
 from stagezero.isolation.confinement import Limits, Task
 from stagezero.isolation.supervisor import supervise
-from stagezero.isolation.visible import SYSTEM_PATHS, accelerators, environment, python_paths
+from stagezero.isolation.visible import SYSTEM_PATHS, accelerators, environment, environment_links, python_paths
 from stagezero.models.checkpoint import content_files
 
 HIDDEN_COUNTERS = (
@@ -53,6 +53,8 @@ SANDBOX_UID = 1000
 """The uid, and gid, that every program sees as its own."""
 SHARED_MEMORY_BYTES = 2**28
 PROBE_SECONDS = 30
+OWN_FOLDERS = ("/in", "/tmp/out", "/tmp/work")
+"""Folders that a sandbox uses for inputs, weights and the program's files."""
 _SET_OOM_SCORE = 'echo 1000 > /proc/self/oom_score_adj 2> /dev/null; exec "$@"'
 _CHANGE_USER = 'exec setpriv --reuid="$STAGEZERO_USER" --regid="$STAGEZERO_USER" "$@"'
 _COPY_INPUTS = 'mkdir work && cp -r /in/work/. work/ && chmod -R u+w work && cd work && exec "$@"'
@@ -111,9 +113,12 @@ def _options(task: Task, limits: Limits, inputs: Path) -> list[str]:
     options += ["--perms", "1777", "--size", str(SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
     options += ["--perms", "1777", "--size", str(limits.disk), "--tmpfs", "/tmp"]
     # After /tmp and /dev/shm, since the environment may be below either.
-    options += _mount_points(visible)
+    links = environment_links()
+    options += _mount_points([*visible, *(link for link, _ in links)])
     for path in visible:
         options += ["--ro-bind", str(path), str(path)]
+    for link, folder in links:
+        options += ["--symlink", str(folder), str(link)]
     for path in hidden:
         options += ["--tmpfs", str(path), "--remount-ro", str(path)]
     options += ["--ro-bind", str(inputs), "/in"]
@@ -149,6 +154,15 @@ def _command(task: Task, limits: Limits, pipe: int) -> list[str]:
     return [*command, "sh", "-c", _COPY_INPUTS, "sh", *runner_command(task, pipe, "/in/runner.py")]
 
 
+def _environment_conflict() -> str | None:
+    """Return why the Python environment cannot be shown where it is, or None."""
+    for path in (*python_paths()[0], *(link for link, _ in environment_links())):
+        for own in OWN_FOLDERS:
+            if path.is_relative_to(own):
+                return f"the Python environment is at {path}, and a sandbox uses {own} itself; make the environment elsewhere"
+    return None
+
+
 def start(task: Task, limits: Limits, inputs: Path, pipe: int, output: int) -> subprocess.Popen[bytes]:
     """Start a program in a box.
 
@@ -159,7 +173,10 @@ def start(task: Task, limits: Limits, inputs: Path, pipe: int, output: int) -> s
 
     Raises:
         OSError: bubblewrap or setpriv is not installed.
+        SandboxError: the Python environment is in a folder that the sandbox uses itself.
     """
+    if (conflict := _environment_conflict()) is not None:
+        raise SandboxError(conflict)
     bwrap = shutil.which("bwrap")
     if bwrap is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "bwrap")
@@ -181,7 +198,7 @@ def unavailable_reason() -> str | None:
 
     The test makes a box and tries to get out of it.
     """
-    if (missing := missing_tool()) is not None:
+    if (missing := missing_tool() or _environment_conflict()) is not None:
         return missing
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

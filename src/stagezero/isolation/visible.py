@@ -59,6 +59,20 @@ def python_paths() -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     return tuple(visible), tuple(dict.fromkeys(p for p in hidden if any(p.is_relative_to(v) for v in all_visible)))
 
 
+def environment_links() -> tuple[tuple[Path, Path], ...]:
+    """Return the links through which the environment is reached: (link, folder).
+
+    ``python_paths`` returns folders without links, but a program may be started through one.
+    """
+    visible, _ = python_paths()
+    links = dict.fromkeys(Path(name).absolute() for name in (sys.prefix, sys.base_prefix))
+    return tuple(
+        (link, link.resolve())
+        for link in links
+        if link != link.resolve() and not any(link.is_relative_to(folder) for folder in (*visible, *SYSTEM_PATHS))
+    )
+
+
 def environment(task: Task, inputs: Path, out: Path) -> dict[str, str]:
     """Return all environment variables of a task's program.
 
