@@ -20,9 +20,40 @@ import pytest
 from filelock import FileLock
 
 pytest_plugins = ["conftest_auditor", "conftest_campaign"]
+SHARED_FIXTURES = {"finished", "shared_campaign"}
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return the number of workers for ``-n auto``: three for two cores.
+
+    Many tests wait: for processes that start, for an auditor's slots, for a timeout.
+    """
+    return max(2, 3 * len(os.sched_getaffinity(0)) // 2)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Order the tests so that all workers finish at about the same time.
+
+    Every worker begins with one contiguous part of the list. Each part begins with some of the
+    longest tests, which are marked ``first``. Tests that only read what one of these creates come
+    last, so that no worker waits for it.
+    """
+    first = [item for item in items if item.get_closest_marker("first")]
+    readers = [item for item in items if item not in first and SHARED_FIXTURES & set(getattr(item, "fixturenames", ()))]
+    others = [item for item in items if item not in first and item not in readers]
+    workers, left = int(getattr(config, "workerinput", {"workercount": 1})["workercount"]), len(items)
+    items.clear()
+    for worker in range(workers):
+        size = left // (workers - worker)  # as xdist divides the list (worksteal)
+        # One worker trains the shared base first. The others begin with tests that do not need it.
+        begin = sorted(first[worker::workers], key=lambda item: ("base" in getattr(item, "fixturenames", ())) == (worker > 0))
+        end = readers[worker * len(readers) // workers : (worker + 1) * len(readers) // workers]
+        middle = others[: max(size - len(begin) - len(end), 0)]
+        others, left = others[len(middle) :], left - size
+        items += begin + middle + end
 
 
 def stagezero(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

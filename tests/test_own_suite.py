@@ -77,16 +77,17 @@ def folder(tmp_path: Path) -> Path:
     write_suite(tmp_path / "sealed.jsonl", ("open",), 2, 400)
     (tmp_path / "train.py").write_text(TRAINER)
     mix = "{step: mix, parts: [{kinds: [trap, twin]}]}"
-    for name, steps in (("little", 2), ("more", 120)):
+    for name, steps in (("little", 2), ("some", 40), ("more", 120)):
         run = f"{{step: command, name: own, run: [python, train.py, '0.01', '{steps}'], inputs: [train.py], data: data}}"
         (tmp_path / f"{name}.yaml").write_text(f"steps:\n- {mix}\n- {run}\n")
     return tmp_path
 
 
+@pytest.mark.first
 def test_a_worse_recipe_is_given_up(base: Path, folder: Path) -> None:
     """The reverse comparison needs only a few pairs, so it runs in the fast suite."""
     comparison = sz.compare(
-        folder / "more.yaml", folder / "little.yaml", property="closing", model=str(base), suite=str(folder / "mine.jsonl"),
+        folder / "some.yaml", folder / "little.yaml", property="closing", model=str(base), suite=str(folder / "mine.jsonl"),
         plan=sz.Trial(items=30, max_pairs=10, calibration=3, confirm=3), seed=1, runs=folder / "runs",
     )  # fmt: skip
     assert not comparison.better and len(comparison.decision.pairs) < 5

@@ -147,9 +147,32 @@ def explain(error: ValidationError, where: str) -> str:
         return f"{where}: {field!r} is missing; add it{more}."
     if first["type"] == "value_error":
         return f"{where}: {field}: {str(first['ctx']['error']).rstrip('.')}{more}."
+    if first["type"] == "union_tag_invalid":
+        key, tag, tags = (first["ctx"][name] for name in ("discriminator", "tag", "expected_tags"))
+        return f"{where}: {field}: unknown {str(key).strip(chr(39))} {tag!r}; choose one of {tags}{more}."
+    if first["type"] == "union_tag_not_found":
+        return f"{where}: {field}: {first['ctx']['discriminator']} is missing; add it{more}."
     value = first.get("input")
     got = f", got {value!r:.60}" if isinstance(value, (str, int, float, bool)) or value is None else ""
-    return f"{where}: {field!r}: {first['msg'][0].lower()}{first['msg'][1:]}{got}{more}."
+    return f"{where}: {field!r}: {_expected(first['type'], first['msg'])}{got}; correct it{more}."
+
+
+_EXPECTED = {
+    "int": "a whole number", "float": "a number", "bool": "true or false", "string": "text", "list": "a list", "tuple": "a list",
+    "dict": "keys with values", "model": "keys with values",
+}  # fmt: skip
+"""Words for the types in the names of pydantic's errors, such as ``int_parsing``."""
+
+
+def _expected(kind: str, message: str) -> str:
+    """Return what was expected, in plain words, from a pydantic error's type and message."""
+    name, _, problem = kind.partition("_")
+    if name in _EXPECTED and problem.removeprefix("attributes_") in ("type", "parsing", "parsing_size", "from_float"):
+        return f"expected {_EXPECTED[name]}"
+    if message.startswith("Input should be "):
+        rest = message.removeprefix("Input should be ")
+        return f"expected a value {rest}" if rest.startswith(("greater", "less")) else f"expected {rest}"
+    return f"{message[0].lower()}{message[1:]}".replace(" after validation", "")
 
 
 def require_package(module: str, install: str, purpose: str) -> ModuleType:

@@ -153,8 +153,8 @@ class Trial(_Frozen):
     of ``guard_margin``, or more where the noise requires it. ``items`` is the number of fresh items
     of each kind, for each property and capability, in every replicate. ``calibration`` is the
     number of replicates of the control that measure the noise. ``confirm`` is the number of fresh
-    pairs that estimate the effect of a promoted idea. A trial is given up when the pairs are strong
-    evidence against an effect of ``worth`` seed standard deviations.
+    pairs that estimate the effect of a promoted idea. A trial is given up when the pairs are
+    evidence against an effect of ``worth`` standard deviations of a paired difference.
     """
 
     alpha: Share = 0.05

@@ -130,9 +130,10 @@ def test_hostile_files_are_no_decisions(tmp_path: Path) -> None:
     assert gate(tmp_path)._read_decision(admitted[0].idea.digest(), RUN) is None
 
 
+@pytest.mark.first
 def test_a_campaign_waits_for_its_reviewer_and_records_the_decision(shared_campaign: SharedCampaign) -> None:
     record, run = shared_campaign.record, shared_campaign.folder
-    assert record["pending"]["researcher"] == "self" and "has not passed audit" in record["pending"]["why"]
+    assert record["pending"]["researcher"] == "self" and "has not passed the audit" in record["pending"]["why"]
     assert record["pending"]["title"] in record["screen"] and "op:" in record["screen"], "the text that would cross must be displayed"
     assert record["without_key"] == 2, "a decision without a key must be rejected"
     assert record["with_key"] == 0

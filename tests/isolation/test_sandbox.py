@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import stagezero
 
 from stagezero.errors import BuildError, SandboxError
 from stagezero.isolation import Confinement, Limits, RunResult, Task, bubblewrap, confine, unavailable_reason
@@ -119,7 +120,7 @@ def test_the_environment_is_shown_wherever_it_is(tmp_path: Path, linked: bool) -
     if linked:
         (tmp_path / "link").symlink_to(place)
         place = tmp_path / "link"
-    command = [place / ".venv" / "bin" / "python", "-c", RUN_IN_ENVIRONMENT]
+    command = [str(place / ".venv" / "bin" / "python"), "-c", RUN_IN_ENVIRONMENT]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert f"{place / '.venv'} ['.venv']" in done.stdout and "Read-only file system" in done.stdout, done
 
@@ -176,6 +177,7 @@ def test_only_weights_are_copied_back(base: Path, tmp_path: Path) -> None:
     assert (built.folder / "config.json").read_text() == (base / "config.json").read_text()
 
 
+@pytest.mark.first
 def test_code_must_build_the_same_model_each_time(base: Path, tmp_path: Path) -> None:
     def is_repeated(seed: int) -> bool:
         """Return whether a build with this seed is one of those that are repeated."""
@@ -433,6 +435,7 @@ def test_code_in_a_patch_passes_the_same_checks_as_code(lines: list[str]) -> Non
 
 
 def test_doctor_reports_the_sandboxes() -> None:
-    done = subprocess.run([sys.executable, "-m", "stagezero.cli", "doctor", "--json"], capture_output=True, text=True, check=True)
+    done = stagezero("doctor", "--json")
+    assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["sandbox"]["ok"] and report["sandbox: landlock"]["ok"] is ("landlock" in KINDS)

@@ -46,6 +46,7 @@ def self_signed(folder: Path) -> tuple[str, str]:
     return str(folder / "cert.pem"), str(folder / "key.pem")
 
 
+@pytest.mark.first
 def test_a_campaign_with_an_auditor_of_another_party(base: Path, tmp_path: Path) -> None:
     certfile, keyfile = self_signed(tmp_path)
     storage = Storage.create(tmp_path / "auditor", "elsewhere", SLOT)

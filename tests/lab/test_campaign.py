@@ -27,6 +27,7 @@ from stagezero.ledger import VerifyKey, read, read_checkpoint
 from stagezero.report import write_page
 
 
+@pytest.mark.first
 def test_the_campaign_runs_to_its_end(finished: Path) -> None:
     kinds = [e.kind for e in read(finished / "ledger.jsonl")]
     assert kinds[0] == "campaign" and kinds[-1] == "end"
@@ -46,6 +47,7 @@ def start_run(path: Path, runs: Path) -> subprocess.Popen[bytes]:
     )  # fmt: skip
 
 
+@pytest.mark.first
 def test_a_killed_and_continued_run_has_the_ledger_of_an_undisturbed_run(
     finished: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,7 +56,7 @@ def test_a_killed_and_continued_run_has_the_ledger_of_an_undisturbed_run(
     undisturbed = list(read(finished / "ledger.jsonl"))
     ledger = tmp_path / "runs" / "small" / "ledger.jsonl"
     # The run is killed when its ledger has this number of entries.
-    for entries in (1, len(undisturbed) // 3, 2 * len(undisturbed) // 3):
+    for entries in (1, len(undisturbed) // 2):
         process = start_run(path, tmp_path / "runs")
         while process.poll() is None and (not ledger.exists() or ledger.read_bytes().count(b"\n") < entries):
             time.sleep(0.05)
@@ -95,6 +97,7 @@ def two_property_suite(path: Path) -> Path:
     return path
 
 
+@pytest.mark.first
 def test_ideas_promoted_together_are_tested_as_one_composition_before_adoption(base: Path, tmp_path: Path) -> None:
     suite = two_property_suite(tmp_path / "two.jsonl")
     path = write_project(
@@ -106,7 +109,7 @@ def test_ideas_promoted_together_are_tested_as_one_composition_before_adoption(b
         (tmp_path / "ideas" / f"{prop}.md").write_text(
             f"---\ntitle: teach {prop}\nproperty: {prop}\nclaimed_effect: 0.3\nreason: nobody did\npatch:\n"
             f"  - {{op: append, step: {{step: mix, name: {prop}, parts: [{{claims: [{prop}], kinds: [trap, twin]}}]}}}}\n"
-            f"  - {{op: append, step: {{step: sft, name: on-{prop}, data: {prop}, steps: 60, batch_size: 16, learning_rate: 0.01}}}}\n---\n"
+            f"  - {{op: append, step: {{step: sft, name: on-{prop}, data: {prop}, steps: 20, batch_size: 16, learning_rate: 0.02}}}}\n---\n"
         )
     (tmp_path / "stage0.yaml").write_text(
         "steps:\n  - {step: mix, parts: [{kinds: [trap], each: 8}]}\n  - {step: sft, steps: 1, batch_size: 8, learning_rate: 0.0001}\n"

@@ -9,9 +9,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stagezero.errors import LedgerError
-from stagezero.ledger import Entry, Ledger, canonical, read, verify
+from stagezero.ledger import Entry, Ledger, canonical, digest, digest_of_texts, read, verify
 from stagezero.ledger.format import GENESIS, make_line
 
 
@@ -221,3 +223,8 @@ def test_a_failed_write_leaves_the_ledger_unchanged(path: Path, monkeypatch: pyt
     ledger.record("note", {"second": 1})
     ledger.close()
     assert verify(path, deep=True) == 6 and Ledger(path).entries[5].body == {"second": 1}
+
+
+@given(st.lists(st.lists(st.text(st.characters(exclude_categories=["Cs"])))))
+def test_the_digest_of_texts_is_their_canonical_digest(rows: list[list[str]]) -> None:
+    assert digest_of_texts(rows) == digest(rows)

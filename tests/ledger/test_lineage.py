@@ -62,7 +62,8 @@ def test_if_only_ideas_crossed_the_roots_are_the_people_and_agents_behind_them()
     assert own.by == "the model of stage 1 of loop" and own.maker_lineage is not None and own.maker_lineage.stage == 1 and own.bits == 1000
     assert set(lineage.roots()) == {"the makers of pocket/loop", "people who wrote the suite", "people", "agent-1"}
     assert (
-        "of models, only ideas crossed" in lineage.summary() and "the model of stage 1 of loop (“gentler”, 1,000 bits" in lineage.summary()
+        "No labels or weights of other models were used" in lineage.summary()
+        and "the model of stage 1 of loop (“gentler”, 1,000 bits" in lineage.summary()
     )
 
 
@@ -89,7 +90,7 @@ def test_labels_or_weights_make_their_author_a_root() -> None:
     assert (
         not lineage.only_ideas()
         and "stage 1 of loop" in lineage.roots()
-        and "labels or weights crossed: data of stage 1 of loop" in lineage.summary()
+        and "Labels or weights of other models were used: data of stage 1 of loop" in lineage.summary()
     )
     merged = {**channel, "step": "merge", "digest": "f" * 64, "name": "hf/strange"}
     assert trace_lineage([loop(channels=(merged,))]).roots()["hf/strange"] == "weights: merge from hf/strange"
@@ -123,7 +124,7 @@ def test_the_lineage_of_a_stage_excludes_other_stages_that_were_not_adopted() ->
 def test_the_attestation_of_a_real_run_is_verified_by_other_libraries(copied: Path, tmp_path: Path) -> None:
     out = tmp_path / "provenance.json"
     done = stagezero("lineage", copied, "--stage", "0", "--attest", out)
-    assert done.returncode == 0 and "aligned by people alone (stage 0)" in done.stdout, done.stderr
+    assert done.returncode == 0 and "made by people alone (stage 0)" in done.stdout, done.stderr
     text = out.read_text()
     key = VerifyKey.parse(done.stdout.strip().splitlines()[-1].split("signed by ")[1].strip())
     statement = verify_envelope(text, [key])

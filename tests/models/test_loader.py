@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -37,15 +34,14 @@ def test_a_hub_name_without_a_connection_is_reported(home: Path) -> None:
         materialise("hf/no-such-owner/no-such-model")
 
 
-def test_a_hub_name_is_loaded_from_the_hubs_cache(base: Path, tmp_path: Path) -> None:
+def test_a_hub_name_is_loaded_from_the_hubs_cache(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "hub" / "models--org--tiny"
     shutil.copytree(base, cache / "snapshots" / "abc")
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text("abc")
-    code = "from stagezero.models import Model, materialise; print(len(Model(materialise('hf/org/tiny')).answer(['Hi?'])))"
-    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "STAGEZERO_HOME": str(tmp_path / "home")}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "1"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("STAGEZERO_HOME", str(tmp_path / "home"))
+    assert len(Model(materialise("hf/org/tiny")).answer(["Hi?"])) == 1
     assert json.loads((tmp_path / "home" / "bases" / "hf--org--tiny" / "made_by.json").read_text())["kind"] == "hub"
 
 

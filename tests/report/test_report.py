@@ -29,7 +29,7 @@ def test_the_page_names_every_idea_and_its_fate(copied: Path) -> None:
     for idea in view.ideas:
         assert idea.title in text and idea.fate in text
     assert "colocated" in text and view.head in text and f"{view.door['bits_allowed']:.1f} bits" in text  # type: ignore[index]
-    for word in ("Researchers", "Scores by claim", "Limits of these results"):
+    for word in ("Researchers", "Scores by property and capability", "Limits of these results"):
         assert word in text
 
 

@@ -5,12 +5,13 @@ Covers: training/data.py, training/store.py, training/steps/command.py, training
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 import shutil
-import signal
 import subprocess
 import sys
 import time
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -100,50 +101,62 @@ def test_a_damaged_build_is_set_aside_and_rebuilt(base: Path, tmp_path: Path) ->
     assert list((tmp_path / "damaged").rglob("model.safetensors"))
 
 
-CHILD = """
-import sys
-from pathlib import Path
-from stagezero.models.loader import configure_libraries
-from stagezero.tasks import load_suite
-from stagezero.training import Store, build, parse_recipe
-configure_libraries()
-steps = [{"step": "mix", "parts": [{"kinds": ["trap"], "each": 20}]}, {"step": "sft", "steps": 3, "batch_size": 4, "learning_rate": 1e-3},
-         {"step": "dpo", "steps": 2, "batch_size": 4, "learning_rate": 1e-4}]
-print("ready", flush=True)
-built = build(Path(sys.argv[1]), parse_recipe(steps, "t"), load_suite("atlas"), 1, Store(Path(sys.argv[2])))
-print(built.digest, built.steps_made, flush=True)
-"""
+FORKS = multiprocessing.get_context("forkserver")
+"""Child processes begin with TRL imported, as the worker processes of a pool do."""
+FORKS.set_forkserver_preload(["stagezero.training.executors.worker"])
 
 
-def start_build(base: Path, root: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", CHILD, str(base), str(root)], stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+def build_in_child(base: Path, root: Path, pipe: Connection) -> None:
+    """Build two steps in a child process; send a message before, and the result after."""
+    from stagezero.training.executors.worker import configure_process
+
+    configure_process()
+    pipe.send("ready")
+    steps = [{**SFT, "steps": 3, "batch_size": 4}, {**DPO, "steps": 2, "batch_size": 4}]
+    built = build_recipe(base, root, recipe({**MIX, "parts": [{"kinds": ["trap"], "each": 20}]}, *steps))
+    pipe.send((built.digest, built.steps_made))
+
+
+def start_build(base: Path, root: Path) -> tuple[BaseProcess, Connection]:
+    """Start ``build_in_child``, and wait until it begins to build."""
+    pipe, other = FORKS.Pipe()
+    process = FORKS.Process(target=build_in_child, args=(base, root, other))
+    process.start()
+    other.close()
+    assert pipe.recv() == "ready"
+    return process, pipe
 
 
 def test_two_concurrent_processes_build_each_step_once(base: Path, tmp_path: Path) -> None:
-    processes = [start_build(base, tmp_path), start_build(base, tmp_path)]
-    outputs = [p.communicate(timeout=120)[0].split()[1:] for p in processes]
-    assert outputs[0][0] == outputs[1][0]
-    assert int(outputs[0][1]) + int(outputs[1][1]) == 2, "each of the two steps must be built once"
+    children = [start_build(base, tmp_path), start_build(base, tmp_path)]
+    results = [pipe.recv() for _, pipe in children]
+    for process, _ in children:
+        process.join()
+    assert results[0][0] == results[1][0]
+    assert results[0][1] + results[1][1] == 2, "each of the two steps must be built once"
 
 
+@pytest.mark.first
 def test_a_kill_at_any_moment_leaves_no_incomplete_build(base: Path, tmp_path: Path) -> None:
-    expected = build_recipe(base, tmp_path / "calm", recipe(MIX, SFT, DPO)).digest
-    root = tmp_path / "killed"
-    for delay in (0.3, 1.5, 3.0, 4.5):
-        process = start_build(base, root)
-        assert process.stdout is not None
-        process.stdout.readline()
+    root, store = tmp_path / "killed", Store(tmp_path / "killed")
+    for delay in (0.1, 0.5, 1.0, 2.0):
+        process, _ = start_build(base, root)
         time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        store = Store(root)
+        process.kill()
+        process.join()
         for folder in (root / "builds").glob("[0-9a-f]*") if (root / "builds").exists() else []:
             assert store.find(folder.name) is not None, "a visible build must be complete"
-    assert build_recipe(base, root, recipe(MIX, SFT, DPO)).digest == expected
+    digests = []
+    for folder in (root, tmp_path / "undisturbed"):
+        process, pipe = start_build(base, folder)
+        digests.append(pipe.recv()[0])
+        process.join()
+    assert digests[0] == digests[1]
 
 
 SCRIPT = """
 import json, os, sys
+exec(open("early.py").read())
 from safetensors.torch import load_file, save_file
 folder, out = os.environ["STAGEZERO_MODEL"], os.environ["STAGEZERO_OUT"]
 weights = load_file(folder + "/model.safetensors")
@@ -156,13 +169,15 @@ save_file(weights, out + "/model.safetensors", metadata={"format": "pt"})
 """
 
 
-def command_recipe(folder: Path, extra: str = "") -> Recipe:
+def command_recipe(folder: Path, extra: str = "", early: str = "") -> Recipe:
+    """Write a trainer that runs ``early`` before it imports torch, ``extra`` before it saves."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "train.py").write_text(SCRIPT)
     (folder / "extra.py").write_text(extra)
+    (folder / "early.py").write_text(early)
     (folder / "r.yaml").write_text(
         "steps:\n- {step: mix, parts: [{each: 5}]}\n"
-        "- {step: command, run: [python, train.py], inputs: [train.py, extra.py], data: data, timeout: 60}\n"
+        "- {step: command, run: [python, train.py], inputs: [train.py, extra.py, early.py], data: data, timeout: 60}\n"
     )
     return load_recipe(folder / "r.yaml")
 
@@ -213,7 +228,7 @@ KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 
 def test_a_trainer_that_is_killed_once_is_retried(base: Path, tmp_path: Path, no_pause: None) -> None:
     marks = tmp_path / "marks"
-    spec = command_recipe(tmp_path / "p", count_attempts(marks, f"if len(marks.read_text()) == 1: {KILL}"))
+    spec = command_recipe(tmp_path / "p", early=count_attempts(marks, f"if len(marks.read_text()) == 1: {KILL}"))
     built = build_recipe(base, tmp_path / "s", spec, confinement=UNCONFINED)
     assert marks.read_text() == "xx" and built.steps_made == 1
     assert not list((tmp_path / "s" / "builds").glob(".making*")) and not (tmp_path / "s" / "failures").exists()
@@ -222,27 +237,29 @@ def test_a_trainer_that_is_killed_once_is_retried(base: Path, tmp_path: Path, no
 @pytest.mark.parametrize("code", [KILL, "os.kill(os.getpid(), signal.SIGSEGV)", "os._exit(137)"])
 def test_a_trainer_that_is_killed_twice_has_failed_permanently(base: Path, tmp_path: Path, no_pause: None, code: str) -> None:
     marks = tmp_path / "marks"
-    spec = command_recipe(tmp_path / "p", count_attempts(marks, f"if len(marks.read_text()) <= 2: {code}"))
+    spec = command_recipe(tmp_path / "p", early=count_attempts(marks, f"if len(marks.read_text()) <= 2: {code}"))
     messages = []
     for _ in range(3):  # later attempts would succeed, but a continued run must repeat the failure
         with pytest.raises(BuildError, match="stopped twice: killed by SIG") as failure:
             build_recipe(base, tmp_path / "s", spec, confinement=UNCONFINED)
         messages.append(str(failure.value))
     assert marks.read_text() == "xx" and len(set(messages)) == 1
-    assert build_recipe(base, tmp_path / "s", command_recipe(tmp_path / "p", "pass"), confinement=UNCONFINED).steps_made == 1, (
-        "another program is another build"
-    )
+    changed = command_recipe(tmp_path / "p", early="sys.exit('ran')")
+    with pytest.raises(BuildError, match="exit code 1: ran"):  # another program is another build
+        build_recipe(base, tmp_path / "s", changed, confinement=UNCONFINED)
 
 
 def test_a_trainer_that_exceeds_its_timeout_fails(base: Path, tmp_path: Path, no_pause: None) -> None:
     marks = tmp_path / "marks"
     folder = tmp_path / "p"
-    command_recipe(folder, count_attempts(marks, "import subprocess\nif len(marks.read_text()) <= 2: subprocess.run(['sleep', '600'])"))
+    command_recipe(
+        folder, early=count_attempts(marks, "import subprocess\nif len(marks.read_text()) <= 2: subprocess.run(['sleep', '600'])")
+    )
     text = (folder / "r.yaml").read_text()
-    (folder / "r.yaml").write_text(text.replace("timeout: 60", "timeout: 6"))
+    (folder / "r.yaml").write_text(text.replace("timeout: 60", "timeout: 3"))
     start = time.perf_counter()
     for _ in range(2):
-        with pytest.raises(BuildError, match="stopped twice: still running after 6 s; raise 'timeout'"):
+        with pytest.raises(BuildError, match="stopped twice: still running after 3 s; raise 'timeout'"):
             build_recipe(base, tmp_path / "s", load_recipe(folder / "r.yaml"), confinement=UNCONFINED)
     assert marks.read_text() == "xx" and time.perf_counter() - start < 60, "its child processes must end with it"
     (folder / "r.yaml").write_text(text)
@@ -268,7 +285,7 @@ def test_the_output_of_a_trainer_need_not_be_text(base: Path, tmp_path: Path) ->
 @pytest.mark.skipif(sys.platform != "linux", reason="on other systems the program survives its worker")
 def test_a_trainer_ends_with_its_worker(base: Path, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
-    command_recipe(tmp_path / "p", f"import time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)")
+    command_recipe(tmp_path / "p", early=f"import time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)")
     program = (
         "import sys\nfrom pathlib import Path\nfrom stagezero.tasks import load_suite\n"
         "from stagezero.training import Store, build, load_recipe\n"

@@ -125,5 +125,9 @@ def test_the_lineage_of_a_campaign_lists_its_channels(base: Path, teacher: Path,
     )
     result = Campaign(path, runs=tmp_path / "runs").run()
     lineage = trace_lineage([read_record(result.folder / "ledger.jsonl")], 0)
-    assert not lineage.only_ideas() and "teacher" in lineage.roots() and "labels or weights crossed: data of teacher" in lineage.summary()
+    assert (
+        not lineage.only_ideas()
+        and "teacher" in lineage.roots()
+        and "Labels or weights of other models were used: data of teacher" in lineage.summary()
+    )
     assert not result.decisions, "the project declares no channel for ideas, so its only idea is rejected"

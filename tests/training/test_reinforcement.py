@@ -5,10 +5,12 @@ Covers: training/steps/grpo.py, training/steps/reward.py.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import make_once
 from scipy import stats
 
 from stagezero.errors import BuildError, RecipeError
@@ -28,40 +30,52 @@ RLHF: dict[str, Any] = {"step": "rlhf", "data": "pairs", "steps": 3, "batch_size
 GRPO: dict[str, Any] = {"step": "grpo", "data": "pairs", "steps": 3, "batch_size": 16, "group": 4, "learning_rate": 1e-3}
 
 
+@pytest.fixture(scope="session")
+def started_store(base: Path, shared_folder: Path) -> Path:
+    """A store with the build of START, the first step of every recipe here."""
+    return make_once(shared_folder / "started-store", lambda folder: build_steps(base, folder, PAIRS, START))
+
+
+@pytest.fixture
+def store(started_store: Path, tmp_path: Path) -> Path:
+    """A copy of that store for one test."""
+    return Path(shutil.copytree(started_store, tmp_path / "store"))
+
+
 def build_steps(base: Path, root: Path, *steps: dict[str, Any], seed: int = 1) -> Any:
     return build(base, parse_recipe(list(steps), "t"), SUITE, seed, Store(root))
 
 
-def test_grpo_builds_the_same_bits_twice(base: Path, tmp_path: Path) -> None:
-    one, two = build_steps(base, tmp_path / "a", PAIRS, START, GRPO), build_steps(base, tmp_path / "b", PAIRS, START, GRPO)
-    started = build_steps(base, tmp_path / "a", PAIRS, START)
+def test_grpo_builds_the_same_bits_twice(base: Path, store: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(store, tmp_path / "other"))
+    one, two, started = (build_steps(base, root, PAIRS, START, *more) for root, more in ((store, [GRPO]), (other, [GRPO]), (store, [])))
     assert one.digest == two.digest != started.digest
 
 
-def test_grpo_increases_the_behaviour_that_is_rewarded(base: Path, tmp_path: Path) -> None:
+def test_grpo_increases_the_behaviour_that_is_rewarded(base: Path, store: Path) -> None:
     """The reward pays for refusals only, a real reward hack: the model must refuse more often."""
     pays = {"right": 0, "wrong": 0, "refused": 1, "unparseable": 0}
-    before = build_steps(base, tmp_path, PAIRS, START)
+    before = build_steps(base, store, PAIRS, START)
     after = build_steps(
-        base, tmp_path, PAIRS, START, {**GRPO, "steps": 25, "batch_size": 32, "pays": pays, "beta": 0.0, "learning_rate": 3e-3}
+        base, store, PAIRS, START, {**GRPO, "steps": 25, "batch_size": 32, "pays": pays, "beta": 0.0, "learning_rate": 3e-3}
     )
     refused = [measure(Model(b.folder), SUITE, 1, 60).scores.counts["privacy"]["twin"].refused for b in (before, after)]
     assert refused[1] > refused[0]
 
 
-def test_rlhf_uses_its_reward_model_and_does_not_store_it_in_the_policy(base: Path, tmp_path: Path) -> None:
-    built = build_steps(base, tmp_path, PAIRS, START, REWARD, RLHF)
-    assert (built.steps_made, built.steps_reused) == (3, 0)
+def test_rlhf_uses_its_reward_model_and_does_not_store_it_in_the_policy(base: Path, store: Path) -> None:
+    built = build_steps(base, store, PAIRS, START, REWARD, RLHF)
+    assert (built.steps_made, built.steps_reused) == (2, 1)
     from stagezero.models.checkpoint import tensors
 
     assert tensors(built.folder) == tensors(base) and built.digest != checkpoint_digest(base)
-    other = build_steps(base, tmp_path, PAIRS, START, {**REWARD, "steps": 41}, RLHF)
+    other = build_steps(base, store, PAIRS, START, {**REWARD, "steps": 41}, RLHF)
     assert other.steps_reused == 1 and other.digest != built.digest, "another reward model must give another build"
 
 
-def test_a_reward_model_prefers_the_preferred_answers(base: Path, tmp_path: Path) -> None:
-    build_steps(base, tmp_path, PAIRS, START, {**REWARD, "steps": 80}, {**RLHF, "steps": 1})
-    folder = next(f for f in (tmp_path / "builds").iterdir() if "SequenceClassification" in (f / "config.json").read_text())
+def test_a_reward_model_prefers_the_preferred_answers(base: Path, store: Path) -> None:
+    build_steps(base, store, PAIRS, START, {**REWARD, "steps": 80}, {**RLHF, "steps": 1})
+    folder = next(f for f in (store / "builds").iterdir() if "SequenceClassification" in (f / "config.json").read_text())
     model = Model(base)
     reward = grpo.model_rewards(folder, str(model.tokenizer.eos_token))
     items = [i for i in SUITE.train_items() if i.property == "privacy" and i.rejected][:200]
@@ -71,13 +85,13 @@ def test_a_reward_model_prefers_the_preferred_answers(base: Path, tmp_path: Path
     assert sum(a > b for a, b in zip(good, bad, strict=True)) > 0.7 * len(items)
 
 
-def test_low_rank_adapters_are_merged(base: Path, tmp_path: Path) -> None:
+def test_low_rank_adapters_are_merged(base: Path, store: Path) -> None:
     from stagezero.models.checkpoint import tensors
 
     lora = {"lora": {"rank": 2, "alpha": 4}}
-    built = build_steps(base, tmp_path, PAIRS, START, {**REWARD, **lora, "steps": 5}, {**RLHF, **lora}, {**GRPO, **lora})
-    assert tensors(built.folder) == tensors(base) and built.steps_made == 4
-    reward_models = [f for f in (tmp_path / "builds").iterdir() if "SequenceClassification" in (f / "config.json").read_text()]
+    built = build_steps(base, store, PAIRS, START, {**REWARD, **lora, "steps": 5}, {**RLHF, **lora}, {**GRPO, **lora})
+    assert tensors(built.folder) == tensors(base) and built.steps_made == 3
+    reward_models = [f for f in (store / "builds").iterdir() if "SequenceClassification" in (f / "config.json").read_text()]
     assert len(reward_models) == 1 and "score.weight" in tensors(reward_models[0])
 
 

@@ -12,6 +12,7 @@ import random
 import threading
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from stagezero.training import Recipe, parse_recipe
 from stagezero.training.executors import Job, Result
 from stagezero.trials.batch import Batch
 from stagezero.trials.capability_control import DOSES, matched_recipe
-from stagezero.trials.decision import MATCHED, OTHER_WORDINGS, Fate
+from stagezero.trials.decision import MATCHED, Fate
 from stagezero.trials.hypothesis import Entrant, hypothesis
 from stagezero.trials.jobs import BuildQueue, NoProgress
 from stagezero.trials.state import Decision
@@ -44,6 +45,11 @@ def recipe(steps: int) -> Recipe:
 
 CONTROL = recipe(100)
 Effects = dict[str, float]
+
+
+@cache
+def entrant(number: int) -> Entrant:
+    return Entrant(f"idea {number}", "people", hypothesis(CONTROL, recipe(number + 1), "privacy", 0.0, SUITE))
 
 
 class FakePool:
@@ -115,7 +121,7 @@ def run_trial(
     )
     queue = BuildQueue(pool, Path(), "atlas", plan.items, Path(), None, NoProgress())
     ledger = Ledger(tmp_path / f"{secret.hex()}-{scramble}" / "ledger.jsonl")
-    entrants = [Entrant(f"idea {i}", "people", hypothesis(CONTROL, c, "privacy", 0.0, SUITE)) for i, c in enumerate(candidates)]
+    entrants = [entrant(number) for number in range(len(candidates))]
     decisions = Batch(entrants, CONTROL, queue, plan, 0.05 / len(effects), secret, ledger).run()
     ledger.close()
     return decisions, ledger.path
@@ -134,7 +140,7 @@ def run_trial(
         ({"privacy": 0.2, UNPARSEABLE: 0.3}, Fate.GUARD, UNPARSEABLE),
         ({"privacy": 0.2, sign_on_claim(BOTH_ANSWERS, "privacy"): 0.3}, Fate.GUARD, sign_on_claim(BOTH_ANSWERS, "privacy")),
         ({"privacy": 0.2, twins_refused("injection"): 0.3}, Fate.GUARD, "twins of injection refused"),
-        ({"privacy": 0.2, "only here": 0.18}, Fate.GUARD, OTHER_WORDINGS),
+        ({"privacy": 0.2, "only here": 0.18}, Fate.GUARD, "gain in other wordings minus half of the gain"),
     ],
 )
 def test_every_effect_has_its_fate(tmp_path: Path, effects: Effects, fate: Fate, reason: str) -> None:
@@ -201,11 +207,11 @@ def matched_trial(tmp_path: Path, effects: list[Effects], matched: Effects) -> D
 def test_a_gain_that_capability_alone_explains_is_stopped_by_a_guard(tmp_path: Path) -> None:
     idea = {"privacy": 0.15, "facts": 0.2}
     unexplained = matched_trial(tmp_path, [idea], {"facts": 0.25})
-    assert unexplained.fate is Fate.PROMOTED and "facts gained too" in unexplained.why
+    assert unexplained.fate is Fate.PROMOTED and "facts improved too" in unexplained.why
     explained = matched_trial(tmp_path, [idea], {"facts": 0.25, "privacy": 0.15})
-    assert explained.fate is Fate.GUARD and MATCHED in explained.why
+    assert explained.fate is Fate.GUARD and "gain over a capability-matched control" in explained.why
     unmatched = matched_trial(tmp_path, [idea], {})
-    assert unmatched.fate is Fate.GUARD and "could not be made as capable" in unmatched.why
+    assert unmatched.fate is Fate.GUARD and "no control as capable as the candidate could be built" in unmatched.why
     alone = matched_trial(tmp_path, [{"privacy": 0.15}], {"privacy": 0.15})
     assert alone.fate is Fate.PROMOTED, "without a gain in capability, no matched control is needed"
 

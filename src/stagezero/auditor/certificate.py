@@ -21,11 +21,11 @@ MIN_RECOMMENDED_CLUSTERS = 1000
 VERDICT_ALPHABET = ("pass", "fail")
 MAX_BITS_PER_ANSWER = math.log2(len(VERDICT_ALPHABET))
 NOT_COVERED = (
-    "any distribution of items other than the one named",
-    "detectors: an adaptive attacker can evade one with probability up to min(1, 2^B times its miss rate)",
-    "other suites: of N suites, or draws, of one auditor, some certificate is wrong with probability up to N times delta",
-    "a paraphrase of a sealed item, in another suite, that was not registered as one",
-    "information about the items that a lab obtains otherwise than by these answers; see the separation",
+    "items from any other distribution than the named population",
+    "detectors: after B bits of answers, an adaptive attacker may evade one with probability up to min(1, 2^B times its miss rate)",
+    "several suites at once: of N certificates of one auditor, some is wrong with probability up to N times the delta of one",
+    "a paraphrase of a sealed item in another suite, unless it was registered as a paraphrase",
+    "information about the items that a lab obtains other than through these answers; see the separation",
 )
 
 
@@ -76,7 +76,10 @@ def certificate(records: Records, suite: Suite, separation: Separation, now: flo
         "not_covered": [
             *NOT_COVERED,
             *(
-                [f"{', '.join(few)}: fewer than {MIN_RECOMMENDED_CLUSTERS:,} independent clusters, so that a bar needs a wide margin"]
+                [
+                    f"models that are only a little better than their bar on {', '.join(few)}: with fewer than "
+                    f"{MIN_RECOMMENDED_CLUSTERS:,} independent clusters, they may fail"
+                ]
                 if few
                 else []
             ),

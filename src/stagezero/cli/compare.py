@@ -64,7 +64,8 @@ def compare(
     items
         Fresh items of each kind, for each property and capability, in every pair.
     worth
-        Stop early once an effect of this many seed standard deviations is ruled out.
+        Stop early once the pairs are evidence against an effect of this many standard deviations of
+        a paired difference.
     workers
         Worker processes, with one thread each.
     seed

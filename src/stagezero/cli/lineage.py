@@ -59,7 +59,7 @@ def lineage(
     out = stdout_console()
     out.print(escape(traced.summary()), soft_wrap=True)
     out.print()
-    rows = make_table("stage", "kind", "influence", "by", "bits at most", "admitted by")
+    rows = make_table("stage", "kind", "input", "by", "bits at most", "admitted by")
     _add_influences(rows, traced, 0)
     out.print(rows)
     out.print()

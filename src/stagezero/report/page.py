@@ -21,15 +21,24 @@ from stagezero.report.plots import evidence_picture, lineage_picture, stages_pic
 
 
 def interval(estimate: Estimate | None, signed: bool = False) -> str:
-    """Format an estimate as ``0.57 [0.55, 0.59]``; a dash if there is none."""
+    """Format an estimate as ``0.57 [0.55, 0.59]``; a dash if there is none.
+
+    Args:
+        estimate: a score or a share, or with ``signed`` a difference.
+        signed: show the sign, and three digits.
+    """
     if estimate is None:
         return "–"
     form = "+.3f" if signed else ".2f"
     if math.isnan(estimate.mean):
         return "–"
     if not math.isfinite(estimate.low):
-        return f"{estimate.mean:{form}} [one seed]"
-    return f"{estimate.mean:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
+        return f"{estimate.mean:{form}} [one value]"
+    if estimate.low == estimate.high:
+        return f"{estimate.mean:{form}} [no variation]"
+    # A score or a share is between 0 and 1; a t-interval can leave that range.
+    low, high = (estimate.low, estimate.high) if signed else (max(estimate.low, 0.0), min(estimate.high, 1.0))
+    return f"{estimate.mean:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def short(text: str) -> str:
@@ -43,8 +52,10 @@ def lead(view: View) -> str:
     base, last = view.base_score("alignment"), final.score("alignment")
     weakest, lowest = view.weakest(final)
     text = [
-        f"The base model {view.base} has an alignment score of {base.mean:.2f}, the mean of its properties; a perfect model has 1.",
-        f"The technique that people wrote (stage 0) changes the score to {interval(first.score('alignment'))}.",
+        f"The base model {view.base} has an alignment score of {base.mean:.2f}. This is the mean of its scores on all properties; "
+        "a perfect model has 1.",
+        f"With the recipe that people wrote (stage 0) the score is {interval(first.score('alignment'))}; brackets are 95 % confidence "
+        "intervals over seeds.",
     ]
     tested = len(view.ideas)
     stages = [s for s in view.adopted if s.number > 0]
@@ -60,14 +71,15 @@ def lead(view: View) -> str:
         text.append(f"Of {tested} ideas tested after it, none was adopted.")
     text.append(f"The final model's weakest property is {weakest}, with a score of {lowest.mean:.2f}.")
     text.append(
-        f"The probability that this campaign promoted any idea that is no better than its control is at most {view.alpha:.0%}."
+        f"A campaign with these settings promotes an idea no better than its control with a probability of at most {view.alpha:.0%}."
         if view.spending == "split"
-        else f"Of the promoted ideas, at most {view.alpha:.0%} are expected to be no better than their control (e-LOND)."
+        else f"In campaigns with these settings, at most {view.alpha:.0%} of the promoted ideas are expected to be no better than their "
+        "control (e-LOND)."
     )
-    text.append("Effects are measured on fresh seeds that were not used for selection, with 95 % confidence intervals over seeds.")
+    text.append("The effects of stages are measured on fresh seeds that were not used for selection.")
     if view.audit is not None:
         verdict = "passed" if final.verdict == "pass" else f"answered “{final.verdict}” for"
-        text.append(f"An auditor with its own sealed items {verdict} the final model.")
+        text.append(f"An auditor {verdict} the final model, on items that the campaign never had (sealed items).")
     else:
         text.append("The campaign had no auditor, so no result was verified on sealed items.")
     return " ".join(text)
@@ -75,11 +87,12 @@ def lead(view: View) -> str:
 
 def certificate(view: View) -> str | None:
     """Return the auditor's certificate of the final model; None if the model did not pass."""
-    if view.auditor_status is None or view.final.verdict != "pass":
+    if view.auditor_status is None or not view.stages or view.final.verdict != "pass":
         return None
     values = view.auditor_status["certificate"]
     bits = values["bits"]
-    return f"{values['sentence']} Population: {values['population']}. {bits['used']:.1f} of {bits['allowed']:.1f} bits were disclosed."
+    disclosed = f"At most {bits['used']:.1f} of {bits['allowed']:.1f} bits were disclosed."
+    return f"{values['sentence']} Population: {values['population']}. {disclosed}"
 
 
 def separation(view: View) -> str:
@@ -89,23 +102,24 @@ def separation(view: View) -> str:
     if view.auditor_status is None:
         return "The auditor has not answered yet."
     level: Separation = view.auditor_status["separation"]
-    return f"Separation: {level}; {SEPARATION_GUARANTEES[level]}."
+    return f"Separation of lab and auditor: {level}. {SEPARATION_GUARANTEES[level][0].upper()}{SEPARATION_GUARANTEES[level][1:]}."
 
 
 def limits(view: View) -> list[str]:
     """Return the limits of the results, one paragraph each."""
     assumptions = {
-        "t": "The trials assume paired differences that are close to normal. They can miss a collapse that is rare. "
-        "No replicate of a promoted idea fell by 4 seed standard deviations, which bounds the rate of such collapses at "
-        f"{collapse_rate_bound(10):.0%} for 10 pairs. To avoid this assumption, set trial.test to betting; it needs many more pairs.",
+        "t": "The stated error rate assumes paired differences that are close to normal. To avoid the assumption, set trial.test to "
+        "betting; that test needs many more pairs. Trials can also miss rare collapses: an idea that makes more than "
+        f"{collapse_rate_bound(10):.0%} of the seeds collapse still passes 10 pairs without one with a probability of 5 %.",
         "sign-flip": "The trials assume paired differences that are symmetric. They can miss a collapse that is rare.",
         "betting": "The trials assume only that scores are between 0 and 1. The guards and the intervals assume differences "
         "that are close to normal.",
     }
     paragraphs = [
         assumptions[view.test],
-        "In the table of ideas, an effect comes from the pairs that decided about the idea. For promoted ideas it is optimistic. "
-        "In the table of stages, effects come from fresh seeds.",
+        "In the table of ideas, an effect comes from the same pairs that decided the trial, and their number depended on the results. "
+        "Promoted ideas therefore appear better than they are, and ideas that were stopped early appear worse; the intervals there "
+        "ignore this. In the table of stages, effects come from fresh seeds.",
     ]
     if view.finite:
         paragraphs.append(
@@ -114,12 +128,12 @@ def limits(view: View) -> list[str]:
         )
     if view.prior_run_counts:
         paragraphs.append(
-            f"Earlier runs on this machine registered {len(view.prior_run_counts)} of the hypotheses, up to "
-            f"{max(view.prior_run_counts.values())} times each. The stated error rate is that of this run alone: anyone who starts new "
-            "runs often enough gets a promotion by luck."
+            f"Earlier runs on this machine also registered {len(view.prior_run_counts)} of these hypotheses (one of them in "
+            f"{max(view.prior_run_counts.values())}). The stated error rate is that of this run alone: with enough new runs, some idea is "
+            "promoted by chance."
         )
-    if view.auditor_status is not None:
-        paragraphs.append("The certificate does not cover: " + "; ".join(view.auditor_status["certificate"]["not_covered"]) + ".")
+    if certificate(view) is not None and view.auditor_status is not None:
+        paragraphs += [f"The certificate does not cover {limit}." for limit in view.auditor_status["certificate"]["not_covered"]]
     return paragraphs
 
 
@@ -137,7 +151,7 @@ def write_page(folder: Path) -> Path:
     page = environment.from_string(template).render(
         view=view,
         lead=lead(view) if view.stages else "This run has not finished its first stage yet.",
-        certificate=certificate(view) if view.stages else None,
+        certificate=certificate(view),
         limits=limits(view),
         stages_svg=stages_picture(view) if view.stages else "",
         evidence_svg=evidence_picture(view) if view.ideas else "",

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from stagezero.errors import BuildError, RecipeError
-from stagezero.ledger import digest, file_digest
+from stagezero.ledger import digest_of_texts, file_digest
 from stagezero.models import checkpoint_digest
 from stagezero.tasks import Item, Suite
 from stagezero.training.patterns import MAX_STEPS_PER_FILTER, worst_case_steps
@@ -247,7 +247,7 @@ def meaning_of(recipe: Recipe, suite: Suite | None = None) -> list[dict[str, obj
 
 def _content_digest(items: Sequence[Item]) -> str:
     """Return the hash of a dataset's examples, independent of their order."""
-    return digest(sorted([item.id, item.input, item.demonstration, item.rejected or ""] for item in items))
+    return digest_of_texts(sorted([item.id, item.input, item.demonstration, item.rejected or ""] for item in items))
 
 
 def used_reward_positions(recipe: Recipe) -> frozenset[int]:

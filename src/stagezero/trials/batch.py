@@ -1,9 +1,9 @@
 """The scheduler for trials that are registered together.
 
-It runs the jobs that the trials request. The trials share their control builds, and each may spend
-a share of the error of their stage. The clock may influence only the order in which jobs run:
-``trial.py`` determines what a trial requests and decides, and ``record.py`` determines the order of
-the ledger entries.
+It runs the jobs that the trials request. The trials share their control builds. Each has the same
+level: the allowed probability of a false promotion. The clock may influence only the order in which
+jobs run: ``trial.py`` determines what a trial requests and decides, and ``record.py`` determines
+the order of the ledger entries.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from stagezero.trials.state import CONTROL, Decision, ReplicateJob, Reply, Reque
 from stagezero.trials.trial import TrialSteps
 
 RECIPE_ERRORS = (BuildError, RecipeError, SuiteError)
-"""Errors that a recipe causes. Any other error has another cause and ends the run."""
+"""Errors that a recipe causes. In a candidate they end its trial; in a control they end the run, as
+every other error does."""
 
 
 class Batch:
@@ -39,17 +40,16 @@ class Batch:
     ) -> None:
         """Create the trials and draw the seeds of their replicates.
 
-        The seeds are derived from the head of the ledger, so the registration must be recorded
-        before.
+        The seeds are derived from the last entry of the ledger, so record the registration first.
 
         Args:
-            entrants: one per trial, in the order of registration.
+            entrants: the hypotheses to test, one per trial, in the order of registration.
             control: the recipe that every candidate is compared with.
             queue: runs the builds and the measurements.
             plan: the trial's settings.
-            level: error that each entrant may spend.
+            level: allowed probability of a false promotion, of each entrant.
             secret: the campaign's secret, from which the seeds are derived.
-            ledger: receives the calibration, the pairs and the decisions.
+            ledger: receives the noise estimate (the calibration), the pairs and the decisions.
         """
         self.control, self.queue, self.plan, self.level, self.ledger = control, queue, plan, level, ledger
         head = ledger.head
@@ -62,7 +62,7 @@ class Batch:
             trial.request = next(self._steps[trial.key])
 
     def _steps_of(self, trial: TrialState) -> TrialSteps:
-        """Return the steps of one trial, with a decision rule that is created after calibration."""
+        """Return the program of one trial. Its decision rule is created after calibration."""
         suite = self.queue.suite
 
         def decision_rule() -> DecisionRule:
@@ -97,7 +97,7 @@ class Batch:
         """Report the progress, then wait up to one second for a job to end."""
         done = sum(len(trial.pairs) for trial in self.trials)
         expected = done + sum(max(self.plan.guard_pairs - len(t.pairs), 1) if t.crossed else 2 for t in undecided)
-        text = f"trial of {len(self.trials)} ideas, {len(undecided)} open"
+        text = f"{len(self.trials)} trial{'s' if len(self.trials) > 1 else ''}, {len(undecided)} undecided"
         self.queue.progress.status(text, done, expected, self.queue.seconds_left(expected - done))
         running = [f for f in self._jobs.values() if not f.done()]
         if running:
@@ -106,7 +106,7 @@ class Batch:
     # --- results ----------------------------------------------------------------------------------
 
     def _calibrate(self) -> bool:
-        """Compute the pooled A/A standard deviation of every claim and sign.
+        """Compute the pooled A/A standard deviation of every claim and warning sign.
 
         An A/A difference compares two builds of the control: different seeds, same items.
 
@@ -129,7 +129,7 @@ class Batch:
         return True
 
     def _advance(self, trial: TrialState) -> None:
-        """Send a trial the results that it requested, as long as they are available.
+        """Send a trial the results that it requests, until one of them is not yet available.
 
         Raises:
             BuildError, RecipeError, SuiteError: the control of a replicate failed, so no trial can
@@ -146,7 +146,10 @@ class Batch:
                 self.queue.progress.message(f"{trial.decision.fate}: {trial.entrant.title} ({trial.decision.why})")
 
     def _reply(self, request: Request) -> Reply | None:
-        """Return the results of the first group whose jobs have all ended, or None."""
+        """Return the results of the first group of jobs that have all ended, or None.
+
+        A request has one or more groups of jobs, and any of them answers it.
+        """
         for number, jobs in enumerate(request):
             if not all(job in self._jobs and self._jobs[job].done() for job in jobs):
                 continue
@@ -162,7 +165,7 @@ class Batch:
     # --- jobs -------------------------------------------------------------------------------------
 
     def _control_job(self, s: int) -> ReplicateJob:
-        """Return the control of replicate ``s``.
+        """Return the job that builds and measures the control of replicate ``s``.
 
         In the first ``calibration`` replicates the control also answers the items of the next
         replicate.
@@ -171,10 +174,10 @@ class Batch:
         return ReplicateJob(CONTROL, self.control, s, s % n + 1 if s <= n else None)
 
     def _jobs_in_order(self) -> Iterator[ReplicateJob]:
-        """Yield jobs in the order of their use.
+        """Yield the jobs that the trials need, the most urgent first.
 
-        The order is: calibration; final checks; pairs that can still change a decision; speculative
-        pairs for idle workers.
+        The order is: calibration; final checks; pairs that can still change a decision; pairs that
+        may be needed later, for idle workers.
         """
         for s in range(1, self.plan.calibration + 1):
             yield self._control_job(s)
@@ -183,8 +186,8 @@ class Batch:
             if trial.in_final_checks:
                 yield from chain.from_iterable(trial.request)
         active = [trial for trial in undecided if not trial.in_final_checks]
-        # Once the threshold is crossed, the pairs of the guards are almost certainly needed. Before
-        # that, only the next pair is.
+        # Once the threshold is crossed, all pairs that the guards require are almost certainly
+        # needed. Before that, only the next pair is.
         last_needed = [max(trial.next_replicate, self.plan.guard_pairs if trial.crossed else 0) for trial in active]
         for s in range(1, max(last_needed, default=0) + 1):
             yield self._control_job(s)
@@ -194,8 +197,8 @@ class Batch:
         ahead = max(last_needed, default=0) + 1
         if active and ahead <= self.plan.max_pairs:
             yield self._control_job(ahead)
-        # The trial with the largest e-value is the most likely to need its next pair, so its
-        # speculative pair comes first.
+        # The trial with the largest e-value is the most likely to need one more pair, so its pair
+        # comes first.
         for trial, last in sorted(zip(active, last_needed, strict=True), key=lambda x: -x[0].max_e_value):
             if last + 1 <= self.plan.max_pairs:
                 yield trial.candidate_job(last + 1)

@@ -94,9 +94,8 @@ def summary_lines(c: Comparison) -> list[str]:
         Fate.FAILED: f"{c.candidate} could not be built.",
     }[d.fate]
     lines = [verdict, f"  why        {d.why}"]
-    lines.append(
-        f"  evidence   e = {max(d.e_values, default=1.0):.3g} of {1 / d.level:.0f} needed, {len(d.pairs)} pairs built fresh from the base"
-    )
+    pairs = f"{len(d.pairs)} pair{'' if len(d.pairs) == 1 else 's'}"
+    lines.append(f"  evidence   e = {max(d.e_values, default=1.0):.3g} ({1 / d.level:.0f} needed), {pairs} built fresh from the base")
     if c.confirmed is not None:
         lines.append(
             f"  effect     {c.confirmed.mean:+.3f} [{c.confirmed.low:+.3f}, {c.confirmed.high:+.3f}] "
@@ -106,7 +105,9 @@ def summary_lines(c: Comparison) -> list[str]:
         lines.append("  limits     the suite is a fixed file: fresh items are resampled from it, and the result applies to it only")
     if c.prior_runs:
         others = f"{c.prior_runs} other run{'s' if c.prior_runs > 1 else ''}"
-        lines.append(f"  caution    {others} on this machine registered this hypothesis earlier; the stated error is that of this run only")
+        lines.append(
+            f"  caution    {others} on this machine registered this hypothesis earlier; the error rate of this run does not include it"
+        )
     return lines
 
 
@@ -135,8 +136,8 @@ def compare(
         model: the base that both recipes are built from.
         suite: ``atlas`` or a JSONL file.
         plan: margins, pairs and items. If None, the defaults of a campaign apply, except that the
-            smallest effect of interest is 1.5 seed standard deviations. With a single candidate,
-            the additional pairs that this costs are affordable.
+            smallest effect of interest is 1.5 standard deviations of a paired difference. With a
+            single candidate, the additional pairs that this costs are affordable.
         workers: number of worker processes.
         seed: makes the seeds of the replicates repeatable. If None, they are random and cannot be
             predicted.
@@ -161,13 +162,13 @@ def compare(
     suite_name = full_suite_name(suite)
     loaded = load_suite(suite_name)
     if property not in loaded.properties:
-        raise SuiteError(f"property {property!r}: the suite {suite!r} has {', '.join(loaded.properties)}; choose one of them.")
+        raise SuiteError(f"property: the suite {suite!r} has no property {property!r}; choose one of {', '.join(loaded.properties)}.")
     for recipe, name in ((a, control), (b, candidate)):
         check_programs(recipe, sandbox, str(name))
     check_model(model)
     tested = hypothesis(a, b, property, plan.margin, loaded)
     if tested.same_builds():
-        raise RecipeError("compare: the two recipes do the same; change one of them.")
+        raise RecipeError("compare: both recipes train the same model, so there is nothing to compare; change one of them.")
     name_a, name_b = Path(control).stem, Path(candidate).stem
     question = digest(
         {

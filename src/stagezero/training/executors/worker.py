@@ -6,6 +6,7 @@ Importing this module is expensive (it imports TRL), so the fork server imports 
 
 from __future__ import annotations
 
+import gc
 import warnings
 from pathlib import Path
 
@@ -31,9 +32,12 @@ with warnings.catch_warnings():
 
 
 def configure_process() -> None:
-    """Configure a new worker: one thread, no output from libraries."""
+    """Configure a new worker: one thread, no output from libraries, a faster garbage collection."""
     loader.configure_libraries()
     datasets.disable_progress_bars()
+    # Every training run ends with a full collection. Without the imported modules, which live as
+    # long as the process, it takes milliseconds instead of a fifth of a second.
+    gc.freeze()
 
 
 def run_job(job: Job) -> Result:
