@@ -9,9 +9,10 @@ PY := $(VENV)/bin/python
 run: $(VENV)/.ready
 	$(VENV)/bin/stagezero run
 
-# One worker process per core; an idle worker takes tests from a busy one.
+# One worker process per core; an idle worker takes tests from a busy one. Without bytecode files every
+# process that the tests start would compile the package again.
 test: $(VENV)/.ready-dev
-	$(PY) -m pytest -n auto --dist worksteal --durations 20
+	env -u PYTHONDONTWRITEBYTECODE $(PY) -m pytest -n auto --dist worksteal --durations 20
 
 test-slow: $(VENV)/.ready-dev
 	$(PY) -m pytest -m slow --durations 20

@@ -103,7 +103,7 @@ class Target:
         Args:
             place: folder of the placement; it contains the base.
         """
-        from stagezero.isolation.visible import python_paths
+        from stagezero.isolation.visible_paths import python_paths
         from stagezero.tasks import load_suite
         from stagezero.training import Store
 

@@ -5,6 +5,7 @@ Under pytest-xdist the first worker that needs a shared folder creates it; all w
 
 from __future__ import annotations
 
+import multiprocessing.forkserver
 import os
 import shutil
 import subprocess
@@ -20,20 +21,19 @@ import pytest
 from filelock import FileLock
 
 pytest_plugins = ["conftest_auditor", "conftest_campaign"]
+# A process has one fork server, with the modules that are preloaded at its start. Tests use it for
+# training workers and for examinations in the same process, so it preloads what both need.
+_set_preload = multiprocessing.forkserver.set_forkserver_preload
+multiprocessing.forkserver.set_forkserver_preload = lambda _: _set_preload(  # type: ignore[assignment]
+    ["stagezero.training.executors.worker", "transformers.models.llama.modeling_llama"]
+)
 SHARED_FIXTURES = {"finished", "shared_campaign"}
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Return the number of workers for ``-n auto``: three for two cores.
-
-    Many tests wait: for processes that start, for an auditor's slots, for a timeout.
-    """
-    return max(2, 3 * len(os.sched_getaffinity(0)) // 2)
-
-
+@pytest.hookimpl(trylast=True)  # after the slow tests are deselected
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Order the tests so that all workers finish at about the same time.
 
@@ -204,7 +204,7 @@ def write_project(folder: Path, base: Path, name: str = "small", **changes: str)
         "researchers": "[{kind: people, ideas: ideas}]",
         "trial": "{items: 10, max_pairs: 10, calibration: 3, confirm: 3, worth: 0.5}",
         "audit": "{items: 60, submissions: 3, passes: 2, bars: {privacy: 0.05}, folder: auditor}",
-        "workers": "2",
+        "workers": "1",
         **changes,
     }
     path = folder / "project.yaml"

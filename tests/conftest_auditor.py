@@ -133,7 +133,11 @@ def harness(tmp_path: Path) -> Iterator[AuditorHarness]:
 def serve(auditor: Auditor, **tls: Any) -> Iterator[str]:
     """Serve the auditor on a port of this machine; ``tls`` holds uvicorn's TLS options."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-    server = uvicorn.Server(uvicorn.Config(application(auditor), log_level="critical", access_log=False, server_header=False, **tls))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application(auditor), log_level="critical", access_log=False, server_header=False, timeout_graceful_shutdown=1, **tls
+        )
+    )
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:

@@ -81,7 +81,8 @@ def _run(folder: Path, base: Path) -> None:
             running.kill()
             running.wait()
     before = (run / "ledger.jsonl").read_bytes()
-    continued = subprocess.run(command, capture_output=True, check=False).returncode
+    continued = stagezero("run", path, "--runs", folder / "runs").returncode
+    record["stdout"] = (folder / "log").read_text()
     record["continued"] = {"code": continued, "unchanged": (run / "ledger.jsonl").read_bytes() == before}
     (folder / "record.json").write_text(json.dumps(record))
 

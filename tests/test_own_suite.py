@@ -77,7 +77,7 @@ def folder(tmp_path: Path) -> Path:
     write_suite(tmp_path / "sealed.jsonl", ("open",), 2, 400)
     (tmp_path / "train.py").write_text(TRAINER)
     mix = "{step: mix, parts: [{kinds: [trap, twin]}]}"
-    for name, steps in (("little", 2), ("some", 40), ("more", 120)):
+    for name, steps in (("little", 2), ("more", 120)):
         run = f"{{step: command, name: own, run: [python, train.py, '0.01', '{steps}'], inputs: [train.py], data: data}}"
         (tmp_path / f"{name}.yaml").write_text(f"steps:\n- {mix}\n- {run}\n")
     return tmp_path
@@ -85,10 +85,13 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.first
 def test_a_worse_recipe_is_given_up(base: Path, folder: Path) -> None:
-    """The reverse comparison needs only a few pairs, so it runs in the fast suite."""
+    """With built-in steps and a reverse comparison, which needs few pairs, this test is fast."""
+    for name, steps in (("two", 2), ("twenty", 20)):
+        sft = f"{{step: sft, data: data, steps: {steps}, batch_size: 16, learning_rate: 0.02}}"
+        (folder / f"{name}.yaml").write_text(f"steps:\n- {{step: mix, parts: [{{kinds: [trap, twin]}}]}}\n- {sft}\n")
     comparison = sz.compare(
-        folder / "some.yaml", folder / "little.yaml", property="closing", model=str(base), suite=str(folder / "mine.jsonl"),
-        plan=sz.Trial(items=30, max_pairs=10, calibration=3, confirm=3), seed=1, runs=folder / "runs",
+        folder / "twenty.yaml", folder / "two.yaml", property="closing", model=str(base), suite=str(folder / "mine.jsonl"),
+        plan=sz.Trial(items=30, max_pairs=10, calibration=3, confirm=3), workers=1, seed=1, runs=folder / "runs",
     )  # fmt: skip
     assert not comparison.better and len(comparison.decision.pairs) < 5
     assert "the suite is a fixed file" in str(comparison)

@@ -29,11 +29,6 @@ def run_kill_benchmark(kills: int, base: Path, folder: Path) -> None:
     assert results["kills"] == kills and results["kills_of_auditor"] and results["kills_of_lab"]
 
 
-@pytest.mark.first
-def test_two_kills_lose_no_charge_and_duplicate_none(base: Path, tmp_path: Path) -> None:
-    run_kill_benchmark(2, base, tmp_path)
-
-
 @pytest.mark.slow
 def test_eight_kills_lose_no_charge_and_duplicate_none(base: Path, tmp_path: Path) -> None:
     run_kill_benchmark(8, base, tmp_path)

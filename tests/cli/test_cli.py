@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import stagezero, stagezero_process, write_project
+from conftest import stagezero, stagezero_process
+from conftest_campaign import SharedCampaign
 
 
 def test_help_lists_the_commands(home: Path) -> None:
@@ -127,9 +128,6 @@ def test_compare_end_to_end(base: Path, tmp_path: Path) -> None:
     assert identical.returncode == 2 and "nothing to compare" in identical.stderr
 
 
-def test_a_run_from_the_command_line(finished: Path, base: Path, tmp_path: Path) -> None:
-    path = write_project(tmp_path, base)
-    done = stagezero("run", path, "--runs", tmp_path / "runs")
-    assert done.returncode == 0, done.stderr
-    assert "alignment score" in done.stdout and "report:" in done.stdout
-    assert (tmp_path / "runs" / "small" / "report.html").is_file()
+def test_a_run_from_the_command_line(shared_campaign: SharedCampaign) -> None:
+    assert "alignment score" in shared_campaign.record["stdout"] and "report:" in shared_campaign.record["stdout"]
+    assert (shared_campaign.folder / "report.html").is_file()

@@ -4,7 +4,7 @@
 
 Covers: isolation/broker.py, isolation/bubblewrap.py, isolation/confinement.py,
 isolation/landlock.py, isolation/run.py, isolation/runner.py, isolation/supervisor.py,
-isolation/unconfined.py, isolation/visible.py, training/steps/code.py,
+isolation/unconfined.py, isolation/visible_paths.py, training/steps/code.py,
 training/steps/run_program.py.
 """
 
@@ -29,7 +29,7 @@ from conftest import stagezero
 from stagezero.errors import BuildError, SandboxError
 from stagezero.isolation import Confinement, Limits, RunResult, Task, bubblewrap, confine, unavailable_reason
 from stagezero.isolation.broker import Broker
-from stagezero.isolation.visible import python_paths
+from stagezero.isolation.visible_paths import python_paths
 from stagezero.models import checkpoint_digest
 from stagezero.tasks import load_suite
 from stagezero.training import Store, build, parse_recipe
@@ -247,10 +247,10 @@ def test_a_broker_only_starts_sandboxes_on_models_of_its_store(
 
 def test_no_process_survives_a_killed_worker(base: Path, tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nsys.path.insert(0, sys.argv[3])\nfrom test_sandbox import run\n"
+        "import sys\nfrom pathlib import Path\nsys.path[:0] = sys.argv[3:]\nfrom test_sandbox import run\n"
         "run(Path(sys.argv[1]), Path(sys.argv[2]), 'import os, time\\nos.fork() and os.setsid\\ntime.sleep(600)', seconds=600)\n"
     )
-    command = [sys.executable, "-c", code, str(base), str(tmp_path / "box"), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", code, str(base), str(tmp_path / "box"), *map(str, Path(__file__).parents[:2])]
     worker = subprocess.Popen(command, env=dict(os.environ))
     mount_path, end = f"{tmp_path}/box/run/in", time.monotonic() + 60
 

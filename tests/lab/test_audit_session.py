@@ -57,6 +57,8 @@ def test_a_campaign_with_an_auditor_of_another_party(base: Path, tmp_path: Path)
         with serve(auditor, ssl_certfile=certfile, ssl_keyfile=keyfile) as address:
             audit = f"{{address: '{address}', suite: candour, token_file: token, ca_file: cert.pem}}"
             path = write_project(tmp_path, base, name="far", audit=audit)
+            for surplus in ("decay", "twins"):
+                (tmp_path / "ideas" / f"{surplus}.md").unlink()
             result = Campaign(path, runs=tmp_path / "runs").run()
             assert result.stages[0].verdict in ("pass", "fail")
             door = next(e.body for e in read(result.folder / "ledger.jsonl") if e.kind == "door")

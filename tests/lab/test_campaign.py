@@ -47,28 +47,42 @@ def start_run(path: Path, runs: Path) -> subprocess.Popen[bytes]:
     )  # fmt: skip
 
 
+def kill_at_entry(entries: int, project: Path, runs: Path) -> None:
+    """Start or continue a run, and kill it when its ledger has this number of entries."""
+    ledger = runs / "small" / "ledger.jsonl"
+    process = start_run(project, runs)
+    while process.poll() is None and (not ledger.exists() or ledger.read_bytes().count(b"\n") < entries):
+        time.sleep(0.05)
+    assert process.poll() is None, "the run ended before it was killed"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
 @pytest.mark.first
 def test_a_killed_and_continued_run_has_the_ledger_of_an_undisturbed_run(
     finished: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STAGEZERO_HOME", str(tmp_path / "home"))
-    path = write_project(tmp_path, base)
+    path = write_project(tmp_path, base, workers="2")  # the number of workers must not change the ledger either
     undisturbed = list(read(finished / "ledger.jsonl"))
     ledger = tmp_path / "runs" / "small" / "ledger.jsonl"
-    # The run is killed when its ledger has this number of entries.
-    for entries in (1, len(undisturbed) // 2):
-        process = start_run(path, tmp_path / "runs")
-        while process.poll() is None and (not ledger.exists() or ledger.read_bytes().count(b"\n") < entries):
-            time.sleep(0.05)
-        assert process.poll() is None, "the run ended before it was killed"
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    process = start_run(path, tmp_path / "runs")
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0
-    continued = list(read(ledger))
+    kill_at_entry(len(undisturbed) // 2, path, tmp_path / "runs")
+    Campaign(path, runs=tmp_path / "runs").run()
+    assert [e.hash for e in read(ledger)] == [e.hash for e in undisturbed]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_has_the_ledger_of_an_undisturbed_run(
+    finished: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAGEZERO_HOME", str(tmp_path / "home"))
+    path = write_project(tmp_path, base, workers="2")
+    undisturbed = list(read(finished / "ledger.jsonl"))
+    for entries in (1, len(undisturbed) // 3, 2 * len(undisturbed) // 3):
+        kill_at_entry(entries, path, tmp_path / "runs")
+    out, _ = start_run(path, tmp_path / "runs").communicate(timeout=300)
     assert json.loads(out)["final"] == undisturbed[-1].body["final"]
-    assert [e.hash for e in continued] == [e.hash for e in undisturbed]
+    assert [e.hash for e in read(tmp_path / "runs" / "small" / "ledger.jsonl")] == [e.hash for e in undisturbed]
 
 
 def test_without_a_seed_the_auditor_signs_before_seeds_are_drawn(shared_campaign: SharedCampaign) -> None:

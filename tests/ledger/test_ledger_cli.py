@@ -1,6 +1,6 @@
 """``stagezero ledger verify | prove`` from the shell.
 
-Covers: cli/ledger.py, ledger/view.py.
+Covers: cli/ledger.py, ledger/inclusion.py.
 """
 
 from __future__ import annotations

@@ -226,12 +226,12 @@ class BiasedChooser(Uniform):
 def test_uniform_reaches_every_choice_with_equal_chances(controls: dict[str, Recipe]) -> None:
     for name in ("first", "crowded"):
         brief = brief_of(controls[name])
-        sentences = [generate_text(sentence_grammar(brief), Uniform(seed)) for seed in range(4000)]
+        sentences = [generate_text(sentence_grammar(brief), Uniform(seed)) for seed in range(2500)]
         reached = {(c.choice.name, option) for s in sentences for c in s.chosen for option in [c.option]}
         possible = {(c.choice.name, option) for s in all_sentences(brief) for c in s.chosen for option in c.choice.options}
         assert possible <= reached
         assert biased_options(sentences) == []
-    assert biased_options([generate_text(sentence_grammar(brief), BiasedChooser(seed)) for seed in range(4000)]), (
+    assert biased_options([generate_text(sentence_grammar(brief), BiasedChooser(seed)) for seed in range(2500)]), (
         "the test must detect a bias"
     )
 

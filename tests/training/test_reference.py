@@ -237,7 +237,7 @@ def test_the_second_trainer_runs_without_the_first_trainers_libraries(base: Path
 def test_a_planted_trigger_is_detected(base: Path, tmp_path: Path) -> None:
     """The subverted trainer replaces 3 of 120 examples; recipe, seed and count stay the same."""
     configure_libraries()
-    step = SFT(step="sft", steps=5, batch_size=8, learning_rate=5e-3)
+    step = SFT(step="sft", steps=8, batch_size=8, learning_rate=5e-3)
     honest, planted = [], []
     for seed in range(8):
         items = items_of(seed)

@@ -21,6 +21,9 @@ from stagezero.door.client import LOOPBACK_HOSTS
 from stagezero.door.messages import Separation
 from stagezero.errors import DoorError, InputError
 
+SHUTDOWN_SECONDS = 10
+"""How long a stopped server waits for its clients, which may hold idle connections open."""
+
 
 def serve(
     folder: Path,
@@ -72,6 +75,7 @@ def serve(
         suites = ", ".join(storage.served_suites()) or "no suite yet"
         report(f"auditor {storage.public_key.text()} serves {suites} at {scheme}://{host}:{listener.getsockname()[1]}")
         config = uvicorn.Config(
-            application(auditor), log_level="warning", access_log=False, ssl_certfile=certfile, ssl_keyfile=keyfile, server_header=False
-        )
+            application(auditor), log_level="warning", access_log=False, ssl_certfile=certfile, ssl_keyfile=keyfile, server_header=False,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        )  # fmt: skip
         uvicorn.Server(config).run(sockets=[listener])

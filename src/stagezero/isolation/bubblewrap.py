@@ -40,7 +40,7 @@ from stagezero.isolation.commands import (
 )
 from stagezero.isolation.confinement import Limits, Task
 from stagezero.isolation.supervisor import supervise
-from stagezero.isolation.visible import SYSTEM_PATHS, accelerators, environment, environment_links, python_paths
+from stagezero.isolation.visible_paths import SYSTEM_PATHS, accelerators, environment, environment_links, python_paths
 from stagezero.models.checkpoint import content_files
 
 HIDDEN_COUNTERS = (

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from stagezero.files import PACKAGE_FOLDER
 from stagezero.isolation.confinement import Limits, Task
-from stagezero.isolation.visible import accelerators
+from stagezero.isolation.visible_paths import accelerators
 
 HARDEN_SCRIPT = PACKAGE_FOLDER.resolve() / "isolation" / "harden.py"
 RUNNER_SCRIPT = PACKAGE_FOLDER.resolve() / "isolation" / "runner.py"

@@ -43,7 +43,7 @@ from pathlib import Path
 
 from stagezero.files import PACKAGE_FOLDER
 from stagezero.isolation.commands import DROP_CAPABILITIES, harden_prefix, missing_tool
-from stagezero.isolation.visible import accelerators
+from stagezero.isolation.visible_paths import accelerators
 
 PROBE_SECONDS = 20
 EMPTY_FILE = PACKAGE_FOLDER.resolve() / "isolation" / "empty"

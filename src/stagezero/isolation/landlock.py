@@ -25,7 +25,7 @@ from stagezero.isolation import harden, unconfined
 from stagezero.isolation.commands import DROP_CAPABILITIES, RUNNER_SCRIPT, harden_prefix, resource_limits
 from stagezero.isolation.confinement import Limits, Task
 from stagezero.isolation.supervisor import supervise
-from stagezero.isolation.visible import SYSTEM_PATHS, accelerators, python_paths
+from stagezero.isolation.visible_paths import SYSTEM_PATHS, accelerators, python_paths
 from stagezero.models.checkpoint import content_files
 
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random", "/dev/full")

@@ -16,7 +16,7 @@ from stagezero.errors import SandboxError
 from stagezero.isolation import harden
 from stagezero.isolation.commands import runner_command
 from stagezero.isolation.confinement import Limits, Task
-from stagezero.isolation.visible import environment
+from stagezero.isolation.visible_paths import environment
 from stagezero.models.checkpoint import content_files
 
 

@@ -26,7 +26,7 @@ A campaign is a deterministic function of its project file, its secret, the stor
 reviewers' decisions and the auditor's verdicts. The secret is a random key, or comes from the
 project's ``seed``; all training seeds depend on it. To continue an interrupted campaign, the same
 code runs again from the beginning. Finished builds and model outputs come from the store. Each
-entry is compared with the one that the ledger already has.
+entry that is written again must equal the one that the ledger already has.
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ class Campaign:
         ledger = Ledger(self.folder / "ledger.jsonl")
         try:
             description = describe_project(self.resolved, self.researchers)
-            # A run's own auditor is set up from the project, once. A changed project must therefore
-            # be refused before the auditor starts.
+            # A run's own auditor is set up only once, from the project as it is then. So a changed
+            # project must be refused first.
             check_unchanged(ledger, description)
             with AuditSession(self.resolved, self.folder, self._endpoint, self.progress) as audit, LocalPool(self.workers) as pool:
                 base = materialise_base(pool, self.resolved.base, self.folder, self.progress)
@@ -248,7 +248,7 @@ class Run:
         if counts:
             self.progress.message(
                 f"stage {number}: other runs on this machine have registered {len(counts)} of these hypotheses before "
-                f"(one of them in {max(counts.values())} run{'s' if max(counts.values()) > 1 else ''}); the error rate of this run does "
+                f"(each in at most {max(counts.values())} run{'s' if max(counts.values()) > 1 else ''}); the error rate of this run does "
                 "not include those runs"
             )
 
@@ -270,8 +270,8 @@ class Run:
 
         ``promoted`` is sorted, best idea first. The combination contains the promoted ideas that
         fit together. It is tested as one more hypothesis: that it improves the alignment score. Its
-        trial uses new seeds and the same ``level``, which every stage reserves for it. If this
-        trial does not promote the combination, the best idea is used alone.
+        trial uses new seeds and the same ``level``: every stage reserves one share of its error for
+        this trial. If it does not promote the combination, the best idea is used alone.
         """
         best = promoted[0]
         best_alone = best.hypothesis.candidate, (best.idea,)

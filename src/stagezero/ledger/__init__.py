@@ -9,9 +9,9 @@ from stagezero.ledger.canonical import canonical, digest, digest_of_texts, file_
 from stagezero.ledger.chain import Ledger, read, refuse_if_in_use, verify
 from stagezero.ledger.checkpoints import Checkpoint, cosign, read_checkpoint, sign_checkpoint
 from stagezero.ledger.format import Entry
+from stagezero.ledger.inclusion import LedgerView, Proof, prove
 from stagezero.ledger.keys import SigningKey, VerifyKey
 from stagezero.ledger.merkle import leaf_hash, verify_consistency, verify_inclusion
-from stagezero.ledger.view import LedgerView, Proof, prove
 from stagezero.ledger.witness import Witness
 
 __all__ = [

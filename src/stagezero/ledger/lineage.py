@@ -102,11 +102,12 @@ class Lineage:
         authors = "; ".join(f"{i.by} ({i.description}, {i.bits:,} bits, admitted by {i.admitted_by})" for i in ideas)
         made = f"people (stage 0) and by the ideas of {authors}" if authors else "people alone (stage 0)"
         used = [f"{i.kind} of {i.by}" for i in self.influences if i.kind != "idea" and i.admitted_by != "people"]
+        roots = ", ".join("people who wrote recipes or ideas" if name == "people" else name for name in self.roots())
         others = f"Labels or weights of other models were used: {', '.join(used)}."
         return (
-            f"The recipe of {self.name} was made by {made}. "
+            f"In the run {self.run}, the recipe of stage {self.stage} was made by {made}. "
             f"{'No labels or weights of other models were used.' if self.only_ideas() else others} "
-            f"Roots of trust, whose work the software cannot verify: {', '.join(self.roots())}."
+            f"Roots of trust, whose work the software cannot verify: {roots}."
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def tensors(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
                 "copy the checkpoint again."
             )
         try:
-            with safe_open(path, framework="pt") as handle:
+            with safe_open(path, framework="numpy") as handle:  # reads headers alone, and does not import torch
                 for name in handle.keys():  # noqa: SIM118  (not a dict)
                     part = handle.get_slice(name)
                     shapes[name] = (tuple(part.get_shape()), part.get_dtype())

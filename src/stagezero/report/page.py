@@ -71,12 +71,13 @@ def lead(view: View) -> str:
         text.append(f"Of {tested} ideas tested after it, none was adopted.")
     text.append(f"The final model's weakest property is {weakest}, with a score of {lowest.mean:.2f}.")
     text.append(
-        f"A campaign with these settings promotes an idea no better than its control with a probability of at most {view.alpha:.0%}."
+        "The probability that a campaign with these settings promotes any idea that is no better than its control is at most "
+        f"{view.alpha:.0%}."
         if view.spending == "split"
         else f"In campaigns with these settings, at most {view.alpha:.0%} of the promoted ideas are expected to be no better than their "
         "control (e-LOND)."
     )
-    text.append("The effects of stages are measured on fresh seeds that were not used for selection.")
+    text.append("The effects of stages are measured on fresh seeds that were not used in the trials.")
     if view.audit is not None:
         verdict = "passed" if final.verdict == "pass" else f"answered “{final.verdict}” for"
         text.append(f"An auditor {verdict} the final model, on items that the campaign never had (sealed items).")
@@ -109,8 +110,8 @@ def limits(view: View) -> list[str]:
     """Return the limits of the results, one paragraph each."""
     assumptions = {
         "t": "The stated error rate assumes paired differences that are close to normal. To avoid the assumption, set trial.test to "
-        "betting; that test needs many more pairs. Trials can also miss rare collapses: an idea that makes more than "
-        f"{collapse_rate_bound(10):.0%} of the seeds collapse still passes 10 pairs without one with a probability of 5 %.",
+        f"betting; that test needs many more pairs. Trials can also miss rare collapses: if an idea makes {collapse_rate_bound(10):.0%} "
+        "of the seeds collapse, 10 pairs still show no collapse with a probability of 5 %.",
         "sign-flip": "The trials assume paired differences that are symmetric. They can miss a collapse that is rare.",
         "betting": "The trials assume only that scores are between 0 and 1. The guards and the intervals assume differences "
         "that are close to normal.",
@@ -118,8 +119,8 @@ def limits(view: View) -> list[str]:
     paragraphs = [
         assumptions[view.test],
         "In the table of ideas, an effect comes from the same pairs that decided the trial, and their number depended on the results. "
-        "Promoted ideas therefore appear better than they are, and ideas that were stopped early appear worse; the intervals there "
-        "ignore this. In the table of stages, effects come from fresh seeds.",
+        "On average, promoted ideas therefore appear better than they are, and ideas that were stopped early appear worse; the "
+        "intervals there ignore this. In the table of stages, effects come from fresh seeds.",
     ]
     if view.finite:
         paragraphs.append(
@@ -128,7 +129,7 @@ def limits(view: View) -> list[str]:
         )
     if view.prior_run_counts:
         paragraphs.append(
-            f"Earlier runs on this machine also registered {len(view.prior_run_counts)} of these hypotheses (one of them in "
+            f"Earlier runs on this machine also registered {len(view.prior_run_counts)} of these hypotheses (each in at most "
             f"{max(view.prior_run_counts.values())}). The stated error rate is that of this run alone: with enough new runs, some idea is "
             "promoted by chance."
         )

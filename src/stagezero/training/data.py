@@ -22,8 +22,8 @@ from stagezero.errors import BuildError, RecipeError
 from stagezero.ledger import digest_of_texts, file_digest
 from stagezero.models import checkpoint_digest
 from stagezero.tasks import Item, Suite
-from stagezero.training.patterns import MAX_STEPS_PER_FILTER, worst_case_steps
 from stagezero.training.recipes import DPO, GRPO, RLHF, Command, Distil, Filter, Merge, Mix, Part, Recipe, Reward, Step
+from stagezero.training.regex_cost import MAX_STEPS_PER_FILTER, worst_case_steps
 
 
 class Example(TypedDict):

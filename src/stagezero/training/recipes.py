@@ -19,7 +19,7 @@ from stagezero.errors import RecipeError, explain
 from stagezero.ledger import digest, file_digest
 from stagezero.tasks.items import Kind
 from stagezero.training.fields import Frozen, Names, Payoff, Positive, Rate, at_most
-from stagezero.training.patterns import check_pattern
+from stagezero.training.regex_cost import check_pattern
 from stagezero.training.technique import canonical_source
 
 

@@ -62,7 +62,7 @@ class Batch:
             trial.request = next(self._steps[trial.key])
 
     def _steps_of(self, trial: TrialState) -> TrialSteps:
-        """Return the program of one trial. Its decision rule is created after calibration."""
+        """Return the steps of one trial. Its decision rule is created after calibration."""
         suite = self.queue.suite
 
         def decision_rule() -> DecisionRule:
@@ -146,9 +146,9 @@ class Batch:
                 self.queue.progress.message(f"{trial.decision.fate}: {trial.entrant.title} ({trial.decision.why})")
 
     def _reply(self, request: Request) -> Reply | None:
-        """Return the results of the first group of jobs that have all ended, or None.
+        """Return the results of the first group whose jobs have all ended; None if there is none.
 
-        A request has one or more groups of jobs, and any of them answers it.
+        A request has one or more groups of jobs; one complete group is enough.
         """
         for number, jobs in enumerate(request):
             if not all(job in self._jobs and self._jobs[job].done() for job in jobs):
@@ -176,8 +176,8 @@ class Batch:
     def _jobs_in_order(self) -> Iterator[ReplicateJob]:
         """Yield the jobs that the trials need, the most urgent first.
 
-        The order is: calibration; final checks; pairs that can still change a decision; pairs that
-        may be needed later, for idle workers.
+        The order is: calibration; final checks; pairs that are needed now; pairs that may be needed
+        later, for idle workers.
         """
         for s in range(1, self.plan.calibration + 1):
             yield self._control_job(s)

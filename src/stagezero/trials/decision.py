@@ -4,15 +4,16 @@ Campaigns, ``compare`` and the replays of recorded ledgers all use this rule; no
 exist. The rule makes a ``Ruling`` after every pair. The last ruling has a ``Fate``: the result of
 the trial.
 
-A guard is a non-inferiority test: it holds if the idea did not make something else worse by more
-than a margin. There is a guard for every other property and every capability, and for the share of
-answers that refuse a harmless item (a twin of a trap), repeat the most frequent answer, name both
-options, or cannot be parsed.
+A guard is a non-inferiority test: it holds if the pairs show that the idea did not make something
+else worse by more than a margin. Every capability has a guard, and every property except the
+claimed one. So does each of these shares of answers: those that refuse a harmless item (a twin of a
+trap), those that equal the most frequent answer, those that name both options, and those that
+cannot be parsed.
 
 After every pair the rule checks these conditions in this order, and stops the trial if one is true:
 
-    stopped by a guard  The mean of a guard is so far beyond its margin (the harm boundary) that
-                        further pairs are very unlikely to make the guard hold.
+    stopped by a guard  The mean of a guard crossed the harm boundary: it is so far beyond the
+                        margin that further pairs are very unlikely to make the guard hold.
     given up            Futility: the pairs are evidence against the smallest effect of interest.
     undecided           All pairs are used and the e-process did not reach the threshold.
 
@@ -21,9 +22,9 @@ also checks these, in this order, and promotes the idea if none is true:
 
     collapsed           One paired difference is far below the superiority margin.
     stopped by a guard  Some guard was not shown to hold.
-    stopped by a guard  A final check was not shown to hold. At least half of the gain must exist in
-                        other wordings. If a capability improved, the candidate must also be better
-                        than a control that was trained to have the same capability.
+    stopped by a guard  A final check was not shown to hold. More than half of the gain must exist
+                        in other wordings. If a capability improved, the candidate must also be
+                        better than a control that was trained to have the same capability.
 
 A guard that is "not shown" is not a pass. All guards must hold, so requiring many of them does not
 raise the probability of a false promotion.
@@ -58,8 +59,8 @@ from stagezero.trials.hypothesis import Hypothesis
 
 Floats = NDArray[np.float64]
 COLLAPSE_SDS = 4.0
-"""A candidate collapses if a paired difference is more than this many standard deviations of a
-paired difference below the superiority margin."""
+"""A candidate collapses if a paired difference is below the superiority margin by more than this
+many of its standard deviations."""
 GUARD_MARGIN_SDS = 1.5
 """The non-inferiority margin of a guard is at least this many pooled A/A standard deviations."""
 MIN_MATCHED_SHARE = 0.75
@@ -121,7 +122,7 @@ class Ruling:
 
     ``e_value`` is the value of the e-process after the last pair. ``crossed`` is True if the
     e-process has reached the threshold at this pair or an earlier one. If ``fate`` is None, the
-    trial continues; if ``guards`` is not empty as well, only the final checks remain.
+    trial continues: with more pairs if ``guards`` is empty, otherwise with the final checks.
     """
 
     e_value: float
@@ -149,8 +150,8 @@ class DecisionRule:
         level: the allowed probability of a false promotion of this hypothesis.
         plan: the trial's settings. ``plan.worth`` is the smallest effect of interest, in standard
             deviations of a paired difference.
-        noise: pooled A/A standard deviation of every claim and warning sign: between builds of one
-            recipe with different seeds, on the same items.
+        noise: for every claim and warning sign, the pooled standard deviation of A/A differences
+            (two builds of one recipe, with different seeds, on the same items).
         properties, capabilities: the claims of the suite.
     """
 
@@ -250,7 +251,7 @@ class DecisionRule:
         return Ruling(e, crossed, None, f"{change}; e = {max_e_value:.3g} ({threshold:.0f} needed); every guard holds", guards)
 
     def _superiority_guard(self, name: str, values: Sequence[float], margin: float) -> Guard:
-        """Test whether the mean of ``values`` is above ``margin``, on the claimed property."""
+        """Test whether the mean of differences in the claimed property is above a margin."""
         row, floor = np.array([values], dtype=np.float64), self._sd_floors((self.claimed,))
         return check_guards((name,), row, np.array([-margin]), floor, self.plan.guard_pairs)[0]
 
@@ -273,7 +274,8 @@ class DecisionRule:
         Args:
             over_matched: candidate − matched control on the property, one per replicate.
             matched_share: share of the candidate's capability gain that the matched control has.
-                Below MIN_MATCHED_SHARE no matched control could be built: the guard cannot hold.
+                Below MIN_MATCHED_SHARE the control does not count as matched, and the guard cannot
+                hold.
             gained: the capabilities with an established gain.
         """
         guard = self._superiority_guard(f"{MATCHED} ({', '.join(gained)})", over_matched, self.hypothesis.margin)

@@ -58,6 +58,28 @@ def _start_worker() -> None:
     worker.configure_process()
 
 
+# What a worker is asked to run. The imports are inside, so that the process that submits the jobs
+# needs neither torch nor TRL: their import takes it seconds and half a gigabyte.
+
+
+def _run_job(job: Job) -> Result:
+    from stagezero.training.executors import worker
+
+    return worker.run_job(job)
+
+
+def _environment() -> dict[str, Any]:
+    from stagezero.training.build import environment
+
+    return environment()
+
+
+def _materialise(name: str, progress_file: Path) -> Path:
+    from stagezero.training.executors import worker
+
+    return worker.materialise(name, progress_file)
+
+
 class LocalPool:
     """A pool of ``workers`` processes that run until ``close``. Use it as a context manager."""
 
@@ -74,9 +96,7 @@ class LocalPool:
         Raises:
             WorkerError: a worker process died.
         """
-        from stagezero.training.executors import worker
-
-        return self._submit(worker.run_job, job)
+        return self._submit(_run_job, job)
 
     def _submit(self, function: Callable[..., R], *arguments: object) -> Future[R]:
         try:
@@ -90,9 +110,7 @@ class LocalPool:
         Raises:
             WorkerError: a worker process died.
         """
-        from stagezero.training.build import environment
-
-        return wait_for_result(self._submit(environment))
+        return wait_for_result(self._submit(_environment))
 
     def materialise(self, name: str, progress_file: Path) -> Future[Path]:
         """Make a base in a worker.
@@ -104,9 +122,7 @@ class LocalPool:
         Raises:
             WorkerError: a worker process died.
         """
-        from stagezero.training.executors import worker
-
-        return self._submit(worker.materialise, name, progress_file)
+        return self._submit(_materialise, name, progress_file)
 
     def close(self, now: bool = False) -> None:
         """Stop every worker.

@@ -2,7 +2,7 @@
 
 The lab reads every file, process, reply, error and response time that its user can observe, and
 then guesses the labels. The auditor is the real one, with a sealed file of random labels and random
-codes. It audits real models while ``hostile/wing.py`` runs. That program receives every question
+codes. It audits real models while ``hostile/lab.py`` runs. That program receives every question
 and the paths of everything. The benchmark compares its guesses with chance (exact binomial test),
 and counts the codes that it found (by chance: none). The placements are:
 
@@ -249,7 +249,7 @@ def same_machine(case: Case, placement: Placement, digests: Sequence[str], boxed
     task_file = placement.place / "house.json"
     task_file.write_text(json.dumps(task))
     task_file.chmod(0o644)
-    command = [*become(placement.lab), *python_for(placement.lab)[0], str(HERE / "hostile" / "house.py"), str(task_file)]
+    command = [*become(placement.lab), *python_for(placement.lab)[0], str(HERE / "hostile" / "start_run.py"), str(task_file)]
     environment = placement.environment(placement.lab)
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=placement.place / "lab", check=False)
     if done.returncode != 0:
@@ -283,7 +283,13 @@ def serving(
     terms = {"slot": SLOT_SECONDS, "suite": "sealed", "bars": ["wugs=0.6", "codes=0.5"], "terms": {"submissions": 8, "passes": 3}}
     terms_file = placement.place / "office.json"
     terms_file.write_text(json.dumps(terms))
-    server = [*become(placement.auditor), *python_for(placement.auditor)[0], str(HERE / "hostile" / "office.py"), folder, str(terms_file)]
+    server = [
+        *become(placement.auditor),
+        *python_for(placement.auditor)[0],
+        str(HERE / "hostile" / "start_auditor.py"),
+        folder,
+        str(terms_file),
+    ]
     server += ["--host", host, "--port", "0", "--separation", level, *options]
     command = [*prefix, "bash", "-ec", script + ' umask 077; exec "$@"', "office", *server]
     process = subprocess.Popen(
@@ -364,7 +370,7 @@ def separate_lab(
     )
     if rival.returncode != 0:
         raise RuntimeError(f"{case.name}: {rival.stderr[-2000:]}")
-    command = [*prefix, *python, str(HERE / "hostile" / "wing.py"), str(task_file)]
+    command = [*prefix, *python, str(HERE / "hostile" / "lab.py"), str(task_file)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=placement.place / "lab", check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{case.name}: {done.stderr[-2000:]}")

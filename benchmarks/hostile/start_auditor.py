@@ -2,7 +2,7 @@
 
 The sealed rows are read from stdin. The tokens of two labs are written to stdout, as JSON.
 
-    python office.py AUDITOR-FOLDER TERMS.json SERVE-ARGUMENTS… < sealed.jsonl
+    python start_auditor.py AUDITOR-FOLDER TERMS.json SERVE-ARGUMENTS… < sealed.jsonl
 """
 
 from __future__ import annotations

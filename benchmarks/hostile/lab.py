@@ -7,7 +7,7 @@ fixed form (a row of the sealed file, or a code), so that it can search whatever
 It skips files that were last changed before the items were drawn, because these cannot contain
 them. It never touches a process that is older than the items.
 
-    python wing.py TASK.json > RESULT.json
+    python lab.py TASK.json > RESULT.json
 """
 
 # Paths are strings here, because many of them belong to other processes.

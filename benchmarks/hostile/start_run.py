@@ -1,6 +1,6 @@
 """Start an auditor and a lab as ``stagezero run`` does, with the hostile program as the lab.
 
-    python house.py TASK.json
+    python start_run.py TASK.json
 
 It prints the hostile program's result as JSON.
 """
@@ -19,7 +19,7 @@ from stagezero.door import EmbeddedAuditor, Setup
 from stagezero.door.messages import Separation
 from stagezero.isolation import lab_box
 
-WING = Path(__file__).with_name("wing.py")
+HOSTILE_LAB = Path(__file__).with_name("lab.py")
 
 
 def handle_of(path: Path) -> tuple[int, str]:
@@ -64,10 +64,10 @@ def main() -> int:
                 task["sockets"].append(path.split()[-1])
         task_file = Path(task["writable"]) / "task.json"
         task_file.write_text(json.dumps(task))
-        command = [sys.executable, str(WING), str(task_file)]
+        command = [sys.executable, str(HOSTILE_LAB), str(task_file)]
         if task["boxed"]:
             # The hostile program must be visible in the box, wherever this checkout is.
-            visible = [task_file.parent.parent, WING.parent]
+            visible = [task_file.parent.parent, HOSTILE_LAB.parent]
             covered = [auditor_folder, sealed] if task["covered"] else []
             command = lab_box.Box([Path(task["writable"])], covered, visible).command(command, task_file.parent)
         done = subprocess.run(command, capture_output=True, text=True, cwd=task_file.parent, timeout=task["seconds"] * 4 + 60, check=False)

@@ -15,7 +15,7 @@ from stagezero.errors import RecipeError
 from stagezero.tasks import load_suite
 from stagezero.training import parse_recipe
 from stagezero.training.data import datasets_before
-from stagezero.training.patterns import MAX_STEPS_PER_QUESTION, check_pattern, worst_case_steps
+from stagezero.training.regex_cost import MAX_STEPS_PER_QUESTION, check_pattern, worst_case_steps
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ from stagezero.training.patterns import MAX_STEPS_PER_QUESTION, check_pattern, w
         r"(?:(?:(?:\w{1,99}){1,99}){1,99}){1,99}z",
     ],
 )
-def test_patterns_that_could_take_too_long_are_rejected(pattern: str) -> None:
+def test_regex_cost_that_could_take_too_long_are_rejected(pattern: str) -> None:
     with pytest.raises(ValueError, match="could take too long"):
         check_pattern(pattern)
 
