@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from _common import arguments, publish
-from hostile.house import children, handle_of
+from hostile.start_run import children, handle_of
 from scipy.stats import binomtest
 
 LABELS, CODES = 300, 100

@@ -8,7 +8,7 @@ above it:
                     command; imports nothing of the package
     runner.py       the program inside a sandbox: runs the code or command and sends its weights;
                     imports nothing of the package
-    visible.py      the paths and environment variables that every kind of sandbox shows
+    visible_paths.py the paths and environment variables that every kind of sandbox shows
     commands.py     the parts of command lines that sandboxes and the lab's box share
     supervisor.py   runs a sandboxed program, enforces its limits and receives its weights
     bubblewrap.py   the sandbox: mount, process and network namespaces around one program
