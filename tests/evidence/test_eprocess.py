@@ -76,10 +76,15 @@ def logarithmic_log_e(t: float, k: int) -> float:
     return float(top + mpmath.log(sum(mpmath.exp(v - top) for v in fine)) + mpmath.log(step))
 
 
-@pytest.mark.first
-@pytest.mark.parametrize(("t", "k"), [(1e4, 2), (1e4, 30), (-1e4, 30), (40.0, 1000), (1e4, 1000), (-20.0, 1000), (0.5, 1000), (300.0, 200)])
+@pytest.mark.parametrize(("t", "k"), [(1e4, 2), (1e4, 30), (-1e4, 30), (40.0, 1000), (1e4, 1000), (300.0, 200)])
 def test_log_e_values_agree_with_high_precision_sums_at_the_extremes(t: float, k: int) -> None:
     assert log_e_value(t, k) == pytest.approx(logarithmic_log_e(t, k), rel=1e-7, abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("t", [-20.0, 0.5])
+def test_log_e_values_agree_with_high_precision_sums_at_many_pairs(t: float) -> None:
+    assert log_e_value(t, 1000) == pytest.approx(logarithmic_log_e(t, 1000), rel=1e-7, abs=1e-6)
 
 
 @pytest.mark.parametrize("k", [2, 10, 100, 1000])

@@ -111,7 +111,7 @@ def two_property_suite(path: Path) -> Path:
     return path
 
 
-@pytest.mark.first
+@pytest.mark.slow
 def test_ideas_promoted_together_are_tested_as_one_composition_before_adoption(base: Path, tmp_path: Path) -> None:
     suite = two_property_suite(tmp_path / "two.jsonl")
     path = write_project(

@@ -112,7 +112,10 @@ def reward_model(trained_policy: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", STEPS)
+VARIANTS = (", lora", ", hot")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name.endswith(VARIANTS) else []) for name in STEPS])
 def test_both_trainers_make_the_same_weights(name: str, trained_policy: Path, reward_model: Path, tmp_path: Path) -> None:
     """120 examples in batches of 16: there are several passes, and each ends in a short batch."""
     step, items = STEPS[name], items_of()
@@ -237,7 +240,7 @@ def test_the_second_trainer_runs_without_the_first_trainers_libraries(base: Path
 def test_a_planted_trigger_is_detected(base: Path, tmp_path: Path) -> None:
     """The subverted trainer replaces 3 of 120 examples; recipe, seed and count stay the same."""
     configure_libraries()
-    step = SFT(step="sft", steps=8, batch_size=8, learning_rate=5e-3)
+    step = SFT(step="sft", steps=10, batch_size=8, learning_rate=5e-3)
     honest, planted = [], []
     for seed in range(8):
         items = items_of(seed)

@@ -211,7 +211,7 @@ def test_a_gain_that_capability_alone_explains_is_stopped_by_a_guard(tmp_path: P
     explained = matched_trial(tmp_path, [idea], {"facts": 0.25, "privacy": 0.15})
     assert explained.fate is Fate.GUARD and "gain over a capability-matched control" in explained.why
     unmatched = matched_trial(tmp_path, [idea], {})
-    assert unmatched.fate is Fate.GUARD and "no control as capable as the candidate could be built" in unmatched.why
+    assert unmatched.fate is Fate.GUARD and "the control could not be made as capable as the candidate" in unmatched.why
     alone = matched_trial(tmp_path, [{"privacy": 0.15}], {"privacy": 0.15})
     assert alone.fate is Fate.PROMOTED, "without a gain in capability, no matched control is needed"
 

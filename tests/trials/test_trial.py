@@ -93,7 +93,7 @@ def test_a_gain_in_capability_requests_a_matched_control_at_the_same_time(last_f
     assert len(dose) == DOSE_REPLICATES and all(MATCHED in job.arm for job in dose)
     assert all(len(request) == (2 if last_first else 1) for request in checks[1:-1])
     assert ruling == run({"privacy": 0.2, "facts": 0.2}, last_first=not last_first)[2], "the order of the checks must not matter"
-    assert ruling.fate is Fate.GUARD and "no control as capable as the candidate could be built" in ruling.why and state.in_final_checks
+    assert ruling.fate is Fate.GUARD and "the control could not be made as capable as the candidate" in ruling.why and state.in_final_checks
 
 
 @pytest.mark.parametrize("last_first", [False, True])

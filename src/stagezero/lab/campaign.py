@@ -122,8 +122,8 @@ class Campaign:
         ledger = Ledger(self.folder / "ledger.jsonl")
         try:
             description = describe_project(self.resolved, self.researchers)
-            # A run's own auditor is set up only once, from the project as it is then. So a changed
-            # project must be refused first.
+            # A run's own auditor is set up once, from the project, and stays as it is. So a changed
+            # project must be refused before the auditor starts.
             check_unchanged(ledger, description)
             with AuditSession(self.resolved, self.folder, self._endpoint, self.progress) as audit, LocalPool(self.workers) as pool:
                 base = materialise_base(pool, self.resolved.base, self.folder, self.progress)
@@ -348,5 +348,5 @@ def _outcome(number: int, idea: Idea, decision: Decision, adopted: Stage | None)
 
 
 def _review_reason(own: OwnModel | None) -> str | None:
-    """Return why ideas that the stage's own model proposes need review; None if they do not."""
+    """Return why ideas from the stage's own model need review; None if they need none."""
     return None if own is None or own.passed else f"the model of stage {own.stage} proposed it, and that model has not passed the audit"

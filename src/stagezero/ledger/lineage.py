@@ -100,12 +100,12 @@ class Lineage:
         """Summarise who made the recipe, what came from other models, and who must be trusted."""
         ideas = [i for i in self.influences if i.kind == "idea" and i.digest]
         authors = "; ".join(f"{i.by} ({i.description}, {i.bits:,} bits, admitted by {i.admitted_by})" for i in ideas)
-        made = f"people (stage 0) and by the ideas of {authors}" if authors else "people alone (stage 0)"
+        made = f"people made the recipe of stage 0; the ideas of {authors} changed it" if authors else "people alone made the recipe"
         used = [f"{i.kind} of {i.by}" for i in self.influences if i.kind != "idea" and i.admitted_by != "people"]
         roots = ", ".join("people who wrote recipes or ideas" if name == "people" else name for name in self.roots())
         others = f"Labels or weights of other models were used: {', '.join(used)}."
         return (
-            f"In the run {self.run}, the recipe of stage {self.stage} was made by {made}. "
+            f"Stage {self.stage} of the run “{self.run}”: {made}. "
             f"{'No labels or weights of other models were used.' if self.only_ideas() else others} "
             f"Roots of trust, whose work the software cannot verify: {roots}."
         )
@@ -249,7 +249,11 @@ def _trace(record: CampaignRecord, stage: int, models: Mapping[str, tuple[Campai
         )  # fmt: skip
     sandbox = project.get("sandbox", {}).get("kind", "none")
     runs_programs = any(step["step"] in ("code", "command") for step in body["recipe"]["steps"])
-    confined = f"sandbox: {sandbox}" if runs_programs else "all steps are built in; no program of an idea or a person was run"
+    confined = (
+        f"sandbox: {sandbox}"
+        if runs_programs
+        else "all training steps are stagezero's own; no program that came with an idea or from a person was run"
+    )
     return Lineage(record.name, stage, body["model"], tuple(influences), confined, campaign["environment"]["versions"], body["verdict"])
 
 

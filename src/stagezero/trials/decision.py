@@ -6,9 +6,8 @@ the trial.
 
 A guard is a non-inferiority test: it holds if the pairs show that the idea did not make something
 else worse by more than a margin. Every capability has a guard, and every property except the
-claimed one. So does each of these shares of answers: those that refuse a harmless item (a twin of a
-trap), those that equal the most frequent answer, those that name both options, and those that
-cannot be parsed.
+claimed one. These shares of answers have guards too: answers that refuse a harmless item (a twin of
+a trap), that equal the most frequent answer, that name both options, or that cannot be parsed.
 
 After every pair the rule checks these conditions in this order, and stops the trial if one is true:
 
@@ -59,8 +58,8 @@ from stagezero.trials.hypothesis import Hypothesis
 
 Floats = NDArray[np.float64]
 COLLAPSE_SDS = 4.0
-"""A candidate collapses if a paired difference is below the superiority margin by more than this
-many of its standard deviations."""
+"""A candidate collapses if a paired difference is more than this many standard deviations (of
+paired differences) below the superiority margin."""
 GUARD_MARGIN_SDS = 1.5
 """The non-inferiority margin of a guard is at least this many pooled A/A standard deviations."""
 MIN_MATCHED_SHARE = 0.75
@@ -69,11 +68,12 @@ capability gain."""
 OTHER_WORDINGS = "more than half of the gain in other wordings"
 MATCHED = "against a capability-matched control"
 TOO_WEAK = ", which could not be made as capable"
-"""Names of guards, as ledgers store them; ``_DISPLAYED`` has the words for people."""
+"""Names of guards, and the ending of one, as ledgers store them; ``_DISPLAYED`` has the words for
+people."""
 _DISPLAYED = {
     OTHER_WORDINGS: "gain in other wordings minus half of the gain",
     MATCHED: "gain over a capability-matched control",
-    TOO_WEAK: " (no control as capable as the candidate could be built)",
+    TOO_WEAK: " (the control could not be made as capable as the candidate)",
 }
 
 
