@@ -81,6 +81,33 @@ def stagezero(*arguments: str | Path, cwd: Path | None = None) -> subprocess.Com
         return subprocess.CompletedProcess(command, code, stdout.read(), stderr.read())
 
 
+_OPEN_TO_ALL = """
+set -e
+blocked=$1 folder=$2 hold=$(mktemp -d)
+shift 2
+mount --bind "$folder" "$hold"
+mount -t tmpfs -o mode=755 tmpfs "$blocked"
+mkdir -p "$folder"
+mount --bind "$hold" "$folder"
+umount "$hold"
+rmdir "$hold"
+exec "$@"
+"""
+
+
+def open_to_all_users(folder: Path) -> list[str]:
+    """Return a command prefix under which every user can enter a folder.
+
+    A clone below a private folder (``/root``) cannot be entered by another user, whom some tests
+    need. In a mount namespace of its own, the command finds the folder alone at its path. The
+    prefix needs root; it is empty if it is not needed.
+    """
+    blocked = next((parent for parent in reversed(folder.resolve().parents) if not parent.stat().st_mode & 0o001), None)
+    if blocked is None:
+        return []
+    return ["unshare", "--mount", "--propagation", "private", "sh", "-c", _OPEN_TO_ALL, "sh", str(blocked), str(folder.resolve())]
+
+
 class _Captured:
     """A file descriptor redirected to a temporary file, which captures child processes too."""
 

@@ -48,6 +48,7 @@ def shared_campaign(base: Path, shared_folder: Path) -> SharedCampaign:
 
 def _run(folder: Path, base: Path) -> None:
     from stagezero.ideas.review import pending_ideas
+    from stagezero.lab.campaign import Campaign
 
     key = folder / "keys" / "anna"
     public = stagezero("review", "--key", key, "--name", "anna").stdout.strip()
@@ -81,9 +82,9 @@ def _run(folder: Path, base: Path) -> None:
             running.kill()
             running.wait()
     before = (run / "ledger.jsonl").read_bytes()
-    continued = stagezero("run", path, "--runs", folder / "runs").returncode
+    Campaign(path, runs=folder / "runs").run()  # raises if it cannot be continued
     record["stdout"] = (folder / "log").read_text()
-    record["continued"] = {"code": continued, "unchanged": (run / "ledger.jsonl").read_bytes() == before}
+    record["continued"] = {"unchanged": (run / "ledger.jsonl").read_bytes() == before}
     (folder / "record.json").write_text(json.dumps(record))
 
 

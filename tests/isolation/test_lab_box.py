@@ -21,11 +21,13 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
+from conftest import open_to_all_users
 
 from stagezero.files import PACKAGE_FOLDER
 from stagezero.isolation import lab_box
 
 OTHER_UID = 61003
+PROJECT = Path(__file__).parents[2]
 SITE = next(p for p in sys.path if p.endswith("-packages") and (Path(p) / "safetensors").is_dir())
 PATHS = f"sys.path[:0] = [{str(PACKAGE_FOLDER.parent)!r}, {SITE!r}]"
 RunInBox = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -48,7 +50,7 @@ def python_for_other_user() -> str | None:
 
 
 def _other_user_prefix() -> list[str]:
-    return ["setpriv", f"--reuid={OTHER_UID}", f"--regid={OTHER_UID}", "--clear-groups", "--"]
+    return [*open_to_all_users(PROJECT), "setpriv", f"--reuid={OTHER_UID}", f"--regid={OTHER_UID}", "--clear-groups", "--"]
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import stagezero
+from conftest import open_to_all_users, stagezero
 
 from stagezero.errors import BuildError, SandboxError
 from stagezero.isolation import Confinement, Limits, RunResult, Task, bubblewrap, confine, unavailable_reason
@@ -395,6 +395,7 @@ def test_the_sandbox_of_an_unprivileged_user_is_the_same(base: Path, tmp_path_fa
             "print(confine(task, Confinement(), base.parent / 'out', base.parent / 'run').output)\n"
         )
         prefix = [
+            *open_to_all_users(Path(__file__).parents[2]),
             "setpriv",
             "--reuid=61002",
             "--regid=61002",
