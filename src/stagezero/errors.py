@@ -149,7 +149,7 @@ def explain(error: ValidationError, where: str) -> str:
         return f"{where}: {field}: {str(first['ctx']['error']).rstrip('.')}{more}."
     if first["type"] == "union_tag_invalid":
         key, tag, tags = (first["ctx"][name] for name in ("discriminator", "tag", "expected_tags"))
-        return f"{where}: {field}: unknown {str(key).strip(chr(39))} {tag!r}; choose one of {tags}{more}."
+        return f"{where}: {field}: {key} has the unknown value {tag!r}; choose one of {tags}{more}."
     if first["type"] == "union_tag_not_found":
         return f"{where}: {field}: {first['ctx']['discriminator']} is missing; add it{more}."
     value = first.get("input")

@@ -17,7 +17,7 @@ SEPARATIONS: tuple[Separation, ...] = ("colocated", "boxed", "separate user", "s
 """The separation levels, from the weakest to the strongest."""
 SEPARATION_GUARANTEES: dict[Separation, str] = {
     "colocated": "the lab and the auditor are processes of one user; this prevents accidents, but no attack",
-    "boxed": "the lab ran in a sandbox without the auditor's folder and processes; only root outside the sandbox could read them",
+    "boxed": "the lab ran in a sandbox without the auditor's folder and processes; this stops a lab inside it, but not root outside",
     "separate user": "the auditor runs as another user than the lab; only a lab with root rights on this machine could read its files",
     "separate host": "the auditor is on another machine; even a lab with root rights on its own machine cannot read its files",
 }

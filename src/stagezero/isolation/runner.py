@@ -132,10 +132,6 @@ def run_technique(seed: int) -> None:
         _prepare_torch(seed)
         context = Context(seed)
     random.seed(seed)
-    if "numpy" in source:
-        import numpy
-
-        numpy.random.seed(seed % 2**32)
     exec(compile(source, "technique.py", "exec"), names)
     model = names["technique"](context)
     if context is None or not isinstance(model, sys.modules["torch"].nn.Module):

@@ -239,8 +239,7 @@ class Run:
     def _report_prior_attempts(self, number: int, admitted: Sequence[Admitted]) -> None:
         """Print a message if other runs on this machine have registered the same hypotheses before.
 
-        Each such run is another chance of a false promotion. The error rate stated for this run
-        does not include it.
+        Each is another chance of a false promotion, which this run's error rate does not include.
         """
         hypotheses = [a.hypothesis.digest() for a in admitted]
         counts = prior_attempts.record_run(home() / "tried", self.secret, self.ledger.entries[0], hypotheses)
@@ -302,9 +301,8 @@ class Run:
     def _rebuild_and_audit(self, number: int, recipe: Recipe, previous: Recipe, ideas: tuple[Idea, ...]) -> Stage | None:
         """Rebuild a recipe and have its model audited. Return the stage; None if it is not adopted.
 
-        The recipe ``previous`` is built on the same seeds for comparison. Stage 0 is adopted with
-        any verdict, because people wrote it. A later stage must pass, unless the project has no
-        audit.
+        ``previous`` is built on the same seeds for comparison. Stage 0 is adopted with any verdict,
+        because people wrote it. A later stage must pass, unless the project has no audit.
         """
         try:
             confirmed, submitted = self._rebuild_and_submit(number, recipe, previous)
