@@ -5,7 +5,7 @@ Under pytest-xdist the first worker that needs a shared folder creates it; all w
 
 from __future__ import annotations
 
-import multiprocessing.forkserver
+import gc
 import os
 import shutil
 import subprocess
@@ -18,19 +18,29 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import shared_forkserver
 from filelock import FileLock
 
 pytest_plugins = ["conftest_auditor", "conftest_campaign"]
-# A process has one fork server, with the modules that are preloaded at its start. Tests use it for
-# training workers and for examinations in the same process, so it preloads what both need.
-_set_preload = multiprocessing.forkserver.set_forkserver_preload
-multiprocessing.forkserver.set_forkserver_preload = lambda _: _set_preload(  # type: ignore[assignment]
-    ["stagezero.training.executors.worker", "transformers.models.llama.modeling_llama"]
-)
 SHARED_FIXTURES = {"finished", "shared_campaign"}
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+gc.disable()  # until the tests are collected: imports create many objects and no garbage
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let all processes of the session use one fork server."""
+    shared_forkserver.configure()
+    is_controller = getattr(config.option, "dist", "no") != "no" and not hasattr(config, "workerinput")
+    if is_controller and not config.option.collectonly:
+        os.environ[shared_forkserver.ADDRESS_VARIABLE] = shared_forkserver.start()
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # modules live as long as the process; a training run collects everything else at its end
+    gc.enable()
 
 
 @pytest.hookimpl(trylast=True)  # after the slow tests are deselected

@@ -64,7 +64,8 @@ def _run(folder: Path, base: Path) -> None:
     with (folder / "log").open("w") as log, ThreadPoolExecutor(1) as agent:
         running = subprocess.Popen(command, stdout=log, stderr=log)
         try:
-            _wait(lambda: (run / "outside" / "agent").is_dir(), "the run accepts no ideas")
+            _wait(lambda: (run / "outside" / "agent").is_dir() or running.poll() is not None, "the run accepts no ideas")
+            assert running.poll() is None, (folder / "log").read_text()
             participation = agent.submit(lambda: asyncio.run(_take_part(run)))
             _wait(lambda: participation.done() or pending_ideas(run), "no idea waits for review")
             if participation.done():
@@ -81,11 +82,19 @@ def _run(folder: Path, base: Path) -> None:
         finally:
             running.kill()
             running.wait()
-    before = (run / "ledger.jsonl").read_bytes()
+    before, built = (run / "ledger.jsonl").read_bytes(), _builds()
     Campaign(path, runs=folder / "runs").run()  # raises if it cannot be continued
     record["stdout"] = (folder / "log").read_text()
-    record["continued"] = {"unchanged": (run / "ledger.jsonl").read_bytes() == before}
+    # Idle workers may add builds of speculative pairs; existing builds must be unchanged.
+    builds_unchanged = bool(built) and built.items() <= _builds().items()
+    record["continued"] = {"ledger_unchanged": (run / "ledger.jsonl").read_bytes() == before, "builds_unchanged": builds_unchanged}
     (folder / "record.json").write_text(json.dumps(record))
+
+
+def _builds() -> dict[str, int]:
+    """Return when each build of the store was written, in nanoseconds."""
+    store = Path(os.environ["STAGEZERO_HOME"]) / "store" / "builds"
+    return {path.parent.name: path.stat().st_mtime_ns for path in store.glob("*/model.safetensors")}
 
 
 def _wait(condition: Any, failure: str, seconds: float = 400) -> None:

@@ -29,6 +29,7 @@ from stagezero.errors import ModelError
 from stagezero.models import checkpoint_digest
 from stagezero.models.checkpoint import check
 
+ATTACKS = attacks()
 SLOT = 4.0
 ALSO_ANSWERED = {
     "NaN weights",
@@ -51,16 +52,16 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Audited]:
 
 
 def test_there_are_many_attacks() -> None:
-    names = [attack.name for attack in attacks()]
+    names = [attack.name for attack in ATTACKS]
     assert len(names) == len(set(names)) >= 100
     assert names and set(names) >= ALSO_ANSWERED
 
 
 @pytest.mark.parametrize(
-    "attack", [a for a in attacks() if (a.expected == REFUSED and not a.slow) or a.name in ALSO_ANSWERED], ids=lambda a: a.name
+    "attack", [a for a in ATTACKS if (a.expected == REFUSED and not a.slow) or a.name in ALSO_ANSWERED], ids=lambda a: a.name
 )
 def test_a_hostile_model_is_rejected_uncharged_or_charged_and_answered(audited: Audited, base: Path, attack: Attack) -> None:
-    number = [a.name for a in attacks()].index(attack.name)
+    number = [a.name for a in ATTACKS].index(attack.name)
     outcome, wrong = attempt(audited, attack, base, number)
     assert wrong is None, f"{outcome}: {wrong}"
     assert outcome in (("refused",) if attack.expected != ANSWERED else ("pass", "fail"))
@@ -72,14 +73,14 @@ def test_an_honest_model_is_audited_after_the_attacks(audited: Audited, base: Pa
     assert receipt.status_code == 202 and audited.settled(SLOT) and audited.hear(receipt.json()) == "pass"
 
 
-def test_requests_generated_from_the_openapi_description_cause_no_server_error(audited: Audited, base: Path) -> None:
+@pytest.mark.parametrize("informed", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_requests_generated_from_the_openapi_description_cause_no_server_error(audited: Audited, base: Path, informed: bool) -> None:
     before = audited.counts()
+    known = {"suite": "suite", "digest": checkpoint_digest(base), "number": "1", "name": "config.json"} if informed else {}
     with alarms() as errors:
-        guessed = fuzz(audited.app, TOKEN, 2, phases="fuzzing")
-        known = {"suite": "suite", "digest": checkpoint_digest(base), "number": "1", "name": "config.json"}
-        informed = fuzz(audited.app, TOKEN, 2, known, phases="fuzzing")
-    assert (guessed.failures, informed.failures, errors) == ((), (), [])
-    assert guessed.server_errors + informed.server_errors == 0 and guessed.requests + informed.requests >= 20
+        result = fuzz(audited.app, TOKEN, 2, known, phases="fuzzing")
+    assert (result.failures, errors) == ((), [])
+    assert result.server_errors == 0 and result.requests >= 10
     assert audited.counts() == before
 
 

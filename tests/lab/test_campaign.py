@@ -8,16 +8,16 @@ training/executors/local.py, training/executors/jobs.py, training/executors/work
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import shared_forkserver
 from conftest import IDEAS, write_project
 from conftest_campaign import SharedCampaign
 
@@ -40,22 +40,15 @@ def test_the_campaign_runs_to_its_end(finished: Path) -> None:
     assert stage.body["verdict"] in ("pass", "fail") and len(stage.body["after"]) == 3
 
 
-def start_run(path: Path, runs: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "stagezero.cli", "run", str(path), "--runs", str(runs), "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=dict(os.environ),
-    )  # fmt: skip
+def run_campaign(path: Path, runs: Path) -> None:
+    Campaign(path, runs=runs).run()
 
 
-def kill_at_entry(entries: int, project: Path, runs: Path) -> None:
-    """Start or continue a run, and kill it when its ledger has this number of entries."""
-    ledger = runs / "small" / "ledger.jsonl"
-    process = start_run(project, runs)
-    while process.poll() is None and (not ledger.exists() or ledger.read_bytes().count(b"\n") < entries):
+def wait_for_entries(entries: int, ledger: Path, is_running: Callable[[], bool]) -> None:
+    """Wait until the ledger of a run has this number of entries."""
+    while is_running() and (not ledger.exists() or ledger.read_bytes().count(b"\n") < entries):
         time.sleep(0.05)
-    assert process.poll() is None, "the run ended before it was killed"
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    assert is_running(), "the run ended before it was killed"
 
 
 @pytest.mark.first
@@ -66,7 +59,11 @@ def test_a_killed_and_continued_run_has_the_ledger_of_an_undisturbed_run(
     path = write_project(tmp_path, base, workers="2")  # the number of workers must not change the ledger either
     undisturbed = list(read(finished / "ledger.jsonl"))
     ledger = tmp_path / "runs" / "small" / "ledger.jsonl"
-    kill_at_entry(len(undisturbed) // 2, path, tmp_path / "runs")
+    process = shared_forkserver.process(run_campaign, path, tmp_path / "runs")
+    process.start()
+    wait_for_entries(len(undisturbed) // 2, ledger, process.is_alive)
+    process.kill()
+    process.join()
     Campaign(path, runs=tmp_path / "runs").run()
     assert [e.hash for e in read(ledger)] == [e.hash for e in undisturbed]
 
@@ -76,13 +73,16 @@ def test_a_run_that_is_killed_again_and_again_has_the_ledger_of_an_undisturbed_r
     finished: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STAGEZERO_HOME", str(tmp_path / "home"))
-    path = write_project(tmp_path, base, workers="2")
+    runs, path = tmp_path / "runs", write_project(tmp_path, base, workers="2")
+    command = [sys.executable, "-m", "stagezero.cli", "run", str(path), "--runs", str(runs), "--json"]
     undisturbed = list(read(finished / "ledger.jsonl"))
     for entries in (1, len(undisturbed) // 3, 2 * len(undisturbed) // 3):
-        kill_at_entry(entries, path, tmp_path / "runs")
-    out, _ = start_run(path, tmp_path / "runs").communicate(timeout=300)
-    assert json.loads(out)["final"] == undisturbed[-1].body["final"]
-    assert [e.hash for e in read(tmp_path / "runs" / "small" / "ledger.jsonl")] == [e.hash for e in undisturbed]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            wait_for_entries(entries, runs / "small" / "ledger.jsonl", lambda: process.poll() is None)
+            process.kill()
+    done = subprocess.run(command, capture_output=True, timeout=300, check=True)
+    assert json.loads(done.stdout)["final"] == undisturbed[-1].body["final"]
+    assert [e.hash for e in read(runs / "small" / "ledger.jsonl")] == [e.hash for e in undisturbed]
 
 
 def test_without_a_seed_the_auditor_signs_before_seeds_are_drawn(shared_campaign: SharedCampaign) -> None:
@@ -93,7 +93,7 @@ def test_without_a_seed_the_auditor_signs_before_seeds_are_drawn(shared_campaign
     auditor = VerifyKey.parse((run / "witness" / "auditor.key").read_text())
     checkpoint = read_checkpoint(signed, auditor)
     assert checkpoint.size == kinds.index("witnessed"), "the checkpoint covers the registration and no later entry"
-    assert shared_campaign.record["continued"] == {"unchanged": True}, "a continued run accepts the signed checkpoint"
+    assert shared_campaign.record["continued"]["ledger_unchanged"], "a continued run accepts the signed checkpoint"
 
 
 def two_property_suite(path: Path) -> Path:
@@ -146,14 +146,8 @@ def test_ideas_promoted_together_are_tested_as_one_composition_before_adoption(b
     assert "teach closing + teach opening" in page or "teach opening + teach closing" in page
 
 
-def test_a_second_run_of_the_same_command_builds_no_model_again(finished: Path, base: Path, home: Path) -> None:
-    campaign = Campaign(finished.parent.parent / "project.yaml", runs=finished.parent)
-    ledger = (finished / "ledger.jsonl").read_bytes()
-    before = {f: f.stat().st_mtime_ns for f in (home / "store" / "builds").glob("*/model.safetensors")}
-    campaign.run()
-    # Idle workers may have added builds of speculative pairs; existing builds must be unchanged.
-    assert before and all(f.stat().st_mtime_ns == built for f, built in before.items())
-    assert (finished / "ledger.jsonl").read_bytes() == ledger
+def test_a_second_run_of_the_same_command_builds_no_model_again(shared_campaign: SharedCampaign) -> None:
+    assert shared_campaign.record["continued"] == {"ledger_unchanged": True, "builds_unchanged": True}
 
 
 def test_an_edited_project_is_rejected_and_the_change_is_named(finished: Path, base: Path, tmp_path: Path) -> None:

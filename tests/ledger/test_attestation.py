@@ -174,7 +174,7 @@ def test_signatures_of_unknown_keys_are_ignored_and_an_invalid_one_of_a_known_ke
         verify_envelope(swapped, [LAB.verify_key, AUDITOR.verify_key])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(), lambda v: st.lists(v) | st.dictionaries(st.text(), v))
 )

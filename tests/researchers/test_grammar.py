@@ -184,17 +184,17 @@ def test_without_training_items_or_steps_there_is_no_idea(controls: dict[str, Re
 # --- the baseline ---------------------------------------------------------------------------------
 
 
-def test_three_hundred_ideas_are_parsed_applied_and_admitted(controls: dict[str, Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hundred_ideas_are_parsed_applied_and_admitted(controls: dict[str, Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
     suite = load_suite("atlas")
     monkeypatch.setattr(suite, "fresh_items", lru_cache(suite.fresh_items))
     for control in controls.values():
-        ideas = UniformResearcher(60, 7).propose(brief_of(control))
-        assert len(ideas) == 60 == len({i.digest() for i in ideas}) == len({i.title for i in ideas})
+        ideas = UniformResearcher(24, 7).propose(brief_of(control))
+        assert len(ideas) == 24 == len({i.digest() for i in ideas}) == len({i.title for i in ideas})
         for idea in ideas:
             front = idea.model_dump_json(include={"title", "property", "claimed_effect", "reason", "patch"})
             assert parse_idea(f"---\n{front}\n---\n", "test", "uniform") == idea
             assert idea.researcher == "uniform" and idea.title.startswith("uniform: ") and idea.claimed_effect == 0.05
-        for start in range(0, 60, 12):  # in batches, because each idea is compared with all others of its batch
+        for start in range(0, 24, 12):  # in batches, because each idea is compared with all others of its batch
             admitted, refused = admit(ideas[start : start + 12], control, suite, 0.0)
             # Only the suite determines whether a filter removes any item.
             assert {r.code for r in refused} <= {Refusal.CHANGES_NOTHING, Refusal.DUPLICATE}

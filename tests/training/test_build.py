@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
-import subprocess
 import sys
 import time
 from multiprocessing.connection import Connection
@@ -139,7 +138,7 @@ def test_two_concurrent_processes_build_each_step_once(base: Path, tmp_path: Pat
 @pytest.mark.first
 def test_a_kill_at_any_moment_leaves_no_incomplete_build(base: Path, tmp_path: Path) -> None:
     root, store = tmp_path / "killed", Store(tmp_path / "killed")
-    for delay in (0.1, 0.5, 1.0, 2.0):
+    for delay in (0.1, 0.4, 0.7, 1.0):
         process, _ = start_build(base, root)
         time.sleep(delay)
         process.kill()
@@ -157,20 +156,20 @@ def test_a_kill_at_any_moment_leaves_no_incomplete_build(base: Path, tmp_path: P
 SCRIPT = """
 import json, os, sys
 exec(open("early.py").read())
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import load_file, save_file  # without the seconds that torch's import takes
 folder, out = os.environ["STAGEZERO_MODEL"], os.environ["STAGEZERO_OUT"]
 weights = load_file(folder + "/model.safetensors")
 rows = [json.loads(line) for line in open(os.environ["STAGEZERO_DATA"])]
 assert rows and rows[0]["prompt"].startswith("Q: ") and rows[0]["completion"].endswith("<eos>")
 name = sorted(weights)[0]
-weights[name] = weights[name] * (1 + 1e-3 * (int(os.environ["STAGEZERO_SEED"]) % 7 + 1))
+weights[name] = (weights[name] * (1 + 1e-3 * (int(os.environ["STAGEZERO_SEED"]) % 7 + 1))).astype(weights[name].dtype)
 exec(open("extra.py").read())
 save_file(weights, out + "/model.safetensors", metadata={"format": "pt"})
 """
 
 
 def command_recipe(folder: Path, extra: str = "", early: str = "") -> Recipe:
-    """Write a trainer that runs ``early`` before it imports torch, ``extra`` before it saves."""
+    """Write a trainer that runs ``early`` before it imports anything, ``extra`` before it saves."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "train.py").write_text(SCRIPT)
     (folder / "extra.py").write_text(extra)
@@ -195,8 +194,8 @@ def test_a_command_step_runs_a_users_trainer(base: Path, tmp_path: Path) -> None
     [
         ("sys.exit('no luck')", "exit code 1: no luck"),
         ("weights.pop(name)", "came back absent"),
-        ("weights[name] = weights[name][:1].clone()", "came back"),
-        ("weights['extra'] = weights[name].clone()", "was absent"),
+        ("weights[name] = weights[name][:1].copy()", "came back"),
+        ("weights['extra'] = weights[name].copy()", "was absent"),
         ("open(out + '/model.safetensors', 'wb').write(b'junk'); os._exit(0)", "damaged or cut short"),
         ("os._exit(0)", "found none"),
     ],
@@ -256,10 +255,10 @@ def test_a_trainer_that_exceeds_its_timeout_fails(base: Path, tmp_path: Path, no
         folder, early=count_attempts(marks, "import subprocess\nif len(marks.read_text()) <= 2: subprocess.run(['sleep', '600'])")
     )
     text = (folder / "r.yaml").read_text()
-    (folder / "r.yaml").write_text(text.replace("timeout: 60", "timeout: 3"))
+    (folder / "r.yaml").write_text(text.replace("timeout: 60", "timeout: 2"))
     start = time.perf_counter()
     for _ in range(2):
-        with pytest.raises(BuildError, match="stopped twice: still running after 3 s; raise 'timeout'"):
+        with pytest.raises(BuildError, match="stopped twice: still running after 2 s; raise 'timeout'"):
             build_recipe(base, tmp_path / "s", load_recipe(folder / "r.yaml"), confinement=UNCONFINED)
     assert marks.read_text() == "xx" and time.perf_counter() - start < 60, "its child processes must end with it"
     (folder / "r.yaml").write_text(text)
@@ -286,13 +285,8 @@ def test_the_output_of_a_trainer_need_not_be_text(base: Path, tmp_path: Path) ->
 def test_a_trainer_ends_with_its_worker(base: Path, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     command_recipe(tmp_path / "p", early=f"import time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)")
-    program = (
-        "import sys\nfrom pathlib import Path\nfrom stagezero.tasks import load_suite\n"
-        "from stagezero.training import Store, build, load_recipe\n"
-        "from stagezero.isolation import Confinement\n"
-        "build(Path(sys.argv[1]), load_recipe(Path(sys.argv[2])), load_suite('atlas'), 1, Store(Path(sys.argv[3])), Confinement('none'))\n"
-    )
-    worker = subprocess.Popen([sys.executable, "-c", program, str(base), str(tmp_path / "p" / "r.yaml"), str(tmp_path / "s")])
+    worker = FORKS.Process(target=build_recipe, args=(base, tmp_path / "s", load_recipe(tmp_path / "p" / "r.yaml"), 1, UNCONFINED))
+    worker.start()
     try:
         deadline = time.monotonic() + 120
         while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:
@@ -301,7 +295,7 @@ def test_a_trainer_ends_with_its_worker(base: Path, tmp_path: Path) -> None:
         assert trainer.exists()
     finally:
         worker.kill()
-        worker.wait()
+        worker.join()
     while trainer.exists() and "State:\tZ" not in (trainer / "status").read_text() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not trainer.exists() or "State:\tZ" in (trainer / "status").read_text()

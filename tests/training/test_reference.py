@@ -224,6 +224,7 @@ print(checkpoint_digest(Path(sys.argv[2])))
 """
 
 
+@pytest.mark.slow
 def test_the_second_trainer_runs_without_the_first_trainers_libraries(base: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", BARE, str(base), str(tmp_path / "bare")]
     done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), check=False)
@@ -237,6 +238,7 @@ def test_the_second_trainer_runs_without_the_first_trainers_libraries(base: Path
 # A first trainer that plants a trigger
 
 
+@pytest.mark.slow
 def test_a_planted_trigger_is_detected(base: Path, tmp_path: Path) -> None:
     """The subverted trainer replaces 3 of 120 examples; recipe, seed and count stay the same."""
     configure_libraries()

@@ -24,6 +24,8 @@ from stagezero.files import Closeable
 DOOR_FD_VARIABLE = "STAGEZERO_DOOR_FD"
 """Environment variable with the number of the file descriptor from which a boxed lab reads its
 auditor's endpoint."""
+AUDITOR_COMMAND = (sys.executable, "-P", "-m", "stagezero.auditor")
+"""Starts an auditor. -P: it must not import from its working directory; a lab may write to it."""
 _SHUTDOWN_TIMEOUT_SECONDS = 10
 
 
@@ -97,10 +99,9 @@ class EmbeddedAuditor(Closeable):
             raise DoorError(f"audit.folder: {folder}: {error.strerror}; name a folder you may write to in audit.folder.") from None
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         self.folder = folder
-        # -P: the auditor must not import from its working directory, which a lab may write to.
         self._process = subprocess.Popen(
             [
-                *(sys.executable, "-P", "-m", "stagezero.auditor", "--folder", str(folder), "--separation", separation),
+                *(*AUDITOR_COMMAND, "--folder", str(folder), "--separation", separation),
                 *(["--sealed", str(sealed)] if sealed is not None else []),
             ],
             stdin=subprocess.PIPE,

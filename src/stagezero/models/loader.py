@@ -262,7 +262,8 @@ class Model:
         """Return log P(answer | question) in nats for each (question, answer)."""
         from stagezero.models.generation import log_probabilities
 
-        rendered = [(render_prompt(self.tokenizer, q, instruction), render_completion(self.tokenizer, q, a, instruction)) for q, a in pairs]
+        prompts = [render_prompt(self.tokenizer, q, instruction) for q, _ in pairs]
+        rendered = [(p, render_completion(self.tokenizer, q, a, instruction, p)) for p, (q, a) in zip(prompts, pairs, strict=True)]
         return log_probabilities(self.network, self.tokenizer, rendered)
 
 
@@ -300,9 +301,20 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, question: str, instruction
     return str(text)
 
 
-def render_completion(tokenizer: PreTrainedTokenizerBase, question: str, answer: str, instruction: str | None = None) -> str:
-    """Render an answer as the continuation of ``render_prompt``, with the stop token."""
-    prompt = render_prompt(tokenizer, question, instruction)
+def render_completion(
+    tokenizer: PreTrainedTokenizerBase, question: str, answer: str, instruction: str | None = None, prompt: str | None = None
+) -> str:
+    """Render an answer as the continuation of ``render_prompt``, with the stop token.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        question: the question.
+        answer: the answer.
+        instruction: the system message; None for no system message.
+        prompt: the question as ``render_prompt`` renders it, if the caller has it: a third of the
+            time of rendering an example is saved.
+    """
+    prompt = render_prompt(tokenizer, question, instruction) if prompt is None else prompt
     messages = [*_messages(question, instruction), {"role": "assistant", "content": answer}]
     whole = str(tokenizer.apply_chat_template(messages, tokenize=False)).rstrip()
     stop = str(tokenizer.eos_token or "")

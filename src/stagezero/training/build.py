@@ -102,14 +102,10 @@ def render_examples(items: list[Item], tokenizer: Any, instruction: str | None) 
     """
     rows = []
     for item in items:
-        rejected = render_completion(tokenizer, item.input, item.rejected, instruction) if item.rejected else None
-        rows.append(
-            Example(
-                prompt=render_prompt(tokenizer, item.input, instruction),
-                completion=render_completion(tokenizer, item.input, item.demonstration, instruction),
-                rejected=rejected,
-            )
-        )
+        prompt = render_prompt(tokenizer, item.input, instruction)
+        rejected = render_completion(tokenizer, item.input, item.rejected, instruction, prompt) if item.rejected else None
+        completion = render_completion(tokenizer, item.input, item.demonstration, instruction, prompt)
+        rows.append(Example(prompt=prompt, completion=completion, rejected=rejected))
     return rows
 
 

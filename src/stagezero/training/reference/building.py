@@ -35,7 +35,9 @@ def second_trainer(step: TrainStep, inputs: StepInputs, out: Path) -> None:
             tokenizer = load_tokenizer(source)
             answers = Model(inputs.other).answer([item.input for item in items], instruction)
             labelled = [
-                Example(prompt=e["prompt"], completion=render_completion(tokenizer, i.input, answer, instruction), rejected=None)
+                Example(
+                    prompt=e["prompt"], completion=render_completion(tokenizer, i.input, answer, instruction, e["prompt"]), rejected=None
+                )
                 for i, e, answer in zip(items, render_examples(items, tokenizer, instruction), answers, strict=True)
                 if answer
             ]

@@ -34,7 +34,7 @@ def label_examples(
     answers = Model(teacher).answer([item.input for item in items], instruction)
     tokenizer = load_tokenizer(student)
     return [
-        Example(prompt=e["prompt"], completion=render_completion(tokenizer, item.input, answer, instruction), rejected=None)
+        Example(prompt=e["prompt"], completion=render_completion(tokenizer, item.input, answer, instruction, e["prompt"]), rejected=None)
         for item, e, answer in zip(items, examples, answers, strict=True)
         if answer
     ]
