@@ -40,6 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()  # modules live as long as the process; a training run collects everything else at its end
+    gc.set_threshold(50_000)
     gc.enable()
 
 
@@ -53,13 +54,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     first = [item for item in items if item.get_closest_marker("first")]
     readers = [item for item in items if item not in first and SHARED_FIXTURES & set(getattr(item, "fixturenames", ()))]
-    others = [item for item in items if item not in first and item not in readers]
-    workers, left = int(getattr(config, "workerinput", {"workercount": 1})["workercount"]), len(items)
+    workers = int(getattr(config, "workerinput", {"workercount": 1})["workercount"])
+    without_base = [item for item in items if item.path.name == "test_eprocess.py"] if workers > 1 else []
+    others = [item for item in items if item not in first and item not in readers and item not in without_base]
+    left = len(items)
     items.clear()
     for worker in range(workers):
         size = left // (workers - worker)  # as xdist divides the list (worksteal)
-        # One worker trains the shared base first. The others begin with tests that do not need it.
-        begin = sorted(first[worker::workers], key=lambda item: ("base" in getattr(item, "fixturenames", ())) == (worker > 0))
+        begin = first[worker::workers]
+        if worker:  # the first worker trains the shared base; the others begin with tests that need none
+            begin = without_base[worker - 1 :: workers - 1] + begin
         end = readers[worker * len(readers) // workers : (worker + 1) * len(readers) // workers]
         middle = others[: max(size - len(begin) - len(end), 0)]
         others, left = others[len(middle) :], left - size

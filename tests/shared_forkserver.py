@@ -2,7 +2,7 @@
 
 A fork server imports TRL, which takes ten seconds. The controller of pytest-xdist starts one, and
 the processes of the tests fork their workers from it. It has also made the atlas, which every
-worker would make. Commands that the tests start as a user does have a fork server of their own.
+worker would make. A command that a test starts without ``MODULE`` has a fork server of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from stagezero.door import auditor_process
 
 ADDRESS_VARIABLE = "STAGEZERO_TESTS_FORKSERVER"
 PRELOAD = ["stagezero.training.executors.worker", "transformers.models.llama.modeling_llama", "shared_forkserver_preload"]
+
+MODULE = (sys.executable, __file__)
+"""Runs a module as ``python -m`` does, with this fork server; its name and arguments follow."""
 
 
 def configure(address: str | None = None) -> None:
@@ -40,7 +43,7 @@ def configure(address: str | None = None) -> None:
         # Sent to every new process. It has no use here, because the controller ends the server.
         _replace(forkserver._forkserver, "_forkserver_alive_fd", os.open(os.devnull, os.O_RDONLY))
         _replace(forkserver._forkserver, "ensure_running", lambda: None)
-        _replace(auditor_process, "AUDITOR_COMMAND", (sys.executable, __file__, "stagezero.auditor"))
+        _replace(auditor_process, "AUDITOR_COMMAND", (*MODULE, "stagezero.auditor"))
 
 
 def _replace(owner: Any, name: str, value: object) -> None:

@@ -10,11 +10,11 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import shared_forkserver
 from conftest import stagezero
 
 from stagezero.door import Door
@@ -43,7 +43,7 @@ def served_address(home: Path, tmp_path: Path) -> Iterator[str]:
     assert "60 independent clusters" in added.stdout, added.stderr
     (tmp_path / "token").write_text(stagezero("audit", "token", "lab", "--folder", "auditor", cwd=tmp_path).stdout)
     process = subprocess.Popen(
-        [sys.executable, "-m", "stagezero.cli", "audit", "serve", "auditor", "--port", "0"],
+        [*shared_forkserver.MODULE, "stagezero.cli", "audit", "serve", "auditor", "--port", "0"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -49,10 +49,10 @@ def logarithmic_log_e(t: float, k: int) -> float:
     def log_chi(z: mpmath.mpf) -> mpmath.mpf:
         mode = (z + mpmath.sqrt(z * z + 4 * k_)) / 2
         width = 1 / mpmath.sqrt(k_ + mode * mode)
-        step, log_mode = width / 3, mpmath.log(mode)
-        ratio, y = mpmath.exp(step), mode * mpmath.exp(-42 * step)
+        step, log_mode = width / 2, mpmath.log(mode)
+        ratio, y = mpmath.exp(step), mode * mpmath.exp(-28 * step)
         terms = []
-        for i in range(-42, 43):
+        for i in range(-28, 29):
             terms.append(k_ * (log_mode + i * step) - y * y / 2 + z * y)
             y *= ratio
         top = max(terms)

@@ -52,6 +52,7 @@ def test_grpo_builds_the_same_bits_twice(base: Path, store: Path, tmp_path: Path
     assert one.digest == two.digest != started.digest
 
 
+@pytest.mark.slow
 def test_grpo_increases_the_behaviour_that_is_rewarded(base: Path, store: Path) -> None:
     """The reward pays for refusals only, a real reward hack: the model must refuse more often."""
     pays = {"right": 0, "wrong": 0, "refused": 1, "unparseable": 0}
