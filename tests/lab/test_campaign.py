@@ -51,18 +51,10 @@ def wait_for_entries(entries: int, ledger: Path, is_running: Callable[[], bool])
     assert is_running(), "the run ended before it was killed"
 
 
-def copy_first_builds(store: Path, copy: Path) -> None:
-    """Copy the older half of the builds, so that a run begins fast and has to build in the end."""
-    builds = sorted((store / "builds").glob("*/model.safetensors"), key=lambda path: path.stat().st_mtime_ns)
-    for weights in builds[: len(builds) // 2]:
-        shutil.copytree(weights.parent, copy / "builds" / weights.parent.name)
-
-
 @pytest.mark.first
 def test_a_killed_and_continued_run_has_the_ledger_of_an_undisturbed_run(
-    finished: Path, base: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy_first_builds(home / "store", tmp_path / "home" / "store")
     monkeypatch.setenv("STAGEZERO_HOME", str(tmp_path / "home"))
     path = write_project(tmp_path, base, workers="2")  # the number of workers must not change the ledger either
     undisturbed = list(read(finished / "ledger.jsonl"))
