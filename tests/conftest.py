@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     shared_forkserver.configure()
     is_controller = getattr(config.option, "dist", "no") != "no" and not hasattr(config, "workerinput")
     if is_controller and not config.option.collectonly:
-        os.environ[shared_forkserver.ADDRESS_VARIABLE] = shared_forkserver.start()
+        os.environ[shared_forkserver.ADDRESS_VARIABLE] = shared_forkserver.start() or ""
 
 
 def pytest_collection_finish() -> None:

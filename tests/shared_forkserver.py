@@ -34,7 +34,7 @@ def configure(address: str | None = None) -> None:
         address: the server's address. By default it is read from the environment; if it is absent
             there, this process starts a fork server when it needs one.
     """
-    address = address or os.environ.get(ADDRESS_VARIABLE)
+    address = address or os.environ.get(ADDRESS_VARIABLE) or None
     forkserver.set_forkserver_preload(PRELOAD)
     _replace(forkserver, "set_forkserver_preload", lambda _: None)
     if address is not None:
@@ -50,11 +50,15 @@ def _replace(owner: Any, name: str, value: object) -> None:
     setattr(owner, name, value)
 
 
-def start() -> str:
+def start() -> str | None:
     """Start the fork server, unless it runs, and return its address. It ends with this process.
 
     What its processes write to stderr is discarded: it would appear among the results of the tests.
+    From Python 3.14 on, a fork server serves only processes that know its key. Then every process
+    has its own, and the address is None.
     """
+    if sys.version_info >= (3, 14):
+        return None
     stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -74,7 +78,7 @@ def process(function: Callable[..., object], *arguments: object) -> multiprocess
     return multiprocessing.context.ForkServerProcess(target=_call, args=call)
 
 
-def _call(address: str, home: str, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
+def _call(address: str | None, home: str, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
     os.environ["STAGEZERO_HOME"] = home
     configure(address)
     function(*arguments)
