@@ -55,6 +55,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     first = [item for item in items if item.get_closest_marker("first")]
     readers = [item for item in items if item not in first and SHARED_FIXTURES & set(getattr(item, "fixturenames", ()))]
     workers = int(getattr(config, "workerinput", {"workercount": 1})["workercount"])
+    # They need no base, and take about as long as its training.
     without_base = [item for item in items if item.path.name == "test_eprocess.py"] if workers > 1 else []
     others = [item for item in items if item not in first and item not in readers and item not in without_base]
     left = len(items)
@@ -62,7 +63,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for worker in range(workers):
         size = left // (workers - worker)  # as xdist divides the list (worksteal)
         begin = first[worker::workers]
-        if worker:  # the first worker trains the shared base; the others begin with tests that need none
+        if worker:  # the first worker trains the shared base
             begin = without_base[worker - 1 :: workers - 1] + begin
         end = readers[worker * len(readers) // workers : (worker + 1) * len(readers) // workers]
         middle = others[: max(size - len(begin) - len(end), 0)]

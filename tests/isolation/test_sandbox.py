@@ -35,7 +35,7 @@ from stagezero.tasks import load_suite
 from stagezero.training import Store, build, parse_recipe
 from stagezero.training.data import derive_seed
 from stagezero.training.steps.code import REPEATED_BUILD_ONE_IN
-from stagezero.training.steps.run_program import check_programs, max_weight_bytes
+from stagezero.training.steps.run_program import are_identical, check_programs, max_weight_bytes
 
 KINDS = [k for k in ("box", "landlock") if unavailable_reason(k) is None]
 pytestmark = pytest.mark.skipif("box" not in KINDS, reason=f"no sandbox can be made here: {unavailable_reason()}")
@@ -141,21 +141,22 @@ def test_packages_of_the_base_interpreter_are_hidden_too(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("program", "message"),
+    ("program", "message", "seconds"),
     [
-        ("x = bytearray(3 << 30)\nfor i in range(0, len(x), 4096): x[i] = 1\nimport time; time.sleep(5)", "memory"),
-        ("import os, time\nfor _ in range(60): os.fork() or time.sleep(20)", "processes"),
-        ("import time; time.sleep(60)", "still running after"),
+        ("x = bytearray(3 << 30)\nfor i in range(0, len(x), 4096): x[i] = 1\nimport time; time.sleep(5)", "memory", 5),
+        ("import os, time\nfor _ in range(60): os.fork() or time.sleep(20)", "processes", 5),
+        ("import time; time.sleep(60)", "still running after", 2),
         (
             "import os\nopen('/tmp/big', 'wb').truncate(1 << 20)\nwith open('/tmp/big', 'wb') as f:\n  while True: f.write(bytes(1 << 20))",
             "exit|space",
+            5,
         ),
     ],
 )
-def test_limits_are_enforced(base: Path, tmp_path: Path, program: str, message: str) -> None:
+def test_limits_are_enforced(base: Path, tmp_path: Path, program: str, message: str, seconds: float) -> None:
     import re
 
-    result = run(base, tmp_path / "box", program, limits=Limits(2**30, 2**27, 24), seconds=2 if message == "still running after" else 5)
+    result = run(base, tmp_path / "box", program, limits=Limits(2**30, 2**27, 24), seconds=seconds)
     assert re.search(message, f"{result.stopped} {result.output}", re.I) or result.code != 0, result
     assert result.code != 0
 
@@ -195,6 +196,15 @@ def technique(ctx):
 
 def test_about_one_code_build_in_four_is_made_twice() -> None:
     assert 10 < sum(is_repeated(seed) for seed in range(100)) < 45
+
+
+def test_two_builds_are_identical_only_if_all_their_bytes_are(base: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(base, tmp_path / "copy"))
+    assert are_identical(base, copy)
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    assert not are_identical(base, copy)
 
 
 @pytest.mark.first

@@ -30,7 +30,7 @@ from stagezero.researchers.replies import MAX_REPLY_CHARACTERS, extract_idea_fil
 from stagezero.tasks import load_suite
 from stagezero.training import parse_recipe
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("inspect_ai") is None, reason="Inspect is not installed")  # imported late
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("inspect_ai") is None, reason="Inspect is not installed")
 
 CONTROL = parse_recipe(
     [{"step": "mix", "parts": [{"kinds": ["trap"], "each": 9}]}, {"step": "sft", "steps": 6, "learning_rate": 1e-3}], "control"

@@ -311,8 +311,7 @@ def render_completion(
         question: the question.
         answer: the answer.
         instruction: the system message; None for no system message.
-        prompt: the question as ``render_prompt`` renders it, if the caller has it: a third of the
-            time of rendering an example is saved.
+        prompt: the question as ``render_prompt`` renders it; None to render it here.
     """
     prompt = render_prompt(tokenizer, question, instruction) if prompt is None else prompt
     messages = [*_messages(question, instruction), {"role": "assistant", "content": answer}]
