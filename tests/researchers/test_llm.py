@@ -390,12 +390,12 @@ def test_a_local_pocket_model_can_be_a_researcher(base: Path, tmp_path: Path) ->
 
 
 def test_a_local_model_stops_computing_at_the_time_limit(base: Path, tmp_path: Path) -> None:
-    llm_settings = settings(model=str(base), attempts=1, answer_tokens=90_000, seconds=4)
+    llm_settings = settings(model=str(base), attempts=1, answer_tokens=90_000, seconds=2)
     model = load_model(llm_settings, tmp_path)
     model.api.model.generation_config.min_new_tokens = 90_000  # minutes of work
     researcher = LLMResearcher(llm_settings, tmp_path, tmp_path, model=model)
     assert researcher.propose(BRIEF) == []
-    assert transcript(tmp_path, "end")[0]["why"].startswith("seconds: the 4 seconds of this stage are over")
+    assert transcript(tmp_path, "end")[0]["why"].startswith("seconds: the 2 seconds of this stage are over")
     # Inspect has one thread for all local models: the second one waits until the first one stops.
     second = LLMResearcher(settings(model=str(base), attempts=1, answer_tokens=10, seconds=20), tmp_path, tmp_path / "second")
     assert second.propose(BRIEF) == [] and transcript(tmp_path / "second", "reply")

@@ -279,12 +279,12 @@ def test_pairs_are_recorded_in_order_of_replicates(tmp_path: Path) -> None:
 
 
 def test_useless_ideas_are_promoted_at_most_at_the_stated_rate(tmp_path: Path) -> None:
-    runs = 150
+    runs = 100
     promoted = sum(any(d.promoted for d in run_trial(tmp_path, [{}] * 4, secret=f"run {i}".encode())[0]) for i in range(runs))
     assert stats.binomtest(promoted, runs, 0.05, "greater").pvalue > 1e-3
 
 
 def test_an_effect_of_four_seed_sds_is_detected(tmp_path: Path) -> None:
-    runs = 40
+    runs = 25
     decisions = [run_trial(tmp_path, [{"privacy": 0.17}], secret=f"p {i}".encode())[0][0] for i in range(runs)]
     assert sum(d.promoted for d in decisions) >= 0.8 * runs
