@@ -68,7 +68,7 @@ def logarithmic_log_e(t: float, k: int) -> float:
     values = [term(u) for u in coarse]
     top = max(values)
     near = [u for u, v in zip(coarse, values, strict=True) if v > top - 45]
-    step = mpmath.mpf("0.5") / mpmath.sqrt(k_) if k > 16 else mpmath.mpf("0.05")
+    step = mpmath.mpf("0.5") / mpmath.sqrt(k_) if k > 16 else mpmath.mpf("0.1")
     low, high = min(near) - mpmath.mpf("0.25"), max(near) + mpmath.mpf("0.25")
     n = int((high - low) / step) + 1
     fine = [term(low + i * step) for i in range(n)] if n < 4000 else []

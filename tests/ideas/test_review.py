@@ -83,7 +83,7 @@ def test_only_a_decision_of_a_named_reviewer_on_this_idea_in_this_run_counts(tmp
     admitted = ideas("people")
     digest = admitted[0].idea.digest()
     thread = sign_when_pending(tmp_path, {"idea 0": ("approve", OTHER, "")})
-    passed, rejected = gate(tmp_path, seconds=2).await_decisions(admitted, None, 1, RUN)
+    passed, rejected = gate(tmp_path, seconds=1).await_decisions(admitted, None, 1, RUN)
     thread.join()
     assert not passed and rejected[0].why == "no reviewer decided in time"
     envelope = json.loads((tmp_path / "review" / "signed" / f"{digest}.json").read_text())

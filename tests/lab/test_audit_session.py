@@ -49,7 +49,7 @@ def self_signed(folder: Path) -> tuple[str, str]:
 @pytest.mark.first
 def test_a_campaign_with_an_auditor_of_another_party(base: Path, tmp_path: Path) -> None:
     certfile, keyfile = self_signed(tmp_path)
-    storage = Storage.create(tmp_path / "auditor", "elsewhere", 5.0)
+    storage = Storage.create(tmp_path / "auditor", "elsewhere", 4.0)
     storage.add("candour", terms(bars={"privacy": 0.001}, submissions=5, passes=4))
     storage.meter.set_token("lab", token_hash("sesame"))
     (tmp_path / "token").write_text("sesame\n")

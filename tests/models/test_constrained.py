@@ -84,7 +84,7 @@ def test_options_of_one_token_have_the_models_conditional_chances(model: Model) 
     options = likely_words(model, 4)
     own = log_probabilities(model.network, model.tokenizer, [(PROMPT, option) for option in options])
     chances = [math.exp(x) / sum(math.exp(y) for y in own) for x in own]
-    chosen = draws(model, Choice("word", options), 500)
+    chosen = draws(model, Choice("word", options), 300)
     for one in chosen[:100]:
         assert one.unmasked == pytest.approx(own[one.index], abs=1e-4)
         assert one.log_probability == pytest.approx(math.log(chances[one.index]), abs=1e-4)
@@ -96,7 +96,7 @@ def test_options_of_many_tokens_are_drawn_node_by_node(model: Model) -> None:
     chances = expected_chances(model, EACH.options, temperature=4.0)
     assert sum(chances) == pytest.approx(1) and min(chances) > 0.005
     own = log_probabilities(model.network, model.tokenizer, [(PROMPT, option) for option in EACH.options])
-    chosen = draws(model, EACH, 250, temperature=4.0)
+    chosen = draws(model, EACH, 150, temperature=4.0)
     for one in chosen[:100]:
         assert one.log_probability == pytest.approx(math.log(chances[one.index]), abs=1e-4)
         assert one.unmasked == pytest.approx(own[one.index], abs=1e-3)
@@ -124,7 +124,7 @@ def test_a_low_temperature_draws_the_likeliest_option_and_a_high_one_draws_all_a
     colder = Decoder(model, PROMPT, 0, 1e-320).choose(EACH)
     greedy = expected_chances(model, EACH.options, 0.05)
     assert colder.index == greedy.index(max(greedy)) and max(greedy) > 0.9
-    hot = draws(model, choice, 500, temperature=1e6)
+    hot = draws(model, choice, 250, temperature=1e6)
     assert is_consistent(hot, [0.25] * 4) and hot[0].log_probability == pytest.approx(math.log(0.25), abs=1e-4)
     with pytest.raises(ValueError, match="above 0"):
         Decoder(model, PROMPT, 0, 0.0)
@@ -164,7 +164,7 @@ LANGUAGE = {
 @pytest.mark.parametrize("temperature", [0.01, 1.0, 1e6])
 def test_only_sentences_of_the_grammar_are_generated(model: Model, temperature: float) -> None:
     texts = set()
-    for seed in range(40):
+    for seed in range(30):
         sentence = generate_text(sentences(), Decoder(model, PROMPT, seed, temperature))
         assert LANGUAGE[sentence.text] == sentence.value
         assert sentence.bits == pytest.approx(sum(math.log2(len(c.choice.options)) for c in sentence.chosen))
