@@ -326,25 +326,39 @@ def test_a_file_with_two_hard_links_is_copied_but_is_no_valid_idea(tmp_path: Pat
             files.read_regular_file(folder, "f", 100)
 
 
-@pytest.mark.parametrize("make", [make_link, os.mkfifo, lambda path: path.write_text("another")], ids=["link", "fifo", "file"])
-def test_a_file_that_is_exchanged_while_it_is_opened_is_rejected(
-    tmp_path: Path, make: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, place = os.stat, tmp_path / "f"
+def exchange_after_stat(monkeypatch: pytest.MonkeyPatch, place: Path, make: Callable[[Path], object]) -> None:
+    """Replace a file between the call that examines its name and the call that opens it."""
+    real = os.stat
 
-    def swap_after_stat(path: str, **options: object) -> os.stat_result:
+    def stat_and_exchange(path: str, **options: object) -> os.stat_result:
         result = real(path, **options)  # type: ignore[arg-type]
-        if path == "f":
-            place.rename(tmp_path / "moved")
+        if path == place.name:
+            place.rename(place.with_name("moved"))
             make(place)
         return result
 
-    place.write_text("text")
+    monkeypatch.setattr(os, "stat", stat_and_exchange)
+
+
+@pytest.mark.parametrize("make", [make_link, os.mkfifo, make_hard_link], ids=["link", "fifo", "hard link"])
+def test_a_file_that_is_exchanged_for_another_kind_while_it_is_opened_is_rejected(
+    tmp_path: Path, make: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "f").write_text("text")
+    before = count_open_files()
     with files.open_folder(tmp_path) as folder, monkeypatch.context() as patch:
-        patch.setattr(os, "stat", swap_after_stat)
-        with pytest.raises(OSError) as refusal:
-            files.open_regular_file(folder, "f")
-    assert refusal.value.errno in (errno.ELOOP, errno.ESTALE)
+        exchange_after_stat(patch, tmp_path / "f", make)
+        with pytest.raises(IdeaError, match="expected a regular file"):
+            files.read_regular_file(folder, "f", 100)
+    assert count_open_files() == before
+
+
+def test_a_file_that_its_writer_replaces_while_it_is_opened_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The campaign replaces its state file while an agent reads it."""
+    (tmp_path / "f").write_text("text")
+    with files.open_folder(tmp_path) as folder, monkeypatch.context() as patch:
+        exchange_after_stat(patch, tmp_path / "f", lambda path: path.write_text("another"))
+        assert files.read_regular_file(folder, "f", 100) == "another"
 
 
 def test_a_text_file_is_limited_in_size_and_must_be_utf8(tmp_path: Path) -> None:

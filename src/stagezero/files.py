@@ -225,23 +225,23 @@ def list_names(folder: int) -> list[str]:
 def open_regular_file(folder: int, name: str, allow_hard_links: bool = True) -> BinaryIO:
     """Open a regular file in an open folder for reading.
 
-    Never follows a symlink and never blocks on a writer. Rejects devices, pipes and sockets.
+    Never follows a symlink and never blocks on a writer. Rejects devices, pipes and sockets. A file
+    that its writer replaces by another regular file during the call is no error: either is opened.
 
     Args:
         allow_hard_links: also open a file that has a second name.
 
     Raises:
-        OSError: it is not such a file (``EINVAL``), it was swapped for another one during the call
-            (``ESTALE``), or it cannot be read.
+        OSError: it is not such a file (``EINVAL``), it was replaced by a link during the call
+            (``ELOOP``), or it cannot be read.
     """
-    before = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    if not stat.S_ISREG(before.st_mode) or (before.st_nlink != 1 and not allow_hard_links):
+    if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):  # opening a device can have effects
         raise OSError(errno.EINVAL, "not a regular file")
     handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    after = os.fstat(handle)
-    if not os.path.samestat(before, after) or not stat.S_ISREG(after.st_mode):  # inode numbers are reused
+    opened = os.fstat(handle)
+    if not stat.S_ISREG(opened.st_mode) or (opened.st_nlink > 1 and not allow_hard_links):
         os.close(handle)
-        raise OSError(errno.ESTALE, "swapped while it was opened")
+        raise OSError(errno.EINVAL, "not a regular file")
     return os.fdopen(handle, "rb")
 
 
@@ -257,10 +257,8 @@ def read_regular_file(folder: int, name: str, max_bytes: int) -> str:
         with open_regular_file(folder, name, allow_hard_links=False) as source:
             size, data = os.fstat(source.fileno()).st_size, source.read(max_bytes + 1)
     except OSError as error:
-        if error.errno == errno.EINVAL:
+        if error.errno in (errno.EINVAL, errno.ELOOP):
             raise IdeaError("expected a regular file, got a link, a folder or something else; write the text itself") from None
-        if error.errno == errno.ESTALE:
-            raise IdeaError("the file was replaced while it was opened; write it under another name and rename it") from None
         raise
     if len(data) > max_bytes:
         raise IdeaError(f"expected at most {max_bytes:,} bytes, got {size:,}; shorten it")

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 import pytest
 
 from stagezero.auditor.auditor import Auditor
-from stagezero.auditor.separation import connection_owner, observed_separation
+from stagezero.auditor.separation import _owner, connection_owner, observed_separation
 from stagezero.door.messages import SEPARATIONS, Separation
 
 OTHER_UID = 61003
@@ -90,6 +90,16 @@ def test_a_connection_without_a_known_owner_is_no_evidence_of_separation() -> No
     assert connection_owner("127.0.0.1", free) is None
     assert observed_separation("127.0.0.1", free, "separate host") == "colocated"
     assert observed_separation("not an address", 1, "separate host") == "colocated"
+
+
+def test_a_closed_connection_from_the_same_port_is_not_the_peer() -> None:
+    local, row = "0100007F:8FE4", "{n}: 0100007F:8FE4 0100007F:1F90 {state} 00000000:00000000 00:00000000 00000000 {uid} 0 {inode} 1 0"
+    closed = row.format(n=0, state="06", uid=0, inode=0)
+    peer = row.format(n=1, state="01", uid=61003, inode=1234)
+    other = row.format(n=2, state="01", uid=61004, inode=1235)
+    assert _owner([closed, peer], local) == _owner([peer, closed], local) == 61003
+    assert _owner([closed], local) is None and _owner([peer, other], local) is None
+    assert _owner([peer.replace("0100007F:8FE4", f"0000000000000000FFFF0000{local}")], local) == 61003
 
 
 def test_a_peer_in_another_network_namespace_is_as_separate_as_it_claims() -> None:

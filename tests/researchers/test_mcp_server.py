@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from stagezero.researchers.briefing import briefing_text
 from stagezero.researchers.external import OutsideResearcher
 from stagezero.training import parse_recipe
 
-pytest.importorskip("mcp")
+pytestmark = pytest.mark.skipif(find_spec("mcp") is None, reason="needs the package mcp")  # its import takes 1 s
 CONTROL = parse_recipe(
     [{"step": "mix", "parts": [{"kinds": ["trap"], "each": 9}]}, {"step": "sft", "steps": 6, "learning_rate": 1e-3}], "control"
 )

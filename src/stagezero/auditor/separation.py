@@ -13,6 +13,8 @@ import os
 import resource
 import socket
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -57,17 +59,26 @@ def connection_owner(host: str, port: int) -> int | None:
     address = _parse_address(host)
     if address is None:
         return None
-    local = _proc_net_address(address, port)
+    rows: list[str] = []
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        try:
-            lines = Path(table).read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
-            fields = line.split()
-            if fields[1] == local or (table.endswith("6") and fields[1].endswith(local)):
-                return int(fields[7])
-    return None
+        with suppress(OSError):
+            rows += Path(table).read_text().splitlines()[1:]
+    return _owner(rows, _proc_net_address(address, port))
+
+
+def _owner(rows: Iterable[str], local: str) -> int | None:
+    """Return the uid of the open sockets with this local address; None if there is not exactly one.
+
+    An earlier connection from the same port can have a row, too: a closed socket, without an
+    inode and with uid 0.
+
+    Args:
+        rows: rows of ``/proc/net/tcp`` and ``/proc/net/tcp6``.
+        local: the address as in ``/proc/net/tcp``. An IPv4-mapped one ends with it.
+    """
+    fields = [row.split() for row in rows]
+    owners = {int(row[7]) for row in fields if row[1].endswith(local) and row[9] != "0"}
+    return owners.pop() if len(owners) == 1 else None
 
 
 def observed_separation(host: str, port: int, claimed: Separation) -> Separation:
