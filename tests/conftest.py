@@ -222,7 +222,7 @@ def base(home: Path) -> Path:
 
 
 IDEAS = {
-    "twins": "- {op: extend, at: data, parts: [{kinds: [twin], each: 40}]}",
+    "twins": "- {op: extend, at: data, parts: [{kinds: [twin], each: 16}]}",
     "decay": "- {op: set, at: sft, values: {weight_decay: 0.001}}",
     "faster": "- {op: set, at: sft, values: {learning_rate: 0.9}}",
 }
@@ -235,7 +235,7 @@ def write_project(folder: Path, base: Path, name: str = "small", **changes: str)
         text = f"---\ntitle: {title} idea\nproperty: privacy\nclaimed_effect: 0.1\nreason: because\npatch:\n  {patch}\n---\n"
         (folder / "ideas" / f"{title}.md").write_text(text)
     (folder / "stage0.yaml").write_text(
-        "steps:\n  - {step: mix, parts: [{kinds: [trap], each: 40}]}\n  - {step: sft, steps: 8, batch_size: 8, learning_rate: 0.005}\n"
+        "steps:\n  - {step: mix, parts: [{kinds: [trap], each: 16}]}\n  - {step: sft, steps: 8, batch_size: 8, learning_rate: 0.005}\n"
     )
     fields = {
         "name": name,

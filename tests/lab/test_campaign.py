@@ -156,7 +156,7 @@ def test_an_edited_project_is_rejected_and_the_change_is_named(finished: Path, b
     with pytest.raises(RunChangedError, match=r"project\.trial\.items: was 10, now 12.*--fresh"):
         Campaign(path, runs=runs).run()
     write_project(tmp_path, base)
-    (tmp_path / "ideas" / "twins.md").write_text((tmp_path / "ideas" / "twins.md").read_text().replace("40", "41"))
+    (tmp_path / "ideas" / "twins.md").write_text((tmp_path / "ideas" / "twins.md").read_text().replace("16", "17"))
     with pytest.raises(RunChangedError, match="twins idea"):
         Campaign(path, runs=runs).run()
     entries = sum(1 for _ in read(runs / "small" / "ledger.jsonl"))
