@@ -137,7 +137,7 @@ def test_a_crossed_threshold_remains_crossed() -> None:
 def test_a_single_trial_is_decided_as_it_is_among_many(test: Test) -> None:
     """The e-values of one row must agree with the critical values that test many rows."""
     rng = np.random.default_rng(11)
-    draws = np.round(rng.normal(rng.choice([-0.05, 0.0, 0.08], (30, 1)), 0.04, (30, 12)), 2)
+    draws = np.round(rng.normal(rng.choice([-0.05, 0.0, 0.08], (20, 1)), 0.04, (20, 12)), 2)
     stopping_rule = rule(test, worth=1.0)
     together = evaluate(draws, stopping_rule)
     for i, row in enumerate(draws):

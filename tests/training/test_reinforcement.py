@@ -23,11 +23,11 @@ from stagezero.training.data import meaning_of
 from stagezero.training.steps import grpo
 
 SUITE = load_suite("atlas")
-PAIRS: dict[str, Any] = {"step": "mix", "name": "pairs", "parts": [{"claims": ["privacy"], "kinds": ["trap", "twin"]}]}
+PAIRS: dict[str, Any] = {"step": "mix", "name": "pairs", "parts": [{"claims": ["privacy"], "kinds": ["trap", "twin"], "each": 100}]}
 START: dict[str, Any] = {"step": "sft", "name": "start", "data": "pairs", "steps": 60, "batch_size": 16, "learning_rate": 1e-2}
-REWARD: dict[str, Any] = {"step": "reward", "data": "pairs", "steps": 40, "batch_size": 16, "learning_rate": 5e-3}
-RLHF: dict[str, Any] = {"step": "rlhf", "data": "pairs", "steps": 3, "batch_size": 16, "group": 4, "learning_rate": 1e-3}
-GRPO: dict[str, Any] = {"step": "grpo", "data": "pairs", "steps": 3, "batch_size": 16, "group": 4, "learning_rate": 1e-3}
+REWARD: dict[str, Any] = {"step": "reward", "data": "pairs", "steps": 10, "batch_size": 16, "learning_rate": 5e-3}
+RLHF: dict[str, Any] = {"step": "rlhf", "data": "pairs", "steps": 2, "batch_size": 16, "group": 4, "learning_rate": 1e-3}
+GRPO: dict[str, Any] = {"step": "grpo", "data": "pairs", "steps": 2, "batch_size": 16, "group": 4, "learning_rate": 1e-3}
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +70,7 @@ def test_rlhf_uses_its_reward_model_and_does_not_store_it_in_the_policy(base: Pa
     from stagezero.models.checkpoint import tensors
 
     assert tensors(built.folder) == tensors(base) and built.digest != checkpoint_digest(base)
-    other = build_steps(base, store, PAIRS, START, {**REWARD, "steps": 41}, RLHF)
+    other = build_steps(base, store, PAIRS, START, {**REWARD, "steps": 11}, RLHF)
     assert other.steps_reused == 1 and other.digest != built.digest, "another reward model must give another build"
 
 
