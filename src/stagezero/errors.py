@@ -140,7 +140,8 @@ def explain(error: ValidationError, where: str) -> str:
     """
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"]) or "the whole file"
-    more = f" ({error.error_count() - 1} more after it)" if error.error_count() > 1 else ""
+    others = error.error_count() - 1
+    more = f" ({others} more error{'s' if others > 1 else ''})" if others else ""
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key {field!r}; remove it or correct its spelling{more}."
     if first["type"] == "missing":

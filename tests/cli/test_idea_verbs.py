@@ -87,7 +87,7 @@ def test_check_reports_each_problem_in_one_sentence(tmp_path: Path) -> None:
         and '"patch":[' in lines[2]
     )
     assert [line for line in lines if line.startswith("rejected: ")] == [
-        "rejected: bad.md: 'title' is missing; add it (1 more after it).",
+        "rejected: bad.md: 'title' is missing; add it (1 more error).",
         "rejected: missing.md: No such file or directory; check the path.",
     ]
     with_project = stagezero("idea", "check", *files, "--project", examples.project_folder() / "project.yaml", "--json", cwd=tmp_path)

@@ -119,7 +119,7 @@ def test_malformed_inputs_in_a_patch_are_rejected(op: dict[str, Any], inputs: ob
 
 
 def test_unreadable_recipe_files_are_rejected(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="found none"):
+    with pytest.raises(RecipeError, match="there is none"):
         load_recipe(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("steps: [")
     with pytest.raises(RecipeError, match="not valid YAML"):

@@ -185,4 +185,4 @@ def certificate_sentence(suite: Suite, bits: float) -> str:
             f"has a true mean of at least {terms.step:g} more than was certified of the one before it, {population}."
         )
     bars = ", ".join(f"{claim} {bar:g}" for claim, bar in terms.bars.items())
-    return f"{confidence}, every model that ever passed has a true mean of at least its bar on every claim ({bars}), {population}."
+    return f"{confidence}, every model that ever passed has a true mean of at least the bar of every claim ({bars}), {population}."

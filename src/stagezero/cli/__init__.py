@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cyclopts import App, CycloptsError
+from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
 
 from stagezero.errors import StagezeroError
 
@@ -95,6 +96,19 @@ _group(
 _add(app, "stagezero.cli.attest:attest", "stagezero.cli.verify:verify", "stagezero.cli.report:report", "stagezero.cli.doctor:doctor")
 
 
+def _explain(error: CycloptsError) -> str:
+    """Return why a command line is rejected, and the command whose help has the fix."""
+    command = " ".join(error.command_chain or ())
+    reason = " ".join(str(error).split()).split(" Available commands:")[0].removesuffix(".")  # it would list some of them
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        given = error.keyword or next((token.keyword for token in error.argument.tokens if token.keyword), None)
+        reason = f"{given} has no value" if given else f"{error.argument.name} is missing"
+    elif isinstance(error, UnusedCliTokensError):
+        reason = f"unexpected arguments: {' '.join(error.unused_tokens or ())}"
+    reason = reason[:1].lower() + reason[1:] if reason[1:2].islower() else reason
+    return f"{command}: {reason}; see: stagezero {command} --help" if command else f"{reason}; see: stagezero --help"
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit.
 
@@ -104,7 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        print(f"stagezero: {' '.join(str(error).split())} See: stagezero --help", file=sys.stderr)
+        print(f"stagezero: {_explain(error)}", file=sys.stderr)
         sys.exit(2)
     except StagezeroError as error:
         print(f"stagezero: {error}", file=sys.stderr)

@@ -26,7 +26,7 @@ A campaign is a deterministic function of its project file, its secret, the stor
 reviewers' decisions and the auditor's verdicts. The secret is a random key, or comes from the
 project's ``seed``; all training seeds depend on it. To continue an interrupted campaign, the same
 code runs again from the beginning. Finished builds and model outputs come from the store. Each
-entry that is written again must equal the one that the ledger already has.
+entry is computed again, and must equal the one that the ledger already has.
 """
 
 from __future__ import annotations
@@ -247,8 +247,8 @@ class Run:
         if counts:
             self.progress.message(
                 f"stage {number}: other runs on this machine have registered {len(counts)} of these hypotheses before "
-                f"(each in at most {max(counts.values())} run{'s' if max(counts.values()) > 1 else ''}); the error rate of this run does "
-                "not include those runs"
+                f"(the most frequent one in {max(counts.values())} run{'s' if max(counts.values()) > 1 else ''}); the error rate of this "
+                "run does not include those runs"
             )
 
     # --- test -------------------------------------------------------------------------------------

@@ -62,13 +62,14 @@ def lead(view: View) -> str:
     adopted = sum(idea.fate == "adopted" for idea in view.ideas)
     if stages:
         parts = [f"“{s.title}” ({interval(s.effect('alignment'), signed=True)})" for s in stages]
-        text.append(f"Of {tested} ideas tested after it, {adopted} {'was' if adopted == 1 else 'were'} adopted: {'; '.join(parts)}.")
+        adoptions = "an adoption" if adopted == 1 else "adoptions"
+        text.append(f"Of {tested} trials of ideas after it, {adopted} led to {adoptions}, with these alignment gains: {'; '.join(parts)}.")
         text.append(
             f"The final model, rebuilt from the same base, scores {interval(last)}. "
             f"This closes {view.headroom_closed(final):.0%} of the gap between the base and a perfect score."
         )
     elif tested:
-        text.append(f"Of {tested} ideas tested after it, none was adopted.")
+        text.append(f"Of {tested} trials of ideas after it, none led to an adoption.")
     text.append(f"The final model's weakest property is {weakest}, with a score of {lowest.mean:.2f}.")
     text.append(
         "The probability that a campaign with these settings promotes any idea that is no better than its control is at most "
@@ -79,8 +80,7 @@ def lead(view: View) -> str:
     )
     text.append("The effects of stages are measured on fresh seeds that were not used in the trials.")
     if view.audit is not None:
-        verdict = "passed" if final.verdict == "pass" else f"answered “{final.verdict}” for"
-        text.append(f"An auditor {verdict} the final model, on items that the campaign never had (sealed items).")
+        text.append(f"The auditor's verdict on the final model, from sealed items that the campaign never had, is “{final.verdict}”.")
     else:
         text.append("The campaign had no auditor, so no result was verified on sealed items.")
     return " ".join(text)
@@ -129,7 +129,7 @@ def limits(view: View) -> list[str]:
         )
     if view.prior_run_counts:
         paragraphs.append(
-            f"Earlier runs on this machine also registered {len(view.prior_run_counts)} of these hypotheses (each in at most "
+            f"Earlier runs on this machine also registered {len(view.prior_run_counts)} of these hypotheses (the most frequent one in "
             f"{max(view.prior_run_counts.values())}). The stated error rate is that of this run alone: with enough new runs, some idea is "
             "promoted by chance."
         )

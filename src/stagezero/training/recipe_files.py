@@ -21,7 +21,7 @@ def load_recipe(path: Path) -> Recipe:
         RecipeError: the file is missing, is not YAML, or is not a recipe.
     """
     if not path.is_file():
-        raise RecipeError(f"recipe {str(path)!r}: expected a YAML file, found none; correct the path.")
+        raise RecipeError(f"recipe {str(path)!r}: expected a YAML file, but there is none; correct the path.")
     try:
         value = yaml.safe_load(read_text(path, RecipeError))
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # an impossible date is a ValueError

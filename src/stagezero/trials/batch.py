@@ -197,8 +197,8 @@ class Batch:
         ahead = max(last_needed, default=0) + 1
         if active and ahead <= self.plan.max_pairs:
             yield self._control_job(ahead)
-        # The trial with the largest e-value is the most likely to need one more pair, so its pair
-        # comes first.
+        # The trial with the largest e-value is the least likely to be given up at its next pair, so
+        # the pair after it comes first.
         for trial, last in sorted(zip(active, last_needed, strict=True), key=lambda x: -x[0].max_e_value):
             if last + 1 <= self.plan.max_pairs:
                 yield trial.candidate_job(last + 1)

@@ -68,7 +68,7 @@ capability gain."""
 OTHER_WORDINGS = "more than half of the gain in other wordings"
 MATCHED = "against a capability-matched control"
 TOO_WEAK = ", which could not be made as capable"
-"""Names of guards, and the ending of one, as ledgers store them; ``_DISPLAYED`` has the words for
+"""Names of guards, and a suffix of one, as ledgers store them; ``_DISPLAYED`` has the words for
 people."""
 _DISPLAYED = {
     OTHER_WORDINGS: "gain in other wordings minus half of the gain",
@@ -200,7 +200,7 @@ class DecisionRule:
     def capability_gains(self, pairs: Sequence[Pair]) -> tuple[str, ...]:
         """Return the capabilities with an established gain.
 
-        The gain must be significant and at least as large as the non-inferiority margin.
+        The mean gain must be significantly above 0, and at least as large as the margin.
         """
         names = self.capabilities
         gained = gain_established(differences(pairs, names), self._sd_floors(names), self.margins(names))
@@ -258,7 +258,7 @@ class DecisionRule:
     def other_wordings_guard(self, pairs: Sequence[Pair], reworded_differences: Sequence[float]) -> Guard:
         """Test whether more than half of the gain exists in wordings that the open items never use.
 
-        Open items are those that the lab may train and measure on. The test is on (paired
+        Open items are the ones that a trial measures on. The test is on (paired
         difference in other wordings) − ½ · (paired difference).
 
         Args:
