@@ -326,25 +326,29 @@ def test_a_file_with_two_hard_links_is_copied_but_is_no_valid_idea(tmp_path: Pat
             files.read_regular_file(folder, "f", 100)
 
 
-def exchange_after_stat(monkeypatch: pytest.MonkeyPatch, place: Path, make: Callable[[Path], object]) -> None:
+def exchange_after_stat(monkeypatch: pytest.MonkeyPatch, place: Path, make: Callable[[Path], object], times: int = 1) -> None:
     """Replace a file between the call that examines its name and the call that opens it."""
-    real = os.stat
+    real, remaining = os.stat, [*range(times)]
 
     def stat_and_exchange(path: str, **options: object) -> os.stat_result:
         result = real(path, **options)  # type: ignore[arg-type]
-        if path == place.name:
-            place.rename(place.with_name("moved"))
+        if path == place.name and remaining:
+            place.rename(place.with_name(f"moved {remaining.pop()}"))
             make(place)
         return result
 
     monkeypatch.setattr(os, "stat", stat_and_exchange)
 
 
+def make_another(path: Path) -> None:
+    path.write_text("another")
+
+
 @pytest.mark.parametrize("make", [make_link, os.mkfifo, make_hard_link], ids=["link", "fifo", "hard link"])
 def test_a_file_that_is_exchanged_for_another_kind_while_it_is_opened_is_rejected(
     tmp_path: Path, make: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "f").write_text("text")
+    make_another(tmp_path / "f")
     before = count_open_files()
     with files.open_folder(tmp_path) as folder, monkeypatch.context() as patch:
         exchange_after_stat(patch, tmp_path / "f", make)
@@ -353,12 +357,24 @@ def test_a_file_that_is_exchanged_for_another_kind_while_it_is_opened_is_rejecte
     assert count_open_files() == before
 
 
-def test_a_file_that_its_writer_replaces_while_it_is_opened_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The campaign replaces its state file while an agent reads it."""
+@pytest.mark.parametrize("times", [1, 1000])
+def test_a_file_that_its_writer_replaces_while_it_is_opened_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """The campaign replaces its state file while an agent reads it.
+
+    If the file is replaced again and again, reading it fails.
+    """
     (tmp_path / "f").write_text("text")
+    before = count_open_files()
     with files.open_folder(tmp_path) as folder, monkeypatch.context() as patch:
-        exchange_after_stat(patch, tmp_path / "f", lambda path: path.write_text("another"))
-        assert files.read_regular_file(folder, "f", 100) == "another"
+        exchange_after_stat(patch, tmp_path / "f", make_another, times)
+        if times == 1:
+            assert files.read_regular_file(folder, "f", 100) == "another"
+        else:
+            with pytest.raises(IdeaError, match="replaced again and again"):
+                files.read_regular_file(folder, "f", 100)
+    assert count_open_files() == before
 
 
 def test_a_text_file_is_limited_in_size_and_must_be_utf8(tmp_path: Path) -> None:

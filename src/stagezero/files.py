@@ -35,6 +35,7 @@ STAGED_PREFIX = ".writing-"
 MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENFILE, errno.EMFILE, errno.ENOMEM}
 """Error numbers that report a fault of the machine, not of the folder's owner."""
 _CHUNK_BYTES = 1 << 20
+_OPEN_ATTEMPTS = 20
 _READ_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _PASS_FLAGS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 """Flags to open a folder only to pass through it. This needs no permission to list the folder."""
@@ -225,24 +226,28 @@ def list_names(folder: int) -> list[str]:
 def open_regular_file(folder: int, name: str, allow_hard_links: bool = True) -> BinaryIO:
     """Open a regular file in an open folder for reading.
 
-    Never follows a symlink and never blocks on a writer. Rejects devices, pipes and sockets. A file
-    that its writer replaces by another regular file during the call is no error: either is opened.
+    Never follows a symlink and never blocks on a writer. Rejects devices, pipes and sockets. If its
+    writer replaces the file during the call, the call begins again.
 
     Args:
         allow_hard_links: also open a file that has a second name.
 
     Raises:
-        OSError: it is not such a file (``EINVAL``), it was replaced by a link during the call
-            (``ELOOP``), or it cannot be read.
+        OSError: it is not such a file (``EINVAL`` or ``ELOOP``), it was replaced at every attempt
+            (``ESTALE``), or it cannot be read.
     """
-    if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):  # opening a device can have effects
-        raise OSError(errno.EINVAL, "not a regular file")
-    handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    opened = os.fstat(handle)
-    if not stat.S_ISREG(opened.st_mode) or (opened.st_nlink > 1 and not allow_hard_links):
+    for _ in range(_OPEN_ATTEMPTS):
+        # The file is examined before it is opened, because opening a device can have effects, and
+        # because another name of the file could be removed between opening it and counting its names.
+        before = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if not stat.S_ISREG(before.st_mode) or (before.st_nlink != 1 and not allow_hard_links):
+            raise OSError(errno.EINVAL, "not a regular file")
+        handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        after = os.fstat(handle)
+        if os.path.samestat(before, after) and stat.S_ISREG(after.st_mode):  # inode numbers are reused
+            return os.fdopen(handle, "rb")
         os.close(handle)
-        raise OSError(errno.EINVAL, "not a regular file")
-    return os.fdopen(handle, "rb")
+    raise OSError(errno.ESTALE, "replaced while it was opened")
 
 
 def read_regular_file(folder: int, name: str, max_bytes: int) -> str:
@@ -259,6 +264,8 @@ def read_regular_file(folder: int, name: str, max_bytes: int) -> str:
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.ELOOP):
             raise IdeaError("expected a regular file, got a link, a folder or something else; write the text itself") from None
+        if error.errno == errno.ESTALE:
+            raise IdeaError("the file was replaced again and again while it was opened; write it once") from None
         raise
     if len(data) > max_bytes:
         raise IdeaError(f"expected at most {max_bytes:,} bytes, got {size:,}; shorten it")
