@@ -238,7 +238,7 @@ def open_regular_file(folder: int, name: str, allow_hard_links: bool = True) -> 
     """
     for _ in range(_OPEN_ATTEMPTS):
         # The file is examined before it is opened, because opening a device can have effects, and
-        # because another name of the file could be removed between opening it and counting its names.
+        # because another of its names could be removed between opening it and counting them.
         before = os.stat(name, dir_fd=folder, follow_symlinks=False)
         if not stat.S_ISREG(before.st_mode) or (before.st_nlink != 1 and not allow_hard_links):
             raise OSError(errno.EINVAL, "not a regular file")
