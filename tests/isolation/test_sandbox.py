@@ -207,10 +207,23 @@ def test_two_builds_are_identical_only_if_all_their_bytes_are(base: Path, tmp_pa
     assert not are_identical(base, copy)
 
 
-@pytest.mark.first
+ADD_THE_TIME = """
+def technique(ctx):
+    import time, torch
+    from safetensors.torch import load_file
+
+    class Changed(torch.nn.Module):
+        def state_dict(self):
+            return {name: t + 0.001 * (time.time() % 1) for name, t in load_file("/in/model/model.safetensors").items()}
+
+    return Changed()
+"""
+"""Does not use transformers, whose import takes most of the time that a program needs."""
+
+
 def test_code_that_depends_on_the_clock_is_rejected(base: Path, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="built twice"):
-        build_code(base, tmp_path, CHANGE_WEIGHTS.format("(time.time() % 1)"), REPEATED_SEED)
+        build_code(base, tmp_path, ADD_THE_TIME, REPEATED_SEED)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ import signal
 import struct
 import subprocess
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,21 @@ class Context:
 
     def __init__(self, seed: int) -> None:
         import torch
-        from transformers import AutoTokenizer
 
         self.seed = seed
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(INPUTS / "model", padding_side="left")
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
         rows = INPUTS / "data.jsonl"
         self.data: list[dict[str, Any]] = [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Load the tokenizer when it is first used, because its import takes a second."""
+        from transformers import AutoTokenizer
+
+        tokenizer: Any = AutoTokenizer.from_pretrained(INPUTS / "model", padding_side="left")
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
 
     def _load(self, name: str) -> Any:
         import torch
