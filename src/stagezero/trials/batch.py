@@ -1,9 +1,9 @@
 """The scheduler for trials that are registered together.
 
 It runs the jobs that the trials request. The trials share their control builds. Each has the same
-level: the allowed probability of a false promotion. The clock may influence only the order in which
-jobs run: ``trial.py`` determines what a trial requests and decides, and ``record.py`` determines
-the order of the ledger entries.
+level: the allowed probability of a false promotion. Jobs may end in any order. That changes neither
+what a trial requests and decides (``trial.py``) nor the order of the ledger entries
+(``record.py``).
 """
 
 from __future__ import annotations

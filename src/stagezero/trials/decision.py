@@ -11,8 +11,9 @@ a trap), that equal the most frequent answer, that name both options, or that ca
 
 After every pair the rule checks these conditions in this order, and stops the trial if one is true:
 
-    stopped by a guard  The mean of a guard crossed the harm boundary: it is so far beyond the
-                        margin that further pairs are very unlikely to make the guard hold.
+    stopped by a guard  The mean difference in a guarded quantity crossed the harm boundary: it is
+                        so far beyond the margin that further pairs are very unlikely to make the
+                        guard hold.
     given up            Futility: the pairs are evidence against the smallest effect of interest.
     undecided           All pairs are used and the e-process did not reach the threshold.
 
@@ -20,13 +21,13 @@ Once the e-process has reached the threshold and there are enough pairs for the 
 also checks these, in this order, and promotes the idea if none is true:
 
     collapsed           One paired difference is far below the superiority margin.
-    stopped by a guard  Some guard was not shown to hold.
-    stopped by a guard  A final check was not shown to hold. More than half of the gain must exist
-                        in other wordings. If a capability improved, the candidate must also be
-                        better than a control that was trained to have the same capability.
+    stopped by a guard  Some guard does not hold at its level.
+    stopped by a guard  A final check does not hold at its level. More than half of the gain must
+                        exist in other wordings. If a capability improved, the candidate must also
+                        be better than a control that was trained to have the same capability.
 
-A guard that is "not shown" is not a pass. All guards must hold, so requiring many of them does not
-raise the probability of a false promotion.
+A guard with the result "not shown" does not hold. All guards must hold, so requiring many of them
+does not raise the probability of a false promotion.
 """
 
 from __future__ import annotations
