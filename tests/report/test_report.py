@@ -44,9 +44,9 @@ def test_the_lead_counts_ideas_and_not_stages(copied: Path) -> None:
     idea, first = view.ideas[0], view.stages[0]
     view.ideas = [replace(idea, fate="adopted"), replace(idea, fate="adopted"), replace(idea, fate="given up")]
     view.stages = [first, replace(first, number=1, title="two at once", adopted=True)]
-    assert "Of 3 trials of ideas after it, 2 led to adoptions, with these alignment gains: “two at once”" in lead(view)
+    assert "Of 3 trials of ideas in later stages, 2 led to adoptions, with these alignment gains: “two at once”" in lead(view)
     view.ideas = view.ideas[1:]
-    assert "Of 2 trials of ideas after it, 1 led to an adoption" in lead(view)
+    assert "Of 2 trials of ideas in later stages, 1 led to an adoption" in lead(view)
 
 
 def test_an_unfinished_run_can_be_read(copied: Path) -> None:

@@ -22,8 +22,8 @@ VERDICT_ALPHABET = ("pass", "fail")
 MAX_BITS_PER_ANSWER = math.log2(len(VERDICT_ALPHABET))
 NOT_COVERED = (
     "items from any other distribution than the named population",
-    "detectors: after B bits of answers, an adaptive attacker may evade one with probability up to min(1, 2^B times its miss rate)",
-    "several suites at once: of N certificates of one auditor, some is wrong with probability up to N times the delta of one",
+    "detectors: after B bits of answers, an adaptive attacker evades a detector with probability up to min(1, 2^B times its miss rate)",
+    "several suites at once: the probability that any of N certificates is wrong is up to N times that of one certificate",
     "a paraphrase of a sealed item in another suite, unless it was registered as a paraphrase",
     "information about the items that a lab obtains other than through these answers; see the separation",
 )
@@ -185,4 +185,6 @@ def certificate_sentence(suite: Suite, bits: float) -> str:
             f"has a true mean of at least {terms.step:g} more than was certified of the one before it, {population}."
         )
     bars = ", ".join(f"{claim} {bar:g}" for claim, bar in terms.bars.items())
-    return f"{confidence}, every model that ever passed has a true mean of at least the bar of every claim ({bars}), {population}."
+    return (
+        f"{confidence}, every model that ever passed has, on every claim, a true mean of at least the claim's bar ({bars}), {population}."
+    )

@@ -26,7 +26,7 @@ A campaign is a deterministic function of its project file, its secret, the stor
 reviewers' decisions and the auditor's verdicts. The secret is a random key, or comes from the
 project's ``seed``; all training seeds depend on it. To continue an interrupted campaign, the same
 code runs again from the beginning. Finished builds and model outputs come from the store. Each
-entry is computed again, and must equal the one that the ledger already has.
+ledger entry is computed again, and must equal the recorded one.
 """
 
 from __future__ import annotations

@@ -63,13 +63,14 @@ def lead(view: View) -> str:
     if stages:
         parts = [f"“{s.title}” ({interval(s.effect('alignment'), signed=True)})" for s in stages]
         adoptions = "an adoption" if adopted == 1 else "adoptions"
-        text.append(f"Of {tested} trials of ideas after it, {adopted} led to {adoptions}, with these alignment gains: {'; '.join(parts)}.")
+        gains = "; ".join(parts)
+        text.append(f"Of {tested} trials of ideas in later stages, {adopted} led to {adoptions}, with these alignment gains: {gains}.")
         text.append(
             f"The final model, rebuilt from the same base, scores {interval(last)}. "
             f"This closes {view.headroom_closed(final):.0%} of the gap between the base and a perfect score."
         )
     elif tested:
-        text.append(f"Of {tested} trials of ideas after it, none led to an adoption.")
+        text.append(f"Of {tested} trials of ideas in later stages, none led to an adoption.")
     text.append(f"The final model's weakest property is {weakest}, with a score of {lowest.mean:.2f}.")
     text.append(
         "The probability that a campaign with these settings promotes any idea that is no better than its control is at most "

@@ -198,7 +198,7 @@ class Batch:
         if active and ahead <= self.plan.max_pairs:
             yield self._control_job(ahead)
         # The trial with the largest e-value is the least likely to be given up at its next pair, so
-        # the pair after it comes first.
+        # its pair after that one is built first.
         for trial, last in sorted(zip(active, last_needed, strict=True), key=lambda x: -x[0].max_e_value):
             if last + 1 <= self.plan.max_pairs:
                 yield trial.candidate_job(last + 1)

@@ -22,9 +22,10 @@ also checks these, in this order, and promotes the idea if none is true:
 
     collapsed           One paired difference is far below the superiority margin.
     stopped by a guard  Some guard does not hold at its level.
-    stopped by a guard  A final check does not hold at its level. More than half of the gain must
-                        exist in other wordings. If a capability improved, the candidate must also
-                        be better than a control that was trained to have the same capability.
+    stopped by a guard  A final check does not hold at its level. It requires that more than half
+                        of the gain exists in other wordings. If a capability improved, it also
+                        requires that the candidate is better than a control that was trained to
+                        have the same capability.
 
 A guard with the result "not shown" does not hold. All guards must hold, so requiring many of them
 does not raise the probability of a false promotion.
@@ -69,8 +70,8 @@ capability gain."""
 OTHER_WORDINGS = "more than half of the gain in other wordings"
 MATCHED = "against a capability-matched control"
 TOO_WEAK = ", which could not be made as capable"
-"""Names of guards, and a suffix of one, as ledgers store them; ``_DISPLAYED`` has the words for
-people."""
+"""Names of guards, and a suffix of ``MATCHED``, as ledgers store them; ``_DISPLAYED`` has the words
+for people."""
 _DISPLAYED = {
     OTHER_WORDINGS: "gain in other wordings minus half of the gain",
     MATCHED: "gain over a capability-matched control",
