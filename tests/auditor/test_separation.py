@@ -98,7 +98,8 @@ def test_a_closed_connection_from_the_same_port_is_not_the_peer() -> None:
     peer = row.format(n=1, state="01", uid=61003, inode=1234)
     other = row.format(n=2, state="01", uid=61004, inode=1235)
     assert _owner([closed, peer], local) == _owner([peer, closed], local) == 61003
-    assert _owner([closed], local) is None and _owner([peer, other], local) is None
+    closed_early = row.format(n=3, state="05", uid=0, inode=0)
+    assert _owner([closed], local) is None and _owner([peer, other], local) is None and _owner([peer, closed_early], local) is None
     assert _owner([peer.replace("0100007F:8FE4", f"0000000000000000FFFF0000{local}")], local) == 61003
 
 

@@ -218,7 +218,7 @@ def technique(ctx):
 
     return Changed()
 """
-"""Does not use transformers, whose import takes most of the time that a program needs."""
+"""Loads no model with transformers, which takes most of the time that such a program needs."""
 
 
 def test_code_that_depends_on_the_clock_is_rejected(base: Path, tmp_path: Path) -> None:

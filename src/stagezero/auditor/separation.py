@@ -21,6 +21,7 @@ from pathlib import Path
 from stagezero.door.messages import Separation
 
 _PR_SET_DUMPABLE = 4
+_TIME_WAIT = "06"
 
 
 def _parse_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -55,7 +56,7 @@ def _proc_net_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address, po
 
 
 def connection_owner(host: str, port: int) -> int | None:
-    """Return the uid that owns the local end of a connection; None if it is not found."""
+    """Return the uid that owns the local end of a connection; None if it is not certain."""
     address = _parse_address(host)
     if address is None:
         return None
@@ -67,17 +68,18 @@ def connection_owner(host: str, port: int) -> int | None:
 
 
 def _owner(rows: Iterable[str], local: str) -> int | None:
-    """Return the uid of the open sockets with this local address; None if there is not exactly one.
+    """Return the uid that owns the sockets with this local address; None if it is not certain.
 
-    An earlier connection from the same port can have a row, too: a closed socket, without an
-    inode and with uid 0.
+    An earlier connection from the same port can have a row, too. It is in the state TIME_WAIT and
+    has the uid 0. In any other state, a socket without an inode was closed by an unknown owner. A
+    peer could close its own, to appear as the owner of another one with the same port.
 
     Args:
         rows: rows of ``/proc/net/tcp`` and ``/proc/net/tcp6``.
         local: the address as in ``/proc/net/tcp``. An IPv4-mapped one ends with it.
     """
     fields = [row.split() for row in rows]
-    owners = {int(row[7]) for row in fields if row[1].endswith(local) and row[9] != "0"}
+    owners = {int(row[7]) if row[9] != "0" else None for row in fields if row[1].endswith(local) and row[3] != _TIME_WAIT}
     return owners.pop() if len(owners) == 1 else None
 
 

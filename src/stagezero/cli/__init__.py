@@ -97,14 +97,16 @@ _add(app, "stagezero.cli.attest:attest", "stagezero.cli.verify:verify", "stageze
 
 
 def _explain(error: CycloptsError) -> str:
-    """Return why a command line is rejected, and the command whose help has the fix."""
+    """Return one line: why a command line is rejected, and whose help has the fix."""
     command = " ".join(error.command_chain or ())
-    reason = " ".join(str(error).split()).split(" Available commands:")[0].removesuffix(".")  # it would list some of them
+    reason = str(error).split(" Available commands:")[0]  # it would list some of them
     if isinstance(error, MissingArgumentError) and error.argument is not None:
         given = error.keyword or next((token.keyword for token in error.argument.tokens if token.keyword), None)
-        reason = f"{given} has no value" if given else f"{error.argument.name} is missing"
+        _, hint, similar = reason.partition(" Did you mean ")
+        reason = (f"{given} has no value" if given else f"{error.argument.name} is missing") + (f".{hint}{similar}" if hint else "")
     elif isinstance(error, UnusedCliTokensError):
         reason = f"unexpected arguments: {' '.join(error.unused_tokens or ())}"
+    reason = " ".join(reason.split()).removesuffix(".")
     reason = reason[:1].lower() + reason[1:] if reason[1:2].islower() else reason
     return f"{command}: {reason}; see: stagezero {command} --help" if command else f"{reason}; see: stagezero --help"
 

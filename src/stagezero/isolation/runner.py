@@ -56,7 +56,7 @@ class Context:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """Load the tokenizer when it is first used, because its import takes a second."""
+        """The model's tokenizer, loaded at its first use: not every technique needs it."""
         from transformers import AutoTokenizer
 
         tokenizer: Any = AutoTokenizer.from_pretrained(INPUTS / "model", padding_side="left")

@@ -131,8 +131,8 @@ def limits(view: View) -> list[str]:
     if view.prior_run_counts:
         paragraphs.append(
             f"Earlier runs on this machine also registered {len(view.prior_run_counts)} of these hypotheses (the most frequent one in "
-            f"{max(view.prior_run_counts.values())}). The stated error rate is that of this run alone: with enough new runs, some idea is "
-            "promoted by chance."
+            f"{max(view.prior_run_counts.values())} of them). The stated error rate is that of this run alone: with enough new runs, some "
+            "idea is promoted by chance."
         )
     if certificate(view) is not None and view.auditor_status is not None:
         paragraphs += [f"The certificate does not cover {limit}." for limit in view.auditor_status["certificate"]["not_covered"]]
