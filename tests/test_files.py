@@ -13,6 +13,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -355,6 +356,35 @@ def test_a_file_that_is_exchanged_for_another_kind_while_it_is_opened_is_rejecte
         with pytest.raises(IdeaError, match="expected a regular file"):
             files.read_regular_file(folder, "f", 100)
     assert count_open_files() == before
+
+
+@pytest.mark.parametrize("calls", [["stat"], ["stat", "fstat"]])
+def test_a_file_whose_second_name_comes_and_goes_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[str]) -> None:
+    """A name for another user's file comes and goes so fast that each count of its names is 1."""
+    (tmp_path / "f").write_text("secret")
+
+    def hide_the_second_name(count: Callable[..., os.stat_result]) -> Callable[..., os.stat_result]:
+        def count_one(*arguments: Any, **options: Any) -> os.stat_result:
+            (tmp_path / "secret").unlink(missing_ok=True)
+            try:
+                return count(*arguments, **options)
+            finally:
+                (tmp_path / "secret").hardlink_to(tmp_path / "f")
+
+        return count_one
+
+    with files.open_folder(tmp_path) as folder, monkeypatch.context() as patch:
+        for call in calls:
+            patch.setattr(os, call, hide_the_second_name(getattr(os, call)))
+        with pytest.raises(IdeaError, match="replaced again and again"):
+            files.read_regular_file(folder, "f", 100)
+
+
+@pytest.mark.parametrize("name", ["../f", "a/b", "f\0"])
+def test_a_path_is_no_name(tmp_path: Path, name: str) -> None:
+    make_another(tmp_path / "f")
+    with files.open_folder(tmp_path) as folder, pytest.raises(IdeaError, match="expected a regular file"):
+        files.read_regular_file(folder, name, 100)
 
 
 @pytest.mark.parametrize("times", [1, 1000])

@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.resources import files
@@ -36,6 +37,8 @@ MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENFI
 """Error numbers that report a fault of the machine, not of the folder's owner."""
 _CHUNK_BYTES = 1 << 20
 _OPEN_ATTEMPTS = 20
+_CTIME_STEP_SECONDS = 0.02
+"""More than the time between two steps of the clock that sets a file's ctime (10 ms at most)."""
 _READ_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _PASS_FLAGS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 """Flags to open a folder only to pass through it. This needs no permission to list the folder."""
@@ -230,24 +233,51 @@ def open_regular_file(folder: int, name: str, allow_hard_links: bool = True) -> 
     writer replaces the file during the call, the call begins again.
 
     Args:
-        allow_hard_links: also open a file that has a second name.
+        folder: descriptor of the open folder.
+        name: one name, without a slash.
+        allow_hard_links: also open a file that has a second name. Whoever may write to the folder
+            could give another user's file a name in it.
 
     Raises:
         OSError: it is not such a file (``EINVAL`` or ``ELOOP``), it was replaced at every attempt
             (``ESTALE``), or it cannot be read.
     """
+    if "/" in name or "\0" in name:
+        raise OSError(errno.EINVAL, "not a name of one file")
     for _ in range(_OPEN_ATTEMPTS):
-        # The file is examined before it is opened, because opening a device can have effects, and
-        # because another of its names could be removed between opening it and counting them.
+        # The file is examined before it is opened, because opening a device can have effects.
         before = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        if not stat.S_ISREG(before.st_mode) or (before.st_nlink != 1 and not allow_hard_links):
+        if not stat.S_ISREG(before.st_mode) or (before.st_nlink > 1 and not allow_hard_links):
             raise OSError(errno.EINVAL, "not a regular file")
         handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
         after = os.fstat(handle)
-        if os.path.samestat(before, after) and stat.S_ISREG(after.st_mode):  # inode numbers are reused
+        same = os.path.samestat(before, after) and stat.S_ISREG(after.st_mode)  # inode numbers are reused
+        if same and (allow_hard_links or _has_one_name(folder, name, handle)):
             return os.fdopen(handle, "rb")
         os.close(handle)
     raise OSError(errno.ESTALE, "replaced while it was opened")
+
+
+def _has_one_name(folder: int, name: str, handle: int) -> bool:
+    """Return whether ``name`` is the only name of an open file.
+
+    One count of the names is not enough: while one name is exchanged for another, the count can be
+    too low. Each new or removed name changes the file's ctime. The count is therefore read twice,
+    and ``name`` looked up in between; a ctime that is older than the clock's steps, and the same
+    both times, proves that nothing changed in between.
+    """
+    age = time.time() - os.fstat(handle).st_ctime
+    if 0 <= age < _CTIME_STEP_SECONDS:
+        time.sleep(_CTIME_STEP_SECONDS - age)
+    start, first = time.time(), os.fstat(handle)
+    settled = abs(start - first.st_ctime) >= _CTIME_STEP_SECONDS
+    try:
+        named = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    second = os.fstat(handle)
+    unchanged = first.st_ctime_ns == second.st_ctime_ns and first.st_nlink == second.st_nlink == 1
+    return settled and unchanged and os.path.samestat(named, second)
 
 
 def read_regular_file(folder: int, name: str, max_bytes: int) -> str:
