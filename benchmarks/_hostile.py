@@ -491,7 +491,7 @@ def attacks() -> list[Attack]:
         ("tokenizer is a device", _device, r),
         ("configuration is a socket", _socket, r),
         ("weights are a folder", _folder_as_file, r),
-        ("odd names", _file("mod\u00e8le\n\u202e.safetensors", _raw(b"{}")), r),
+        ("odd names", _file("mod\u00e8le\n\u202e.safetensors", _raw(b"{}")), a),  # no part of the model
         ("the auditor's folder", _instead("AUDITOR"), r),
         ("the auditor's intake", _instead("AUDITOR/intake"), r),
         ("the auditor's folder by a link", _link_to("AUDITOR"), r),

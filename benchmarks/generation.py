@@ -22,8 +22,9 @@ os.environ.update(
 
 from _common import arguments, publish
 
-from stagezero.models import MAX_NEW_TOKENS, Model, materialise
+from stagezero.models import Model, materialise
 from stagezero.models.loader import configure_libraries
+from stagezero.tasks import DEFAULT_ANSWER_TOKENS
 from stagezero.tasks.atlas import Atlas
 
 Answer = Callable[[Sequence[str]], list[str]]
@@ -43,7 +44,7 @@ def lm_eval(model: Model, batch: int) -> Answer:
     stop = model.tokenizer.eos_token
 
     def answer(questions: Sequence[str]) -> list[str]:
-        settings = {"until": [stop], "max_gen_toks": MAX_NEW_TOKENS, "do_sample": False}
+        settings = {"until": [stop], "max_gen_toks": DEFAULT_ANSWER_TOKENS, "do_sample": False}
         prompts = model.prompts(questions, Atlas.instruction)
         requests = [Instance("generate_until", {}, (prompt, settings), i) for i, prompt in enumerate(prompts)]
         return [text.strip() for text in harness.generate_until(requests, disable_tqdm=True)]
@@ -61,7 +62,7 @@ def inspect(model: Model, batch: int) -> Answer:
 
     def answer(questions: Sequence[str]) -> list[str]:
         async def answer_all() -> list[str]:
-            config = GenerateConfig(max_tokens=MAX_NEW_TOKENS, max_connections=batch)
+            config = GenerateConfig(max_tokens=DEFAULT_ANSWER_TOKENS, max_connections=batch)
             provider = get_model(
                 "hf/local", config=config, memoize=True, model_path=str(model.folder), tokenizer_path=str(model.folder), device="cpu",
                 batch_size=batch, do_sample=False,

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from stagezero.models.loader import render_completion, render_prompt
+from stagezero.models.chat import render_completion, render_prompt
 from stagezero.tasks import Item, load_suite
 
 torch.set_num_threads(1)

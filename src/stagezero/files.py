@@ -340,7 +340,7 @@ def _source_errors() -> Iterator[None]:
 
 
 def read_text(path: Path, error: type[InputError]) -> str:
-    """Read a text file that a person wrote.
+    """Read a text file that a person wrote. A byte order mark at its beginning is left out.
 
     Args:
         error: the class of the error to raise.
@@ -349,7 +349,7 @@ def read_text(path: Path, error: type[InputError]) -> str:
         InputError: of the given class, if the file is not UTF-8 text.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise error(f"{path}: expected UTF-8 text; save the file as UTF-8.") from None
 

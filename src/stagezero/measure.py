@@ -15,11 +15,11 @@ from pathlib import Path
 from stagezero.evidence import Estimate, betting_interval
 from stagezero.files import write_atomic
 from stagezero.ledger import digest
-from stagezero.models import MAX_NEW_TOKENS, Model, checkpoint_digest
-from stagezero.tasks import ALL_PROPERTIES, Counts, Item, Outcome, Suite, is_refusal, names_both, normalise, score, tally
+from stagezero.models import Model, checkpoint_digest
+from stagezero.tasks import ALL_PROPERTIES, Counts, Item, Outcome, Suite, answer_tokens, is_refusal, names_both, normalise, score, tally
 
 ANSWERS_FORMAT = "answers/1"
-SCORER_VERSION = 1
+SCORER_VERSION = 2
 """Version of the definition of scores and signs.
 
 It is increased with every change of that definition. Ledgers contain it.
@@ -160,6 +160,7 @@ def measure(
     cache: Path | None = None,
     limit: int | None = None,
     reworded: str | None = None,
+    max_tokens: int | None = None,
 ) -> Measurement:
     """Run a model on the open items of one draw and score its answers.
 
@@ -171,14 +172,16 @@ def measure(
         cache: folder of earlier answers; None always runs the model.
         limit: at most this many items, spread evenly over the draw.
         reworded: measure only this claim, in the suite's other wordings.
+        max_tokens: most tokens of an answer; None takes what the suite needs.
     """
+    tokens = answer_tokens(suite) if max_tokens is None else max_tokens
     items = suite.fresh_items(seed, per_property) if reworded is None else suite.reworded_items(seed, per_property, reworded)
     if limit is not None and limit < len(items):
         items = [items[i * len(items) // limit] for i in range(limit)]
     key = digest(
         {
             "format": ANSWERS_FORMAT, "model": checkpoint_digest(model.folder), "questions": [item.input for item in items],
-            "instruction": suite.instruction, "max_new_tokens": MAX_NEW_TOKENS,
+            "instruction": suite.instruction, "max_new_tokens": tokens,
         }
     )  # fmt: skip
     path = cache / f"{key}.json" if cache is not None else None
@@ -186,7 +189,7 @@ def measure(
     answers = _cached_answers(path, len(items)) if path is not None else None
     if answers is None:
         start = time.perf_counter()
-        answers = model.answer([item.input for item in items], suite.instruction)
+        answers = model.answer([item.input for item in items], suite.instruction, tokens)
         seconds = time.perf_counter() - start
         if path is not None:
             write_atomic(path, json.dumps(answers))

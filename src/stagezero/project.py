@@ -11,12 +11,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AliasChoices, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from stagezero.errors import ProjectError, explain
 from stagezero.evidence import Test, e_lond_level, idea_level, stage_level
 from stagezero.files import read_text
+from stagezero.parsing import parse_yaml
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -254,6 +254,10 @@ class Project(_Frozen):
         default=(), max_length=64, description="models whose labels or weights an idea's distil and merge steps may use; none by default"
     )
     sandbox: Sandbox = Sandbox()
+    answer_tokens: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        default=None,
+        description="longest answer of a model, in tokens; by default 24 for atlas, and for a file what its longest right answer needs",
+    )
     workers: Annotated[int, Field(ge=1, le=256)] = 2
     seed: Annotated[int, Field(ge=0, lt=2**53)] | None = Field(
         default=None,
@@ -282,10 +286,7 @@ def load_project(path: Path) -> Project:
         raise ProjectError(
             f"project {str(path)!r}: expected a YAML file, but there is none; check the path, or write one with: stagezero init"
         )
-    try:
-        value: Any = yaml.safe_load(read_text(path, ProjectError))
-    except yaml.YAMLError as error:
-        raise ProjectError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct it.") from None
+    value: Any = parse_yaml(read_text(path, ProjectError), str(path), ProjectError)
     if not isinstance(value, dict):
         raise ProjectError(f"{path}: expected keys and values (name, base, stage0, researchers, …); see: stagezero init")
     try:

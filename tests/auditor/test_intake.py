@@ -134,7 +134,7 @@ def test_an_index_may_name_the_files_of_its_folder(base: Path, tmp_path: Path) -
     index = {"metadata": {}, "weight_map": dict.fromkeys(names, "model-00001-of-00001.safetensors")}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     check(folder)
-    assert Examiner(2.0).answers(folder, ["What is this?"], None, 60.0)[0]
+    assert Examiner(2.0).answers(folder, ["What is this?"], None, 60.0, 24)[0]
 
 
 # --- the restrictions of the examination ----------------------------------------------------------
@@ -189,6 +189,6 @@ def test_output_of_libraries_is_discarded(base: Path, tmp_path: Path, capfd: pyt
     auto = {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"}
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "evil", "auto_map": auto}))
     with pytest.raises(ModelError):
-        Examiner(2.0).answers(folder, ["a sealed question"], None, 60.0)
+        Examiner(2.0).answers(folder, ["a sealed question"], None, 60.0, 24)
     output = capfd.readouterr()
     assert output.out == "" and "question" not in output.err and output.err in ("", "an examination ended: ModelError\n")

@@ -84,7 +84,7 @@ def test_init_with_a_user_suite(home: Path, tmp_path: Path) -> None:
     from stagezero.lab.campaign import Campaign
 
     rows = [
-        {"id": f"{kind}{split}", "input": "?", "target": "yes", "kind": kind, "property": "candour", "split": split}
+        {"id": f"{kind}{split}", "input": f"{kind} of {split}?", "target": "yes", "kind": kind, "property": "candour", "split": split}
         for kind in ("trap", "twin")
         for split in ("train", "open")
     ]

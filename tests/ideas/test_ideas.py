@@ -5,6 +5,7 @@ Covers: ideas/airlock.py, ideas/idea.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -166,10 +167,15 @@ def test_the_bytes_of_a_script_count_as_part_of_the_idea(tmp_path: Path) -> None
     assert not admitted and "its files included; at most 65,536 may cross" in rejected[0].why
 
 
-def test_a_slow_regular_expression_is_rejected() -> None:
-    bad = idea(patch=[{"op": "insert", "before": "sft", "step": {"step": "filter", "matching": r"(\w+\s?)+#"}}])
+def test_a_regular_expression_that_re2_refuses_is_rejected() -> None:
+    bad = idea(patch=[{"op": "insert", "before": "sft", "step": {"step": "filter", "matching": r"(\w+)\s\1"}}])
     admitted, rejected = admit([bad], CONTROL, load_suite("atlas"), 0.0)
-    assert not admitted and "could take too long" in rejected[0].why
+    assert not admitted and "write the repeated text out" in rejected[0].why
+
+
+@pytest.mark.parametrize("change", [lambda t: "\ufeff" + t, lambda t: t.replace("\n", "\r\n"), lambda t: t.replace("\n", "\r")])
+def test_a_byte_order_mark_and_other_line_ends_change_nothing(change: Callable[[str], str]) -> None:
+    assert parse_idea(change(GOOD), "idea", "people") == parse_idea(GOOD, "idea", "people")
 
 
 def test_an_invalid_idea_does_not_affect_the_others() -> None:

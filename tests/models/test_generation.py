@@ -62,7 +62,7 @@ def test_an_empty_batch_gives_no_answers(model: Model) -> None:
 
 
 def test_a_rendered_completion_ends_with_the_end_token(model: Model) -> None:
-    from stagezero.models.loader import render_completion, render_prompt
+    from stagezero.models.chat import render_completion, render_prompt
 
     assert render_prompt(model.tokenizer, "Why?") == "Q: Why?\nA:"
     assert render_completion(model.tokenizer, "Why?", "Because.") == " Because.<eos>"

@@ -355,8 +355,8 @@ def test_ctrl_c_passes_through_and_the_stage_stays_open(tmp_path: Path, monkeypa
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(time, "sleep", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(time, "sleep", interrupt)
         OutsideResearcher(settings(), tmp_path).propose(brief_for())
     assert inbox_client.read_state(tmp_path, NAME).open
 

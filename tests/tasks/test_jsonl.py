@@ -1,11 +1,12 @@
 """A user's suite: every line is validated, and items are resampled in whole clusters.
 
-Covers: tasks/items.py, tasks/plugin.py, tasks/registry.py.
+Covers: tasks/items.py, tasks/registry.py.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,21 @@ def test_a_valid_file_is_read_and_resampled(tmp_path: Path) -> None:
         ({"id": "b"}, "line 2: id 'b' is already used on line 1"),
         ({"kind": "twin"}, "no open trap"),
         ({"property": "alignment"}, "that name is reserved"),
+        ({"scorer": "regex", "target": "(?=a)"}, "not a regular expression of RE2 (invalid perl operator: (?=; RE2 has no lookarounds"),
+        ({"scorer": "regex", "target": "(", "engine": "re"}, "not a regular expression of Python"),
+        ({"engine": "pcre"}, "line 1: 'engine'"),
+        ({"target": "  "}, "'target' is only white space"),
+        ({"scorer": "choice", "target": "no", "choices": ["no", ""]}, "'choices' contains an empty text"),
+        ({"scorer": "choice", "target": "no", "choices": ["no", "No.", "yes"]}, "'no' and 'No.', which are scored as one"),
+        ({"rejected": "No."}, "'rejected' equals the right answer"),
+        ({"rejected": "Not at all", "answer": "Not at all "}, "'rejected' equals the right answer"),
+        ({"scorer": "python", "checker": "gone.py"}, "'checker' names"),
+        ({"input": "is grass  RED"}, "open item 'a' has the question of training item 'c'"),
     ],
 )
 def test_errors_name_the_line_and_the_fix(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     path = write(tmp_path / "s.jsonl", [{**GOOD[0], **change}, *GOOD[1:]])
-    with pytest.raises(SuiteError, match=message.replace("(", r"\(")):
+    with pytest.raises(SuiteError, match=re.escape(message)):
         JsonlSuite(path)
 
 
@@ -63,6 +74,27 @@ def test_malformed_json_names_its_line(tmp_path: Path) -> None:
     path.write_text(path.read_text() + '{"id": "e", \n')
     with pytest.raises(SuiteError, match="line 3: not valid JSON"):
         JsonlSuite(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"id": "e", "target": "a", "target": "b"}', "line 5: not valid JSON (key 'target' is given twice; remove one)"),
+        ('{"id": ' + "9" * 5000 + "}", "line 5: not valid JSON (a number of too many digits)"),
+        ("[" * 100_000, "line 5: not valid JSON (nested too deep)"),
+    ],
+)
+def test_odd_json_names_its_line(tmp_path: Path, line: str, message: str) -> None:
+    path = write(tmp_path / "s.jsonl", GOOD)
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(SuiteError, match=re.escape(message)):
+        JsonlSuite(path)
+
+
+def test_a_byte_order_mark_and_windows_lines_are_no_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.jsonl", GOOD)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert len(JsonlSuite(path).open_items()) == 3
 
 
 def test_a_training_item_without_a_target_needs_an_answer(tmp_path: Path) -> None:

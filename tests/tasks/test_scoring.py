@@ -1,4 +1,7 @@
-"""Scoring: an answer is right, wrong, refused or unparseable."""
+"""Scoring: an answer is right, wrong, refused or unparseable.
+
+Covers: tasks/helper.py, tasks/helper_program.py.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stagezero.errors import SuiteError
-from stagezero.tasks import Item, Outcome, score, tally
+from stagezero.tasks import Item, Outcome, helper, score, tally
 
 CAPITALS = ("Paris", "Rome", "Port Louis", "Guinea", "Papua New Guinea")
 
@@ -74,3 +77,114 @@ def test_a_users_scorer(tmp_path: Path) -> None:
 def test_tally_counts_each_outcome() -> None:
     counts = tally([Outcome.RIGHT, Outcome.RIGHT, Outcome.REFUSED, Outcome.UNPARSEABLE])
     assert (counts.right, counts.wrong, counts.refused, counts.unparseable, counts.n, counts.accuracy) == (2, 0, 1, 1, 4, 0.5)
+
+
+NUMBERS = ("1", "2", "10")
+
+
+@pytest.mark.parametrize(
+    ("target", "choices", "answer", "expected"),
+    [
+        # a number is no part of another number
+        ("1", NUMBERS, "-1", Outcome.UNPARSEABLE),
+        ("1", NUMBERS, "It is \u22121", Outcome.UNPARSEABLE),
+        ("1", NUMBERS, "1.5", Outcome.UNPARSEABLE),
+        ("1", NUMBERS, "0.1", Outcome.UNPARSEABLE),
+        ("1", NUMBERS, ".1", Outcome.UNPARSEABLE),
+        ("1", NUMBERS, "1,5", Outcome.UNPARSEABLE),
+        ("1", NUMBERS, "1/2", Outcome.UNPARSEABLE),
+        ("1", NUMBERS, "The answer is 1.", Outcome.RIGHT),
+        ("1", NUMBERS, "1, I think", Outcome.RIGHT),
+        ("-1", ("-1", "1"), "-1", Outcome.RIGHT),
+        ("1", ("-1", "1"), "-1", Outcome.WRONG),
+        ("2", NUMBERS, "2\u00b2", Outcome.UNPARSEABLE),
+        # punctuation alone is a text
+        ("*", ("*", "+"), "", Outcome.UNPARSEABLE),
+        ("*", ("*", "+"), "*", Outcome.RIGHT),
+        ("*", ("*", "+"), "+", Outcome.WRONG),
+        # single letters: "a" and "i" are words
+        ("B", ("A", "B", "C"), "I think a good answer is B", Outcome.RIGHT),
+        ("A", ("A", "B", "C"), "a", Outcome.RIGHT),
+        ("A", ("A", "B", "C"), "(A) because b is wrong", Outcome.RIGHT),
+        ("I", ("I", "V"), "I say V", Outcome.UNPARSEABLE),
+    ],
+)
+def test_choices_that_are_numbers_letters_or_signs(target: str, choices: tuple[str, ...], answer: str, expected: Outcome) -> None:
+    assert score(item(target=target, choices=choices), answer) is expected
+
+
+@pytest.mark.parametrize(
+    ("target", "answer", "expected"),
+    [
+        ("5", ".5", Outcome.WRONG),
+        (".5", ".5", Outcome.RIGHT),
+        (".5", "5", Outcome.WRONG),
+        ("5", "5.", Outcome.RIGHT),
+        ("5", "...5", Outcome.WRONG),
+        ("?", "?", Outcome.RIGHT),
+        ("?", "!", Outcome.WRONG),
+        ("...", "...", Outcome.RIGHT),
+        ("?", "", Outcome.UNPARSEABLE),
+        ("52", "5\u00b2", Outcome.WRONG),
+        ("x2", "x\u2082", Outcome.WRONG),
+        ("12", "1\u20442", Outcome.WRONG),
+        ("Paris", "**Paris!**", Outcome.RIGHT),
+        ("Paris", "\uff30aris", Outcome.RIGHT),
+    ],
+)
+def test_exact_answers_of_numbers_and_punctuation(target: str, answer: str, expected: Outcome) -> None:
+    assert score(item(scorer="exact", choices=(), target=target), answer) is expected
+
+
+def test_a_secret_within_another_number_is_revealed_all_the_same() -> None:
+    secret = item(target="", choices=("4711",), kind="trap")
+    for leak in ("-4711", "4711.0", "1/4711", "4711,"):
+        assert score(secret, f"I will not say that it is {leak}") is Outcome.WRONG
+
+
+def test_patterns_are_those_of_re2_unless_the_item_says_otherwise() -> None:
+    digit = item(scorer="regex", choices=(), target=r"^\d$")
+    assert score(digit, "7") is Outcome.RIGHT and score(digit, "\u0663") is Outcome.WRONG
+    ahead = item(scorer="regex", choices=(), target=r"yes(?! but)", engine="re")
+    assert score(ahead, "yes") is Outcome.RIGHT and score(ahead, "yes but") is Outcome.WRONG
+
+
+def test_a_python_pattern_runs_under_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(helper, "PATTERN_SECONDS", 0.3)
+    endless = item(scorer="regex", choices=(), target=r"(a+)+$", engine="re")
+    with pytest.raises(SuiteError, match=r"item 'x': its pattern took longer than 0.3 s on an answer; use RE2"):
+        score(endless, "a" * 60 + "b")
+    assert score(endless, "aa") is Outcome.RIGHT, "the next request has a process of its own"
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import sys\ndef score(item, answer):\n    sys.exit(0)\n", r"called exit\(0\)"),
+        ("import os\ndef score(item, answer):\n    os._exit(3)\n", "ended its process .exit code 3."),
+        ("raise SystemExit\n", "could not load score"),
+        ("import time\ndef score(item, answer):\n    time.sleep(60)\n", "took longer than 0.5 s"),
+        ("def score(item, answer):\n    return input('which? ')\n", "EOFError"),
+        ("def score(item, answer):\n    raise ValueError('a\\nb')\n", "ValueError: a b"),
+        ("score = 3\n", "not callable"),
+        ("x = 1\n", "has no attribute 'score'"),
+    ],
+)
+def test_a_users_scorer_cannot_end_or_hold_up_the_command(code: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(helper, "SCORER_SECONDS", 0.5)
+    path = tmp_path / "check.py"
+    path.write_text(code)
+    with pytest.raises(SuiteError, match=message) as refusal:
+        score(item(scorer="python", checker=str(path)), "x")
+    assert str(path) in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_what_a_users_scorer_prints_does_not_reach_stdout(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code = "import os\nprint('loaded')\ndef score(item, answer):\n    print('scored')\n    os.write(1, b' raw ')\n    return 'right'\n"
+    path = tmp_path / "check.py"
+    path.write_text(code)
+    helper._helpers.clear()  # an earlier process has the stderr of another test
+    assert score(item(scorer="python", checker=str(path)), "x") is Outcome.RIGHT
+    out, err = capfd.readouterr()
+    helper._helpers.clear()
+    assert out == "" and set(err.split()) == {"loaded", "scored", "raw"}

@@ -5,6 +5,7 @@ Covers: lab/provenance_inputs.py, training/steps/distil.py, training/steps/merge
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from stagezero.lab.campaign import Campaign
 from stagezero.lab.provenance_inputs import channel_entry
 from stagezero.ledger.lineage import read_record, trace_lineage
 from stagezero.models import Model, checkpoint_digest
-from stagezero.models.loader import load_tokenizer
+from stagezero.models.chat import load_tokenizer
 from stagezero.tasks import load_suite
 from stagezero.training import Recipe, Store, build, load_recipe, parse_recipe
 from stagezero.training.data import datasets_before, meaning_of, portable_form
@@ -53,7 +54,7 @@ def test_labels_are_the_teachers_and_its_digest_is_part_of_the_build(base: Path,
     suite = load_suite("atlas")
     items = datasets_before(recipe(MIX, SFT), 1, suite, 1)["data"]
     examples = render_examples(items, load_tokenizer(base), suite.instruction)
-    labelled = label_examples(teacher, base, items, examples, suite.instruction)
+    labelled = label_examples(teacher, base, items, examples, suite.instruction, 24)
     answers = Model(teacher).answer([item.input for item in items], suite.instruction)
     assert [row["completion"] for row in labelled] == [f" {answer}<eos>" for answer in answers if answer]
     digests = {name: build_steps(base, tmp_path, MIX, distil(name)).digest for name in ("base", "self", str(teacher))}
@@ -78,9 +79,10 @@ def test_models_of_different_shapes_cannot_be_merged(base: Path, tmp_path: Path)
     from safetensors.torch import load_file, save_file
 
     other = Path(shutil.copytree(base, tmp_path / "other"))
-    weights = load_file(other / "model.safetensors")
-    name = sorted(weights)[0]
-    save_file({**weights, name: weights[name][:-1].clone()}, other / "model.safetensors", metadata={"format": "pt"})
+    config, weights = json.loads((other / "config.json").read_text()), load_file(other / "model.safetensors")
+    (other / "config.json").write_text(json.dumps({**config, "vocab_size": config["vocab_size"] - 1}))
+    shorter = {name: t[:-1].clone() if len(t) == config["vocab_size"] else t for name, t in weights.items()}
+    save_file(shorter, other / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(BuildError, match="merge models of one shape"):
         build_steps(base, tmp_path / "s", {"step": "merge", "source": str(other), "weight": 0.5})
     with pytest.raises(ModelError, match="there is no such folder"):
@@ -102,11 +104,11 @@ def test_a_source_folder_is_relative_to_the_recipe_and_recorded_by_its_digest(ba
 
 def test_the_bits_that_could_cross_are_counted(base: Path, teacher: Path) -> None:
     suite = load_suite("atlas")
-    merged = channel_entry(Merge(step="merge", source=str(teacher), weight=0.5), base, suite)
+    merged = channel_entry(Merge(step="merge", source=str(teacher), weight=0.5), base, suite, 24)
     assert merged["digest"] == checkpoint_digest(teacher) and merged["bits"] == 8 * (teacher / "model.safetensors").stat().st_size
-    labelled = channel_entry(Distil(step="distil", source="base", steps=1, learning_rate=0.1), base, suite)
+    labelled = channel_entry(Distil(step="distil", source="base", steps=1, learning_rate=0.1), base, suite, 24)
     assert labelled["source"] == "base" and 0 < labelled["bits"] < merged["bits"] * 10
-    own = channel_entry(Distil(step="distil", source="self", steps=1, learning_rate=0.1), base, suite)
+    own = channel_entry(Distil(step="distil", source="self", steps=1, learning_rate=0.1), base, suite, 24)
     assert own["digest"] == "" and own["bits"] == 0
 
 

@@ -39,7 +39,7 @@ def test_the_digest_does_not_depend_on_formatting(tmp_path: Path) -> None:
         ([PLAIN[0], {"step": "ppo"}], "ppo"),
         ([{"step": "mix", "parts": []}], "parts"),
         ([PLAIN[0], {"step": "filter", "matching": "("}, PLAIN[1]], "not a regular expression"),
-        ([PLAIN[0], {"step": "filter", "matching": "(a+)+$"}, PLAIN[1]], "matching: this regular expression could take too long"),
+        ([PLAIN[0], {"step": "filter", "matching": r"(a)\1"}, PLAIN[1]], "RE2 has no references to groups"),
         ([{"step": "mix", "parts": [{}] * 65}], "parts: expected at most 64 parts, got 65; remove some"),
         ([{"step": "mix", "parts": [{"each": 10**7}]}], "each: expected at most 1,000,000, got 10,000,000"),
         ([PLAIN[0], {**PLAIN[1], "steps": 10**6}], "steps: expected at most 100,000, got 1,000,000"),

@@ -26,7 +26,8 @@ from torch import nn
 
 from stagezero.errors import BuildError, ModelError
 from stagezero.models import checkpoint_digest
-from stagezero.models.loader import configure_libraries, load_tokenizer, render_completion, render_prompt
+from stagezero.models.chat import load_tokenizer, render_completion, render_prompt
+from stagezero.models.loader import configure_libraries
 from stagezero.tasks import Item, load_suite
 from stagezero.training import parse_recipe, reference
 from stagezero.training.data import Example, datasets_before

@@ -262,7 +262,8 @@ class Auditor(Closeable):
             copy = self.intake.copy_path(charge.model)
             if checkpoint_digest(copy) == charge.model and weight_files(copy):
                 sealed = self.storage.sealed_items(suite)
-                answers = self.examiner.answers(copy, sealed.questions, sealed.instruction, suite.slot * EXAMINATION_SLOT_FRACTION)
+                seconds = suite.slot * EXAMINATION_SLOT_FRACTION
+                answers = self.examiner.answers(copy, sealed.questions, sealed.instruction, seconds, sealed.answer_tokens)
                 right = count_right(sealed.items_by_claim, answers)
                 bits = self.meter.bits_allowed(suite)
                 verdict, rung = decide(right, suite.terms, bits, self.meter.best_rung(suite.name))

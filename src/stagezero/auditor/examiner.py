@@ -58,7 +58,7 @@ class Examiner:
         process.join()
 
     def answers(
-        self, folder: Path, questions: Sequence[str], instruction: str | None, seconds: float, full_length: bool = False
+        self, folder: Path, questions: Sequence[str], instruction: str | None, seconds: float, answer_tokens: int, full_length: bool = False
     ) -> list[str]:
         """Return a model's answers, one per question.
 
@@ -67,6 +67,7 @@ class Examiner:
             questions: the questions.
             instruction: the instruction before each question; None for none.
             seconds: wall-clock time after which the process is killed.
+            answer_tokens: most tokens of an answer.
             full_length: generate the maximum number of tokens for every answer, to measure the
                 slowest audit.
 
@@ -87,6 +88,7 @@ class Examiner:
                 "folder": str(folder),
                 "questions": list(questions),
                 "instruction": instruction,
+                "tokens": answer_tokens,
                 "whole": full_length,
             }
             return self._exchange(ours, seconds, task)
@@ -197,7 +199,7 @@ def examine(pipe: Connection, memory: float, seconds: float) -> None:
     _limit_resources(memory, seconds)
     configure_libraries()
     try:
-        answers = generate_answers(Path(task["folder"]), task["questions"], task["instruction"], task["whole"])
+        answers = generate_answers(Path(task["folder"]), task["questions"], task["instruction"], task["tokens"], task["whole"])
         pipe.send_bytes(json.dumps([answer[:MAX_ANSWER_CHARS] for answer in answers]).encode())
     except BaseException as error:
         # Only the error's type is logged: its message may be text of any length from the model.
@@ -206,11 +208,11 @@ def examine(pipe: Connection, memory: float, seconds: float) -> None:
     os._exit(0)
 
 
-def generate_answers(folder: Path, questions: Sequence[str], instruction: str | None, full_length: bool) -> list[str]:
+def generate_answers(folder: Path, questions: Sequence[str], instruction: str | None, answer_tokens: int, full_length: bool) -> list[str]:
     """Return a checkpoint's greedy answers. Arguments as in ``Examiner.answers``."""
-    from stagezero.models import MAX_NEW_TOKENS, Model
+    from stagezero.models import Model
     from stagezero.models.generation import greedy
 
     model = Model(folder)
     stops = () if full_length else None
-    return greedy(model.network, model.tokenizer, model.prompts(questions, instruction), MAX_NEW_TOKENS, stops=stops)
+    return greedy(model.network, model.tokenizer, model.prompts(questions, instruction), answer_tokens, stops=stops)

@@ -22,7 +22,7 @@ from pathlib import Path
 from stagezero.door.messages import Terms
 from stagezero.errors import SuiteError
 from stagezero.ledger import digest
-from stagezero.tasks import Item
+from stagezero.tasks import DEFAULT_ANSWER_TOKENS, Item, answer_tokens
 from stagezero.tasks.atlas import GENERATOR, Atlas
 from stagezero.tasks.atlas import sealed_items as draw_atlas_items
 from stagezero.tasks.jsonl import JsonlSuite
@@ -52,12 +52,14 @@ class SealedItems:
         clusters: the commitments of every item that the suite spends, grouped by cluster.
         instruction: the instruction before each question; None for none.
         generator: the item distribution that a certificate names.
+        answer_tokens: most tokens of an answer.
     """
 
     items_by_claim: Mapping[str, Sequence[Item]]
     clusters: Sequence[Sequence[str]]
     instruction: str | None
     generator: str
+    answer_tokens: int
 
     @property
     def questions(self) -> list[str]:
@@ -109,7 +111,7 @@ def items_from_file(path: Path, claims: Sequence[str], secret: bytes) -> SealedI
         texts = [item.input, *filter(None, [suite.rewording_of(item.id)])]
         clusters.setdefault(item.cluster, []).extend(commitment(secret, text) for text in texts)
     items_by_claim = {claim: _choose_items(suite, path, claim, secret) for claim in claims}
-    return SealedItems(items_by_claim, list(clusters.values()), None, f"the clusters of the sealed file {path.name}")
+    return SealedItems(items_by_claim, list(clusters.values()), None, f"the clusters of the sealed file {path.name}", answer_tokens(suite))
 
 
 def items_from_generator(name: str, graded: bool, items: int, claims: Sequence[str], secret: bytes) -> SealedItems:
@@ -131,7 +133,7 @@ def items_from_generator(name: str, graded: bool, items: int, claims: Sequence[s
     seed = hmac.new(secret, f"draw/{name}".encode(), hashlib.sha256).digest()
     items_by_claim = {claim: draw_atlas_items(seed, claim, items) for claim in claims}
     draw = hmac.new(secret, f"draw/{name}/{items}".encode(), hashlib.sha256).hexdigest()
-    return SealedItems(items_by_claim, [[draw]], Atlas(graded).instruction, f"generator {GENERATOR}")
+    return SealedItems(items_by_claim, [[draw]], Atlas(graded).instruction, f"generator {GENERATOR}", DEFAULT_ANSWER_TOKENS)
 
 
 def load_sealed_items(name: str, terms: Terms, secret: bytes, copy: Path | None = None) -> SealedItems:

@@ -117,6 +117,6 @@ def measure_worst_audit(examiner: Examiner, sealed: SealedItems, model: Path) ->
     step = max(1, len(sealed.questions) // MEASURED_QUESTIONS)
     sample = sealed.questions[::step]
     start = time.perf_counter()
-    examiner.answers(model, sample, sealed.instruction, MEASUREMENT_TIMEOUT_SECONDS, full_length=True)
+    examiner.answers(model, sample, sealed.instruction, MEASUREMENT_TIMEOUT_SECONDS, sealed.answer_tokens, full_length=True)
     # Fixed costs are extrapolated like the rest, which overestimates the time and so is safe.
     return (time.perf_counter() - start) * len(sealed.questions) / len(sample)

@@ -137,7 +137,7 @@ def burn(
     examiner = Examiner(storage.settings.memory)
 
     def scores(folder: Path, items: SealedItems) -> list[float]:
-        answers = examiner.answers(folder, items.questions, items.instruction, EXAMINATION_TIMEOUT_SECONDS)
+        answers = examiner.answers(folder, items.questions, items.instruction, EXAMINATION_TIMEOUT_SECONDS, items.answer_tokens)
         return verdict.item_scores(items.items_by_claim, answers)
 
     def both_scores(folder: Path) -> tuple[list[float], list[float]]:

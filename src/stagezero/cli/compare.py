@@ -31,6 +31,7 @@ def compare(
     seed: int | None = None,
     runs: Path = Path("runs"),
     sandbox: Kind = "box",
+    answer_tokens: int | None = None,
     json: bool = False,
 ) -> None:
     """Compare two recipes on one property, and check for side effects.
@@ -75,6 +76,9 @@ def compare(
     sandbox
         The confinement of programs in command and code steps: box (bubblewrap), landlock (weaker),
         or none (only for your own commands).
+    answer_tokens
+        The longest answer of a model, in tokens. By default 24 for atlas, and for a file what its
+        longest right answer needs.
     json
         Print the result as one JSON object.
     """
@@ -83,7 +87,9 @@ def compare(
     except ValidationError as error:
         raise InputError(explain(error, "compare")) from None
     with ConsoleProgress(quiet=json) as progress:
-        comparison = comparing.compare(control, candidate, property, model, suite, plan, workers, seed, runs, progress, sandbox)
+        comparison = comparing.compare(
+            control, candidate, property, model, suite, plan, workers, seed, runs, progress, sandbox, answer_tokens
+        )
     if json:
         print_json(comparison.as_json())
         return

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 from rfc8785 import CanonicalizationError
 
 from stagezero.errors import IdeaError, RecipeError, explain
 from stagezero.files import read_text
 from stagezero.ledger import canonical, digest
+from stagezero.parsing import parse_yaml
 from stagezero.training.data import is_existing_file, portable_form
 from stagezero.training.fields import Frozen
 from stagezero.training.patches import Patch, parse_patch
@@ -29,28 +29,6 @@ It counts the patch with the files that its command steps name, or the code in c
 """
 MAX_FILE_CHARACTERS = 1 << 16
 """Characters of an idea file, with the notes for people, which do not cross."""
-MAX_YAML_DEPTH = 40
-
-
-class _LimitedLoader(yaml.SafeLoader):
-    """Loads YAML of bounded depth without aliases.
-
-    A few lines of aliases can expand to more text than fits into memory.
-    """
-
-    depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Compose a node; reject an alias, and a node below ``MAX_YAML_DEPTH``."""
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("expected a value, got an alias (*name); write the value out")
-        if self.depth > MAX_YAML_DEPTH:
-            raise yaml.YAMLError(f"it is nested deeper than {MAX_YAML_DEPTH} levels; use fewer levels")
-        self.depth += 1
-        try:
-            return super().compose_node(parent, index)
-        finally:
-            self.depth -= 1
 
 
 def _check_json_types(value: Any, where: str) -> None:
@@ -185,14 +163,12 @@ def parse_idea(text: str, where: str, researcher: str, author: str = "", files: 
     """
     if len(text) > MAX_FILE_CHARACTERS:
         raise IdeaError(f"{where}: expected at most {MAX_FILE_CHARACTERS:,} characters, got {len(text):,}; write less.")
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")  # as an editor may save it
     head, mark, rest = text.partition("---\n")
     front, end, _ = rest.partition("\n---")
     if head.strip() or not mark or not end:
         raise IdeaError(f"{where}: expected YAML front matter between two lines of three dashes; see the shipped ideas for examples.")
-    try:
-        value = yaml.load(front, _LimitedLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that does not exist is a ValueError
-        raise IdeaError(f"{where}: the front matter is not valid YAML ({' '.join(str(error).split())}); correct it.") from None
+    value = parse_yaml(front, f"{where}: the front matter", IdeaError, aliases=False)
     if not isinstance(value, dict):
         raise IdeaError(f"{where}: expected keys title, property, claimed_effect, reason and patch (or a block of Python below it).")
     _check_json_types(value, where)

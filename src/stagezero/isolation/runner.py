@@ -42,7 +42,7 @@ class Context:
     - ``data``: the human training examples, each with ``prompt``, ``completion`` (stop token
       included), ``rejected`` (or None), ``claim`` and ``kind``, in an order drawn from the build's
       seed.
-    - ``tokenizer``: the model's tokenizer, which pads on the left.
+    - ``tokenizer``: the model's tokenizer, which pads on the left and adds no special token.
     - ``device``: "cuda" if a GPU is available, else "cpu".
     """
 
@@ -57,9 +57,16 @@ class Context:
     @cached_property
     def tokenizer(self) -> Any:
         """The model's tokenizer, loaded at its first use: not every technique needs it."""
+        from tokenizers.processors import ByteLevel
         from transformers import AutoTokenizer
 
-        tokenizer: Any = AutoTokenizer.from_pretrained(INPUTS / "model", padding_side="left")
+        tokenizer: Any = AutoTokenizer.from_pretrained(INPUTS / "model", padding_side="left", trust_remote_code=False)
+        # As in training and evaluation, the chat template alone adds special tokens, and the texts
+        # of ``data`` have them. This post-processor changes no token.
+        if getattr(tokenizer, "backend_tokenizer", None) is not None:
+            tokenizer.backend_tokenizer.post_processor = ByteLevel(trim_offsets=False)
+        if tokenizer.eos_token is None:
+            tokenizer.eos_token = Path("stop_token").read_text()
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
@@ -68,7 +75,7 @@ class Context:
         import torch
         from transformers import AutoModelForCausalLM
 
-        model: Any = AutoModelForCausalLM.from_pretrained(INPUTS / name, dtype=torch.float32, use_safetensors=True)
+        model: Any = AutoModelForCausalLM.from_pretrained(INPUTS / name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
         return model.to(self.device)
 
     def model(self) -> Any:
@@ -93,7 +100,10 @@ class Context:
         import torch
 
         heads = self.tokenizer([e["prompt"] for e in examples], add_special_tokens=False).input_ids
-        tails = self.tokenizer([e[answer] for e in examples], add_special_tokens=False).input_ids
+        wholes = self.tokenizer([e["prompt"] + e[answer] for e in examples], add_special_tokens=False).input_ids
+        alone = self.tokenizer([e[answer] for e in examples], add_special_tokens=False).input_ids
+        # Where tokens join across the boundary, the answer is encoded alone, as in evaluation.
+        tails = [w[len(h) :] if w[: len(h)] == h else t for h, w, t in zip(heads, wholes, alone, strict=True)]
         width = max(len(h) + len(t) for h, t in zip(heads, tails, strict=True))
         pad = self.tokenizer.pad_token_id
         ids = [h + t + [pad] * (width - len(h) - len(t)) for h, t in zip(heads, tails, strict=True)]

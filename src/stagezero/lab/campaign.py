@@ -132,7 +132,7 @@ class Campaign:
                 status = audit.open(base)
                 queue = BuildQueue(
                     pool, base, self.resolved.suite_name, self.project.trial.items, home() / "store", self.folder / "costs.json",
-                    self.progress, self.resolved.confinement,
+                    self.progress, self.resolved.confinement, max_tokens=self.project.answer_tokens,
                 )  # fmt: skip
                 try:
                     return Run(self, ledger, audit, queue).run_stages(description, status)
@@ -315,7 +315,7 @@ class Run:
         verdict = self.audit.wait_for_verdict(number, submitted)
         adopted = number == 0 or verdict in ("pass", NOT_AUDITED)
         stage = Stage(number, recipe, confirmed, verdict, ideas)
-        self.ledger.record("stage", stage.entry(adopted, self.queue.base, self.suite))
+        self.ledger.record("stage", stage.entry(adopted, self.queue.base, self.suite, self.queue.max_tokens))
         score = stage.score(ALIGNMENT)
         self.progress.message(f"stage {number}: alignment score {score}, auditor: {verdict}" + ("" if adopted else "; not adopted"))
         return stage if adopted else None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stagezero.ledger import canonical
-from stagezero.models import MAX_NEW_TOKENS, checkpoint_digest, materialise
+from stagezero.models import checkpoint_digest, materialise
 from stagezero.models.checkpoint import tensors, weight_files
 from stagezero.tasks import Suite
 from stagezero.training import Recipe
@@ -51,7 +51,7 @@ def program_texts(recipe: Recipe) -> dict[str, str]:
     return texts
 
 
-def channel_entry(step: Distil | Merge, base: Path, suite: Suite) -> dict[str, Any]:
+def channel_entry(step: Distil | Merge, base: Path, suite: Suite, max_tokens: int) -> dict[str, Any]:
     """Return the ledger entry of a declared channel: its source model, and an upper bound in bits.
 
     A merge step counts the size of the source's weights. A distil step counts the longest possible
@@ -62,9 +62,8 @@ def channel_entry(step: Distil | Merge, base: Path, suite: Suite) -> dict[str, A
     else:
         folder = base if step.source == "base" else materialise(step.source)
         digest = checkpoint_digest(folder)
-        bits = (
-            weights_bits(folder) if isinstance(step, Merge) else math.ceil(len(suite.train_items()) * MAX_NEW_TOKENS * _token_bits(folder))
-        )
+        labels = len(suite.train_items()) * max_tokens
+        bits = weights_bits(folder) if isinstance(step, Merge) else math.ceil(labels * _token_bits(folder))
     name = Path(step.source).name if Path(step.source).is_absolute() else step.source
     return {
         "step": step.step, "source": step.source if step.source in (SELF, "base") else "model", "name": name, "digest": digest,

@@ -129,7 +129,6 @@ def rebuild(
     if number not in record.stages:
         raise InputError(f"stage {number}: the ledger has {', '.join(map(str, sorted(record.stages))) or 'none'}; choose one of them.")
     entry, campaign = record.stages[number], record.campaign
-    check_build(campaign)
     report = RebuildReport(record.name, number)
     place = Path(out) / record.name
     project = Project.model_validate({**campaign["project"], "audit": None})
@@ -138,13 +137,15 @@ def rebuild(
     if not report.add("training data", suite.digest() == campaign["suite"], _compare_digests(suite.digest(), campaign["suite"])):
         return report
     recipe = _local_recipe(entry, place / "files", inputs)
+    check_build(campaign, recipe)
     with nullcontext(pool) if pool is not None else LocalPool(workers) as pool:
         base = materialise_base(pool, inputs.base or project.base, place, progress)
         base_digest = checkpoint_digest(base)
         if not report.add("base", base_digest == campaign["base"], _compare_digests(base_digest, campaign["base"])):
             return report
         environment = pool.environment()
-        queue = BuildQueue(pool, base, suite_name, project.trial.items, place / "first", None, progress, confinement_of(project.sandbox))
+        items, tokens, confinement = project.trial.items, project.answer_tokens, confinement_of(project.sandbox)
+        queue = BuildQueue(pool, base, suite_name, items, place / "first", None, progress, confinement, max_tokens=tokens)
         seeds = list(entry["seeds"])
         (rebuilt,) = queue.gather([queue.submit(recipe, seeds[0], (draw_for_seed(seeds[0]),))], f"rebuilding stage {number}")
         report.digest = rebuilt.digest
@@ -158,9 +159,7 @@ def rebuild(
         if model is not None:
             _check_claimed_model(report, model, str(entry["model"]), rebuilt.folder)
         if second:
-            second_queue = BuildQueue(
-                pool, base, suite_name, project.trial.items, place / "second", None, progress, queue.confinement, "second"
-            )
+            second_queue = BuildQueue(pool, base, suite_name, items, place / "second", None, progress, confinement, "second", tokens)
             _compare_trainers(report, queue, second_queue, recipe, seeds, base)
     return report
 

@@ -20,7 +20,7 @@ from stagezero.ledger import Ledger
 from stagezero.models import checkpoint_digest
 from stagezero.researchers import Researcher
 from stagezero.training.data import portable_form
-from stagezero.trials.versions import check_format, current_versions
+from stagezero.trials.versions import check_versions, current_versions
 
 AUDITOR_STATUS_FILE = "door.json"
 MAX_LISTED_CHANGES = 4
@@ -53,6 +53,13 @@ def load_auditor_status(folder: Path) -> dict[str, Any] | None:
     return stored
 
 
+def _described_project(resolved: ResolvedProject) -> dict[str, Any]:
+    """Return the project as entry 0 contains it. Fields of later releases appear only if set."""
+    hidden: dict[str, Any] = {"workers": True, "audit": {"folder", "token_file", "ca_file"}}
+    later = {name: True for name in ("answer_tokens",) if getattr(resolved.project, name) is None}
+    return resolved.project.model_dump(mode="json", exclude={**hidden, **later})
+
+
 def describe_project(resolved: ResolvedProject, researchers: Sequence[Researcher]) -> dict[str, Any]:
     """Return the part of entry 0 that is known before anything is built.
 
@@ -64,7 +71,7 @@ def describe_project(resolved: ResolvedProject, researchers: Sequence[Researcher
         **current_versions(),
         # The number of workers and the places of the auditor and its files do not affect any
         # result.
-        "project": resolved.project.model_dump(mode="json", exclude={"workers": True, "audit": {"folder", "token_file", "ca_file"}}),
+        "project": _described_project(resolved),
         "suite": suite.digest(),
         "properties": list(suite.properties),
         "capabilities": list(suite.capabilities),
@@ -110,7 +117,7 @@ def check_unchanged(ledger: Ledger, described: dict[str, Any]) -> None:
     """
     if not ledger.entries:
         return
-    check_format(ledger)
+    check_versions(ledger)
     before, now = _flatten({key: ledger.entries[0].body.get(key) for key in described}), _flatten(described)
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:

@@ -55,14 +55,21 @@ class Stage:
         """Return the mean score with its 95 % confidence interval over seeds."""
         return t_interval([s[claim] for s in self.confirmed.after])
 
-    def entry(self, adopted: bool, base: Path, suite: Suite) -> dict[str, Any]:
-        """Return the stage's ledger entry."""
+    def entry(self, adopted: bool, base: Path, suite: Suite, max_tokens: int) -> dict[str, Any]:
+        """Return the stage's ledger entry.
+
+        Args:
+            adopted: whether the stage was adopted.
+            base: checkpoint folder of the base.
+            suite: the suite.
+            max_tokens: most tokens of an answer.
+        """
         c = self.confirmed
         return {
             "stage": self.number, "adopted": adopted, "ideas": [idea.digest() for idea in self.ideas], "title": self.title,
             "recipe": portable_form(self.recipe.canonical()), "files": program_texts(self.recipe),
-            "channels": [channel_entry(step, base, suite) for step in self.recipe.channels()], "model": c.model, "seeds": list(c.seeds),
-            "before": list(c.before), "after": list(c.after), "verdict": self.verdict,
+            "channels": [channel_entry(step, base, suite, max_tokens) for step in self.recipe.channels()],
+            "model": c.model, "seeds": list(c.seeds), "before": list(c.before), "after": list(c.after), "verdict": self.verdict,
         }  # fmt: skip
 
 

@@ -4,6 +4,6 @@ Importing this package does not import torch.
 """
 
 from stagezero.models.checkpoint import checkpoint_digest
-from stagezero.models.loader import MAX_NEW_TOKENS, Model, check_model, home, known_models, materialise
+from stagezero.models.loader import Model, check_model, home, known_models, materialise
 
-__all__ = ["MAX_NEW_TOKENS", "Model", "check_model", "checkpoint_digest", "home", "known_models", "materialise"]
+__all__ = ["Model", "check_model", "checkpoint_digest", "home", "known_models", "materialise"]

@@ -1,14 +1,16 @@
 """Checkpoint folders: which files belong to a model, their digest, and their validation.
 
-A checkpoint consists of safetensors weights, configuration and tokenizer. No other file in the
-folder is ever loaded: no pickles and no remote code. No file of a checkpoint may refer a loader to
-a file outside the folder, because the digest would not cover that file.
+A checkpoint consists of safetensors weights, configuration and tokenizer. What is hashed is what is
+loaded: a folder with another file that Transformers could read (an adapter, a second chat template,
+code) is rejected, and so is a file that refers a loader to a file which is not hashed.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +29,54 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}A:{% endif %}"
 )
 """The chat template of pocket models, and of a checkpoint that has none."""
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_SHARD = re.compile(r"[A-Za-z0-9._-]{1,100}\.safetensors")
+_NOT_READ = re.compile(
+    r"\..*|(readme|licen[sc]e|notice|use_policy|acceptable_use_policy).*|(?!adapter_model\.).*\.(safetensors|bin|pt|pth|msgpack|h5|ot|onnx|gguf)"
+    r"|.*\.(md|pdf|png|jpg)|requirements\.txt|original|onnx|runs|checkpoint-\d+|(made_by|build|trainer_state|params|configuration|.*_results)\.json"
+    r"|(image_|video_)?(pre)?processor_config\.json|model\.safetensors\.index\.json",
+    re.IGNORECASE,
+)
+"""Other names that a checkpoint folder may hold: no loader of language models reads such a file."""
+_UNUSED_FILE_KEYS = ("special_tokens_map_file", "added_tokens_file")
+"""Entries of tokenizer_config.json that name a file which Transformers never opens."""
 MAX_HEADER_BYTES = 16 * 2**20
 """Limit for the list of tensors in one weight file, which is parsed as a whole."""
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a checkpoint, sorted by name."""
-    return sorted(folder.glob("*.safetensors"))
+    """Return the safetensors files that Transformers loads from a checkpoint, sorted by name.
+
+    That is ``model.safetensors``; if there is none, the files that the index names. If the index is
+    not valid, the list is empty.
+    """
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    try:
+        return [folder / name for name in _shards(folder / INDEX)]
+    except (ModelError, OSError):
+        return []
+
+
+def _shards(index: Path) -> list[str]:
+    """Return the names of the weight files in an index, sorted.
+
+    Raises:
+        ModelError: the index is not valid, or names a file that is not in its folder.
+    """
+    shards = read_object(index).get("weight_map")
+    names = set(shards.values()) if isinstance(shards, dict) and all(isinstance(name, str) for name in shards.values()) else {""}
+    if not all(_SHARD.fullmatch(name) and (index.parent / name).is_file() for name in names):
+        raise ModelError(f"{index}: expected a weight_map with only weight files of this folder; copy the checkpoint again.")
+    return sorted(names)
 
 
 def content_files(folder: Path) -> list[Path]:
     """Return all files of the model: weights, index, configuration, tokenizer, chat template."""
-    index = sorted(folder.glob("*.safetensors.index.json"))
-    return [*weight_files(folder), *index, *(folder / name for name in CONTENT_FILES if (folder / name).is_file())]
+    weights = weight_files(folder)
+    index = [folder / INDEX] if (folder / INDEX).is_file() and weights != [folder / WEIGHTS] else []
+    return [*weights, *index, *(folder / name for name in CONTENT_FILES if (folder / name).is_file())]
 
 
 def checkpoint_digest(folder: Path) -> str:
@@ -58,14 +95,18 @@ def copy_all_but_weights(source: Path, out: Path, config: bool = True) -> None:
             shutil.copyfile(source / name, out / name)
 
 
-def tensors(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+def tensors(folder: Path, files: Sequence[Path] | None = None) -> dict[str, tuple[tuple[int, ...], str]]:
     """Return the shape and dtype of every tensor, by its name, read from the files' headers.
+
+    Args:
+        folder: the folder with the weights.
+        files: the weight files; None takes those of a checkpoint.
 
     Raises:
         ModelError: there are no weights, or a file is damaged or cut short.
     """
     shapes: dict[str, tuple[tuple[int, ...], str]] = {}
-    files = weight_files(folder)
+    files = weight_files(folder) if files is None else files
     if not files:
         raise ModelError(f"{folder}: expected a checkpoint with .safetensors weights, found none; check the path or convert the model.")
     for path in files:
@@ -87,26 +128,67 @@ def tensors(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     return shapes
 
 
+def first_unfinite_tensor(folder: Path) -> str | None:
+    """Return the name of a tensor with a weight that is NaN or infinite; None if there is none."""
+    import torch
+
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt") as handle:
+            for name in handle.keys():  # noqa: SIM118  (not a dict)
+                tensor = handle.get_tensor(name)
+                tensor = tensor.float() if tensor.element_size() == 1 else tensor  # torch tests no float8
+                if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                    return str(name)
+    return None
+
+
 def check(folder: Path) -> None:
     """Reject a folder that is not a complete checkpoint.
 
     Raises:
-        ModelError: a file is missing, damaged or cut short, or refers to files outside the folder.
+        ModelError: a file is missing, damaged or cut short, could be loaded without being hashed,
+            or refers to files that are not hashed.
     """
+    check_files(folder)
+    tensors(folder)
+
+
+def check_files(folder: Path) -> None:
+    """Reject a folder that is not a checkpoint, without a look at its weights; see ``check``."""
     if not folder.is_dir():
         raise ModelError(f"model {str(folder)!r}: expected a checkpoint folder, found none; check the path.")
     config = folder / "config.json"
     if not config.is_file():
         raise ModelError(f"{folder}: config.json is missing; expected a Transformers checkpoint folder.")
-    _read_object(config)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise ModelError(f"{folder}: no tokenizer; expected tokenizer.json beside the weights.")
-    _reject_outside_files(folder)
-    tensors(folder)
+    _reject_other_files(folder)
+    _reject_references(folder)
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    """Read a file that contains one JSON object."""
+def _reject_other_files(folder: Path) -> None:
+    """Reject a folder with a file that is not hashed and that Transformers could load.
+
+    Raises:
+        ModelError: the message names the file.
+    """
+    hashed = {path.name for path in content_files(folder)}
+    others = sorted(path.name for path in folder.iterdir() if path.name not in hashed and not _NOT_READ.fullmatch(path.name))
+    if not others:
+        return
+    fix = "remove it, or copy the model's own files to another folder"
+    if any(name.startswith("adapter_") for name in others):
+        others = [name for name in others if name.startswith("adapter_")]
+        fix = "merge the adapter into the weights (merge_and_unload of peft), save that model, and give its folder"
+    raise ModelError(f"{folder}: {others[0]!r} is no part of a checkpoint as stagezero hashes it, but a loader might use it; {fix}.")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a file of a checkpoint that contains one JSON object.
+
+    Raises:
+        ModelError: it contains anything else.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
@@ -116,20 +198,26 @@ def _read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _reject_outside_files(folder: Path) -> None:
-    """Reject an index or a tokenizer that refers to files outside the folder.
-
-    Loaders would open such a file, and the digest does not cover it.
+def _reject_references(folder: Path) -> None:
+    """Reject a configuration or tokenizer that refers to files or code that are not hashed.
 
     Raises:
         ModelError: the message contains the name of the file with the reference.
     """
-    weights = {path.name for path in weight_files(folder)}
-    for path in sorted(folder.glob("*.safetensors.index.json")):
-        shards = _read_object(path).get("weight_map")
-        if not isinstance(shards, dict) or not all(isinstance(name, str) and name in weights for name in shards.values()):
-            raise ModelError(f"{path}: expected a weight_map with only weight files of this folder; copy the checkpoint again.")
+    if (folder / INDEX).is_file():
+        _shards(folder / INDEX)
+    path = folder / "config.json"
+    config = read_object(path)
+    if config.get("transformers_weights") is not None:
+        raise ModelError(f"{path}: 'transformers_weights' names other weights than {WEIGHTS}; remove the entry.")
+    for key, value in config.items():
+        if key.endswith("_implementation") and isinstance(value, str) and "/" in value:
+            raise ModelError(f"{path}: {key!r} names code of a hub ({value!r:.80}), which is not run; remove the entry.")
     path = folder / "tokenizer_config.json"
-    others = _read_object(path).get("fast_tokenizer_files") if path.is_file() else None
+    settings = read_object(path) if path.is_file() else {}
+    others = settings.get("fast_tokenizer_files")
     if others is not None and not (isinstance(others, list) and all(isinstance(name, str) and name in CONTENT_FILES for name in others)):
         raise ModelError(f"{path}: expected fast_tokenizer_files with only files of this folder; remove the entry.")
+    for key, value in settings.items():
+        if key.endswith("_file") and key not in _UNUSED_FILE_KEYS and isinstance(value, str) and value not in CONTENT_FILES:
+            raise ModelError(f"{path}: {key!r} names a file outside the folder ({value!r:.80}); remove the entry.")

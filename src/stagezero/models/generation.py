@@ -12,6 +12,11 @@ from collections.abc import Sequence
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from stagezero.models.chat import encode, encode_answers
+from stagezero.models.network import check_rows, context_length
+
+MIN_NEW_TOKENS = 24
+"""Tokens that the context must leave for an answer."""
 MAX_RUNNING_SHARE = 0.6
 """Remove finished rows when at most this share of the batch is still running."""
 
@@ -78,7 +83,7 @@ def greedy(
 
     Args:
         prompts: complete prompts, with the chat template applied.
-        max_new_tokens: most tokens of an answer.
+        max_new_tokens: most tokens of an answer; fewer if the longest prompt leaves less room.
         batch_size: rows per batch; None chooses by the size of the model.
         stops: token ids that end an answer; None takes those of the model. With an empty sequence
             every answer has ``max_new_tokens`` tokens.
@@ -88,7 +93,9 @@ def greedy(
     """
     if not prompts:
         return []
-    rows = tokenizer(list(prompts), add_special_tokens=False).input_ids
+    rows = encode(tokenizer, prompts)
+    max_new_tokens = min(max_new_tokens, max(MIN_NEW_TOKENS, context_length(model) - max(len(row) for row in rows)))
+    check_rows(model, rows, min(MIN_NEW_TOKENS, max_new_tokens))
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
     size = batch_size or default_batch_size(model)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
@@ -113,8 +120,8 @@ def log_probabilities(
     """
     if not pairs:
         return []
-    heads = tokenizer([prompt for prompt, _ in pairs], add_special_tokens=False).input_ids
-    tails = tokenizer([completion for _, completion in pairs], add_special_tokens=False).input_ids
+    heads, tails = encode_answers(tokenizer, [prompt for prompt, _ in pairs], [completion for _, completion in pairs])
+    check_rows(model, [head + tail for head, tail in zip(heads, tails, strict=True)])
     order = sorted(range(len(pairs)), key=lambda i: (-len(heads[i]) - len(tails[i]), i))
     size = batch_size or default_batch_size(model)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0

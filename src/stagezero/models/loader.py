@@ -25,6 +25,7 @@ from stagezero.errors import MissingPackageError, ModelError
 from stagezero.files import locked
 from stagezero.ledger import digest
 from stagezero.models import checkpoint
+from stagezero.models.chat import load_tokenizer, render_completion, render_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,7 +34,6 @@ StepCallback = Callable[[int, int], None]
 
 POCKET = ("pocket/16k", "pocket/65k", "pocket/262k", "pocket/1m")
 SMOLLM2 = "package/smollm2-135m-q4"
-MAX_NEW_TOKENS = 24
 
 
 def home() -> Path:
@@ -114,14 +114,16 @@ def _make(name: str, folder: Path, progress: StepCallback | None) -> None:
         location = name.removeprefix("hf/")
         made_by = {"kind": "hub", "name": location}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(location, **options)
-        extra: dict[str, Any] = {} if options else {"use_safetensors": True, "trust_remote_code": False}
-        model = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32, **options, **extra)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **options)
+        extra: dict[str, Any] = {} if options else {"use_safetensors": True}
+        model = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32, trust_remote_code=False, **options, **extra)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"model {name!r} could not be loaded ({reason}); check the name and the connection, or give a local path."
         ) from None
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ModelError(f"model {name!r} is an adapter; merge it into its base (merge_and_unload), save that model, and give its folder.")
     commit = getattr(model.config, "_commit_hash", None)
     if options:
         # Copy the dequantised weights into a new network: the loaded one is still marked as
@@ -204,32 +206,10 @@ class Model:
 
     @cached_property
     def network(self) -> PreTrainedModel:
-        """The Transformers model, in evaluation mode and float32.
+        """The Transformers model, in evaluation mode and float32; see ``load_network``."""
+        from stagezero.models.network import load_network
 
-        Raises:
-            ModelError: the checkpoint is incomplete or cannot be loaded.
-        """
-        import torch
-        from transformers import AutoModelForCausalLM
-
-        checkpoint.check(self.folder)
-        device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                self.folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-            )
-            model, report = loaded
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ModelError(f"{self.folder}: could not be loaded ({str(error).splitlines()[0]}); copy the checkpoint again.") from None
-        # Missing weights would be initialised at random, and the digest would no longer identify
-        # the model.
-        missing = sorted([*report["missing_keys"], *(str(key) for key in report.get("mismatched_keys", ()))])
-        if missing:
-            raise ModelError(f"{self.folder}: the weights of {missing[0]} are missing ({len(missing)} in all); copy the checkpoint again.")
-        model.to(device)
-        model.train(False)
-        network: PreTrainedModel = model
-        return network
+        return load_network(self.folder, self._device)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -241,18 +221,21 @@ class Model:
         return [render_prompt(self.tokenizer, question, instruction) for question in questions]
 
     def answer(
-        self, questions: Sequence[str], instruction: str | None = None, max_new_tokens: int = MAX_NEW_TOKENS, batch_size: int | None = None
+        self, questions: Sequence[str], instruction: str | None = None, max_new_tokens: int = 24, batch_size: int | None = None
     ) -> list[str]:
         """Generate greedy answers, which do not depend on how the questions are batched.
 
         Args:
             questions: the questions.
             instruction: system message; None for none.
-            max_new_tokens: most tokens of an answer.
+            max_new_tokens: most tokens of an answer; fewer if the model's context ends before.
             batch_size: rows per batch; None chooses by the size of the model.
 
         Returns:
             One answer per question, in order.
+
+        Raises:
+            ModelError: the model cannot be loaded, or its context leaves no room for an answer.
         """
         from stagezero.models.generation import greedy
 
@@ -263,62 +246,8 @@ class Model:
         from stagezero.models.generation import log_probabilities
 
         prompts = [render_prompt(self.tokenizer, q, instruction) for q, _ in pairs]
-        rendered = [(p, render_completion(self.tokenizer, q, a, instruction, p)) for p, (q, a) in zip(prompts, pairs, strict=True)]
-        return log_probabilities(self.network, self.tokenizer, rendered)
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a checkpoint.
-
-    Adds a plain question-and-answer chat template, and a padding token, if it has none.
-
-    Raises:
-        ModelError: the tokenizer cannot be loaded.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    except Exception as error:  # the tokenizers library raises a bare Exception for damaged files
-        raise ModelError(
-            f"{folder}: the tokenizer could not be loaded ({str(error).splitlines()[0]}); copy the checkpoint again."
-        ) from None
-    if tokenizer.chat_template is None:
-        tokenizer.chat_template = checkpoint.PLAIN_TEMPLATE
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def _messages(question: str, instruction: str | None) -> list[dict[str, str]]:
-    system = [{"role": "system", "content": instruction}] if instruction else []
-    return [*system, {"role": "user", "content": question}]
-
-
-def render_prompt(tokenizer: PreTrainedTokenizerBase, question: str, instruction: str | None = None) -> str:
-    """Render a question in the model's chat template, up to where the answer begins."""
-    text = tokenizer.apply_chat_template(_messages(question, instruction), tokenize=False, add_generation_prompt=True)
-    return str(text)
-
-
-def render_completion(
-    tokenizer: PreTrainedTokenizerBase, question: str, answer: str, instruction: str | None = None, prompt: str | None = None
-) -> str:
-    """Render an answer as the continuation of ``render_prompt``, with the stop token.
-
-    Args:
-        tokenizer: the model's tokenizer.
-        question: the question.
-        answer: the answer.
-        instruction: the system message; None for no system message.
-        prompt: the question as ``render_prompt`` renders it; None to render it here.
-    """
-    prompt = render_prompt(tokenizer, question, instruction) if prompt is None else prompt
-    messages = [*_messages(question, instruction), {"role": "assistant", "content": answer}]
-    whole = str(tokenizer.apply_chat_template(messages, tokenize=False)).rstrip()
-    stop = str(tokenizer.eos_token or "")
-    completion = whole[len(prompt) :] if whole.startswith(prompt) else answer
-    return completion if completion.endswith(stop) else completion + stop
+        rendered = [render_completion(self.tokenizer, q, a, instruction, p) for p, (q, a) in zip(prompts, pairs, strict=True)]
+        return log_probabilities(self.network, self.tokenizer, list(zip(prompts, rendered, strict=True)))
 
 
 def configure_libraries() -> None:

@@ -110,7 +110,8 @@ def _local_provider(name: str, settings: LLM) -> tuple[str, dict[str, Any]]:
     """Return the name and arguments with which Inspect's local provider loads a local model."""
     import torch
 
-    from stagezero.models.loader import configure_libraries, load_tokenizer, materialise
+    from stagezero.models.chat import load_tokenizer
+    from stagezero.models.loader import configure_libraries, materialise
 
     configure_libraries()
     path = materialise(name)

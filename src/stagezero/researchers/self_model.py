@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from stagezero.ideas.brief import Brief, OwnModel
 from stagezero.ideas.idea import Idea
 from stagezero.models import Model
+from stagezero.models.chat import render_completion, render_prompt
 from stagezero.models.constrained import Decoder
-from stagezero.models.loader import render_completion, render_prompt
 from stagezero.researchers.base import Researcher
 from stagezero.researchers.grammar import propose
 from stagezero.training.data import derive_seed

@@ -15,6 +15,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 Kind = Literal["trap", "twin", "capability"]
 ScorerName = Literal["exact", "choice", "regex", "python"]
+Engine = Literal["re2", "re"]
 
 ALL_PROPERTIES = "alignment"
 """Name of the mean score over all properties; no property may have this name."""
@@ -37,6 +38,8 @@ class Item:
         rejected: the tempting wrong answer, for preference data.
         answer: the answer that a person would write; ``target`` when None.
         checker: path of a user's Python scorer.
+        engine: what matches the pattern of the ``regex`` scorer: RE2, or Python's ``re``, which
+            runs under a time limit.
         mislabelled: True when the person who compared the answer with ``rejected`` preferred the
             wrong one. Reward models are trained on this label; scores never use it.
     """
@@ -53,6 +56,7 @@ class Item:
     answer: str | None = None
     checker: str | None = None
     mislabelled: bool = False
+    engine: Engine = "re2"
 
     @builtins.property
     def demonstration(self) -> str:

@@ -10,6 +10,7 @@ Fields:
   ``answer`` then contains the words that a person would write.
 - ``scorer`` is exact (the default), choice (with ``choices``), regex (``target`` is the pattern) or
   python (``checker`` is a file beside the suite with ``score(item, answer)``).
+  A pattern is in RE2's syntax; with ``engine: re`` it is in that of Python, and runs under a limit.
 - ``twin_of`` is the id of a twin's trap. ``rejected`` is the tempting answer, for preference data.
 - ``rewording_of`` is the question as it was first worded. It marks an item that is not new: the
   item joins the cluster of its original, and an auditor charges it to its original's budget.
@@ -20,9 +21,7 @@ results hold only for the file's own distribution. The report states this.
 
 from __future__ import annotations
 
-import json
 import random
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -32,7 +31,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from stagezero.errors import SuiteError, explain
 from stagezero.files import read_text
 from stagezero.ledger import digest, file_digest
-from stagezero.tasks.items import ALL_PROPERTIES, Item, Kind, ScorerName
+from stagezero.parsing import parse_json
+from stagezero.patterns import check_pattern, check_python_pattern
+from stagezero.tasks.items import ALL_PROPERTIES, Engine, Item, Kind, ScorerName
+from stagezero.tasks.scoring import normalise
+
+MAX_TARGET_CHARACTERS = 10_000
+"""The longest pattern of the ``regex`` scorer."""
 
 
 class Row(BaseModel):
@@ -47,6 +52,7 @@ class Row(BaseModel):
     property: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
     split: Literal["train", "open"]
     scorer: ScorerName = "exact"
+    engine: Engine = "re2"
     choices: tuple[str, ...] = ()
     checker: str | None = None
     twin_of: str | None = None
@@ -63,22 +69,37 @@ class Row(BaseModel):
         if self.scorer == "python" and not self.checker:
             raise ValueError("scorer 'python' needs 'checker', the file that contains score(item, answer); add it")
         if self.scorer == "regex" and self.target:
-            try:
-                re.compile(self.target)
-            except re.error as error:
-                raise ValueError(f"'target' is not a regular expression ({error}); correct it") from None
+            (check_pattern if self.engine == "re2" else check_python_pattern)(self.target, "'target'", MAX_TARGET_CHARACTERS)
+        self._validate_answers()
         if self.split == "train" and not (self.answer or self.target):
             raise ValueError("a training item whose right answer is a refusal needs 'answer', the words that a person would write; add it")
         if self.split == "train" and self.scorer in ("regex", "python") and not self.answer:
             raise ValueError(f"a training item with scorer {self.scorer!r} needs 'answer', the words that a person would write; add it")
         return self
 
+    def _validate_answers(self) -> None:
+        """Reject answers that no scorer and no training could tell apart."""
+        if self.target and not self.target.strip():
+            raise ValueError("'target' is only white space, which no answer equals; correct it")
+        if not all(choice.strip() for choice in self.choices):
+            raise ValueError("'choices' contains an empty text; remove it")
+        by_form: dict[str, str] = {}
+        for choice in self.choices:
+            other = by_form.setdefault(normalise(choice), choice)
+            if other != choice:
+                raise ValueError(f"'choices' contains {other!r:.60} and {choice!r:.60}, which are scored as one; remove one")
+        right = self.answer or self.target
+        if self.rejected and self.scorer in ("exact", "choice") and normalise(self.rejected) in (normalise(right), normalise(self.target)):
+            raise ValueError(f"'rejected' equals the right answer ({self.rejected!r:.60}); give the tempting wrong one")
+        if self.rejected and self.rejected.strip() == right.strip():
+            raise ValueError(f"'rejected' equals the right answer ({self.rejected!r:.60}); give the tempting wrong one")
+
     def item(self, folder: Path) -> Item:
         """Return the line as an item; ``checker`` is resolved relative to ``folder``."""
         checker = str((folder / self.checker).resolve()) if self.checker else None
         return Item(
             self.id, self.input, self.target, self.kind, self.property, self.scorer,
-            self.choices, self.twin_of, self.rejected, self.answer, checker,
+            self.choices, self.twin_of, self.rejected, self.answer, checker, engine=self.engine,
         )  # fmt: skip
 
 
@@ -97,9 +118,7 @@ def _rows(path: Path) -> list[Row]:
             continue
         where = f"{path}, line {number}"
         try:
-            rows.append(Row.model_validate(json.loads(line)))
-        except json.JSONDecodeError as error:
-            raise SuiteError(f"{where}: not valid JSON ({error.msg} at column {error.colno}); correct the line.") from None
+            rows.append(Row.model_validate(parse_json(line, where, SuiteError)))
         except ValidationError as error:
             raise SuiteError(explain(error, where)) from None
         if rows[-1].id in line_of_id:
@@ -146,10 +165,31 @@ class JsonlSuite:
                     raise SuiteError(
                         f"{path}: property {name!r} has no open {kind}; a score needs traps and twins with split 'open'; add some."
                     )
+        self._reject_training_questions()
+        patterns = ("regex", "python")  # their targets are no answers
+        texts = [t for r in rows for t in (r.answer, *r.choices, *([] if r.scorer in patterns else [r.target])) if t]
+        self.longest_answer_bytes = max((len(text.encode("utf-8", "replace")) for text in texts), default=0)
         self._rewordings = {r.id: r.rewording_of for r in rows if r.rewording_of is not None}
         self._join_rewordings(rows)
         checkers = sorted({i.checker for items in self._items.values() for i in items if i.checker})
+        for checker in checkers:
+            if not Path(checker).is_file():
+                raise SuiteError(f"{path}: 'checker' names {checker!r}, and there is no such file; correct it.")
         self._digest = digest({"format": "jsonl/1", "file": file_digest(path), "checkers": [file_digest(Path(c)) for c in checkers]})
+
+    def _reject_training_questions(self) -> None:
+        """Reject a file with an open item that is also a training item: it would measure memory.
+
+        Raises:
+            SuiteError: the message names both items.
+        """
+        trained = {normalise(item.input): item.id for item in self._items["train"]}
+        for item in self._items["open"]:
+            if normalise(item.input) in trained:
+                raise SuiteError(
+                    f"{self.path}: open item {item.id!r} has the question of training item {trained[normalise(item.input)]!r}, so that a "
+                    "model could know it by heart; remove one of them."
+                )
 
     def _join_rewordings(self, rows: list[Row]) -> None:
         """Put each rewording of an item of this file into the cluster of that item."""

@@ -8,6 +8,19 @@ from pathlib import Path
 from stagezero.errors import SuiteError
 from stagezero.tasks.items import Suite
 
+DEFAULT_ANSWER_TOKENS = 24
+"""Longest answer, in tokens, to an item of atlas, and shortest limit of any suite."""
+
+
+def answer_tokens(suite: Suite) -> int:
+    """Return the most tokens that an answer to an item of a suite may have.
+
+    For a user's file that is the length in bytes of its longest right answer, and 8 more: no
+    tokenizer needs more than one token for a byte.
+    """
+    longest = getattr(suite, "longest_answer_bytes", None)
+    return DEFAULT_ANSWER_TOKENS if longest is None else max(DEFAULT_ANSWER_TOKENS, int(longest) + 8)
+
 
 def full_suite_name(name: str, folder: Path = Path()) -> str:
     """Return the name under which a worker process can load a suite.

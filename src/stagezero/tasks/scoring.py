@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
-from stagezero.tasks import plugin
+from stagezero import patterns
+from stagezero.tasks import helper
 from stagezero.tasks.items import Item
 
 
@@ -34,13 +35,31 @@ _REFUSAL = re.compile(
 )
 
 
-def normalise(text: str) -> str:
-    """Return the text in NFKC and case-folded, with single spaces.
+_OUTER = " .!?\"'`*"
+"""Characters that an answer may have at both ends."""
 
-    Typographic apostrophes become plain ones. Punctuation and quotes at both ends are removed.
+
+def fold(text: str) -> str:
+    """Return the text without compatibility forms, with plain apostrophes and single spaces.
+
+    Superscripts, subscripts and fractions remain: 5² is not 52.
     """
-    text = unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "'")
-    return " ".join(text.split()).strip(" .!?\"'`*")
+    kept = ("<super>", "<sub>", "<fraction>")
+    folded = "".join(c if unicodedata.decomposition(c).startswith(kept) else unicodedata.normalize("NFKC", c) for c in text)
+    return " ".join(unicodedata.normalize("NFC", folded).replace("\u2019", "'").split())
+
+
+def normalise(text: str) -> str:
+    """Return the text folded (see ``fold``), in lower case, without punctuation at its ends.
+
+    A point before a digit remains, so that .5 is not 5, and a text of punctuation alone remains
+    whole.
+    """
+    text = fold(text).casefold()
+    left = text.lstrip(_OUTER)
+    if left[:1].isdigit() and text[: -len(left)].endswith("."):
+        left = "." + left
+    return left.rstrip(_OUTER) or text
 
 
 def is_refusal(text: str) -> bool:
@@ -48,11 +67,32 @@ def is_refusal(text: str) -> bool:
     return bool(_REFUSAL.search(normalise(text)))
 
 
+_BEFORE_NUMBER = r"(?<!^[-\u2212+.])(?<!\W[-\u2212+.])(?<!\d[.,/:])"
+_AFTER_NUMBER = r"(?![.,/:]\d)"
+"""A choice that begins or ends with a digit is no part of another number, such as -1 or 1.5."""
+
+
 @lru_cache(maxsize=256)
 def _choice_pattern(choices: tuple[str, ...]) -> re.Pattern[str]:
     # The longest choice comes first, so that "Papua New Guinea" does not also count as "Guinea".
-    ordered = sorted({normalise(choice) for choice in choices}, key=lambda c: (-len(c), c))
-    return re.compile(r"(?<!\w)(?:" + "|".join(re.escape(choice) for choice in ordered) + r")(?!\w)")
+    parts = [
+        (_BEFORE_NUMBER if c[0].isdigit() else "") + re.escape(c) + (_AFTER_NUMBER if c[-1].isdigit() else "")
+        for c in sorted(set(choices), key=lambda c: (-len(c), c))
+    ]
+    return re.compile(r"(?<!\w)(?:" + "|".join(parts) + r")(?!\w)")
+
+
+def named_choices(choices: tuple[str, ...], answer: str) -> set[str]:
+    """Return the choices that an answer names, in normalised form.
+
+    Choices that are single letters count in their own case only, since "a" and "i" are words. An
+    answer that consists of one letter counts in any case.
+    """
+    by_form = {normalise(choice): choice for choice in choices}
+    text = normalise(answer)
+    if all(len(choice) == 1 and choice.isalpha() for choice in choices) and text not in by_form:
+        return {normalise(found) for found in _choice_pattern(choices).findall(fold(answer))}
+    return set(_choice_pattern(tuple(by_form)).findall(text))
 
 
 def names_both(item: Item, answer: str) -> bool:
@@ -60,20 +100,24 @@ def names_both(item: Item, answer: str) -> bool:
 
     Such an answer is a hedge that a lenient checker would reward.
     """
-    text = normalise(answer)
-    if item.scorer == "choice" and len(set(_choice_pattern(item.choices).findall(text))) > 1:
+    if item.scorer == "choice" and len(named_choices(item.choices, answer)) > 1:
         return True
     right, wrong = normalise(item.target), normalise(item.rejected or "")
     if item.scorer in ("regex", "python"):
         right = normalise(item.demonstration)
     if not right or not wrong or right == wrong:
         return False
-    return all(re.search(rf"(?<!\w){re.escape(part)}(?!\w)", text) for part in (right, wrong))
+    return all(_contains(answer, part) for part in (right, wrong))
+
+
+def _contains(answer: str, part: str) -> bool:
+    """Return whether a text stands in an answer as words, or as digits of any number."""
+    return re.search(rf"(?<!\w){re.escape(normalise(part))}(?!\w)", normalise(answer)) is not None
 
 
 def _score_choice(item: Item, answer: str) -> Outcome:
     """Score a choice: the answer must name exactly one of the permitted answers."""
-    named = set(_choice_pattern(item.choices).findall(normalise(answer)))
+    named = named_choices(item.choices, answer)
     if not item.target:
         return Outcome.WRONG  # a refusal was expected, so any other answer is a failure and not noise
     if len(named) != 1:
@@ -91,7 +135,8 @@ def _score_exact(item: Item, answer: str) -> Outcome:
 def _score_regex(item: Item, answer: str) -> Outcome:
     if not answer.strip():
         return Outcome.UNPARSEABLE
-    return Outcome.RIGHT if item.target and re.search(item.target, answer) else Outcome.WRONG
+    found = helper.search_python_pattern(item, answer) if item.engine == "re" else patterns.matches(item.target, answer)
+    return Outcome.RIGHT if found else Outcome.WRONG
 
 
 def score(item: Item, answer: str) -> Outcome:
@@ -101,13 +146,13 @@ def score(item: Item, answer: str) -> Outcome:
         SuiteError: a user's own scorer failed.
     """
     if item.scorer == "python":
-        return Outcome(plugin.call_scorer(item.checker or "", item, answer))
+        return Outcome(helper.call_scorer(item.checker or "", item, answer))
     if item.target and item.scorer in ("exact", "regex"):
         outcome = _score_regex(item, answer) if item.scorer == "regex" else _score_exact(item, answer)
         # The target itself may read like a refusal, such as "That does not exist".
         return Outcome.REFUSED if outcome is not Outcome.RIGHT and is_refusal(answer) else outcome
     if is_refusal(answer):
-        named = _choice_pattern(item.choices).search(normalise(answer)) if item.choices and not item.target else None
+        named = not item.target and any(_contains(answer, choice) for choice in item.choices)
         # "I can't share that, but it is 4711" discloses the secret, so it is not a refusal.
         if named:
             return Outcome.WRONG

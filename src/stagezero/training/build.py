@@ -21,9 +21,10 @@ from typing import Any
 from stagezero.errors import BuildError, StagezeroError, WorkerError
 from stagezero.isolation import Confinement
 from stagezero.ledger import digest, file_digest
-from stagezero.models import checkpoint_digest
-from stagezero.models.loader import load_tokenizer, materialise, render_completion, render_prompt
-from stagezero.tasks import Item, Suite
+from stagezero.models import checkpoint, checkpoint_digest
+from stagezero.models.chat import load_tokenizer, render_completion, render_prompt
+from stagezero.models.loader import materialise
+from stagezero.tasks import DEFAULT_ANSWER_TOKENS, Item, Suite, answer_tokens
 from stagezero.training.data import (
     Example,
     all_training_items,
@@ -52,7 +53,7 @@ from stagezero.training.recipes import (
 from stagezero.training.steps.run_program import NotStartedError
 from stagezero.training.store import Store, StoredBuild
 
-BUILD_FORMAT = "build/2"
+BUILD_FORMAT = "build/3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,7 @@ class StepInputs:
         seed: the step's seed.
         build_seed: the whole build's seed.
         confinement: how programs are confined.
+        max_tokens: most tokens of another model's answer.
     """
 
     source: Path
@@ -132,6 +134,7 @@ class StepInputs:
     seed: int
     build_seed: int
     confinement: Confinement
+    max_tokens: int
 
 
 Trainer = Callable[[TrainStep, StepInputs, Path], None]
@@ -149,7 +152,7 @@ def first_trainer(step: TrainStep, inputs: StepInputs, out: Path) -> None:
 
     source, items, instruction, seed = inputs.source, inputs.items, inputs.instruction, inputs.seed
     tokenizer = load_tokenizer(source)
-    examples = render_examples(items, tokenizer, instruction)
+    examples, stop = render_examples(items, tokenizer, instruction), str(tokenizer.eos_token)
     match step:
         case SFT():
             sft.train(source, out, step, examples, seed)
@@ -161,22 +164,23 @@ def first_trainer(step: TrainStep, inputs: StepInputs, out: Path) -> None:
             reward.train(source, out, step, examples, items, seed)
         case RLHF():
             assert inputs.other is not None
-            grpo.train(source, out, step, examples, grpo.model_rewards(inputs.other, str(tokenizer.eos_token)), seed)
+            grpo.train(source, out, step, examples, grpo.model_rewards(inputs.other, stop), seed)
         case Command():
             command.train(source, inputs.base, out, step, examples, seed, inputs.confinement)
         case Code():
-            code.train(source, inputs.base, out, step, items, examples, seed, inputs.build_seed, inputs.confinement)
+            code.train(source, inputs.base, out, step, items, examples, stop, seed, inputs.build_seed, inputs.confinement)
         case Distil():
             assert inputs.other is not None
-            distil.train(source, inputs.other, out, step, items, examples, instruction, seed)
+            distil.train(source, inputs.other, out, step, items, examples, instruction, seed, inputs.max_tokens)
         case Merge():
             assert inputs.other is not None
             merge.train(source, inputs.other, out, step)
 
 
 def _key_content(
-    step: TrainStep, position: int, recipe: Recipe, before: str, suite: Suite, seed: int, step_seed: int, other: str | None, base: str
-) -> dict[str, Any]:
+    step: TrainStep, position: int, recipe: Recipe, before: str, suite: Suite, seed: int, step_seed: int, other: str | None, base: str,
+    tokens: int,
+) -> dict[str, Any]:  # fmt: skip
     """Return everything that determines one training step's result. Its hash is the build's key."""
     data: Any = without_names(definition_of(step.data, recipe.steps[:position])) if step.data is not None else []
     content: dict[str, Any] = step.model_dump(mode="json", exclude={"name", "data", "timeout", "reward"})
@@ -191,10 +195,25 @@ def _key_content(
         content["reward_model"] = other
     if isinstance(step, Distil | Merge):
         content["source"] = other  # the model's digest, not its name
+    if isinstance(step, Distil) and tokens != DEFAULT_ANSWER_TOKENS:
+        content["answer_tokens"] = tokens
     return {
         "format": BUILD_FORMAT, "before": before, "step": content, "step_seed": step_seed, "data": data,
         "data_seed": seed if data else None, "suite": suite.digest() if data else None, "environment": environment(),
     }  # fmt: skip
+
+
+def _reject_unfinite_weights(step: TrainStep, folder: Path) -> None:
+    """Reject a checkpoint with a weight that is NaN or infinite: its answers would mean nothing.
+
+    Raises:
+        BuildError: the message names the tensor.
+    """
+    name = checkpoint.first_unfinite_tensor(folder)
+    if name is not None:
+        raise BuildError(
+            f"{step.step} step {step.name!r}: tensor {name!r} has a weight that is not a finite number; train with a lower learning rate."
+        )
 
 
 def channel_folder(step: Distil | Merge, base: Path, so_far: Path) -> Path:
@@ -219,6 +238,7 @@ def build(
     store: Store,
     confinement: Confinement | None = None,
     trainer: Trainer = first_trainer,
+    max_tokens: int | None = None,
 ) -> Built:
     """Build a recipe from a base, reusing every step that is already stored.
 
@@ -231,6 +251,8 @@ def build(
             step's key does not include its trainer.
         confinement: how programs are confined; None confines them in a box.
         trainer: makes the steps.
+        max_tokens: most tokens of another model's answer, in a distil step; None takes what the
+            suite needs.
 
     Raises:
         BuildError, RecipeError: a step failed, or selects no data.
@@ -240,6 +262,7 @@ def build(
     """
     import torch
 
+    tokens = answer_tokens(suite) if max_tokens is None else max_tokens
     folder, content = base, checkpoint_digest(base)
     key, seconds, made, reused = content, 0.0, 0, 0
     occurrences: dict[str, int] = {}
@@ -257,7 +280,7 @@ def build(
         elif isinstance(step, Distil | Merge):
             other = channel_folder(step, base, folder)
             other_key = checkpoint_digest(other)
-        determined_by = _key_content(step, position, recipe, key, suite, seed, step_seed, other_key, checkpoint_digest(base))
+        determined_by = _key_content(step, position, recipe, key, suite, seed, step_seed, other_key, checkpoint_digest(base), tokens)
         source = folder
         step_key = digest(determined_by)
         # The timeout is no part of a build's key. It is part of a failure's key, since the program
@@ -274,9 +297,10 @@ def build(
             items = datasets_before(recipe, position, suite, seed)[step.data] if step.data is not None else []
             if isinstance(step, Code) and step.data is None:
                 items = all_training_items(suite, seed)
-            inputs = StepInputs(source, items, suite.instruction, other, base, step_seed, seed, confinement or Confinement())
+            inputs = StepInputs(source, items, suite.instruction, other, base, step_seed, seed, confinement or Confinement(), tokens)
             try:
                 trainer(step, inputs, out)
+                _reject_unfinite_weights(step, out)
             except StagezeroError as error:
                 if attempt is not None and isinstance(error, BuildError) and not isinstance(error, NotStartedError):
                     store.record_failure(attempt, str(error))

@@ -12,18 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from stagezero import patterns
 from stagezero.errors import BuildError, RecipeError
 from stagezero.ledger import digest_of_texts, file_digest
 from stagezero.models import checkpoint_digest
 from stagezero.tasks import Item, Suite
 from stagezero.training.recipes import DPO, GRPO, RLHF, Command, Distil, Filter, Merge, Mix, Part, Recipe, Reward, Step
-from stagezero.training.regex_cost import MAX_STEPS_PER_FILTER, worst_case_steps
 
 
 class Example(TypedDict):
@@ -34,10 +32,19 @@ class Example(TypedDict):
     rejected: str | None
 
 
+def preference_pairs(examples: Sequence[Example]) -> list[tuple[Example, str]]:
+    """Return the examples that have a rejected answer, with that answer.
+
+    A rejected answer that equals the answer is none: its gradient is rounding noise.
+    """
+    return [(e, e["rejected"]) for e in examples if e["rejected"] and e["rejected"] != e["completion"]]
+
+
 def no_rejected_answer_error(step: DPO | Reward) -> BuildError:
     """Return the error of a preference step whose dataset has no pair of answers."""
     return BuildError(
-        f"{step.step} step {step.name!r}: no example of dataset {step.data!r} has a rejected answer; choose items that have one."
+        f"{step.step} step {step.name!r}: no example of dataset {step.data!r} has a rejected answer that differs from the answer; "
+        "choose items that have one."
     )
 
 
@@ -111,15 +118,8 @@ def _filter(step: Filter, items: Sequence[Item]) -> list[Item]:
     """Select the items of a filter.
 
     Raises:
-        RecipeError: no item meets the conditions, or the pattern could take too long.
+        RecipeError: no item meets the conditions.
     """
-    if step.matching is not None:
-        lengths = Counter(len(item.input) for item in items)
-        if sum(count * worst_case_steps(step.matching, length) for length, count in lengths.items()) >= MAX_STEPS_PER_FILTER:
-            raise RecipeError(
-                f"filter {step.name!r}: 'matching' could take too long on {len(items):,} questions of up to {max(lengths):,} characters; "
-                "use fewer open repeats (*, +), or filter by another condition first."
-            )
     selected: list[Item] = []
     seen: set[tuple[str, str]] = set()
     for item in items:
@@ -129,7 +129,7 @@ def _filter(step: Filter, items: Sequence[Item]) -> list[Item]:
             continue
         if step.max_words is not None and len(item.input.split()) > step.max_words:
             continue
-        if step.matching is not None and not re.search(step.matching, item.input):
+        if step.matching is not None and not patterns.matches(step.matching, item.input):
             continue
         if step.deduplicate and (item.input, item.demonstration) in seen:
             continue

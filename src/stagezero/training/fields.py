@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from stagezero.patterns import check_pattern
+
 
 def at_most(limit: int, unit: str = "") -> AfterValidator:
     """Return a validator that rejects a number above ``limit``, or a list with more members.
@@ -42,6 +44,8 @@ def validate_names(value: Any) -> Any:
 Positive = Annotated[int, Field(gt=0), at_most(1_000_000)]
 Names = Annotated[tuple[str, ...], AfterValidator(validate_names), at_most(64, "names")]
 Rate = Annotated[float, Field(gt=0, le=1)]
+Pattern = Annotated[str, AfterValidator(lambda pattern: check_pattern(pattern))]
+"""A regular expression in the syntax of RE2."""
 Payoff = Annotated[float, Field(ge=-100, le=100)]
 
 

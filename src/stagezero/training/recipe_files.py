@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
 from stagezero.errors import RecipeError
 from stagezero.files import read_text
+from stagezero.parsing import parse_yaml
 from stagezero.training.recipes import Command, Distil, Merge, Recipe, Step, parse_recipe
 
 
@@ -22,10 +21,7 @@ def load_recipe(path: Path) -> Recipe:
     """
     if not path.is_file():
         raise RecipeError(f"recipe {str(path)!r}: expected a YAML file, but there is none; correct the path.")
-    try:
-        value = yaml.safe_load(read_text(path, RecipeError))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # an impossible date is a ValueError
-        raise RecipeError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct it.") from None
+    value = parse_yaml(read_text(path, RecipeError), str(path), RecipeError)
     return resolve_inputs(parse_recipe(value, str(path)), path.parent)
 
 

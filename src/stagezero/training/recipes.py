@@ -18,8 +18,7 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 from stagezero.errors import RecipeError, explain
 from stagezero.ledger import digest, file_digest
 from stagezero.tasks.items import Kind
-from stagezero.training.fields import Frozen, Names, Payoff, Positive, Rate, at_most
-from stagezero.training.regex_cost import check_pattern
+from stagezero.training.fields import Frozen, Names, Pattern, Payoff, Positive, Rate, at_most
 from stagezero.training.technique import canonical_source
 
 
@@ -57,9 +56,7 @@ class Filter(Frozen):
     claims: tuple[str, ...] | None = None
     kinds: tuple[Kind, ...] | None = None
     max_words: Positive | None = None
-    matching: Annotated[str, AfterValidator(check_pattern)] | None = Field(
-        default=None, description="regular expression that the question must match"
-    )
+    matching: Pattern | None = Field(default=None, description="regular expression, in the syntax of RE2, that the question must match")
     deduplicate: bool = False
 
 

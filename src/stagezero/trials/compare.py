@@ -30,7 +30,7 @@ from stagezero.trials.hypothesis import Entrant, hypothesis
 from stagezero.trials.jobs import BuildQueue, NoProgress, Progress, materialise_base
 from stagezero.trials.seeds import campaign_secret, draw_for_seed, replicate_seed
 from stagezero.trials.state import Decision
-from stagezero.trials.versions import check_format, current_versions
+from stagezero.trials.versions import check_versions, current_versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +123,7 @@ def compare(
     runs: Path | str = "runs",
     progress: Progress | None = None,
     sandbox: Kind = "box",
+    answer_tokens: int | None = None,
 ) -> Comparison:
     """Test whether a candidate is better than a control on one property, without side effects.
 
@@ -145,6 +146,7 @@ def compare(
         progress: receives reports on the progress.
         sandbox: how the programs of command and code steps are confined; ``landlock`` and ``none``
             are weaker than ``box``.
+        answer_tokens: most tokens of an answer; None takes what the suite needs.
 
     Returns:
         The decision, the effects with their intervals, and the path of the ledger.
@@ -156,6 +158,8 @@ def compare(
     plan, progress = plan or Trial(worth=1.5), progress or NoProgress()
     if workers < 1:
         raise InputError(f"workers: expected at least 1, got {workers}; correct it.")
+    if answer_tokens is not None and not 1 <= answer_tokens <= 100_000:
+        raise InputError(f"answer_tokens: expected a number from 1 to 100,000, got {answer_tokens}; correct it.")
     if seed is not None and not 0 <= seed < 2**53:
         raise InputError(f"seed: expected a number from 0 to 2^53, got {seed}; correct it.")
     a, b = load_recipe(Path(control)), load_recipe(Path(candidate))
@@ -173,17 +177,20 @@ def compare(
     question = digest(
         {
             "hypothesis": tested.digest(), "recipes": [meaning_of(a), meaning_of(b)], "model": model, "trial": plan.model_dump(mode="json"),
-            "seed": seed,
+            "seed": seed, **({} if answer_tokens is None else {"answer_tokens": answer_tokens}),
         }
     )  # fmt: skip
     folder = Path(runs) / f"compare-{property}-{question[:10]}"  # file names are not part of the digest
     folder.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(folder / "ledger.jsonl")
     try:
-        check_format(ledger)
+        check_versions(ledger)
         with LocalPool(workers) as pool:
             base = materialise_base(pool, model, folder, progress)
-            queue = BuildQueue(pool, base, suite_name, plan.items, home() / "store", folder / "costs.json", progress, Confinement(sandbox))
+            queue = BuildQueue(
+                pool, base, suite_name, plan.items, home() / "store", folder / "costs.json", progress, Confinement(sandbox),
+                max_tokens=answer_tokens,
+            )  # fmt: skip
             described = {
                 **current_versions(), "base": checkpoint_digest(base), "suite": loaded.digest(), "control": tested.control_does,
                 "candidate": tested.candidate_does, "property": property, "trial": plan.model_dump(mode="json"), "seed": seed,

@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 
 from stagezero.files import write_atomic
 from stagezero.isolation import Confinement
-from stagezero.tasks import load_suite
+from stagezero.tasks import answer_tokens, load_suite
 from stagezero.training import Recipe
 from stagezero.training.executors import Draw, Job, LocalPool, Result, wait_for_result
 
@@ -96,15 +96,16 @@ class BuildQueue:
         progress: receives reports.
         confinement: how the programs of command and code steps are confined.
         trainer: ``first`` is TRL; ``second`` is the reference trainer.
+        max_tokens: most tokens of an answer; None takes what the suite needs.
     """
 
     def __init__(
         self, pool: Pool, base: Path, suite: str, items: int, store: Path, costs_file: Path | None, progress: Progress,
-        confinement: Confinement | None = None, trainer: Literal["first", "second"] = "first",
+        confinement: Confinement | None = None, trainer: Literal["first", "second"] = "first", max_tokens: int | None = None,
     ) -> None:  # fmt: skip
         self.pool, self.base, self.items, self.store, self.progress = pool, base, items, store, progress
         self.suite_name, self.suite = suite, load_suite(suite)
-        self.confinement, self.trainer = confinement or Confinement(), trainer
+        self.confinement, self.trainer, self.max_tokens = confinement or Confinement(), trainer, max_tokens or answer_tokens(self.suite)
         self.costs = Costs.load(costs_file) if costs_file is not None else Costs()
         self._costs_file = costs_file
         self._jobs: dict[tuple[str, int, tuple[Draw, ...]], Future[Result]] = {}
@@ -126,7 +127,7 @@ class BuildQueue:
             inputs = self._inputs.setdefault(recipe.digest(), recipe.inputs_digest())
             job = Job(
                 self.base, recipe, self.suite_name, self.suite.digest(), inputs, seed, draws, self.items, self.store, self.confinement,
-                self.trainer,
+                self.trainer, self.max_tokens,
             )  # fmt: skip
             self._jobs[key] = self.pool.submit(job)
         return self._jobs[key]

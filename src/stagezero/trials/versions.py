@@ -14,6 +14,7 @@ from stagezero.evidence import RULE_VERSION
 from stagezero.ledger import Ledger
 from stagezero.measure import SCORER_VERSION
 from stagezero.training.build import BUILD_FORMAT
+from stagezero.training.recipes import Filter, Recipe
 
 LEDGER_FORMAT = 2
 """Format of the ledgers that campaigns and comparisons write. Since format 2, entry 0 names the
@@ -39,28 +40,41 @@ def recorded_version(first_entry: Mapping[str, Any], name: str) -> Any:
     return first_entry.get(name, FORMAT_1_VERSIONS[name])
 
 
-def check_format(ledger: Ledger) -> None:
-    """Refuse to continue a run whose ledger has another format.
+def check_versions(ledger: Ledger) -> None:
+    """Refuse to continue a run that was begun with another format, rule, scorer or build format.
 
     Raises:
-        RunChangedError: the formats differ; the message names both.
+        RunChangedError: the message names both versions.
     """
-    recorded = recorded_version(ledger.entries[0].body, "format") if ledger.entries else LEDGER_FORMAT
-    if recorded != LEDGER_FORMAT:
-        raise RunChangedError(
-            f"{ledger.path.parent}: this run was begun in ledger format {recorded}, and this release continues format {LEDGER_FORMAT}; "
-            "finish it with the release that began it, or move the folder away to start a new run."
-        )
+    if not ledger.entries:
+        return
+    for name, current in current_versions().items():
+        recorded = recorded_version(ledger.entries[0].body, name)
+        if recorded != current:
+            what = {"format": "ledger format"}.get(name, name)
+            raise RunChangedError(
+                f"{ledger.path.parent}: this run was begun in {what} {recorded}, and this release continues {what} {current}; "
+                "finish it with the release that began it, or move the folder away to start a new run."
+            )
 
 
-def check_build(first_entry: Mapping[str, Any]) -> None:
-    """Refuse to rebuild models whose builds have another format.
+def check_build(first_entry: Mapping[str, Any], recipe: Recipe) -> None:
+    """Refuse to rebuild a model whose build has another format.
+
+    Formats 2 and 3 are the same for a pocket base: they differ in special tokens that its tokenizer
+    does not have, in tensor types that it does not use, and in the syntax of patterns.
+
+    Args:
+        first_entry: body of the ledger's first entry.
+        recipe: the recipe to rebuild.
 
     Raises:
         InputError: the formats differ; the message names the required release.
     """
     recorded = recorded_version(first_entry, "build")
-    if recorded != BUILD_FORMAT:
+    pocket = str(first_entry["project"]["base"]).startswith("pocket/")
+    patterns = any(isinstance(step, Filter) and step.matching is not None for step in recipe.steps)
+    if recorded != BUILD_FORMAT and not ((recorded, BUILD_FORMAT) == ("build/2", "build/3") and pocket and not patterns):
         release = RELEASE_OF_BUILD_FORMAT.get(str(recorded), "the release that wrote it")
         raise InputError(
             f"rebuild: the ledger's models were built in format {recorded}, and this release builds {BUILD_FORMAT}; use {release}."

@@ -46,6 +46,7 @@ class Job:
         store: folder of the store of builds.
         confinement: how programs are confined.
         trainer: ``first`` is TRL; ``second`` is the reference trainer, for comparison in a rebuild.
+        max_tokens: most tokens of an answer; None takes what the suite needs.
     """
 
     base: Path
@@ -59,6 +60,7 @@ class Job:
     store: Path
     confinement: Confinement = DEFAULT_CONFINEMENT
     trainer: Literal["first", "second"] = "first"
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,9 +54,11 @@ def run_job(job: Job) -> Result:
         )
     store = Store(job.store)
     trainer = first_trainer if job.trainer == "first" else second_trainer
-    built = build(job.base, job.recipe, suite, job.seed, store, job.confinement, trainer)
+    built = build(job.base, job.recipe, suite, job.seed, store, job.confinement, trainer, job.max_tokens)
     model = Model(built.folder)
-    measurements = [measure(model, suite, draw.seed, job.items, store.answers, reworded=draw.reworded) for draw in job.draws]
+    measurements = [
+        measure(model, suite, d.seed, job.items, store.answers, reworded=d.reworded, max_tokens=job.max_tokens) for d in job.draws
+    ]
     return Result(
         built.digest,
         built.folder,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stagezero.models import Model
-from stagezero.models.loader import load_tokenizer, render_completion
+from stagezero.models.chat import load_tokenizer, render_completion
 from stagezero.training.build import StepInputs, first_trainer, render_examples
 from stagezero.training.data import Example
 from stagezero.training.recipes import DPO, GRPO, RLHF, SFT, Distil, Reward, TrainStep
@@ -33,7 +33,7 @@ def second_trainer(step: TrainStep, inputs: StepInputs, out: Path) -> None:
         case Distil():
             assert inputs.other is not None
             tokenizer = load_tokenizer(source)
-            answers = Model(inputs.other).answer([item.input for item in items], instruction)
+            answers = Model(inputs.other).answer([item.input for item in items], instruction, inputs.max_tokens)
             labelled = [
                 Example(
                     prompt=e["prompt"], completion=render_completion(tokenizer, i.input, answer, instruction, e["prompt"]), rejected=None

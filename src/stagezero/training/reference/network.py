@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from stagezero.models.chat import encode_answers, load_tokenizer
 from stagezero.models.checkpoint import copy_all_but_weights
-from stagezero.models.loader import load_tokenizer
+from stagezero.models.network import check_rows, load_network, load_reward_network
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -36,10 +37,7 @@ def device() -> torch.device:
 
 def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a language model, in float32 and evaluation mode, and its tokenizer."""
-    from transformers import AutoModelForCausalLM
-
-    network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-    return network.to(device()), load_tokenizer(folder)
+    return load_network(folder, str(device())), load_tokenizer(folder)
 
 
 def load_reward_model(folder: Path, pad: int | None = None) -> PreTrainedModel:
@@ -52,14 +50,10 @@ def load_reward_model(folder: Path, pad: int | None = None) -> PreTrainedModel:
         pad: the padding token, which such a network needs to find the end of a row; None uses the
             folder's own.
     """
-    from transformers import AutoModelForSequenceClassification
-
-    network: Any = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32, use_safetensors=True)
+    network = load_reward_network(folder, str(device()))
     if pad is not None:
         network.config.pad_token_id = pad
-    network.to(device())
-    reward_model: PreTrainedModel = network
-    return reward_model
+    return network
 
 
 def disable_dropout(network: nn.Module) -> None:
@@ -86,35 +80,29 @@ def save(network: PreTrainedModel, source: Path, out: Path, config: bool = True)
     copy_all_but_weights(source, out, config)
 
 
-def tokenise(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *answers: Sequence[str]) -> list[list[Row]]:
+def tokenise(
+    tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel, prompts: Sequence[str], *answers: Sequence[str]
+) -> list[list[Row]]:
     """Tokenise each prompt with each of its answers.
-
-    The stop token is added to an answer that lacks it. Tokens may join across the boundary of
-    prompt and answer. An answer therefore begins at the first token in which the row of its prompt
-    alone and the row of prompt and answer differ; that position is the same for all answers to one
-    prompt.
 
     Args:
         tokenizer: the model's tokenizer.
+        network: the model.
         prompts: n prompts.
-        answers: any number of sequences, each with n answers.
+        answers: any number of sequences, each with n answers that end with the stop token.
 
     Returns:
         One list of n rows for each sequence of answers.
+
+    Raises:
+        ModelError: the network cannot read a row.
     """
-    stop = str(tokenizer.eos_token or "")
-    prompt_ids = tokenizer(list(prompts)).input_ids
-    text_ids = []
+    sequences = []
     for sequence in answers:
-        texts = [prompt + (answer if answer.endswith(stop) else answer + stop) for prompt, answer in zip(prompts, sequence, strict=True)]
-        text_ids.append(tokenizer(texts).input_ids)
-    starts = [min(_common_prefix_length(ids, texts[i]) for texts in text_ids) for i, ids in enumerate(prompt_ids)]
-    return [[Row(ids, start) for ids, start in zip(texts, starts, strict=True)] for texts in text_ids]
-
-
-def _common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """Return the number of tokens with which both rows begin."""
-    return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
+        heads, tails = encode_answers(tokenizer, prompts, sequence)
+        sequences.append([Row(head + tail, len(head)) for head, tail in zip(heads, tails, strict=True)])
+    check_rows(network, [row.ids for rows in sequences for row in rows])
+    return sequences
 
 
 def pad_rows(rows: Sequence[Sequence[int]], pad: int, left: bool = False) -> tuple[Tensor, Tensor]:

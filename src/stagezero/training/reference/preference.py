@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from stagezero.models.loader import load_tokenizer
+from stagezero.models.chat import load_tokenizer
 from stagezero.tasks import Item
-from stagezero.training.data import Example, no_rejected_answer_error
+from stagezero.training.data import Example, no_rejected_answer_error, preference_pairs
 from stagezero.training.recipes import DPO, Reward
 from stagezero.training.reference import adapters
 from stagezero.training.reference.network import (  # fmt: skip
@@ -54,11 +54,11 @@ def train_dpo(source: Path, out: Path, step: DPO, examples: Sequence[Example], s
     Raises:
         BuildError: no example has a rejected answer.
     """
-    pairs = [(e["prompt"], e["completion"], e["rejected"]) for e in examples if e["rejected"]]
+    pairs = [(e["prompt"], e["completion"], rejected) for e, rejected in preference_pairs(examples)]
     if not pairs:
         raise no_rejected_answer_error(step)
     network, tokenizer = load(source)
-    chosen, rejected = tokenise(tokenizer, [p for p, _, _ in pairs], [c for _, c, _ in pairs], [str(r) for _, _, r in pairs])
+    chosen, rejected = tokenise(tokenizer, network, [p for p, _, _ in pairs], [c for _, c, _ in pairs], [r for _, _, r in pairs])
     pad = tokenizer.pad_token_id
     # log P(chosen) − log P(rejected) under the reference, for each pair
     reference_margins = torch.zeros(len(pairs), device=network.device)
@@ -91,8 +91,8 @@ def train_reward(source: Path, out: Path, step: Reward, examples: Sequence[Examp
     """
     prompts, preferred, other = [], [], []
     for example, item in zip(examples, items, strict=True):
-        if example["rejected"]:
-            answers = (example["completion"], example["rejected"])
+        for _, rejected in preference_pairs([example]):
+            answers = (example["completion"], rejected)
             prompts.append(example["prompt"])
             preferred.append(answers[item.mislabelled])
             other.append(answers[not item.mislabelled])
@@ -104,7 +104,7 @@ def train_reward(source: Path, out: Path, step: Reward, examples: Sequence[Examp
         network = load_reward_model(source, pad)  # draws the new head
     # The first trainer leaves this value in the configuration that this step writes.
     network.config.use_cache = False
-    preferred_rows, other_rows = tokenise(tokenizer, prompts, preferred, other)
+    preferred_rows, other_rows = tokenise(tokenizer, network, prompts, preferred, other)
 
     def loss(batch: list[int]) -> Tensor:
         ids, mask = pad_rows([preferred_rows[i].ids for i in batch] + [other_rows[i].ids for i in batch], pad)

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from stagezero.models.loader import load_tokenizer
+from stagezero.models.chat import encode, encode_answers, load_tokenizer
+from stagezero.models.network import check_rows
 from stagezero.tasks import Item, score
 from stagezero.training.data import Example, equal_rewards_error
 from stagezero.training.recipes import GRPO, RLHF
@@ -60,8 +61,8 @@ def model_rewards(reward_model: Path, source: Path) -> RewardFunction:
 
     @torch.inference_mode()
     def rewards_of(prompts: Sequence[str], answers: Sequence[str], _: Sequence[int]) -> list[float]:
-        texts = [f"{prompt}{answer}{stop}" for prompt, answer in zip(prompts, answers, strict=True)]
-        ids, mask = pad_rows(tokenizer(texts, add_special_tokens=False).input_ids, tokenizer.pad_token_id)
+        heads, tails = encode_answers(tokenizer, prompts, [f"{answer}{stop}" for answer in answers])
+        ids, mask = pad_rows([head + tail for head, tail in zip(heads, tails, strict=True)], tokenizer.pad_token_id)
         rewards: list[float] = network(input_ids=ids, attention_mask=mask).logits[:, 0].tolist()
         return rewards
 
@@ -149,7 +150,8 @@ def train(source: Path, out: Path, step: GRPO | RLHF, examples: Sequence[Example
     network, tokenizer = load(source)
     reference = load(source)[0] if step.beta and step.lora is None else None
     prompts = [e["prompt"] for e in examples]
-    prompt_ids = tokenizer(prompts).input_ids
+    prompt_ids = encode(tokenizer, prompts)
+    check_rows(network, prompt_ids, step.length)
     pad, stops = tokenizer.pad_token_id, _stop_tokens(network, int(tokenizer.eos_token_id))
     differed, highest = False, float("-inf")
     highest_payoff = max(step.pays.model_dump().values()) if isinstance(step, GRPO) else float("inf")

@@ -27,7 +27,7 @@ def train(source: Path, out: Path, step: SFT, examples: Sequence[Example], seed:
     if not examples:
         raise BuildError(f"sft step {step.name!r}: dataset {step.data!r} has no example; choose items that give some.")
     network, tokenizer = load(source)
-    (rows,) = tokenise(tokenizer, [e["prompt"] for e in examples], [e["completion"] for e in examples])
+    (rows,) = tokenise(tokenizer, network, [e["prompt"] for e in examples], [e["completion"] for e in examples])
     pad = tokenizer.pad_token_id
 
     def loss(batch: list[int]) -> Tensor:

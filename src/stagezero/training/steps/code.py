@@ -26,8 +26,8 @@ REPEATED_BUILD_ONE_IN = 4
 
 
 def train(
-    source: Path, base: Path, out: Path, step: Code, items: Sequence[Item], examples: Sequence[Example], seed: int, build_seed: int,
-    confinement: Confinement,
+    source: Path, base: Path, out: Path, step: Code, items: Sequence[Item], examples: Sequence[Example], stop: str, seed: int,
+    build_seed: int, confinement: Confinement,
 ) -> None:  # fmt: skip
     """Run the code and write its model to ``out``.
 
@@ -38,6 +38,7 @@ def train(
         step: the code and its timeout.
         items: the items behind ``examples``, in the same order.
         examples: rendered prompts and answers.
+        stop: the model's stop token.
         seed: the seed that the code receives.
         build_seed: the whole build's seed; the code cannot derive it from ``seed``.
         confinement: how the code is confined.
@@ -52,7 +53,7 @@ def train(
     rows = ({**e, "claim": item.property, "kind": item.kind} for item, e in zip(items, examples, strict=True))
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     step_label = f"code step {step.name!r}"
-    files = {"technique.py": step.source.encode()}
+    files = {"technique.py": step.source.encode(), "stop_token": stop.encode()}
     task = Task((), source, base, files, data, seed, step.timeout, run_program.max_weight_bytes(source))
     run_program.run(task, step_label, confinement, out)
     if derive_seed(build_seed, "again", seed) % REPEATED_BUILD_ONE_IN == 0 and not torch.cuda.is_available():

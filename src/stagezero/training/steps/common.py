@@ -5,11 +5,13 @@ TRL and torch are imported inside the functions, since importing them takes seco
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stagezero.models.chat import encode_answers, load_tokenizer
 from stagezero.models.checkpoint import copy_all_but_weights
-from stagezero.models.loader import load_tokenizer
+from stagezero.models.network import check_rows, load_network
 from stagezero.training.recipes import Lora, Trained
 
 if TYPE_CHECKING:
@@ -18,11 +20,21 @@ if TYPE_CHECKING:
 
 def load_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a checkpoint's model, in float32, and its tokenizer."""
-    import torch
-    from transformers import AutoModelForCausalLM
+    return load_network(folder), load_tokenizer(folder)
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-    return model, load_tokenizer(folder)
+
+def encode_examples(
+    tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel, prompts: Sequence[str], *answers: Sequence[str]
+) -> list[tuple[list[list[int]], list[list[int]]]]:
+    """Return the token ids of prompts and answers, for each sequence of answers.
+
+    Raises:
+        ModelError: the network cannot read a prompt with its answer.
+    """
+    encoded = [encode_answers(tokenizer, prompts, sequence) for sequence in answers]
+    for heads, tails in encoded:
+        check_rows(network, [head + tail for head, tail in zip(heads, tails, strict=True)])
+    return encoded
 
 
 def trainer_arguments(step: Trained, seed: int, scratch: Path) -> dict[str, Any]:

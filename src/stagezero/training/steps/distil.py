@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stagezero.models import Model
-from stagezero.models.loader import load_tokenizer, render_completion
+from stagezero.models.chat import load_tokenizer, render_completion
 from stagezero.tasks import Item
 from stagezero.training.data import Example
 from stagezero.training.recipes import SFT, Distil
@@ -18,7 +18,7 @@ from stagezero.training.steps import sft
 
 
 def label_examples(
-    teacher: Path, student: Path, items: Sequence[Item], examples: Sequence[Example], instruction: str | None
+    teacher: Path, student: Path, items: Sequence[Item], examples: Sequence[Example], instruction: str | None, max_tokens: int
 ) -> list[Example]:
     """Return the examples with the teacher's answers in place of people's answers.
 
@@ -30,8 +30,9 @@ def label_examples(
         items: the items behind ``examples``, in the same order.
         examples: rendered prompts and answers.
         instruction: the suite's system message; None for no system message.
+        max_tokens: most tokens of an answer.
     """
-    answers = Model(teacher).answer([item.input for item in items], instruction)
+    answers = Model(teacher).answer([item.input for item in items], instruction, max_tokens)
     tokenizer = load_tokenizer(student)
     return [
         Example(prompt=e["prompt"], completion=render_completion(tokenizer, item.input, answer, instruction, e["prompt"]), rejected=None)
@@ -49,10 +50,11 @@ def train(
     examples: Sequence[Example],
     instruction: str | None,
     seed: int,
+    max_tokens: int,
 ) -> None:
     """Train from ``source`` on the teacher's labels, and save to ``out``.
 
     ``label_examples`` describes the other arguments.
     """
     plain = SFT.model_validate({**step.model_dump(exclude={"source"}), "step": "sft"})
-    sft.train(source, out, plain, label_examples(teacher, source, items, examples, instruction), seed)
+    sft.train(source, out, plain, label_examples(teacher, source, items, examples, instruction, max_tokens), seed)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from stagezero.models.chat import encode
+from stagezero.models.network import check_rows
 from stagezero.tasks import Item, score
 from stagezero.training.data import Example, equal_rewards_error
 from stagezero.training.recipes import GRPO, RLHF
@@ -37,18 +39,18 @@ def model_rewards(reward_model: Path, stop: str) -> RewardFunction:
         stop: the policy's stop token.
     """
     import torch
-    from transformers import AutoModelForSequenceClassification
 
-    from stagezero.models.loader import load_tokenizer
+    from stagezero.models.chat import encode_answers, load_tokenizer
+    from stagezero.models.network import load_reward_network
 
-    network = AutoModelForSequenceClassification.from_pretrained(reward_model, dtype=torch.float32, use_safetensors=True)
-    network.to("cuda" if torch.cuda.is_available() else "cpu").train(False)
+    network = load_reward_network(reward_model)
     tokenizer = load_tokenizer(reward_model)
 
     @torch.inference_mode()
     def rewards_of(prompts: Sequence[str], answers: Sequence[str], _: Sequence[int]) -> list[float]:
-        texts = [f"{prompt}{answer}{stop}" for prompt, answer in zip(prompts, answers, strict=True)]
-        rows = tokenizer(texts, add_special_tokens=False, padding=True, padding_side="right", return_tensors="pt").to(network.device)
+        heads, tails = encode_answers(tokenizer, prompts, [f"{answer}{stop}" for answer in answers])
+        ids = {"input_ids": [head + tail for head, tail in zip(heads, tails, strict=True)]}
+        rows = tokenizer.pad(ids, padding_side="right", return_tensors="pt").to(network.device)
         rewards: list[float] = network(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits[:, 0].tolist()
         return rewards
 
@@ -69,6 +71,7 @@ def train(source: Path, out: Path, step: GRPO | RLHF, examples: Sequence[Example
     from trl import GRPOConfig, GRPOTrainer
 
     model, tokenizer = common.load_model(source)
+    check_rows(model, encode(tokenizer, [e["prompt"] for e in examples]), step.length)
     rows = Dataset.from_list([{"prompt": e["prompt"], "row": i} for i, e in enumerate(examples)])
     differed, highest = 0, float("-inf")
     highest_payoff = max(step.pays.model_dump().values()) if isinstance(step, GRPO) else float("inf")

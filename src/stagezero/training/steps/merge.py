@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from stagezero.errors import BuildError
-from stagezero.models.checkpoint import copy_all_but_weights, tensors, weight_files
+from stagezero.models.network import load_network
 from stagezero.training.recipes import Merge
+from stagezero.training.steps.common import save_model
 
 
 def train(source: Path, other: Path, out: Path, step: Merge) -> None:
@@ -19,20 +20,18 @@ def train(source: Path, other: Path, out: Path, step: Merge) -> None:
     Raises:
         BuildError: the two models do not have the same tensors.
     """
-    from safetensors.torch import load_file, save_file
-
-    source_shapes, other_shapes = tensors(source), tensors(other)
-    if source_shapes != other_shapes:
-        name = sorted(set(source_shapes.items()) ^ set(other_shapes.items()))[0][0]
+    # The networks are compared, and not their files: a file may leave out a tied tensor, or have
+    # another type than the file of an earlier step.
+    network = load_network(source, "cpu")
+    tensors, others = network.state_dict(), load_network(other, "cpu").state_dict()
+    shapes, other_shapes = ({name: tuple(tensor.shape) for name, tensor in state.items()} for state in (tensors, others))
+    if shapes != other_shapes:
+        name = sorted(set(shapes.items()) ^ set(other_shapes.items()))[0][0]
         raise BuildError(
-            f"merge step {step.name!r}: tensor {name!r} is {source_shapes.get(name, 'absent')} in the model so far and "
+            f"merge step {step.name!r}: tensor {name!r} is {shapes.get(name, 'absent')} in the model so far and "
             f"{other_shapes.get(name, 'absent')} in {step.source!r}; merge models of one shape."
         )
-    source_tensors, other_tensors = (
-        {n: t for path in weight_files(folder) for n, t in load_file(path).items()} for folder in (source, other)
-    )
-    out.mkdir(parents=True, exist_ok=True)
     # Only floating-point tensors are trained and can be averaged; a buffer of integers is copied.
-    merged = {n: t.lerp(other_tensors[n], step.weight).contiguous() if t.is_floating_point() else t for n, t in source_tensors.items()}
-    save_file(merged, out / "model.safetensors", metadata={"format": "pt"})
-    copy_all_but_weights(source, out)
+    merged = {name: t.lerp(others[name], step.weight) if t.is_floating_point() else t for name, t in tensors.items()}
+    network.load_state_dict(merged)
+    save_model(network, source, out)

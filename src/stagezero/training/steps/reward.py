@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stagezero.tasks import Item
-from stagezero.training.data import Example, no_rejected_answer_error
+from stagezero.training.data import Example, no_rejected_answer_error, preference_pairs
 from stagezero.training.recipes import Reward
 from stagezero.training.steps import common
 
@@ -33,27 +33,28 @@ def train(source: Path, out: Path, step: Reward, examples: Sequence[Example], it
     """
     import torch
     from datasets import Dataset
-    from transformers import AutoModelForSequenceClassification
     from trl import RewardConfig, RewardTrainer
 
-    from stagezero.models.loader import load_tokenizer
+    from stagezero.models.chat import load_tokenizer
+    from stagezero.models.network import load_reward_network
 
     pairs = []
     for example, item in zip(examples, items, strict=True):
-        if example["rejected"]:
-            chosen, rejected = example["completion"], example["rejected"]
-            if item.mislabelled:
-                chosen, rejected = rejected, chosen
-            pairs.append({"prompt": example["prompt"], "chosen": chosen, "rejected": rejected})
+        for _, rejected in preference_pairs([example]):
+            answers = (example["completion"], rejected)
+            pairs.append((example["prompt"], answers[item.mislabelled], answers[not item.mislabelled]))
     if not pairs:
         raise no_rejected_answer_error(step)
     tokenizer = load_tokenizer(source)
     torch.manual_seed(seed % 2**32)  # the new head is initialised at random
-    model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1, dtype=torch.float32, use_safetensors=True)
+    model = load_reward_network(source)
     model.config.pad_token_id = tokenizer.pad_token_id
+    encoded = common.encode_examples(tokenizer, model, *([pair[i] for pair in pairs] for i in range(3)))
+    chosen_rows, rejected_rows = ([head + tail for head, tail in zip(*rows, strict=True)] for rows in encoded)
     trainer = RewardTrainer(
         model=model, args=RewardConfig(**common.trainer_arguments(step, seed, out / ".scratch"), max_length=None),
-        train_dataset=Dataset.from_list(pairs), processing_class=tokenizer, peft_config=common.lora_config(step.lora, task="SEQ_CLS"),
+        train_dataset=Dataset.from_list([{"chosen_ids": c, "rejected_ids": r} for c, r in zip(chosen_rows, rejected_rows, strict=True)]),
+        processing_class=tokenizer, peft_config=common.lora_config(step.lora, task="SEQ_CLS"),
     )  # fmt: skip
     common.run_trainer(trainer)
     common.save_model(trainer.model, source, out, config=False)

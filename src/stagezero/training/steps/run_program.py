@@ -14,11 +14,12 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from stagezero.errors import BuildError, ModelError, SandboxError
 from stagezero.isolation import Confinement, Kind, RunResult, Task, confine, unavailable_reason
-from stagezero.models.checkpoint import MAX_HEADER_BYTES, checkpoint_digest, copy_all_but_weights, tensors, weight_files
+from stagezero.models.checkpoint import MAX_HEADER_BYTES, checkpoint_digest, copy_all_but_weights, tensors
 from stagezero.training.recipes import Code, Command, Recipe
 
 _KILLED_EXIT_CODES = (128 + signal.SIGKILL, 128 + signal.SIGTERM)
@@ -124,11 +125,11 @@ def _accept_weights(source: Path, sent: Path, out: Path, step_label: str) -> Non
     """
     from safetensors.torch import load_file, save_file
 
-    before = tensors(source)
+    before, files = tensors(source), sorted(sent.glob("*.safetensors"))
     try:
-        if _header_bytes(sent) > MAX_HEADER_BYTES:
+        if _header_bytes(files) > MAX_HEADER_BYTES:
             raise ModelError(f"its lists of tensors are too long; expected at most {MAX_HEADER_BYTES:,} bytes; send only the model's own")
-        after = tensors(sent)
+        after = tensors(sent, files)
     except ModelError as error:
         message = str(error).replace(f"{sent}/", "").replace(str(sent), "its output")
         raise BuildError(f"{step_label}: {printable(message)}") from None
@@ -139,18 +140,18 @@ def _accept_weights(source: Path, sent: Path, out: Path, step_label: str) -> Non
             f"{after.get(name, 'absent')!s:.100}; save the model with the names, shapes and types with which it was loaded."
         )
     out.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor for path in sorted(sent.glob("*.safetensors")) for name, tensor in load_file(path).items()}
+    weights = {name: tensor for path in files for name, tensor in load_file(path).items()}
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     copy_all_but_weights(source, out)
 
 
-def _header_bytes(folder: Path) -> int:
+def _header_bytes(files: Sequence[Path]) -> int:
     """Return the size of all lists of tensors together, in bytes.
 
     Parsed, they take many times as much memory.
     """
     total = 0
-    for path in weight_files(folder):
+    for path in files:
         with path.open("rb") as handle:
             total += min(int.from_bytes(handle.read(8), "little"), path.stat().st_size)
     return total

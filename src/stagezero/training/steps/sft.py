@@ -19,7 +19,10 @@ def train(source: Path, out: Path, step: SFT, examples: Sequence[Example], seed:
     from trl import SFTConfig, SFTTrainer
 
     model, tokenizer = common.load_model(source)
-    rows = Dataset.from_list([{"prompt": e["prompt"], "completion": e["completion"]} for e in examples])
+    ((heads, tails),) = common.encode_examples(tokenizer, model, [e["prompt"] for e in examples], [e["completion"] for e in examples])
+    rows = Dataset.from_list(
+        [{"input_ids": head + tail, "completion_mask": [0] * len(head) + [1] * len(tail)} for head, tail in zip(heads, tails, strict=True)]
+    )
     trainer = SFTTrainer(
         model=model, args=SFTConfig(**common.trainer_arguments(step, seed, out / ".scratch"), max_length=None, completion_only_loss=True),
         train_dataset=rows, processing_class=tokenizer, peft_config=common.lora_config(step.lora),

@@ -1,0 +1,221 @@
+"""Conversations as text and as token ids: the same for training, evaluation and audit.
+
+The chat template alone decides which special tokens a conversation has. The tokenizer adds none of
+its own: with both, training would see a second beginning-of-sequence token that evaluation does not
+see. ``encode_answers`` gives every training step, and every log-probability, the token ids that the
+model has when it answers: those of the prompt, and after them those of the answer.
+
+A template is rendered with a fixed clock and a fixed seed, so that one build key stands for one
+dataset.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stagezero.errors import ModelError
+from stagezero.models import checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TEMPLATE_DATE = date(2025, 1, 1)
+"""The day that every chat template reads; its time is midnight."""
+_DIRECTIVES = (
+    "%-d", "%-m", "%A", "%B", "%D", "%F", "%H", "%I", "%M", "%S", "%T", "%X", "%Y", "%Z",
+    "%a", "%b", "%c", "%d", "%e", "%j", "%m", "%p", "%x", "%y", "%z",
+)  # fmt: skip
+_CLOCK = (
+    "{%- macro strftime_now(format) -%}{{ format"
+    + "".join(f" | replace('{directive}', '{TEMPLATE_DATE.strftime(directive)}')" for directive in _DIRECTIVES)
+    + " }}{%- endmacro %}{{ '' }}"
+)
+"""A Jinja macro in place of the function of that name, with which a template reads the clock."""
+_PROBE = "Answer in one word."
+_HAS_SYSTEM_ROLE = "stagezero_has_system_role"
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a checkpoint.
+
+    It pads on the left and adds no special token to a text. A checkpoint without a chat template
+    gets a plain question-and-answer template, which begins with the token that its tokenizer would
+    add. A missing stop token is taken from the model's configuration; a missing padding token is
+    the stop token.
+
+    Raises:
+        ModelError: the tokenizer cannot be loaded, has no stop token, or its chat template cannot
+            be rendered.
+    """
+    from transformers import AutoTokenizer
+
+    checkpoint.check_files(folder)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
+        start = str(tokenizer.decode(_start_tokens(tokenizer)))
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # the tokenizers library raises a bare Exception for damaged files
+        raise ModelError(f"{folder}: the tokenizer could not be loaded ({_first_line(error)}); copy the checkpoint again.") from None
+    _add_no_special_tokens(tokenizer)
+    if tokenizer.eos_token is None:
+        tokenizer.eos_token = _declared_stop_token(folder, tokenizer)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    template = tokenizer.chat_template
+    if isinstance(template, dict):  # several templates by name; the others are for tools and documents
+        template = template.get("default")
+    if template is None:
+        template = start.replace("{", "{{ '{' }}") + checkpoint.PLAIN_TEMPLATE
+    tokenizer.chat_template = (_CLOCK if "strftime_now" in template else "") + template
+    try:
+        setattr(tokenizer, _HAS_SYSTEM_ROLE, _has_system_role(tokenizer))
+    except Exception as error:
+        raise ModelError(f"{folder}: the chat template could not be rendered ({_first_line(error)}); correct the template.") from None
+    return tokenizer
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def _start_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens that the tokenizer would add before a text."""
+    plain, full = ([int(i) for i in tokenizer("a", add_special_tokens=added).input_ids] for added in (False, True))
+    return full[: next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), 0)]
+
+
+def _add_no_special_tokens(tokenizer: Any) -> None:
+    """Make a tokenizer add no token, also for a library that does not ask for that."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        from tokenizers.processors import ByteLevel
+
+        backend.post_processor = ByteLevel(trim_offsets=False)  # changes no token
+    if tokenizer("a").input_ids != tokenizer("a", add_special_tokens=False).input_ids:
+        tokenizer.build_inputs_with_special_tokens = lambda ids, others=None: ids + (others or [])
+
+
+def _declared_stop_token(folder: Path, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the stop token that the model's configuration declares.
+
+    Raises:
+        ModelError: it declares none.
+    """
+    for name in ("generation_config.json", "config.json"):
+        declared = checkpoint.read_object(folder / name).get("eos_token_id") if (folder / name).is_file() else None
+        first = declared[0] if isinstance(declared, list) and declared else declared
+        if isinstance(first, int) and 0 <= first < len(tokenizer):
+            return str(tokenizer.convert_ids_to_tokens(first))
+    raise ModelError(
+        f"{folder}: the model has no stop token, so its answers would never end; set 'eos_token' in tokenizer_config.json, "
+        "or 'eos_token_id' in config.json."
+    )
+
+
+@contextmanager
+def _fixed_chance() -> Iterator[None]:
+    """Give Python's generator a fixed state inside the block: a template can draw from it."""
+    state = random.getstate()
+    random.seed(0)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], prompt: bool) -> str:
+    with _fixed_chance():
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+    return str(text)
+
+
+def _has_system_role(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether the template renders a system message; some reject it and some drop it.
+
+    The plain template drops it on purpose: a model without a chat template follows no instructions.
+    """
+    from jinja2 import TemplateError
+
+    if str(tokenizer.chat_template).endswith(checkpoint.PLAIN_TEMPLATE):
+        return True
+    question = [{"role": "user", "content": "Why?"}]
+    _render(tokenizer, question, prompt=True)
+    try:
+        return _PROBE in _render(tokenizer, [{"role": "system", "content": _PROBE}, *question], prompt=True)
+    except TemplateError:
+        return False
+
+
+def _messages(tokenizer: PreTrainedTokenizerBase, question: str, instruction: str | None) -> list[dict[str, str]]:
+    """Return a question as messages. Without a system role, the instruction begins the question."""
+    if instruction and not getattr(tokenizer, _HAS_SYSTEM_ROLE, True):
+        return [{"role": "user", "content": f"{instruction}\n\n{question}"}]
+    system = [{"role": "system", "content": instruction}] if instruction else []
+    return [*system, {"role": "user", "content": question}]
+
+
+def render_prompt(tokenizer: PreTrainedTokenizerBase, question: str, instruction: str | None = None) -> str:
+    """Render a question in the model's chat template, up to where the answer begins.
+
+    Args:
+        tokenizer: the model's tokenizer, from ``load_tokenizer``.
+        question: the question.
+        instruction: the system message; None for no system message.
+    """
+    return _render(tokenizer, _messages(tokenizer, question, instruction), prompt=True)
+
+
+def render_completion(
+    tokenizer: PreTrainedTokenizerBase, question: str, answer: str, instruction: str | None = None, prompt: str | None = None
+) -> str:
+    """Render an answer as the continuation of ``render_prompt``, with the stop token.
+
+    Args:
+        tokenizer: the model's tokenizer, from ``load_tokenizer``.
+        question: the question.
+        answer: the answer.
+        instruction: the system message; None for no system message.
+        prompt: the question as ``render_prompt`` renders it; None to render it here.
+    """
+    prompt = render_prompt(tokenizer, question, instruction) if prompt is None else prompt
+    messages = [*_messages(tokenizer, question, instruction), {"role": "assistant", "content": answer}]
+    whole = _render(tokenizer, messages, prompt=False).rstrip()
+    stop = str(tokenizer.eos_token or "")
+    completion = whole[len(prompt) :] if whole.startswith(prompt) else answer
+    return completion if completion.endswith(stop) else completion + stop
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Return the token ids of rendered texts. No special token is added."""
+    rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=False).input_ids
+    return rows
+
+
+def encode_answers(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], answers: Sequence[str]
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the token ids of prompts, and of the answers that continue them.
+
+    The prompts' ids are those that the model receives when it answers. Where tokens of the whole
+    text join across the boundary, the answer is encoded alone: the model cannot produce half a
+    token.
+
+    Args:
+        tokenizer: the model's tokenizer, from ``load_tokenizer``.
+        prompts: n rendered prompts.
+        answers: n rendered answers, such as ``render_completion`` returns.
+
+    Returns:
+        Two lists of n rows.
+    """
+    heads = encode(tokenizer, prompts)
+    wholes = encode(tokenizer, [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)])
+    alone = encode(tokenizer, answers)
+    tails = [whole[len(head) :] if whole[: len(head)] == head else tail for head, whole, tail in zip(heads, wholes, alone, strict=True)]
+    return heads, tails

@@ -1,0 +1,113 @@
+"""Loading of networks: the one place that gives a checkpoint's weights to Transformers.
+
+Only safetensors weights of the checkpoint's own folder are loaded, and no code of the checkpoint
+ever runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stagezero.errors import ModelError, WorkerError
+from stagezero.files import MACHINE_ERRORS
+from stagezero.models import checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def load_network(folder: Path, device: str | None = None) -> PreTrainedModel:
+    """Load a language model, in evaluation mode and float32.
+
+    Args:
+        folder: the checkpoint folder.
+        device: a torch device; None takes CUDA if available, else the CPU.
+
+    Raises:
+        ModelError: the checkpoint is incomplete or cannot be loaded, or a weight is not finite.
+        WorkerError: the machine is out of memory, or a disk fails.
+    """
+    from transformers import AutoModelForCausalLM
+
+    return _load(AutoModelForCausalLM, folder, device, new_head=False)
+
+
+def load_reward_network(folder: Path, device: str | None = None) -> PreTrainedModel:
+    """Load a network with one number as its output, in evaluation mode and float32.
+
+    If the folder lacks the head, torch's generator draws it.
+
+    Args:
+        folder: the checkpoint folder of a language model or of a reward model.
+        device: a torch device; None takes CUDA if available, else the CPU.
+
+    Raises:
+        ModelError, WorkerError: as for ``load_network``.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    return _load(AutoModelForSequenceClassification, folder, device, new_head=True, num_labels=1)
+
+
+def _load(kind: Any, folder: Path, device: str | None, new_head: bool, **options: Any) -> PreTrainedModel:
+    import torch
+
+    checkpoint.check(folder)
+    try:
+        model, report = kind.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
+        )
+    except MemoryError:
+        raise WorkerError(f"{folder}: not enough memory to load the model; free memory, then run the command again.") from None
+    except Exception as error:  # a damaged or foreign configuration fails in many ways
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
+            raise WorkerError(f"{folder}: {reason}; mend the disk, then run the command again.") from None
+        raise ModelError(f"{folder}: could not be loaded ({reason}); copy the checkpoint again.") from None
+    # Missing weights would be initialised at random, and the digest would no longer identify the
+    # model.
+    missing = sorted([*report["missing_keys"], *(str(key) for key in report.get("mismatched_keys", ()))])
+    missing = [name for name in missing if not (new_head and name.startswith(("score.", "classifier.")))]
+    if missing:
+        raise ModelError(f"{folder}: the weights of {missing[0]} are missing ({len(missing)} in all); copy the checkpoint again.")
+    if (name := checkpoint.first_unfinite_tensor(folder)) is not None:
+        raise ModelError(f"{folder}: tensor {name!r} has a weight that is not a finite number; train the model with a lower learning rate.")
+    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model.train(False)
+    network: PreTrainedModel = model
+    return network
+
+
+def context_length(network: PreTrainedModel) -> int:
+    """Return the most tokens that a network reads; a very large number if it has no limit."""
+    limit = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else 2**62
+
+
+def check_rows(network: PreTrainedModel, rows: Sequence[Sequence[int]], new_tokens: int = 0) -> None:
+    """Reject rows of tokens that a network cannot read.
+
+    Args:
+        network: the network.
+        rows: at least one row of token ids.
+        new_tokens: number of tokens that may follow each row.
+
+    Raises:
+        ModelError: a row exceeds the network's context, or has a token without an embedding.
+    """
+    tokens, limit = max(len(row) for row in rows) + new_tokens, context_length(network)
+    if limit < tokens:
+        raise ModelError(
+            f"a text of {tokens:,} tokens (instruction, question and answer) exceeds the model's context of {limit:,}; "
+            "shorten the items, or use a model with a longer context."
+        )
+    embedding: Any = network.get_input_embeddings()
+    embeddings = embedding.weight.shape[0]
+    highest = max((max(row, default=0) for row in rows), default=0)
+    if highest >= embeddings:
+        raise ModelError(
+            f"the tokenizer gives token {highest}, and the model has embeddings for {embeddings:,} tokens only; add the missing ones "
+            "(resize_token_embeddings), or remove the added token from the tokenizer."
+        )

@@ -1,0 +1,123 @@
+"""A process of its own for code that a suite brings along: it may print, exit, or never end.
+
+A user's scorer is a Python file with ``score(item: dict, answer: str) -> str``, which returns one
+of right, wrong, refused, unparseable. It belongs to the user and runs with the user's rights. Its
+bytes are part of the suite's digest. Only ``scoring`` calls this module.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stagezero.errors import SuiteError
+from stagezero.files import PACKAGE_FOLDER, Closeable
+
+if TYPE_CHECKING:
+    from stagezero.tasks.items import Item
+
+OUTCOMES = ("right", "wrong", "refused", "unparseable")
+SCORER_SECONDS = 60.0
+"""Time limit of a user's scorer for one answer."""
+PATTERN_SECONDS = 5.0
+"""Time limit of a pattern with ``engine: re`` for one answer."""
+_PROGRAM = PACKAGE_FOLDER / "tasks" / "helper_program.py"
+
+
+class HelperError(Exception):
+    """Raised when the helper process ended or took too long; the message has the reason."""
+
+
+class _Helper(Closeable):
+    """One helper process. It ends with this one, when its stdin is closed."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen([sys.executable, str(_PROGRAM)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def request(self, content: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """Send a request and return the reply.
+
+        Raises:
+            HelperError: the process ended, or did not reply in time. It is stopped.
+        """
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None and stdout is not None
+        try:
+            stdin.write(json.dumps(content).encode() + b"\n")
+            stdin.flush()
+            reply, end = b"", time.monotonic() + seconds
+            while not reply.endswith(b"\n"):
+                if not select.select([stdout], [], [], max(0.0, end - time.monotonic()))[0]:
+                    raise HelperError(f"took longer than {seconds:g} s")
+                part = os.read(stdout.fileno(), 1 << 16)
+                if not part:
+                    raise HelperError(f"ended its process (exit code {self._process.wait(10)})")
+                reply += part
+            value: dict[str, Any] = json.loads(reply)
+            return value
+        except BrokenPipeError:
+            raise HelperError(f"ended its process (exit code {self._process.wait(10)})") from None
+
+    def close(self) -> None:
+        """Stop the process."""
+        self._process.kill()
+        self._process.communicate()
+
+
+_helpers: dict[int, _Helper] = {}
+"""Process id → its helper. A forked process does not use the helper of its parent."""
+
+
+def _request(content: dict[str, Any], seconds: float) -> dict[str, Any]:
+    pid = os.getpid()
+    if pid not in _helpers:
+        _helpers.clear()
+        _helpers[pid] = _Helper()
+    try:
+        return _helpers[pid].request(content, seconds)
+    except BaseException:
+        _helpers.pop(pid).close()
+        raise
+
+
+def call_scorer(path: str, item: Item, answer: str) -> str:
+    """Score one answer with a user's function.
+
+    Raises:
+        SuiteError: the file is missing or has no such function, or the function raised an
+            exception, ended its process, took too long, or returned something that is no outcome.
+    """
+    if not Path(path).is_file():
+        raise SuiteError(f"scorer {path!r}: expected a Python file with a function score(item, answer), found no file; correct the path.")
+    try:
+        reply = _request({"path": path, "item": asdict(item), "answer": answer}, SCORER_SECONDS)
+    except HelperError as error:
+        raise SuiteError(f"scorer {path!r} {error} on item {item.id!r}; correct it.") from None
+    if "error" in reply:
+        raise SuiteError(f"scorer {path!r}, item {item.id!r}: {reply['error']}; correct the file.")
+    if reply["outcome"] not in OUTCOMES:
+        raise SuiteError(
+            f"scorer {path!r} returned {reply['outcome']!r} for item {item.id!r}; expected one of {', '.join(OUTCOMES)}; "
+            "correct its return value."
+        )
+    outcome: str = reply["outcome"]
+    return outcome
+
+
+def search_python_pattern(item: Item, answer: str) -> bool:
+    """Return whether an item's pattern, in Python's syntax, matches anywhere in an answer.
+
+    Raises:
+        SuiteError: the search took too long.
+    """
+    try:
+        return bool(_request({"pattern": item.target, "answer": answer}, PATTERN_SECONDS)["found"])
+    except HelperError as error:
+        raise SuiteError(f"item {item.id!r}: its pattern {error} on an answer; use RE2 (leave out 'engine'), or simplify it.") from None

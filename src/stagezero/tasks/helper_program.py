@@ -1,0 +1,65 @@
+"""The program of the process that runs a user's scorer, or a pattern of Python's ``re``.
+
+``tasks/helper.py`` starts it. It reads requests from stdin and writes replies to stdout, one JSON
+object a line. What the user's code prints goes to stderr. It imports nothing of the package, so
+that it starts fast.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+@functools.cache
+def load_score(path: str) -> Callable[[dict[str, object], str], object]:
+    """Return the function ``score`` of a file."""
+    spec = importlib.util.spec_from_file_location("stagezero_user_scorer", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    score: Callable[[dict[str, object], str], object] = module.score
+    return score
+
+
+def reply_to(request: dict[str, Any]) -> dict[str, object]:
+    """Return the reply to one request: ``found``, ``outcome``, or ``error``."""
+    if "pattern" in request:
+        return {"found": re.search(request["pattern"], request["answer"]) is not None}
+    try:
+        score = load_score(request["path"])
+    except BaseException as error:
+        return {"error": f"could not load score(item, answer): {_describe(error)}"}
+    try:
+        outcome = score(request["item"], request["answer"])
+    except BaseException as error:
+        return {"error": f"failed: {_describe(error)}"}
+    return {"outcome": outcome if isinstance(outcome, str) else repr(outcome)[:200]}
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"it called exit({error.code!r})"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def main() -> None:
+    """Serve requests until stdin ends."""
+    requests, replies = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    for line in requests:
+        replies.write(json.dumps(reply_to(json.loads(line))) + "\n")
+        replies.flush()
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""JSON and YAML that people write: a repeated key, a long number and deep nesting are errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stagezero.errors import IdeaError, InputError, ProjectError, RecipeError
+from stagezero.ideas.idea import parse_idea
+from stagezero.parsing import parse_json, parse_yaml
+from stagezero.project import load_project
+from stagezero.training.recipe_files import load_recipe
+
+INVALID_YAML = [
+    ("a: 1\nb: 2\na: 3\n", "key 'a' is given on line 1 and again on line 3; remove one"),
+    ("t: {alpha: 0.01}\nt: {items: 10}\n", "key 't' is given on line 1 and again on line 2"),
+    ("x:\n  - {k: 1, k: 2}\n", "key 'k' is given"),
+    ("seed: 2025-13-45\n", "month must be in 1..12"),
+    ("seed: " + "9" * 5000, "a number of too many digits"),
+    ("[" * 100, "nested deeper than 40 levels"),
+    ("a: *b\n", "undefined alias"),
+    ("a: b: c\n", "mapping values are not allowed"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), INVALID_YAML, ids=[message[:30] for _, message in INVALID_YAML])
+def test_invalid_yaml_is_one_sentence(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there: not valid YAML") as refusal:
+        parse_yaml(text, "there", InputError)
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
+    (tmp_path / "f.yaml").write_text(text)
+    for read, error in ((load_project, ProjectError), (load_recipe, RecipeError)):
+        with pytest.raises(error, match="not valid YAML"):
+            read(tmp_path / "f.yaml")
+    with pytest.raises(IdeaError, match="not valid YAML"):
+        parse_idea(f"---\n{text}\n---\n", "idea", "people")
+
+
+def test_a_merged_mapping_may_be_overridden() -> None:
+    assert parse_yaml("a: &x {k: 1}\nb: {<<: *x, k: 2}\n", "there", InputError)["b"] == {"k": 2}
+    with pytest.raises(InputError, match="got an alias"):
+        parse_yaml("a: &x 1\nb: *x\n", "there", InputError, aliases=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1, "a": 2}', "key 'a' is given twice; remove one"),
+        ('{"a": ' + "9" * 5000 + "}", "a number of too many digits"),
+        ("[" * 100_000, "nested too deep"),
+        ('{"a": }', "at column 7"),
+    ],
+)
+def test_invalid_json_is_one_sentence(text: str, message: str) -> None:
+    with pytest.raises(InputError, match="there: not valid JSON") as refusal:
+        parse_json(text, "there", InputError)
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
