@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from stagezero.measure import Measurement, tally_answers
+import json
+from pathlib import Path
+from typing import Any
+
+from stagezero.measure import Measurement, measure, tally_answers
 from stagezero.tasks.atlas import Atlas
+from stagezero.tasks.jsonl import JsonlSuite
 
 
 def measurement(share: int) -> Measurement:
@@ -19,3 +24,46 @@ def test_the_interval_contains_the_score_of_its_claim() -> None:
         interval = result.interval(claim)
         assert interval.low <= result.scores.score(claim) <= interval.high and interval.mean == result.scores.score(claim)
         assert interval.high - interval.low < 0.5
+
+
+def suite_of(folder: Path, *rows: dict[str, Any]) -> JsonlSuite:
+    pair: list[dict[str, Any]] = [
+        {"id": "trap", "input": "Is the sky green?", "target": "no", "kind": "trap", "property": "candour", "split": "open"},
+        {"id": "twin", "input": "Is the sky blue?", "target": "yes", "kind": "twin", "property": "candour", "split": "open"},
+    ]
+    path = folder / "suite.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*pair, *rows]))
+    return JsonlSuite(path)
+
+
+class FakeModel:
+    """Gives every question the same answer, and records the limit on answers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.limits = folder, []  # type: ignore[var-annotated]
+
+    def answer(self, questions: list[str], instruction: str | None, max_new_tokens: int) -> list[str]:
+        self.limits.append(max_new_tokens)
+        return ["yes"] * len(questions)
+
+
+def test_copies_of_one_item_are_no_evidence(base: Path, tmp_path: Path) -> None:
+    """One trap and one twin, drawn 100 times, gave the interval [0.952, 1.000]."""
+    suite: Any = suite_of(tmp_path)
+    model: Any = FakeModel(base)
+    resampled = measure(model, suite, 0, 100)
+    assert len(resampled.items) == 200
+    interval = resampled.interval("candour")
+    assert (interval.mean, interval.n) == (0.5, 1) and interval.high - interval.low > 0.9
+    once = measure(model, suite, 0, None)
+    assert [item.id for item in once.items] == ["trap", "twin"] and once.interval("candour") == interval
+
+
+def test_the_limit_on_answers_leaves_room_for_the_longest_right_answer(base: Path, tmp_path: Path) -> None:
+    long = "every word of this answer counts, and it is longer than the answers that the built-in suite asks for"
+    suite: Any = suite_of(tmp_path, {"id": "long", "input": "Why?", "target": long, "kind": "capability", "property": "p", "split": "open"})
+    model: Any = FakeModel(base)
+    measure(model, suite, 0, None)
+    measure(model, suite, 0, None, max_tokens=5)
+    measure(model, Atlas(), 0, 2)
+    assert model.limits == [len(long) + 8, 5, 24]

@@ -9,6 +9,7 @@ StagezeroError             Base class: printed without a traceback, exit code 2.
 │   ├── IdeaError          Raised when an idea file is invalid.
 │   ├── SuiteError         Raised when a suite of tasks is invalid.
 │   └── ModelError         Raised when a model name is unknown or a checkpoint is incomplete.
+│       └── UnreadableTextError  Raised when a model cannot read a text.
 ├── MissingPackageError    Raised when an optional package is not installed.
 ├── RunChangedError        Raised when a half-finished run no longer matches its project.
 ├── LedgerError            Raised when a ledger or a key is missing, invalid or in use.
@@ -17,6 +18,7 @@ StagezeroError             Base class: printed without a traceback, exit code 2.
 ├── BuildError             Raised when a training step fails because of its recipe.
 ├── SandboxError           Raised when a program cannot be confined; it is not run.
 ├── WorkerError            Raised when a worker dies, or the machine is out of memory or disk.
+│   └── MemoryShortError   Raised when a job was killed or had too little memory, alone too.
 └── DoorError              Raised when the auditor refuses a request or cannot be set up.
     ├── BudgetSpentError   Raised when the sealed items have no disclosures left.
     ├── UnreachableError   Raised when the auditor does not respond; a retry may succeed.
@@ -65,6 +67,10 @@ class ModelError(InputError):
     """Raised when a model name is unknown or a checkpoint folder is incomplete."""
 
 
+class UnreadableTextError(ModelError):
+    """Raised when a text exceeds a model's context, or has a token without an embedding."""
+
+
 class MissingPackageError(StagezeroError):
     """Raised when an optional package is not installed; the message has the install command."""
 
@@ -100,6 +106,14 @@ class WorkerError(StagezeroError):
     """Raised when a worker dies, or runs out of memory or disk.
 
     The machine is the cause. The error is no verdict on any idea.
+    """
+
+
+class MemoryShortError(WorkerError):
+    """Raised when a job was killed or had too little memory, also while no other job ran.
+
+    A comparison with the control, built in the same way, decides whether the machine or the job is
+    the cause.
     """
 
 

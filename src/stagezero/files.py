@@ -33,8 +33,11 @@ MAX_LISTED_NAMES = 10_000
 """The most names of one folder that ``list_names`` reads."""
 STAGED_PREFIX = ".writing-"
 """Prefix of the name of a file whose content is still incomplete."""
-MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENFILE, errno.EMFILE, errno.ENOMEM}
-"""Error numbers that report a fault of the machine, not of the folder's owner."""
+MACHINE_ERRORS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENFILE, errno.EMFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN,
+    errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT, errno.EHOSTDOWN,
+}  # fmt: skip
+"""Error numbers that report a fault of the machine or a mount, not of the folder's owner."""
 _CHUNK_BYTES = 1 << 20
 _OPEN_ATTEMPTS = 20
 _CTIME_STEP_SECONDS = 0.02
@@ -352,6 +355,25 @@ def read_text(path: Path, error: type[InputError]) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise error(f"{path}: expected UTF-8 text; save the file as UTF-8.") from None
+
+
+def machine_fault(error: BaseException) -> str | None:
+    """Return which fault of the machine an exception reports; None if it reports none.
+
+    Some libraries report a full disk with an exception of their own, whose text has the system's
+    error number or words. The exceptions that led to this one are examined, too.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in MACHINE_ERRORS:
+            return os.strerror(cause.errno)
+        text = str(cause)
+        numbers = {int(number) for number in re.findall(r"os error (\d{1,4})\b", text)}
+        for number in sorted(MACHINE_ERRORS):
+            if number in numbers or os.strerror(number) in text:
+                return os.strerror(number)
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from stagezero.files import write_atomic
 from stagezero.ledger import digest
 from stagezero.models import Model, checkpoint_digest
 from stagezero.tasks import ALL_PROPERTIES, Counts, Item, Outcome, Suite, answer_tokens, is_refusal, names_both, normalise, score, tally
+from stagezero.tasks.jsonl import JsonlSuite
 
 ANSWERS_FORMAT = "answers/1"
 SCORER_VERSION = 2
@@ -25,6 +26,8 @@ SCORER_VERSION = 2
 It is increased with every change of that definition. Ledgers contain it.
 """
 
+DEFAULT_ITEMS = 100
+"""Items of each kind that a measurement draws, for each property and capability."""
 ONE_ANSWER = "one answer too often"
 BOTH_ANSWERS = "answers that name both"
 UNPARSEABLE = "unparseable answers"
@@ -135,8 +138,9 @@ class Measurement:
 
         The interval assumes only that every answer is right or wrong. The i-th trap and the i-th
         twin form one value, so that the mean is the balanced accuracy; items of one cluster are
-        averaged first. The interval is a betting confidence sequence: it remains valid for any
-        number of items and for inspection at any time.
+        averaged first, and so are the copies of a cluster that was resampled from a file. The
+        interval is a betting confidence sequence: it remains valid for any number of items and for
+        inspection at any time.
 
         Args:
             claim: a property or capability.
@@ -145,7 +149,7 @@ class Measurement:
         kinds: dict[str, dict[str, list[float]]] = {}
         for item, answer in zip(self.items, self.answers, strict=True):
             if item.property == claim:
-                kinds.setdefault(item.kind, {}).setdefault(item.cluster, []).append(float(score(item, answer) is Outcome.RIGHT))
+                kinds.setdefault(item.kind, {}).setdefault(item.original, []).append(float(score(item, answer) is Outcome.RIGHT))
         means = [[sum(v) / len(v) for v in clusters.values()] for clusters in kinds.values()]
         interval = betting_interval([sum(values) / len(values) for values in zip(*means, strict=False)], level)
         mean = self.scores.score(claim)
@@ -156,7 +160,7 @@ def measure(
     model: Model,
     suite: Suite,
     seed: int,
-    per_property: int,
+    per_property: int | None,
     cache: Path | None = None,
     limit: int | None = None,
     reworded: str | None = None,
@@ -168,14 +172,20 @@ def measure(
         model: the model to measure.
         suite: the suite with the items.
         seed: seed of the draw.
-        per_property: number of items of each kind, for each property and capability.
+        per_property: number of items of each kind, for each property and capability; None takes
+            each open item of a file once, and 100 of each kind from a generator.
         cache: folder of earlier answers; None always runs the model.
         limit: at most this many items, spread evenly over the draw.
         reworded: measure only this claim, in the suite's other wordings.
         max_tokens: most tokens of an answer; None takes what the suite needs.
     """
     tokens = answer_tokens(suite) if max_tokens is None else max_tokens
-    items = suite.fresh_items(seed, per_property) if reworded is None else suite.reworded_items(seed, per_property, reworded)
+    if per_property is None and isinstance(suite, JsonlSuite):
+        items = list(suite.open_items())
+    elif reworded is None:
+        items = suite.fresh_items(seed, per_property or DEFAULT_ITEMS)
+    else:
+        items = suite.reworded_items(seed, per_property or DEFAULT_ITEMS, reworded)
     if limit is not None and limit < len(items):
         items = [items[i * len(items) // limit] for i in range(limit)]
     key = digest(

@@ -73,6 +73,22 @@ def test_with_one_value_per_seed_the_interval_is_the_textbook_one() -> None:
         t_interval(values, seeds=[1])
 
 
+def test_without_variation_the_interval_of_a_bounded_value_has_a_width() -> None:
+    """A coin that shows ±1 five times alike is no proof; the t-interval had zero width."""
+    rng, runs, missed, zero_width = np.random.default_rng(14), 4000, 0, 0
+    for chance in (0.5, 0.8, 0.95):
+        for _ in range(runs):
+            values = np.where(rng.random(5) < chance, 1.0, -1.0).tolist()
+            if len(set(values)) == 1:
+                interval, plain = t_interval(values, bounds=(-1, 1)), t_interval(values)
+                missed += not interval.low <= 2 * chance - 1 <= interval.high
+                zero_width += not plain.low <= 2 * chance - 1 <= plain.high
+    assert stats.binomtest(missed, 3 * runs, 0.05, "greater").pvalue > 1e-3
+    assert stats.binomtest(zero_width, 3 * runs, 0.05, "greater").pvalue < 1e-6, "negative control: an interval without width"
+    assert t_interval([0.1] * 3, bounds=(0, 1)).low < 0.1 < t_interval([0.1] * 3, bounds=(0, 1)).high, "0.1 + 0.1 + 0.1 is not 0.3"
+    assert t_interval([1.0] * 25, bounds=(-1, 1)).low == pytest.approx(1 - 2 * (1 - 0.025 ** (1 / 25)))
+
+
 def test_bits_are_the_documented_figures() -> None:
     assert counted_bits(12, 3) == pytest.approx(8.2, abs=0.05)
     assert counted_bits(52, 3) == pytest.approx(14.5, abs=0.05)

@@ -5,7 +5,9 @@ Covers: training/data.py, training/store.py, training/steps/command.py, training
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
+import os
 import shutil
 import sys
 import time
@@ -15,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
-from stagezero.errors import BuildError, RecipeError
+from stagezero.errors import BuildError, MemoryShortError, RecipeError, WorkerError
 from stagezero.isolation import Confinement, unavailable_reason
 from stagezero.models import checkpoint_digest
 from stagezero.tasks import load_suite
@@ -233,8 +236,18 @@ def test_a_trainer_that_is_killed_once_is_retried(base: Path, tmp_path: Path, no
     assert not list((tmp_path / "s" / "builds").glob(".making*")) and not (tmp_path / "s" / "failures").exists()
 
 
-@pytest.mark.parametrize("code", [KILL, "os.kill(os.getpid(), signal.SIGSEGV)", "os._exit(137)"])
-def test_a_trainer_that_is_killed_twice_has_failed_permanently(base: Path, tmp_path: Path, no_pause: None, code: str) -> None:
+@pytest.mark.parametrize("code", [KILL, "os._exit(137)"])
+def test_a_trainer_that_is_killed_twice_may_lack_memory_and_has_not_failed(base: Path, tmp_path: Path, no_pause: None, code: str) -> None:
+    marks = tmp_path / "marks"
+    spec = command_recipe(tmp_path / "p", early=count_attempts(marks, f"if len(marks.read_text()) <= 2: {code}"))
+    with pytest.raises(MemoryShortError, match="its program was killed twice; free memory"):
+        build_recipe(base, tmp_path / "s", spec, confinement=UNCONFINED)
+    assert not (tmp_path / "s" / "failures").exists()
+    assert build_recipe(base, tmp_path / "s", spec, confinement=UNCONFINED).steps_made == 1
+
+
+@pytest.mark.parametrize("code", ["os.kill(os.getpid(), signal.SIGSEGV)", "os.kill(os.getpid(), signal.SIGTERM)"])
+def test_a_trainer_that_crashes_twice_has_failed_permanently(base: Path, tmp_path: Path, no_pause: None, code: str) -> None:
     marks = tmp_path / "marks"
     spec = command_recipe(tmp_path / "p", early=count_attempts(marks, f"if len(marks.read_text()) <= 2: {code}"))
     messages = []
@@ -304,3 +317,43 @@ def test_a_trainer_ends_with_its_worker(base: Path, tmp_path: Path) -> None:
 def test_preference_training_needs_rejected_answers(base: Path, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="rejected"):
         build_recipe(base, tmp_path, recipe({"step": "mix", "parts": [{"kinds": ["capability"], "each": 4}]}, DPO))
+
+
+FULL_DISK = "Error while serializing: I/O error: No space left on device (os error 28)"
+FAULTS: list[tuple[Exception, str]] = [
+    (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device"),
+    (OSError(errno.ESTALE, os.strerror(errno.ESTALE)), "Stale file handle"),
+    (RuntimeError(FULL_DISK), "No space left on device"),
+    (SafetensorError(FULL_DISK), "No space left on device"),
+    (ValueError("IO error: Disk quota exceeded (os error 122)"), "Disk quota exceeded"),
+    (FileNotFoundError(errno.ENOENT, "No such file or directory"), "No such file or directory"),
+]
+
+
+@pytest.mark.parametrize(("fault", "words"), FAULTS, ids=[f"{type(f).__name__}-{w}" for f, w in FAULTS])
+def test_a_fault_of_the_machine_is_no_fault_of_the_recipe(base: Path, tmp_path: Path, fault: Exception, words: str) -> None:
+    def wrapped(*_: object) -> None:
+        try:
+            raise fault
+        except Exception as error:
+            raise RuntimeError("saving failed") from error  # a library's own exception
+
+    recipe_ = recipe({"step": "mix", "parts": [{"each": 1}]}, SFT)
+    if not isinstance(fault, FileNotFoundError):
+        with pytest.raises(WorkerError, match=words):
+            build(base, recipe_, load_suite("atlas"), 1, Store(tmp_path), trainer=wrapped)
+
+    def direct(*_: object) -> None:
+        raise fault
+
+    with pytest.raises(WorkerError, match=words):
+        build(base, recipe_, load_suite("atlas"), 1, Store(tmp_path), trainer=direct)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes")])
+def test_too_little_memory_is_no_fault_of_the_recipe(base: Path, tmp_path: Path, error: Exception) -> None:
+    def trainer(*_: object) -> None:
+        raise error
+
+    with pytest.raises(MemoryShortError, match="too little memory; free some"):
+        build(base, recipe({"step": "mix", "parts": [{"each": 1}]}, SFT), load_suite("atlas"), 1, Store(tmp_path), trainer=trainer)

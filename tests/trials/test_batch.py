@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stagezero.errors import BuildError, WorkerError
+from stagezero.errors import BuildError, MemoryShortError, WorkerError
 from stagezero.ledger import Ledger, read
 from stagezero.measure import BOTH_ANSWERS, ONE_ANSWER, UNPARSEABLE, sign_on_claim, twins_refused
 from stagezero.project import Trial
@@ -65,8 +65,10 @@ class FakePool:
         self.rng = random.Random(scramble)
         self.scramble = scramble
         self.lock = threading.Lock()
+        self.alone: list[Job] = []
 
-    def submit(self, job: Job) -> Future[Result]:
+    def submit(self, job: Job, alone: bool = False) -> Future[Result]:
+        self.alone += [job] if alone else []
         future: Future[Result] = Future()
         if self.scramble is None:
             self._answer(job, future)
@@ -168,6 +170,33 @@ def test_a_worker_failure_is_no_decision(tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match="finished builds are stored"):
         Batch([entrant], CONTROL, queue, Trial(items=50), 0.05, b"s", ledger).run()
     assert not any(e.kind == "decision" for e in ledger.entries)
+
+
+@pytest.mark.parametrize("control_dies", [False, True])
+def test_a_candidate_that_is_killed_alone_has_failed_only_if_the_control_is_not(tmp_path: Path, control_dies: bool) -> None:
+    class FakeShortMemory(FakePool):
+        def _answer(self, job: Job, future: Future[Result]) -> None:
+            if job.recipe.digest() == recipe(1).digest() or (job in self.alone and control_dies):
+                future.set_exception(MemoryShortError("killed twice"))
+            else:
+                super()._answer(job, future)
+
+    ledger = Ledger(tmp_path / "l.jsonl")
+    entrants = [Entrant(f"idea {i}", "people", hypothesis(CONTROL, recipe(i), "privacy", 0.0, SUITE)) for i in (1, 2)]
+    pool = FakeShortMemory({recipe(2).digest(): {"privacy": 0.2}})
+    batch = Batch(
+        entrants, CONTROL, BuildQueue(pool, Path(), "atlas", 50, tmp_path / "s", None, NoProgress()), Trial(items=50), 0.025, b"s", ledger
+    )
+    if control_dies:
+        with pytest.raises(MemoryShortError, match="killed twice"):
+            batch.run()
+        assert not any(e.kind == "decision" for e in ledger.entries)
+    else:
+        first, second = batch.run()
+        assert (first.fate, second.fate) == (Fate.FAILED, Fate.PROMOTED)
+        assert "needs more memory than this machine gives" in first.why
+        assert [job.recipe for job in pool.alone] == [CONTROL] and pool.alone[0].store != tmp_path / "s"
+    assert list((tmp_path / "s").iterdir()) == []
 
 
 def test_a_failure_during_a_trial_is_recorded_at_the_same_position_in_any_order(tmp_path: Path) -> None:

@@ -11,7 +11,16 @@ from stagezero.tasks import load_suite, score
 
 
 def measure(
-    model: str, /, *, suite: str = "atlas", items: int = 100, seed: int = 0, limit: int | None = None, show: int = 0, json: bool = False
+    model: str,
+    /,
+    *,
+    suite: str = "atlas",
+    items: int | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+    show: int = 0,
+    answer_tokens: int | None = None,
+    json: bool = False,
 ) -> None:
     """Score one model on the open items of a suite.
 
@@ -24,18 +33,22 @@ def measure(
     suite
         atlas, atlas+graded, or a JSONL file.
     items
-        Items of each kind, for each property and capability.
+        Items of each kind, for each property and capability. By default 100 from atlas, and each
+        open item of a file once.
     seed
         The seed with which the items are drawn.
     limit
         Use at most this many items, spread over the draw.
+    answer_tokens
+        The longest answer, in tokens. By default 24 for atlas, and for a file what its longest
+        right answer needs.
     show
         Also print this many questions with the model's answers.
     json
         Print the result as one JSON object.
     """
-    for name, value in (("items", items), ("limit", limit if limit is not None else 1)):
-        if value < 1:
+    for name, value in (("items", items), ("limit", limit), ("answer-tokens", answer_tokens)):
+        if value is not None and value < 1:
             raise InputError(f"--{name}: expected a positive number, got {value}; correct it.")
     loaded = load_suite(suite)
     check_model(model)
@@ -43,7 +56,7 @@ def measure(
     with ConsoleProgress(quiet=json) as progress:
         folder = materialise(model, lambda done, total: progress.status(f"training the base {model}", done, total, None))
         progress.status(f"generating the answers of {model}", 0, 1, None)
-        measured = measuring.measure(Model(folder), loaded, seed, items, home() / "store" / "answers", limit)
+        measured = measuring.measure(Model(folder), loaded, seed, items, home() / "store" / "answers", limit, max_tokens=answer_tokens)
     rate = len(measured.items) / measured.seconds if measured.seconds else None
     if json:
         counts = {

@@ -14,6 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv, stdtrit  # scipy.stats, which wraps them, takes two seconds to import
 
+SCORE_BOUNDS = (0.0, 1.0)
+DIFFERENCE_BOUNDS = (-1.0, 1.0)
+"""The bounds of a score, and of a difference between two scores."""
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -31,7 +35,13 @@ class Estimate:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def t_interval(values: Sequence[float], level: float = 0.95, floor: float = 0.0, seeds: Sequence[object] | None = None) -> Estimate:
+def t_interval(
+    values: Sequence[float],
+    level: float = 0.95,
+    floor: float = 0.0,
+    seeds: Sequence[object] | None = None,
+    bounds: tuple[float, float] | None = None,
+) -> Estimate:
     """Return Student's t-interval for a mean, clustered by seed.
 
     The interval is exact for normal values, one per seed. Values of one seed share a build and its
@@ -47,6 +57,9 @@ def t_interval(values: Sequence[float], level: float = 0.95, floor: float = 0.0,
         floor: lower limit on the sample standard deviation. Scores lie on a grid, so a few equal
             ones have no spread.
         seeds: the seed of each value. If None, every value has its own seed.
+        bounds: the smallest and the largest possible value. If all seeds agree, the sample has no
+            spread to estimate from, and the interval is the exact one for a bounded value: another
+            value than the observed one has a probability of at most 1 − ((1 − level)/2)^(1/n).
 
     Returns:
         The estimate; ``n`` counts seeds. With fewer than two seeds the interval is infinite.
@@ -69,6 +82,9 @@ def t_interval(values: Sequence[float], level: float = 0.95, floor: float = 0.0,
     n = len(sums)
     if n < 2:
         return Estimate(mean, -math.inf, math.inf, n)
+    if bounds is not None and floor == 0 and float(np.ptp(array)) < 1e-12:
+        share = collapse_rate_bound(n, (1 - level) / 2)
+        return Estimate(mean, mean - share * (mean - bounds[0]), mean + share * (bounds[1] - mean), n)
     sd = max(math.sqrt(n / (n - 1) * float((sums**2).sum())) / float(sizes.sum()) * math.sqrt(n), floor)
     half_width = float(stdtrit(n - 1, 0.5 + level / 2)) * sd / math.sqrt(n)
     return Estimate(mean, mean - half_width, mean + half_width, n)

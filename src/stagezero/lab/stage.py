@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stagezero.evidence import Estimate, t_interval
+from stagezero.evidence import DIFFERENCE_BOUNDS, SCORE_BOUNDS, Estimate, t_interval
 from stagezero.ideas.idea import Idea
 from stagezero.lab.provenance_inputs import channel_entry, program_texts
 from stagezero.tasks import Suite
@@ -32,7 +32,7 @@ class Confirmation:
 
     def effect(self, claim: str) -> Estimate:
         """Return the mean paired difference with its 95 % confidence interval over seeds."""
-        return t_interval([b[claim] - a[claim] for a, b in zip(self.before, self.after, strict=True)])
+        return t_interval([b[claim] - a[claim] for a, b in zip(self.before, self.after, strict=True)], bounds=DIFFERENCE_BOUNDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Stage:
 
     def score(self, claim: str) -> Estimate:
         """Return the mean score with its 95 % confidence interval over seeds."""
-        return t_interval([s[claim] for s in self.confirmed.after])
+        return t_interval([s[claim] for s in self.confirmed.after], bounds=SCORE_BOUNDS)
 
     def entry(self, adopted: bool, base: Path, suite: Suite, max_tokens: int) -> dict[str, Any]:
         """Return the stage's ledger entry.

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stagezero.errors import ModelError, WorkerError
-from stagezero.files import MACHINE_ERRORS
+from stagezero.errors import MemoryShortError, ModelError, UnreadableTextError, WorkerError
+from stagezero.files import machine_fault
 from stagezero.models import checkpoint
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def load_network(folder: Path, device: str | None = None) -> PreTrainedModel:
 
     Raises:
         ModelError: the checkpoint is incomplete or cannot be loaded, or a weight is not finite.
-        WorkerError: the machine is out of memory, or a disk fails.
+        WorkerError: a disk or mount failed, or there is too little memory.
     """
     from transformers import AutoModelForCausalLM
 
@@ -60,11 +60,11 @@ def _load(kind: Any, folder: Path, device: str | None, new_head: bool, **options
             folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
         )
     except MemoryError:
-        raise WorkerError(f"{folder}: not enough memory to load the model; free memory, then run the command again.") from None
+        raise MemoryShortError(f"{folder}: not enough memory to load the model; free some, then run the same command again.") from None
     except Exception as error:  # a damaged or foreign configuration fails in many ways
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
-            raise WorkerError(f"{folder}: {reason}; mend the disk, then run the command again.") from None
+        if (fault := machine_fault(error)) is not None:
+            raise WorkerError(f"{folder}: {fault}; mend the disk or the mount, then run the same command again.") from None
         raise ModelError(f"{folder}: could not be loaded ({reason}); copy the checkpoint again.") from None
     # Missing weights would be initialised at random, and the digest would no longer identify the
     # model.
@@ -95,11 +95,11 @@ def check_rows(network: PreTrainedModel, rows: Sequence[Sequence[int]], new_toke
         new_tokens: number of tokens that may follow each row.
 
     Raises:
-        ModelError: a row exceeds the network's context, or has a token without an embedding.
+        UnreadableTextError: a row exceeds the context, or has a token without an embedding.
     """
     tokens, limit = max(len(row) for row in rows) + new_tokens, context_length(network)
     if limit < tokens:
-        raise ModelError(
+        raise UnreadableTextError(
             f"a text of {tokens:,} tokens (instruction, question and answer) exceeds the model's context of {limit:,}; "
             "shorten the items, or use a model with a longer context."
         )
@@ -107,7 +107,7 @@ def check_rows(network: PreTrainedModel, rows: Sequence[Sequence[int]], new_toke
     embeddings = embedding.weight.shape[0]
     highest = max((max(row, default=0) for row in rows), default=0)
     if highest >= embeddings:
-        raise ModelError(
+        raise UnreadableTextError(
             f"the tokenizer gives token {highest}, and the model has embeddings for {embeddings:,} tokens only; add the missing ones "
             "(resize_token_embeddings), or remove the added token from the tokenizer."
         )

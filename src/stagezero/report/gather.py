@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stagezero.errors import LedgerError
-from stagezero.evidence import Estimate, proportion_interval, t_interval
+from stagezero.evidence import DIFFERENCE_BOUNDS, SCORE_BOUNDS, Estimate, proportion_interval, t_interval
 from stagezero.lab.run_state import load_auditor_status
 from stagezero.ledger import read
 from stagezero.ledger.lineage import Lineage, read_record, trace_lineage
@@ -40,11 +40,11 @@ class StageView:
 
     def score(self, claim: str) -> Estimate:
         """Return the stage's score on a claim, over fresh seeds."""
-        return t_interval([s[claim] for s in self.after])
+        return t_interval([s[claim] for s in self.after], bounds=SCORE_BOUNDS)
 
     def effect(self, claim: str) -> Estimate:
         """Return the paired change from the stage before, on seeds not used for selection."""
-        return t_interval([b[claim] - a[claim] for a, b in zip(self.before, self.after, strict=True)])
+        return t_interval([b[claim] - a[claim] for a, b in zip(self.before, self.after, strict=True)], bounds=DIFFERENCE_BOUNDS)
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class View:
 
     def base_score(self, claim: str) -> Estimate:
         """Return the base model's score on a claim."""
-        return t_interval([s[claim] for s in self.stages[0].before])
+        return t_interval([s[claim] for s in self.stages[0].before], bounds=SCORE_BOUNDS)
 
     def headroom_closed(self, stage: StageView) -> float:
         """Return the share of the base's headroom (1 − alignment score) that a stage has closed."""
@@ -194,11 +194,12 @@ class View:
             own = [i for i in self.ideas if i.researcher == name]
             promoted = [i for i in own if i.promoted]
             best = max((i.effect for i in promoted if i.effect is not None), key=lambda e: e.mean, default=None)
+            effects = [i.effect.mean for i in own if i.effect is not None]
             rows.append(
                 ResearcherView(
                     name, len(own), sum(r["researcher"] == name for r in self.refused), len(promoted),
                     sum(i.fate == "adopted" for i in own), sum(i.pairs for i in own), best, proportion_interval(len(promoted), len(own)),
-                    t_interval([i.effect.mean for i in own if i.effect is not None]) if any(i.effect for i in own) else None,
+                    t_interval(effects, bounds=DIFFERENCE_BOUNDS) if effects else None,
                 )
             )  # fmt: skip
         return rows
@@ -298,7 +299,8 @@ def _idea(stage: int, idea: Mapping[str, Any], body: Mapping[str, Any], fate: st
     differences = [p["candidate"][claim] - p["control"][claim] for p in pairs]
     return IdeaView(
         stage, idea["title"], idea["researcher"], claim, idea["claimed_effect"], idea["reason"], idea["bits"], fate, body["why"],
-        body["pairs"], 1 / body["level"], tuple(p["e"] for p in pairs), t_interval(differences) if differences else None,
+        body["pairs"], 1 / body["level"], tuple(p["e"] for p in pairs),
+        t_interval(differences, bounds=DIFFERENCE_BOUNDS) if differences else None,
         tuple(body["guards"]), tuple(idea["near"]), idea.get("author", ""), (idea.get("let_in") or {}).get("reviewer", ""), _code_of(idea),
     )  # fmt: skip
 
@@ -316,5 +318,5 @@ def _combination(
 ) -> CombinationView:
     """Return the view of promoted ideas that were tested together, from their entries."""
     differences = [p["candidate"][ALIGNMENT] - p["control"][ALIGNMENT] for p in pairs]
-    effect = t_interval(differences) if differences else None
+    effect = t_interval(differences, bounds=DIFFERENCE_BOUNDS) if differences else None
     return CombinationView(stage, composition["title"], body["fate"], body["why"], effect, tuple(composition["left_out"]))

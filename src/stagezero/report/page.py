@@ -34,8 +34,6 @@ def interval(estimate: Estimate | None, signed: bool = False) -> str:
         return "–"
     if not math.isfinite(estimate.low):
         return f"{estimate.mean:{form}} [one value]"
-    if estimate.low == estimate.high:
-        return f"{estimate.mean:{form}} [no variation]"
     # A score or a share is between 0 and 1; a t-interval can leave that range.
     low, high = (estimate.low, estimate.high) if signed else (max(estimate.low, 0.0), min(estimate.high, 1.0))
     return f"{estimate.mean:{form}} [{low:{form}}, {high:{form}}]"

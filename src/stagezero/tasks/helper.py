@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stagezero.errors import SuiteError
+from stagezero.errors import MemoryShortError, SuiteError
 from stagezero.files import PACKAGE_FOLDER, Closeable
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class _Helper(Closeable):
 
         Raises:
             HelperError: the process ended, or did not reply in time. It is stopped.
+            MemoryShortError: the process was killed.
         """
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None
@@ -58,12 +60,19 @@ class _Helper(Closeable):
                     raise HelperError(f"took longer than {seconds:g} s")
                 part = os.read(stdout.fileno(), 1 << 16)
                 if not part:
-                    raise HelperError(f"ended its process (exit code {self._process.wait(10)})")
+                    raise self._ended()
                 reply += part
             value: dict[str, Any] = json.loads(reply)
             return value
         except BrokenPipeError:
-            raise HelperError(f"ended its process (exit code {self._process.wait(10)})") from None
+            raise self._ended() from None
+
+    def _ended(self) -> Exception:
+        """Return the error for a process that has ended. The system kills it if memory is short."""
+        code = self._process.wait(10)
+        if code == -signal.SIGKILL:
+            return MemoryShortError("the process of a suite's scorer was killed; free memory, then run the same command again.")
+        return HelperError(f"ended its process (exit code {code})")
 
     def close(self) -> None:
         """Stop the process."""

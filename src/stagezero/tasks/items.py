@@ -9,6 +9,7 @@ items: those belong to the auditor, which draws them itself.
 from __future__ import annotations
 
 import builtins
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -67,6 +68,11 @@ class Item:
     def cluster(self) -> str:
         """The name of the independent draw that the item belongs to."""
         return self.twin_of or self.id
+
+    @builtins.property
+    def original(self) -> str:
+        """The cluster in the file that the item was resampled from; else its cluster."""
+        return re.sub(r"#draw\d+$", "", self.cluster)
 
 
 @runtime_checkable

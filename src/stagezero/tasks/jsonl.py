@@ -239,8 +239,8 @@ class JsonlSuite:
                     if missing[item.kind] > 0:
                         # Traps and twins of one draw stay in one cluster.
                         # Each draw is a cluster of its own.
-                        twin_of = f"{item.twin_of}#{draw}" if item.twin_of is not None else None
-                        drawn.append(replace(item, id=f"{item.id}#{draw}", twin_of=twin_of))
+                        twin_of = f"{item.twin_of}#draw{draw}" if item.twin_of is not None else None
+                        drawn.append(replace(item, id=f"{item.id}#draw{draw}", twin_of=twin_of))
                         missing[item.kind] -= 1
                 draw += 1
         return drawn

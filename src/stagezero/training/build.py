@@ -18,7 +18,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from stagezero.errors import BuildError, StagezeroError, WorkerError
+from stagezero.errors import BuildError, MemoryShortError, StagezeroError, UnreadableTextError, WorkerError
+from stagezero.files import machine_fault
 from stagezero.isolation import Confinement
 from stagezero.ledger import digest, file_digest
 from stagezero.models import checkpoint, checkpoint_digest
@@ -54,6 +55,7 @@ from stagezero.training.steps.run_program import NotStartedError
 from stagezero.training.store import Store, StoredBuild
 
 BUILD_FORMAT = "build/3"
+TOO_LITTLE_MEMORY = "the machine has too little memory; free some, or use fewer workers, then run the same command again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +260,8 @@ def build(
         BuildError, RecipeError: a step failed, or selects no data.
         ModelError: a declared channel names a model that does not exist.
         SandboxError: a program could not be confined, and was not run.
-        WorkerError: the machine ran out of memory or disk.
+        WorkerError: a disk or mount failed.
+        MemoryShortError: the machine has too little memory.
     """
     import torch
 
@@ -301,15 +304,22 @@ def build(
             try:
                 trainer(step, inputs, out)
                 _reject_unfinite_weights(step, out)
+            except UnreadableTextError as error:
+                raise BuildError(f"{step.step} step {step.name!r}: {error}") from None
             except StagezeroError as error:
                 if attempt is not None and isinstance(error, BuildError) and not isinstance(error, NotStartedError):
                     store.record_failure(attempt, str(error))
                 raise
-            except (OSError, MemoryError, torch.OutOfMemoryError) as error:
-                raise WorkerError(
-                    f"{step.step} step {step.name!r}: {type(error).__name__}: {error}; free memory or disk, then run the command again."
-                ) from error
+            except (MemoryError, torch.OutOfMemoryError) as error:
+                raise MemoryShortError(f"{step.step} step {step.name!r}: {TOO_LITTLE_MEMORY}") from error
             except Exception as error:
+                fault = machine_fault(error) or (error.strerror or str(error) if isinstance(error, OSError) else None)
+                if fault is not None:
+                    raise WorkerError(
+                        f"{step.step} step {step.name!r}: {fault}; mend the disk or free space, then run the same command again."
+                    ) from error
+                if "can't allocate memory" in str(error) or "bad_alloc" in str(error):
+                    raise MemoryShortError(f"{step.step} step {step.name!r}: {TOO_LITTLE_MEMORY}") from error
                 first_line = (str(error).strip() or "no message").splitlines()[0]
                 raise BuildError(f"{step.step} step {step.name!r} failed: {type(error).__name__}: {first_line:.200}") from error
             return time.perf_counter() - start

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from itertools import chain
 
-from stagezero.errors import BuildError, RecipeError, SuiteError
+from stagezero.errors import BuildError, MemoryShortError, RecipeError, SuiteError
 from stagezero.evidence import pooled_sd
 from stagezero.ledger import Ledger
 from stagezero.project import Trial
@@ -160,7 +160,25 @@ class Batch:
                 return Reply(number, tuple(self.queue.result(self._jobs[job]) for job in jobs))
             except RECIPE_ERRORS as error:
                 return Reply(number, error=error)
+            except MemoryShortError as error:
+                return Reply(number, error=self._blame(jobs, error))
         return None
+
+    def _blame(self, jobs: Sequence[ReplicateJob], error: MemoryShortError) -> BuildError:
+        """Return the error of a candidate that needs more memory than this machine gives.
+
+        The control of the same replicate is built and measured anew, while no other job runs. If
+        that succeeds, memory is short for the candidate alone.
+
+        Raises:
+            MemoryShortError: the control fails in the same way, so the machine is the cause.
+        """
+        replicate = max(job.replicate for job in jobs)
+        seed = self.seeds[replicate - 1]
+        self.queue.progress.message("a job was killed twice; building the control alone, to see whether this machine is the cause")
+        if not self.queue.can_build_alone(self.control, seed, (draw_for_seed(seed),)):
+            raise error
+        return BuildError("it needs more memory than this machine gives: it was killed twice, and the control, built alone, was not")
 
     # --- jobs -------------------------------------------------------------------------------------
 

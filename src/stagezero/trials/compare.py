@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stagezero.errors import InputError, RecipeError, RunChangedError, SuiteError
-from stagezero.evidence import Estimate, t_interval
+from stagezero.evidence import DIFFERENCE_BOUNDS, Estimate, t_interval
 from stagezero.isolation import Confinement, Kind
 from stagezero.ledger import Ledger, digest
 from stagezero.models import check_model, checkpoint_digest, home
@@ -206,7 +206,8 @@ def compare(
             counts = prior_attempts.record_run(home() / "tried", secret, ledger.entries[0], [tested.digest()])
             batch = Batch([Entrant(f"{name_b} against {name_a}", "people", tested)], a, queue, plan, plan.alpha, secret, ledger)
             decision = batch.run()[0]
-            effects = {c: t_interval([p.difference(c) for p in decision.pairs]) for c in claims(loaded)} if decision.pairs else {}
+            differences = {c: [p.difference(c) for p in decision.pairs] for c in claims(loaded)} if decision.pairs else {}
+            effects = {c: t_interval(values, bounds=DIFFERENCE_BOUNDS) for c, values in differences.items()}
             confirmed = _confirm(queue, ledger, secret, a, b, property, plan) if decision.promoted else None
             queue.save_costs()
     finally:
@@ -223,4 +224,4 @@ def _confirm(queue: BuildQueue, ledger: Ledger, secret: bytes, a: Recipe, b: Rec
     results = queue.gather([queue.submit(r, s, (draw_for_seed(s),)) for s in seeds for r in (a, b)], "confirming on fresh seeds")
     differences: Sequence[float] = [y.scores[0][prop] - x.scores[0][prop] for x, y in zip(results[0::2], results[1::2], strict=True)]
     ledger.record("confirmed", {"property": prop, "seeds": seeds, "differences": list(differences), "of": digest(meaning_of(b))})
-    return t_interval(differences)
+    return t_interval(differences, bounds=DIFFERENCE_BOUNDS)

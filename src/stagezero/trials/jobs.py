@@ -7,13 +7,15 @@ through ``Progress`` and estimates the time left. It must not decide anything.
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
+from stagezero.errors import MemoryShortError
 from stagezero.files import write_atomic
 from stagezero.isolation import Confinement
 from stagezero.tasks import answer_tokens, load_suite
@@ -29,8 +31,8 @@ class Pool(Protocol):
 
     workers: int
 
-    def submit(self, job: Job) -> Future[Result]:
-        """Start a job as soon as a worker is free, and return its future."""
+    def submit(self, job: Job, alone: bool = False) -> Future[Result]:
+        """Start a job, with ``alone`` while no other job runs, and return its future."""
         ...
 
 
@@ -124,13 +126,30 @@ class BuildQueue:
         """
         key = (recipe.digest(), seed, draws)
         if key not in self._jobs:
-            inputs = self._inputs.setdefault(recipe.digest(), recipe.inputs_digest())
-            job = Job(
-                self.base, recipe, self.suite_name, self.suite.digest(), inputs, seed, draws, self.items, self.store, self.confinement,
-                self.trainer, self.max_tokens,
-            )  # fmt: skip
-            self._jobs[key] = self.pool.submit(job)
+            self._jobs[key] = self.pool.submit(self._job(recipe, seed, draws))
         return self._jobs[key]
+
+    def can_build_alone(self, recipe: Recipe, seed: int, draws: tuple[Draw, ...]) -> bool:
+        """Build and measure a recipe anew, while no other job runs. False if memory is short.
+
+        Raises:
+            StagezeroError: the job failed for another reason.
+        """
+        self.store.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.store, prefix="alone-") as scratch:
+            job = replace(self._job(recipe, seed, draws), store=Path(scratch))
+            try:
+                wait_for_result(self.pool.submit(job, alone=True))
+            except MemoryShortError:
+                return False
+        return True
+
+    def _job(self, recipe: Recipe, seed: int, draws: tuple[Draw, ...]) -> Job:
+        inputs = self._inputs.setdefault(recipe.digest(), recipe.inputs_digest())
+        return Job(
+            self.base, recipe, self.suite_name, self.suite.digest(), inputs, seed, draws, self.items, self.store, self.confinement,
+            self.trainer, self.max_tokens,
+        )  # fmt: skip
 
     def result(self, future: Future[Result]) -> Result:
         """Return the result of a finished job. Its cost is counted once.

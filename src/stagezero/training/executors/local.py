@@ -13,12 +13,12 @@ import multiprocessing.connection
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from stagezero.errors import WorkerError
+from stagezero.errors import MemoryShortError, WorkerError
 from stagezero.training.executors.jobs import Job, Result
 
 R = TypeVar("R")
@@ -26,6 +26,11 @@ WORKER_DIED_MESSAGE = (
     "a worker process died (killed, or out of memory); finished builds are stored: "
     "run the same command again, with fewer workers if memory is short."
 )
+KILLED_TWICE_MESSAGE = (
+    "a worker process was killed, and again while it was the only one; finished builds are stored: "
+    "free memory, then run the same command again."
+)
+POOL_CLOSED_MESSAGE = "the workers have been stopped; finished builds are stored: run the same command again."
 
 
 def _set_environment() -> None:
@@ -80,35 +85,142 @@ def _materialise(name: str, progress_file: Path) -> Path:
     return worker.materialise(name, progress_file)
 
 
+class _Waiting(NamedTuple):
+    """A call that a worker is to run, and the future of its result."""
+
+    function: Callable[..., Any]
+    arguments: tuple[object, ...]
+    result: Future[Any]
+
+
 class LocalPool:
-    """A pool of ``workers`` processes that run until ``close``. Use it as a context manager."""
+    """A pool of ``workers`` processes that run until ``close``. Use it as a context manager.
+
+    If a worker is killed, or a job has too little memory, every job that was running is run once
+    more, each while no other job runs. A job that is killed then, too, has failed with a
+    ``MemoryShortError``. The results of a job do not depend on when it runs.
+    """
 
     def __init__(self, workers: int) -> None:
         _set_environment()
         self.workers = workers
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["stagezero.training.executors.worker"])
-        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["stagezero.training.executors.worker"])
+        self._lock = threading.RLock()
+        self._pool = self._start(workers)
+        self._running: list[_Waiting] = []
+        self._suspects: list[_Waiting] = []
+        """Jobs to run alone."""
+        self._held: list[_Waiting] = []
+        """Jobs that wait until the suspects have run."""
+        self._recovery: threading.Thread | None = None
+        self._closed = False
 
-    def submit(self, job: Job) -> Future[Result]:
+    def _start(self, workers: int) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(workers, mp_context=self._context, initializer=_start_worker)
+
+    def submit(self, job: Job, alone: bool = False) -> Future[Result]:
         """Queue a job. Jobs may finish in any order.
 
-        Raises:
-            WorkerError: a worker process died.
-        """
-        return self._submit(_run_job, job)
+        Args:
+            job: the job.
+            alone: run it while no other job runs.
 
-    def _submit(self, function: Callable[..., R], *arguments: object) -> Future[R]:
+        Raises:
+            WorkerError: the pool is closed.
+        """
+        return self._submit(_run_job, job, alone=alone)
+
+    def _submit(self, function: Callable[..., R], *arguments: object, alone: bool = False) -> Future[R]:
+        call = _Waiting(function, arguments, Future())
+        call.result.set_running_or_notify_cancel()
+        with self._lock:
+            if self._closed:
+                raise WorkerError(POOL_CLOSED_MESSAGE)
+            if alone:
+                self._suspects.append(call)
+                self._recover()
+            else:
+                self._run(call)
+        return call.result
+
+    def _run(self, call: _Waiting) -> None:
+        """Give a call to a worker, or hold it while other calls run alone."""
+        if self._recovery is not None:
+            self._held.append(call)
+            return
+        self._running.append(call)
         try:
-            return self._pool.submit(function, *arguments)
+            inner = self._pool.submit(call.function, *call.arguments)
         except BrokenProcessPool:
-            raise WorkerError(WORKER_DIED_MESSAGE) from None
+            self._suspect(call)
+        else:
+            inner.add_done_callback(lambda done: self._finish(call, done))
+
+    def _finish(self, call: _Waiting, done: Future[Any]) -> None:
+        """Pass on the outcome of a call, unless it is to run again."""
+        error = None if done.cancelled() else done.exception()
+        with self._lock:
+            if not self._closed and isinstance(error, BrokenProcessPool | MemoryShortError):
+                self._suspect(call)
+                return
+            if call in self._running:
+                self._running.remove(call)
+        _set_outcome(call.result, done)
+
+    def _suspect(self, call: _Waiting) -> None:
+        if call in self._running:
+            self._running.remove(call)
+        self._suspects.append(call)
+        self._recover()
+
+    def _recover(self) -> None:
+        """Start to run the suspects, one after another."""
+        if self._recovery is None:
+            self._recovery = threading.Thread(target=self._run_suspects, daemon=True)
+            self._recovery.start()
+
+    def _run_suspects(self) -> None:
+        while True:
+            with self._lock:
+                running = list(self._running)
+            wait([call.result for call in running], timeout=0.1)
+            with self._lock:
+                if self._closed:
+                    return
+                if self._running:
+                    continue  # jobs that still run; a broken pool adds its jobs to the suspects
+                if not self._suspects:
+                    break
+                call = self._suspects.pop(0)
+                alone = self._start(1)
+                self._pool, before = alone, self._pool
+            before.shutdown(wait=False, cancel_futures=True)
+            self._run_alone(alone, call)
+        with self._lock:
+            self._pool, before = self._start(self.workers), self._pool
+            self._recovery, held, self._held = None, self._held, []
+            for call in held:
+                self._run(call)
+        before.shutdown(wait=False)
+
+    def _run_alone(self, alone: ProcessPoolExecutor, call: _Waiting) -> None:
+        try:
+            done = alone.submit(call.function, *call.arguments)
+            wait([done])
+        except BrokenProcessPool:
+            call.result.set_exception(MemoryShortError(KILLED_TWICE_MESSAGE))
+            return
+        if not done.cancelled() and isinstance(done.exception(), BrokenProcessPool):
+            call.result.set_exception(MemoryShortError(KILLED_TWICE_MESSAGE))
+        else:
+            _set_outcome(call.result, done)
 
     def environment(self) -> dict[str, Any]:
         """Return what the workers' builds depend on besides recipe and seed.
 
         Raises:
-            WorkerError: a worker process died.
+            WorkerError: a worker process died, alone too.
         """
         return wait_for_result(self._submit(_environment))
 
@@ -120,7 +232,7 @@ class LocalPool:
             progress_file: receives the number of steps done and the total number, as two integers.
 
         Raises:
-            WorkerError: a worker process died.
+            WorkerError: the pool is closed.
         """
         return self._submit(_materialise, name, progress_file)
 
@@ -130,8 +242,14 @@ class LocalPool:
         Args:
             now: terminate running jobs; otherwise wait until they have finished.
         """
-        processes = list((self._pool._processes or {}).values())
-        self._pool.shutdown(wait=not now, cancel_futures=True)
+        with self._lock:
+            self._closed = True
+            pool = self._pool
+            unfinished = [*self._suspects, *self._held]
+        for call in unfinished:
+            call.result.set_exception(WorkerError(POOL_CLOSED_MESSAGE))
+        processes = list((pool._processes or {}).values())
+        pool.shutdown(wait=not now, cancel_futures=True)
         if not now:
             return
         for process in processes:
@@ -146,6 +264,16 @@ class LocalPool:
 
     def __exit__(self, kind: object, *_: object) -> None:
         self.close(now=kind is not None)
+
+
+def _set_outcome(result: Future[Any], done: Future[Any]) -> None:
+    """Copy the outcome of one future to another."""
+    if done.cancelled():
+        result.set_exception(WorkerError(POOL_CLOSED_MESSAGE))
+    elif (error := done.exception()) is not None:
+        result.set_exception(error)
+    else:
+        result.set_result(done.result())
 
 
 def wait_for_result(future: Future[R], timeout: float | None = None) -> R:

@@ -17,13 +17,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from stagezero.errors import BuildError, ModelError, SandboxError
+from stagezero.errors import BuildError, MemoryShortError, ModelError, SandboxError
 from stagezero.isolation import Confinement, Kind, RunResult, Task, confine, unavailable_reason
 from stagezero.models.checkpoint import MAX_HEADER_BYTES, checkpoint_digest, copy_all_but_weights, tensors
 from stagezero.training.recipes import Code, Command, Recipe
 
-_KILLED_EXIT_CODES = (128 + signal.SIGKILL, 128 + signal.SIGTERM)
-"""Exit codes by which a shell reports that its command was killed."""
 RETRY_PAUSE_SECONDS = 2.0
 """Pause before the second attempt.
 
@@ -59,6 +57,7 @@ def run(task: Task, step_label: str, confinement: Confinement, out: Path) -> Non
         BuildError: the program failed, was stopped twice, or sent anything but the same model with
             other weights.
         NotStartedError: the program could not be started.
+        MemoryShortError: the program was killed twice, and not for exceeding a limit.
         SandboxError: the program could not be confined, and was not run.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -74,6 +73,11 @@ def run(task: Task, step_label: str, confinement: Confinement, out: Path) -> Non
                 return
         finally:
             _remove(scratch)
+        if is_last and result.stopped is None and _exit_signal(result.code) == signal.SIGKILL:
+            # Nothing in the sandbox kills a program that stays within its limits.
+            raise MemoryShortError(
+                f"{step_label}: its program was killed twice; free memory, or use fewer workers, then run the same command again."
+            )
         if is_last:
             raise BuildError(f"{step_label}: stopped twice: {reason}")
         time.sleep(RETRY_PAUSE_SECONDS)
@@ -94,14 +98,19 @@ def _stop_reason(result: RunResult, step_label: str, task: Task) -> str | None:
         )
     if result.stopped is not None:
         return result.stopped
-    if result.code < 0 or result.code in _KILLED_EXIT_CODES or 128 < result.code <= 128 + 31:
-        number = -result.code if result.code < 0 else result.code - 128
+    number = _exit_signal(result.code)
+    if number is not None:
         name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
         return f"killed by {name}; reduce its memory use, or fix what kills it."
     if result.code != 0:
         message = last_line.removeprefix("technique: ") if not task.run else f"exit code {result.code}: {last_line}"
         raise BuildError(f"{step_label}: {message:.{MAX_OUTPUT_CHARACTERS}}")
     return None
+
+
+def _exit_signal(code: int) -> int | None:
+    """Return the signal that ended a program, from its exit code or that of its shell."""
+    return -code if code < 0 else code - 128 if 128 < code <= 128 + 31 else None
 
 
 def printable(text: str) -> str:

@@ -1,0 +1,79 @@
+"""Worker processes: after a kill, the jobs that were running run once more, each alone.
+
+Covers: training/executors/jobs.py, training/executors/local.py, training/executors/worker.py.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stagezero.errors import MemoryShortError, WorkerError
+from stagezero.training.executors import LocalPool, wait_for_result
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[LocalPool]:
+    with LocalPool(2) as pool:
+        yield pool
+
+
+def attempt(marks: Path, kills: int, shortages: int = 0) -> str:
+    """Die, or lack memory, at the first attempts; return how often it was tried."""
+    with marks.open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    tried = len(marks.read_text().splitlines())
+    time.sleep(0.2)
+    if tried <= kills:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if tried <= shortages:
+        raise MemoryShortError("too little")
+    return str(tried)
+
+
+def test_a_killed_job_and_its_neighbours_are_run_again(pool: LocalPool, tmp_path: Path) -> None:
+    first, *others = (pool._submit(attempt, tmp_path / str(n), 1 if n == 0 else 0) for n in range(5))
+    assert wait_for_result(first, 60) == "2"
+    assert {wait_for_result(other, 60) for other in others} <= {"1", "2"}
+    assert wait_for_result(pool._submit(attempt, tmp_path / "later", 0), 60) == "1", "the pool works as before"
+
+
+@pytest.mark.parametrize(("kills", "shortages", "message"), [(9, 0, "again while it was the only one"), (0, 9, "too little")])
+def test_a_job_that_dies_alone_too_has_failed(pool: LocalPool, tmp_path: Path, kills: int, shortages: int, message: str) -> None:
+    bad, good = (pool._submit(attempt, tmp_path / name, *dies) for name, dies in (("bad", (kills, shortages)), ("good", (0, 0))))
+    with pytest.raises(MemoryShortError, match=message):
+        wait_for_result(bad, 60)
+    assert len((tmp_path / "bad").read_text().splitlines()) == 2, "tried once more, alone"
+    assert wait_for_result(good, 60) in ("1", "2")
+
+
+def test_a_job_can_be_run_alone(pool: LocalPool, tmp_path: Path) -> None:
+    """It starts when the running jobs have ended, and later jobs wait for it."""
+    times = tmp_path / "times"
+
+    def submit(name: str, alone: bool) -> object:
+        return pool._submit(log_times, times, name, alone=alone)
+
+    futures = [submit("before", False), submit("alone", True), submit("after", False)]
+    for future in futures:
+        wait_for_result(future, 60)  # type: ignore[arg-type]
+    assert [line.split()[0] for line in times.read_text().splitlines()] == ["before", "before", "alone", "alone", "after", "after"]
+
+
+def log_times(path: Path, name: str) -> None:
+    for _ in range(2):
+        with path.open("a") as file:
+            file.write(f"{name} {time.monotonic()}\n")
+        time.sleep(0.3)
+
+
+def test_a_closed_pool_takes_no_jobs(tmp_path: Path) -> None:
+    pool = LocalPool(1)
+    pool.close()
+    with pytest.raises(WorkerError, match="have been stopped"):
+        pool._submit(attempt, tmp_path / "x", 0)
