@@ -288,7 +288,7 @@ def test_every_program_that_a_page_writes_is_used(page: str) -> None:
 
 
 def test_every_verb_is_in_the_tutorial_the_index_or_a_guide() -> None:
-    from stagezero.cli import app
+    from stagezero.cli.app import app
 
     guides = [ROOT / "docs" / "tutorial.md", ROOT / "docs" / "index.md", *(ROOT / "docs" / "how-to").glob("*.md")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in guides)

@@ -60,6 +60,18 @@ class Closeable:
         self.close()
 
 
+def user_home() -> Path:
+    """Return the user's home folder.
+
+    Raises:
+        InputError: the system does not know one.
+    """
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise InputError("this user has no home folder (HOME is not set); set STAGEZERO_HOME to a folder for bases and builds.") from None
+
+
 # --- writing ---
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stagezero.cli import app
+from stagezero.cli.app import app
 from stagezero.errors import LedgerError, StagezeroError, WitnessError
 from stagezero.ledger import Ledger, SigningKey, leaf_hash, verify_inclusion
 

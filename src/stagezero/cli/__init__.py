@@ -1,134 +1,102 @@
 """The command line: one file for each verb, and no logic of its own.
 
-A user's mistake prints one sentence and exits with code 2, never a traceback. The module of a verb
-is imported only when the verb runs or its help is displayed, so that ``stagezero --help`` is fast.
+A user's mistake prints one sentence and exits with code 2, never a traceback. This module imports
+nothing that takes time, so that Ctrl-C ends the command properly from its first moment on.
 """
 
 from __future__ import annotations
 
-import ast
+import codecs
+import os
 import sys
-from importlib.util import find_spec
-from pathlib import Path
 
-from cyclopts import App, CycloptsError
-from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
-
-from stagezero.errors import StagezeroError
-
-app = App(
-    name="stagezero",
-    help="Run automated alignment research whose results anyone can verify.\n\n"
-    "Start with `stagezero compare A.yaml B.yaml --property P`. It trains a model with each of two recipes, "
-    "again and again, until it can decide which one is better. "
-    "`stagezero run` decides about many ideas in the same way, stage by stage, with an independent auditor. "
-    "`stagezero init` writes a project for you to edit.",
-    help_format="markdown",
-    help_epilogue="Example: `stagezero init demo`\n\nExample: `stagezero run demo/project.yaml`",
-)
-
-
-def _docstring(path: str) -> str:
-    """Return a function's docstring from its source; an import would load the verb's libraries."""
-    module, _, name = path.partition(":")
-    spec = find_spec(module)
-    assert spec is not None and spec.origin is not None
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    return next(ast.get_docstring(f) or "" for f in tree.body if isinstance(f, ast.FunctionDef) and f.name == name)
-
-
-def _add(group: App, *paths: str) -> None:
-    """Add verbs by their import paths.
-
-    A list of verbs shows the first paragraph of each docstring. The help of a verb shows the
-    paragraphs that start with "Example:" last, after the options.
-    """
-    for path in paths:
-        paragraphs = _docstring(path).split("\n\n")
-        examples = [paragraph for paragraph in paragraphs if paragraph.startswith("Example:")]
-        text = "\n\n".join(paragraph for paragraph in paragraphs if paragraph not in examples)
-        group.command(path, help=text, help_epilogue="\n\n".join(examples))
-
-
-def _group(name: str, text: str, example: str, *paths: str) -> None:
-    """Add a verb that has verbs of its own."""
-    group = App(name=name, help=text, help_epilogue=f"Example: `{example}`")
-    app.command(group)
-    _add(group, *paths)
-
-
-_add(app, "stagezero.cli.compare:compare", "stagezero.cli.run:run", "stagezero.cli.init:init")
-_group(
-    "idea",
-    "Write, validate and submit ideas: the changes to a recipe that a campaign tests.",
-    'stagezero idea new --title "Show the twins" --property privacy',
-    "stagezero.cli.idea:new",
-    "stagezero.cli.idea:check",
-    "stagezero.cli.idea:schema",
-    "stagezero.cli.idea:submit",
-)
-_add(
-    app, "stagezero.cli.mcp:mcp", "stagezero.cli.measure:measure", "stagezero.cli.models:models", "stagezero.cli.review:review",
-    "stagezero.cli.lineage:lineage", "stagezero.cli.rebuild:rebuild",
-)  # fmt: skip
-_group(
-    "ledger",
-    "Verify a ledger, prove that it contains an entry, or print its entries.",
-    "stagezero ledger verify runs/first-bootstrap",
-    "stagezero.cli.ledger:verify",
-    "stagezero.cli.ledger:prove",
-    "stagezero.cli.ledger:show",
-)
-_group(
-    "audit",
-    "Run an independent auditor: store sealed items, accept models, answer pass or fail, and count every bit disclosed.",
-    "stagezero audit init /srv/auditor --slot 12h",
-    "stagezero.cli.audit:init",
-    "stagezero.cli.audit:add",
-    "stagezero.cli.audit_serve:token",
-    "stagezero.cli.audit_serve:serve",
-    "stagezero.cli.audit_serve:unit",
-    "stagezero.cli.audit:status",
-    "stagezero.cli.audit:budget",
-    "stagezero.cli.audit:certificate",
-    "stagezero.cli.audit:burn_shadow",
-)
-_add(app, "stagezero.cli.attest:attest", "stagezero.cli.verify:verify", "stagezero.cli.report:report", "stagezero.cli.doctor:doctor")
-
-
-def _explain(error: CycloptsError) -> str:
-    """Return one line: why a command line is rejected, and whose help has the fix."""
-    command = " ".join(error.command_chain or ())
-    reason = str(error).split(" Available commands:")[0]  # it would list some of them
-    if isinstance(error, MissingArgumentError) and error.argument is not None:
-        given = error.keyword or next((token.keyword for token in error.argument.tokens if token.keyword), None)
-        _, hint, similar = reason.partition(" Did you mean ")
-        reason = (f"{given} has no value" if given else f"{error.argument.name} is missing") + (f".{hint}{similar}" if hint else "")
-    elif isinstance(error, UnusedCliTokensError):
-        reason = f"unexpected arguments: {' '.join(error.unused_tokens or ())}"
-    reason = " ".join(reason.split()).removesuffix(".")
-    reason = reason[:1].lower() + reason[1:] if reason[1:2].islower() else reason
-    return f"{command}: {reason}; see: stagezero {command} --help" if command else f"{reason}; see: stagezero --help"
+_PLAIN = {
+    "\u2264": "<=", "\u2265": ">=", "\u2026": "...", "\u2192": "->", "\u2212": "-", "\u2013": "-", "\u00b1": "+/-", "\u00d7": "x",
+    "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u00b7": "*",
+}  # fmt: skip
+"""Characters that stagezero prints, and how a terminal without them displays them."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit.
 
     Exit codes: 0 done, 1 a comparison with the ledger failed (``rebuild``), 2 an error that the
-    user can fix, 130 interrupted by the user.
+    user can fix, 130 interrupted by the user, 141 the reader of the output ended.
     """
     try:
-        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
-    except CycloptsError as error:
-        print(f"stagezero: {_explain(error)}", file=sys.stderr)
-        sys.exit(2)
-    except StagezeroError as error:
-        print(f"stagezero: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        print(f"stagezero: {error.filename or 'a file'}: {error.strerror or error}; finished work is not lost.", file=sys.stderr)
-        sys.exit(2)
+        _prepare_streams()
+        from stagezero.errors import StagezeroError
+
+        try:
+            from stagezero.cli.app import run
+
+            code = run(arguments)
+            sys.stdout.flush()
+        except StagezeroError as error:
+            _fail(str(error))
+        except BrokenPipeError:
+            # Nobody reads the output any more, as with: stagezero ledger show RUN | head
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.exit(141)
+        except OSError as error:
+            _fail(_explain_os_error(error))
+        except RecursionError:
+            _fail("an input is nested too deep; use fewer levels.")
     except KeyboardInterrupt:
-        print("stagezero: interrupted; finished work is saved, and the same command continues.", file=sys.stderr)
+        _print_line("interrupted; finished work is saved, and the same command continues.")
         sys.exit(130)
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(code)
+
+
+def _prepare_streams() -> None:
+    """Make every text printable, and open the standard streams that the caller has closed.
+
+    Otherwise a file of the run would get the number of a closed stream, and receive what libraries
+    print.
+    """
+    codecs.register_error("stagezero", _replace)
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="stagezero")
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, PTH123
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115, PTH123
+
+
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    """Replace characters that a terminal cannot display."""
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in text), error.end
+
+
+def _print_line(text: str) -> None:
+    """Print one line on stderr. Line breaks and control characters are displayed as escapes."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    print(f"stagezero: {line}", file=sys.stderr)
+
+
+def _fail(text: str) -> None:
+    _print_line(text)
+    sys.exit(2)
+
+
+def _explain_os_error(error: OSError) -> str:
+    """Return what failed, what the user can do, and that nothing is lost."""
+    import errno
+
+    place = error.filename if error.filename is not None else "standard output" if error.errno == errno.ENOSPC else "a file"
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        fix = "free some space, then run the same command again"
+    elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        fix = "correct its permissions, or choose another folder (bases and builds are in STAGEZERO_HOME, runs in --runs)"
+    elif error.errno == errno.ENAMETOOLONG:
+        return f"{str(place)[:80]}…: {reason}; use a shorter name."
+    else:
+        fix = "mend it, then run the same command again"
+    return f"{place}: {reason}; {fix}. Finished work is not lost."

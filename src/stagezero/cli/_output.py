@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
+from rich.text import Text
 
 from stagezero.files import Closeable
 
@@ -42,7 +42,7 @@ class ConsoleProgress(Closeable):
     """
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, highlight=False, quiet=quiet)
+        self.console = Console(stderr=True, highlight=False, markup=False, emoji=False, quiet=quiet)
         self._start = time.monotonic()
         self._status: Status | None = None
         self._last_line = float("-inf")
@@ -50,9 +50,12 @@ class ConsoleProgress(Closeable):
     def _elapsed(self) -> str:
         return format_duration(time.monotonic() - self._start)
 
+    def _timed(self, text: str) -> Text:
+        return Text.assemble((self._elapsed(), "dim"), f"  {text}")
+
     def message(self, text: str) -> None:
         """Print a line that stays on the screen."""
-        self.console.print(f"[dim]{self._elapsed()}[/dim]  {escape(text)}", soft_wrap=True)
+        self.console.print(self._timed(text), soft_wrap=True)
 
     def status(self, text: str, done: int, expected: int, seconds_left: float | None) -> None:
         """Replace the status line.
@@ -63,12 +66,12 @@ class ConsoleProgress(Closeable):
             seconds_left: estimated remaining time; None if unknown.
         """
         left = f", about {format_duration(seconds_left)} left" if seconds_left else ""
-        line = f"{escape(text)}: {done} of {expected}{left}" if expected > 1 else escape(text)
+        line = f"{text}: {done} of {expected}{left}" if expected > 1 else text
         if self.console.is_terminal:
             if self._status is None:
-                self._status = self.console.status(line)
+                self._status = self.console.status(self._timed(line))
                 self._status.start()
-            self._status.update(f"[dim]{self._elapsed()}[/dim]  {line}")
+            self._status.update(self._timed(line))
         elif time.monotonic() - self._last_line > STATUS_INTERVAL_SECONDS:
             self._last_line = time.monotonic()
             self.console.print(f"{self._elapsed()}  … {line}", soft_wrap=True)
@@ -86,8 +89,8 @@ def ledger_path(path: Path) -> Path:
 
 
 def stdout_console() -> Console:
-    """Return a console for results on stdout."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    """Return a console for results on stdout. It prints every text as it is."""
+    return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
 
 def make_table(*columns: str) -> Table:
@@ -99,10 +102,10 @@ def make_table(*columns: str) -> Table:
 
 
 def format_estimate(estimate: Estimate, signed: bool = False) -> str:
-    """Format an estimate and its interval for a table; the brackets are escaped for rich."""
+    """Format an estimate and its interval for a table."""
     form = "+.3f" if signed else ".3f"
     text = f"{estimate.mean:{form}}"
-    return text if abs(estimate.low) > _UNBOUNDED else f"{text} \\[{estimate.low:{form}}, {estimate.high:{form}}]"
+    return text if abs(estimate.low) > _UNBOUNDED else f"{text} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
 def print_json(value: Any) -> None:

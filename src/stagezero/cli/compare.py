@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from pydantic import ValidationError
-from rich.markup import escape
 
 from stagezero.cli._output import ConsoleProgress, format_estimate, make_table, print_json, stdout_console
 from stagezero.errors import InputError, explain
@@ -94,7 +93,7 @@ def compare(
         print_json(comparison.as_json())
         return
     out = stdout_console()
-    out.print(escape("\n" + "\n".join(comparing.summary_lines(comparison))))
+    out.print("\n" + "\n".join(comparing.summary_lines(comparison)))
     if comparison.effects:
         rows = make_table("", "change", "over the deciding pairs")
         for claim, effect in comparison.effects.items():

@@ -72,7 +72,7 @@ def new(file: Path | None = None, /, *, title: str, property: Annotated[str, Par
             out.write(text)
     except FileExistsError:
         raise IdeaError(f"{path}: already exists; give another file.") from None
-    stdout_console().print(f"wrote {path}; edit it, then: stagezero idea check {path}", markup=False, soft_wrap=True)
+    stdout_console().print(f"wrote {path}; edit it, then: stagezero idea check {path}", soft_wrap=True)
 
 
 def check(
@@ -176,12 +176,12 @@ def _print_row(row: dict[str, Any], source: str | None) -> None:
     out = stdout_console()
     if row["problem"] is None:
         fit = f", fits the recipe of {source}" if row["fits"] else ", not compared with a recipe" if source is None else ""
-        out.print(f"{row['file']}: valid{fit}", markup=False, soft_wrap=True)
+        out.print(f"{row['file']}: valid{fit}", soft_wrap=True)
     else:
-        out.print(f"rejected: {row['problem']}", markup=False, soft_wrap=True)
+        out.print(f"rejected: {row['problem']}", soft_wrap=True)
     if "crosses" in row:
-        out.print(f"  digest {row['digest']}, {row['bits']:,} bits; the campaign would receive:", markup=False, soft_wrap=True)
-        out.print(canonical(row["crosses"]).decode("utf-8"), markup=False, soft_wrap=True)
+        out.print(f"  digest {row['digest']}, {row['bits']:,} bits; the campaign would receive:", soft_wrap=True)
+        out.print(canonical(row["crosses"]).decode("utf-8"), soft_wrap=True)
 
 
 def schema() -> None:

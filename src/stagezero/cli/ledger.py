@@ -107,4 +107,4 @@ def show(path: Path, /, *, kind: str | None = None, json: bool = False) -> None:
         else:
             body = js.dumps(entry.body)
             shortened = body if len(body) <= MAX_BODY_CHARS else body[:MAX_BODY_CHARS] + "…"
-            out.print(f"{entry.seq:>4}  {entry.time[:19]}  {entry.kind:<12} {shortened}", markup=False, soft_wrap=True)
+            out.print(f"{entry.seq:>4}  {entry.time[:19]}  {entry.kind:<12} {shortened}", soft_wrap=True)

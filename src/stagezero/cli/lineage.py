@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.markup import escape
 from rich.table import Table
 
 from stagezero.cli._output import ledger_path, make_table, print_json, stdout_console
@@ -57,7 +56,7 @@ def lineage(
         print_json(traced.as_json())
         return
     out = stdout_console()
-    out.print(escape(traced.summary()), soft_wrap=True)
+    out.print(traced.summary(), soft_wrap=True)
     out.print()
     rows = make_table("stage", "kind", "input", "by", "bits at most", "admitted by")
     _add_influences(rows, traced, 0)
@@ -65,9 +64,9 @@ def lineage(
     out.print()
     roots = make_table("root of trust", "because of")
     for name, why in traced.roots().items():
-        roots.add_row(escape(name), escape(why))
+        roots.add_row(name, why)
     out.print(roots)
-    out.print(escape(f"\nmodel {traced.model}; auditor: {traced.audited}; {traced.confined}"), soft_wrap=True)
+    out.print(f"\nmodel {traced.model}; auditor: {traced.audited}; {traced.confined}", soft_wrap=True)
     if attest is not None:
         out.print(f"wrote {attest}, signed by {load_or_create_run_key(run).verify_key.text()}", soft_wrap=True)
 
@@ -76,7 +75,7 @@ def _add_influences(rows: Table, traced: Lineage, depth: int) -> None:
     """Add the influences of a model to a table, and below each the influences on its maker."""
     for i in traced.influences:
         bits = f"{i.bits:,}" if i.bits is not None else ""
-        rows.add_row(f"{'  ' * depth}{i.stage}", i.kind, escape(i.description), escape(i.by), bits, escape(i.admitted_by))
+        rows.add_row(f"{'  ' * depth}{i.stage}", i.kind, i.description, i.by, bits, i.admitted_by)
         if i.maker_lineage is not None and i.maker_lineage.run != traced.run:
             _add_influences(rows, i.maker_lineage, depth + 1)
 

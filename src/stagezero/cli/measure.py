@@ -79,4 +79,4 @@ def measure(
     out.print("\nThe intervals are 95 % confidence intervals over items. They are valid for any number of items and any stopping rule.")
     out.print(f"{len(measured.items)} items" + (f", {rate:.1f} answers per second" if rate else ", answers from the cache"))
     for item, answer in list(zip(measured.items, measured.answers, strict=True))[: max(show, 0)]:
-        out.print(f"\n{item.input}\n  → {answer!r}  ({score(item, answer)})", markup=False, soft_wrap=True)
+        out.print(f"\n{item.input}\n  → {answer!r}  ({score(item, answer)})", soft_wrap=True)

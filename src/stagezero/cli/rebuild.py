@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.markup import escape
 
 from stagezero.cli._output import ConsoleProgress, make_table, print_json, stdout_console
 from stagezero.lab.rebuild import RebuildInputs
@@ -78,7 +77,7 @@ def rebuild(
     else:
         rows = make_table("", "", "")
         for finding in rebuilt.findings:
-            rows.add_row("ok" if finding.same else "--", finding.subject, escape(finding.detail))
+            rows.add_row("ok" if finding.same else "--", finding.subject, finding.detail)
         stdout_console().print(rows)
         verdict = "agrees with the ledger" if rebuilt.sound else "does NOT agree with the ledger"
         stdout_console().print(f"\nstage {rebuilt.stage} of {rebuilt.run} {verdict}")

@@ -21,6 +21,7 @@ def report(folder: Path, /, *, json: bool = False) -> None:
     json
         Also print the result as one JSON object.
     """
+    folder = folder.parent if folder.is_file() else folder
     page = write_page(folder)
     if json:
         print_json(as_json(gather(folder), page))

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import yaml
-from rich.markup import escape
+from rich.text import Text
 
 from stagezero.cli._output import print_json, stdout_console
 from stagezero.errors import InputError
@@ -77,7 +77,7 @@ def review(
     for decision, prefix in decisions:
         idea = _find_idea(ideas, prefix)
         sign_decision(run, idea, decision, signing_key, note)
-        stdout_console().print(f"{decision}: {escape(idea.title)} ({idea.digest[:12]})", soft_wrap=True)
+        stdout_console().print(f"{decision}: {idea.title} ({idea.digest[:12]})", soft_wrap=True)
 
 
 def _find_idea(ideas: list[PendingIdea], prefix: str) -> PendingIdea:
@@ -102,13 +102,13 @@ def _review_each(run: Path, ideas: list[PendingIdea], signing_key: SigningKey | 
     if not ideas:
         out.print("no idea waits for review")
     for idea in ideas:
-        out.print(f"[bold]{escape(idea.title)}[/bold]  {idea.digest[:12]}", soft_wrap=True)
+        out.print(Text.assemble((idea.title, "bold"), f"  {idea.digest[:12]}"), soft_wrap=True)
         details = (
             f"stage {idea.stage}, by {idea.researcher} ({idea.author}), for {idea.property}; {idea.bits:,} bits; waits because {idea.why}"
         )
-        out.print(escape(f"  {details}"), soft_wrap=True)
-        out.print(escape(f"  reason: {idea.reason}"), soft_wrap=True)
-        out.print(escape(_readable_technique(idea)), soft_wrap=True)
+        out.print(f"  {details}", soft_wrap=True)
+        out.print(f"  reason: {idea.reason}", soft_wrap=True)
+        out.print(_readable_technique(idea), soft_wrap=True)
         if signing_key is not None and sys.stdin.isatty():
             decision = _DECISIONS.get(input("approve, reject or skip? [s] ").strip().lower())
             if decision is not None:

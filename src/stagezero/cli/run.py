@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
-
-from rich.markup import escape
 
 from stagezero import examples
 from stagezero.cli._output import ConsoleProgress, format_estimate, make_table, print_json, stdout_console
@@ -64,14 +63,14 @@ def run(
         if code is not None:
             return code
         campaign = Campaign(path, runs, fresh, workers, progress, inherited_endpoint())
-        campaign.run()
+        result = campaign.run()
         progress.close()
     page = write_page(campaign.folder)
     view = gather(campaign.folder)
     if json:
         print_json(as_json(view, page))
     else:
-        print_summary(view, page)
+        print_summary(view, page, result.stages[-1].confirmed.folder)
     return 0
 
 
@@ -94,24 +93,25 @@ def as_json(view: View, page: Path) -> dict[str, object]:
     }  # fmt: skip
 
 
-def print_summary(view: View, page: Path) -> None:
-    """Print the stages, the fate of every idea, the lead paragraph and the path of the report."""
+def print_summary(view: View, page: Path, model: Path) -> None:
+    """Print stages, ideas, the lead paragraph, and the paths of the report and the model."""
     out = stdout_console()
     rows = make_table("stage", "technique", "alignment score", "change", "weakest property", "headroom closed", "auditor")
     rows.add_row("base", view.base, format_estimate(view.base_score("alignment")), "", "", "", "")
     for stage in view.stages:
         name, lowest = view.weakest(stage)
         rows.add_row(
-            str(stage.number) if stage.adopted else f"{stage.number} (not adopted)", escape(stage.title),
+            str(stage.number) if stage.adopted else f"{stage.number} (not adopted)", stage.title,
             format_estimate(stage.score("alignment")), format_estimate(stage.effect("alignment"), signed=True), f"{name} {lowest.mean:.2f}",
             f"{view.headroom_closed(stage):.0%}", stage.verdict,
         )  # fmt: skip
     ideas = make_table("stage", "idea", "by", "fate", "why")
     for idea in view.ideas:
-        ideas.add_row(str(idea.stage), escape(idea.title), idea.researcher, idea.fate, escape(idea.why))
+        ideas.add_row(str(idea.stage), idea.title, idea.researcher, idea.fate, idea.why)
     out.print()
     out.print(rows)
     out.print()
     out.print(ideas)
-    out.print(escape(f"\n{lead(view)}\n"))
+    out.print(f"\n{lead(view)}\n")
     out.print(f"report: {page}", soft_wrap=True)
+    out.print(f"model:  {model} (copy it with: stagezero export {shlex.quote(str(page.parent))} --model DIR)", soft_wrap=True)

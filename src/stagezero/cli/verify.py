@@ -35,8 +35,8 @@ def verify(attestation: Path, /, *, key: str, model: Path | None = None, json: b
     predicate, out = statement["predicate"], stdout_console()
     if "buildDefinition" in predicate:
         for subject in statement["subject"]:
-            out.print(f"valid: {subject['name']}, model {subject['digest']['sha256']}", markup=False, soft_wrap=True)
-        out.print(str(predicate.get("lineage", {}).get("line", "")), markup=False, soft_wrap=True)
+            out.print(f"valid: {subject['name']}, model {subject['digest']['sha256']}", soft_wrap=True)
+        out.print(str(predicate.get("lineage", {}).get("line", "")), soft_wrap=True)
         return
     disclosure = predicate["disclosure"]
     bits, suite = disclosure["bits"], predicate["suite"]

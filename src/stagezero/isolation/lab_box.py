@@ -97,13 +97,22 @@ class Box:
         for path in sorted(binds, key=lambda p: len(p.parts)):
             line += [binds[path], str(path), str(path)]
         hidden = [p.resolve() for p in self.hidden]
-        keys = [(Path.home() / name).resolve() for name in LOGIN_KEY_FOLDERS if _is_folder(Path.home() / name)]
+        user_folder = _user_folder()
+        keys = [(user_folder / name).resolve() for name in LOGIN_KEY_FOLDERS if user_folder and _is_folder(user_folder / name)]
         sockets = [p for p in _listening_sockets() if not _is_below(p, emptied) or _is_below(p, binds)]
         for path in dict.fromkeys([*_all_mounted_names(hidden), *keys, *sockets]):
             if path not in hidden and _is_below(path, hidden):
                 continue
             line += ["--tmpfs", str(path), "--remount-ro", str(path)] if path.is_dir() else ["--ro-bind", str(EMPTY_FILE), str(path)]
         return [*line, "--chdir", str(folder), "--", *(DROP_CAPABILITIES if root else ()), *harden_prefix("lab", ()), *run]
+
+
+def _user_folder() -> Path | None:
+    """Return the user's home folder; None if the system knows none."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
 
 
 def _is_below(path: Path, folders: Collection[Path]) -> bool:
@@ -172,7 +181,8 @@ def unavailable_reason() -> str | None:
     """Return why no box can be made on this machine; None if one can be made and hides a secret."""
     if (missing := missing_tool()) is not None:
         return missing
-    with tempfile.TemporaryDirectory(dir=Path.home() if os.access(Path.home(), os.W_OK) else None) as temporary:
+    user_folder = _user_folder()
+    with tempfile.TemporaryDirectory(dir=user_folder if user_folder and os.access(user_folder, os.W_OK) else None) as temporary:
         folder, file = Path(temporary) / "hidden", Path(temporary) / "file"
         folder.mkdir()
         for path in (folder / "secret", file):

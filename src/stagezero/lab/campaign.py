@@ -98,10 +98,9 @@ class Campaign:
         self.resolved = ResolvedProject(Path(project))
         self.project, self.suite = self.resolved.project, self.resolved.suite
         self.progress: Progress = progress or NoProgress()
-        self._endpoint = endpoint
-        self.workers = self.project.workers if workers is None else workers
-        self.folder = Path(runs) / self.project.name
-        self.researchers: list[Researcher] = [make_researcher(r, self.resolved.path.parent, self.folder) for r in self.project.researchers]
+        self._endpoint, self.workers = endpoint, self.project.workers if workers is None else workers
+        self.folder, place, notify = Path(runs) / self.project.name, self.resolved.path.parent, self.progress.message
+        self.researchers: list[Researcher] = [make_researcher(r, place, self.folder, notify) for r in self.project.researchers]
         self.gate = ReviewGate(self.project.review, self.folder, self.progress.status)
         self.resolved.validate()
         if workers is not None and workers < 1:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from stagezero.door import EmbeddedAuditor
 from stagezero.door.auditor_process import DOOR_FD_VARIABLE
+from stagezero.files import user_home
 from stagezero.isolation import lab_box, unavailable_reason
 from stagezero.isolation.broker import Broker
 from stagezero.lab.resolved_project import ResolvedProject
@@ -81,7 +82,8 @@ def _sandbox_broker(resolved: ResolvedProject) -> Iterator[dict[str, str]]:
 def _download_caches() -> list[Path]:
     """Return the folders in which libraries store their downloads."""
     hf_home = os.environ.get("HF_HOME")
-    return [Path(hf_home) if hf_home else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "huggingface"]
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return [Path(hf_home) if hf_home else (Path(cache) if cache else user_home() / ".cache") / "huggingface"]
 
 
 def _wait_for(process: subprocess.Popen[bytes]) -> int:

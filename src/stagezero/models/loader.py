@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stagezero.errors import MissingPackageError, ModelError
-from stagezero.files import locked
+from stagezero.files import locked, user_home
 from stagezero.ledger import digest
 from stagezero.models import checkpoint
 from stagezero.models.chat import load_tokenizer, render_completion, render_prompt
@@ -37,10 +37,15 @@ SMOLLM2 = "package/smollm2-135m-q4"
 
 
 def home() -> Path:
-    """Return the folder of bases and builds: ``$STAGEZERO_HOME``, or one in the user's cache."""
-    given = os.environ.get("STAGEZERO_HOME")
-    folder = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "stagezero"
-    return folder.resolve()
+    """Return the folder of bases and builds: ``$STAGEZERO_HOME``, or one in the user's cache.
+
+    Raises:
+        InputError: the user has no home folder, and neither variable is set.
+    """
+    given, cache = os.environ.get("STAGEZERO_HOME"), os.environ.get("XDG_CACHE_HOME")
+    if given:
+        return Path(given).resolve()
+    return ((Path(cache) if cache else user_home() / ".cache") / "stagezero").resolve()
 
 
 @dataclass(frozen=True, slots=True)

@@ -219,6 +219,9 @@ def gather(folder: Path) -> View:
     compositions: dict[str, Mapping[str, Any]] = {}
     number = 0
     for entry in read(folder / "ledger.jsonl"):
+        if entry.seq == 0 and entry.kind != "campaign":
+            what = "a comparison" if entry.kind == "compare" else "an auditor" if entry.kind == "auditor" else "no campaign"
+            raise LedgerError(f"{folder}: the ledger is that of {what}, and reports are for campaigns; see: stagezero ledger show {folder}")
         body = entry.body
         view.entries, view.head, view.ended = entry.seq + 1, entry.hash, entry.time
         view.began = view.began or entry.time

@@ -9,7 +9,10 @@ with the ideas that arrived in the meantime.
 
 from __future__ import annotations
 
+import shlex
 import time
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 from stagezero.ideas.brief import Brief
@@ -24,17 +27,22 @@ POLL_SECONDS = 0.2
 """Time between two reads of the folder."""
 
 
+def ignore(_: str) -> None:
+    """Display no message."""
+
+
 class OutsideResearcher(Researcher):
     """Waits for at most ``settings.ideas`` ideas a stage, and at most ``settings.seconds``."""
 
-    def __init__(self, settings: Outside, run: Path) -> None:
+    def __init__(self, settings: Outside, run: Path, notify: Callable[[str], None] = ignore) -> None:
         """Store the settings. The run's folder does not have to exist yet.
 
         Args:
             settings: the researcher's entry in the project file.
             run: the run's folder.
+            notify: displays a message: what the run waits for, and how to submit it.
         """
-        self.settings = settings
+        self.settings, self._notify = settings, notify
         self.name = settings.name
         self.run = run
 
@@ -54,12 +62,25 @@ class OutsideResearcher(Researcher):
         state, limits = self.open(brief), SubmissionLimits.from_brief(brief)
         cache: inbox.ScanCache = {}
         reported: inbox.InboxContents | None = None
+        missing = 0
         while True:
             over = time.time() >= state.closes or inbox.is_done(self.run, self.name, brief.stage)
             contents = inbox.read_inbox(self.run, self.name, brief.stage, limits, cache)
             if contents != reported:
                 inbox.report_submissions(self.run, self.name, brief.stage, contents)
                 reported = contents
+            if not over and 0 < state.wanted - len(contents.ideas) != missing:
+                missing = state.wanted - len(contents.ideas)
+                self._notify(self._request(missing, state.closes))
             if over or len(contents.ideas) >= state.wanted:
                 return inbox.close_stage(self.run, self.name, brief.stage, limits, cache)
             time.sleep(POLL_SECONDS)
+
+    def _request(self, missing: int, closes: float) -> str:
+        """Return what the run waits for, until when, and the command that submits it."""
+        end = datetime.fromtimestamp(closes)
+        until = f"{end:%H:%M}" if closes - time.time() < 72_000 else f"{end:%Y-%m-%d %H:%M}"
+        return (
+            f"waiting for {missing} idea{'s' if missing > 1 else ''} from {self.name!r} until {until}; "
+            f"submit with: stagezero idea submit FILE --run {shlex.quote(str(self.run))} --as {self.name}"
+        )

@@ -15,6 +15,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,14 @@ class Store:
             self._move_to_damaged(folder)
             return None
         return StoredBuild(key, folder, record["digest"], float(record["seconds"]), reused=True)
+
+    def find_digest(self, content_digest: str) -> Path | None:
+        """Return the folder of a build with this checkpoint digest; None if there is none."""
+        for record_file in self.builds.glob(f"[!.]*/{RECORD}"):
+            with suppress(OSError, ValueError, TypeError, KeyError):
+                if json.loads(record_file.read_text())["digest"] == content_digest and self.find(record_file.parent.name):
+                    return record_file.parent
+        return None
 
     def _move_to_damaged(self, folder: Path) -> None:
         damaged = self.root / "damaged"

@@ -115,6 +115,7 @@ class BuildQueue:
         self._counted: set[int] = set()
         self._last = time.perf_counter()
         self._durations: list[float] = []
+        self._finished_at = time.monotonic()
 
     def submit(self, recipe: Recipe, seed: int, draws: tuple[Draw, ...]) -> Future[Result]:
         """Submit a job and return its future. The same job is submitted only once.
@@ -164,6 +165,7 @@ class BuildQueue:
             self.costs.generate_seconds += result.generate_seconds
             self.costs.steps_made += result.steps_made
             self.costs.steps_reused += result.steps_reused
+            self._finished_at = time.monotonic()
             if result.train_seconds + result.generate_seconds > 0:
                 self._durations.append(result.train_seconds + result.generate_seconds)
         return result
@@ -188,11 +190,15 @@ class BuildQueue:
         return [self.result(future) for future in futures]
 
     def seconds_left(self, jobs: int) -> float | None:
-        """Estimate the time that ``jobs`` jobs take; None if no job has finished yet."""
+        """Estimate the time that ``jobs`` jobs take; None if no job has finished yet.
+
+        The time since the last job finished counts as progress on the jobs that run now.
+        """
         if not self._durations:
             return None
         recent = self._durations[-RECENT_JOBS:]
-        return jobs * sum(recent) / len(recent) / self.pool.workers
+        left = jobs * sum(recent) / len(recent) / self.pool.workers
+        return max(1.0, left - (time.monotonic() - self._finished_at)) if jobs else 0.0
 
     def save_costs(self) -> None:
         """Store the costs so far, including those of speculative jobs that were not needed."""

@@ -11,8 +11,9 @@ import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -151,7 +152,8 @@ class LocalPool:
             return
         self._running.append(call)
         try:
-            inner = self._pool.submit(call.function, *call.arguments)
+            with _without_main_module():
+                inner = self._pool.submit(call.function, *call.arguments)
         except BrokenProcessPool:
             self._suspect(call)
         else:
@@ -206,7 +208,8 @@ class LocalPool:
 
     def _run_alone(self, alone: ProcessPoolExecutor, call: _Waiting) -> None:
         try:
-            done = alone.submit(call.function, *call.arguments)
+            with _without_main_module():
+                done = alone.submit(call.function, *call.arguments)
             wait([done])
         except BrokenProcessPool:
             call.result.set_exception(MemoryShortError(KILLED_TWICE_MESSAGE))
@@ -264,6 +267,22 @@ class LocalPool:
 
     def __exit__(self, kind: object, *_: object) -> None:
         self.close(now=kind is not None)
+
+
+@contextlib.contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Hide the user's program from the workers that start inside the block.
+
+    A worker would run the program again. It fails if the program was read from standard input, or
+    calls stagezero without a guard (``if __name__ == "__main__"``).
+    """
+    main: Any = sys.modules["__main__"]
+    hidden: dict[str, Any] = {name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__}
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        main.__dict__.update(hidden)
 
 
 def _set_outcome(result: Future[Any], done: Future[Any]) -> None:

@@ -1,0 +1,52 @@
+"""Exports the model of a stage: a copy of its checkpoint, verified against the ledger."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from stagezero.errors import InputError
+from stagezero.ledger.lineage import read_record
+from stagezero.models import checkpoint_digest, home
+from stagezero.models.checkpoint import content_files
+from stagezero.training import Store
+
+
+def export_model(run: Path, out: Path, stage: int | None = None) -> tuple[int, str]:
+    """Copy the checkpoint of a stage's model to a new folder.
+
+    Args:
+        run: the folder of a run, or its ledger.
+        out: the folder to create.
+        stage: the stage's number; None for the last adopted stage.
+
+    Returns:
+        The stage's number, and the digest of its model.
+
+    Raises:
+        LedgerError: there is no valid ledger of a campaign.
+        InputError: the stage or its model does not exist here, or ``out`` exists.
+    """
+    record = read_record(run / "ledger.jsonl" if run.is_dir() else run)
+    adopted = [n for n, body in record.stages.items() if body["adopted"]]
+    if not record.stages:
+        raise InputError(f"{run}: this run has no stage yet; let it continue with the same command.")
+    number = max(adopted, default=0) if stage is None else stage
+    if number not in record.stages:
+        raise InputError(f"--stage {number}: the ledger has {', '.join(map(str, sorted(record.stages)))}; choose one of them.")
+    digest = str(record.stages[number]["model"])
+    if out.exists():
+        raise InputError(f"--model: {out} exists already; name a new folder.")
+    folder = Store(home() / "store").find_digest(digest)
+    if folder is None:
+        raise InputError(
+            f"the model of stage {number} ({digest[:16]}) is not in the store {home() / 'store'}; "
+            f"make it again with: stagezero rebuild {run} --stage {number}"
+        )
+    out.mkdir(parents=True)
+    for path in content_files(folder):
+        shutil.copyfile(path, out / path.name)
+    if checkpoint_digest(out) != digest:
+        shutil.rmtree(out)
+        raise InputError(f"{folder}: the stored model changed while it was copied; run the command again.")
+    return number, digest

@@ -1,0 +1,138 @@
+"""Each mistake, and each odd terminal, gets one sentence: no traceback and no dead end.
+
+Covers: cli/__init__.py, cli/app.py, cli/_output.py, cli/export.py.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import stagezero_process
+
+COMMAND = [sys.executable, "-m", "stagezero.cli"]
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "ledgers"
+
+
+def run(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False, **options)
+
+
+def environment(**changes: str | None) -> dict[str, str]:
+    return {k: v for k, v in {**os.environ, **changes}.items() if v is not None}
+
+
+def one_sentence(done: subprocess.CompletedProcess[str], *words: str, code: int = 2) -> None:
+    assert done.returncode == code, done
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("stagezero: "), done.stderr
+    assert all(word in lines[0] for word in words), lines[0]
+
+
+def test_odd_paths_give_one_line() -> None:
+    one_sentence(stagezero_process("ledger", "verify", "no\nsuch\x1b[31m"), r"no\nsuch\x1b[31m")
+    one_sentence(stagezero_process("--hlep"), 'unknown option "--hlep"', "see: stagezero --help")
+    one_sentence(stagezero_process("ledger", "verify", "x Available commands: y"), "x Available commands: y")
+
+
+@pytest.mark.parametrize("name", ["exp [v2]", "[bold]exp[/bold]", ":smile: exp", "[/]"])
+def test_a_path_is_printed_as_it_is(name: str, tmp_path: Path) -> None:
+    done = stagezero_process("init", name, cwd=tmp_path)
+    assert (done.returncode == 0 and f"stagezero run '{name}/project.yaml'" in done.stdout.replace("\n", " ")) or name in done.stdout
+    assert name in done.stdout
+
+
+def test_an_ascii_terminal_displays_every_text(tmp_path: Path) -> None:
+    (tmp_path / "caf\u00e9").mkdir()
+    done = run("init", tmp_path / "caf\u00e9" / "p", env=environment(PYTHONIOENCODING="ascii"))
+    assert done.returncode == 0 and "caf\\xe9" in done.stdout
+    done = run("report", FIXTURES / "1" / "comparison", env=environment(PYTHONIOENCODING="ascii"))
+    one_sentence(done, "reports are for campaigns")
+    script = "from stagezero.cli import _prepare_streams; _prepare_streams(); print('a \u2264 b \u2212 1\u2026 \u2192 \u00e9')"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment(PYTHONIOENCODING="ascii"), check=True
+    )
+    assert done.stdout == "a <= b - 1... -> \\xe9\n"
+
+
+def test_closed_and_full_outputs() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*COMMAND, "idea", "schema"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    one_sentence(done, "standard output: No space left on device; free some space")
+    done = subprocess.run(f"{' '.join(COMMAND)} idea schema >&-", shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = subprocess.run(f"{' '.join(COMMAND)} idea schema | true", shell=True, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+def test_a_user_without_a_home_folder() -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can become a user that the system does not know")
+
+    def home(**changes: str | None) -> subprocess.CompletedProcess[str]:
+        # It starts as root, since an unknown user may not enter the folder of the interpreter.
+        code = "import os; from stagezero.models import home; os.setgid(54321); os.setuid(54321); print(home())"
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(**changes), check=False)
+
+    assert "set STAGEZERO_HOME" in home(HOME=None, STAGEZERO_HOME=None, XDG_CACHE_HOME=None).stderr
+    assert home(HOME=None, STAGEZERO_HOME=None, XDG_CACHE_HOME="/tmp/cache").stdout == "/tmp/cache/stagezero\n"
+    assert home(HOME=None, STAGEZERO_HOME="/tmp/there", XDG_CACHE_HOME=None).stdout == "/tmp/there\n"
+
+
+def test_a_folder_without_permission_names_the_fix(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = run("measure", "pocket/16k", "--items", "1", env=environment(STAGEZERO_HOME=str(tmp_path / "file" / "home")))
+    one_sentence(done, "file")
+    from stagezero.cli import _explain_os_error
+
+    assert "STAGEZERO_HOME" in _explain_os_error(PermissionError(13, "Permission denied", "/home/x"))
+    assert "free some space" in _explain_os_error(OSError(28, "No space left on device", "/home/x"))
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0.1, 0.3, 0.6, 1.2])
+def test_ctrl_c_in_the_first_seconds_is_one_line(seconds: float, base: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "measure", str(base), "--items", "2000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    # Before Python runs any of our code, the interpreter itself ends; later it is our line.
+    assert "Traceback" not in err or "stagezero/cli" not in err, err
+    if process.returncode == 130:
+        assert "interrupted; finished work is saved, and the same command continues" in err
+
+
+@pytest.mark.parametrize(
+    ("verb", "folder", "words"),
+    [
+        ("report", "comparison", "is that of a comparison"),
+        ("report", "finished-auditor", "is that of an auditor"),
+        ("lineage", "comparison", "expected the ledger of a campaign"),
+        ("rebuild", "comparison", "expected the ledger of a campaign"),
+        ("report", "nowhere", "there is no ledger"),
+        ("rebuild", "nowhere", "there is no ledger"),
+    ],
+)
+def test_the_folder_of_something_else(verb: str, folder: str, words: str) -> None:
+    one_sentence(stagezero_process(verb, FIXTURES / "1" / folder), words)
+
+
+def test_a_program_from_standard_input_can_use_workers(base: Path) -> None:
+    """It also needs no guard: workers do not run the user's program again."""
+    program = (
+        "from pathlib import Path\nfrom stagezero.training.executors import LocalPool, wait_for_result\n"
+        f"pool = LocalPool(1)\nprint(wait_for_result(pool.materialise({str(base)!r}, Path('progress'))))\npool.close()\n"
+    )
+    done = subprocess.run([sys.executable, "-"], input=program, capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.returncode) == (str(base), 0), done.stderr

@@ -1,0 +1,36 @@
+"""The model that a run adopted is copied and verified."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import stagezero
+
+from stagezero.errors import InputError
+from stagezero.lab.export import export_model
+from stagezero.ledger.lineage import read_record
+from stagezero.models import Model, checkpoint_digest
+
+
+def test_the_adopted_model_is_exported(finished: Path, tmp_path: Path) -> None:
+    record = read_record(finished / "ledger.jsonl")
+    number, digest = export_model(finished, tmp_path / "deep" / "model")
+    assert digest == record.stages[number]["model"] == checkpoint_digest(tmp_path / "deep" / "model")
+    assert record.stages[number]["adopted"] and number == max(n for n, body in record.stages.items() if body["adopted"])
+    assert len(Model(tmp_path / "deep" / "model").answer(["Hi?"])) == 1
+    printed = stagezero("export", finished, "--model", tmp_path / "again", "--stage", "0")
+    assert printed.returncode == 0 and "model of stage 0: " in printed.stdout
+
+
+def test_what_cannot_be_exported_is_explained(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="exists already; name a new folder"):
+        export_model(finished, tmp_path)
+    with pytest.raises(InputError, match="--stage 9: the ledger has 0"):
+        export_model(finished, tmp_path / "new", 9)
+    moved = Path(shutil.copytree(finished, tmp_path / "moved"))
+    monkeypatch.setenv("STAGEZERO_HOME", str(tmp_path / "empty"))
+    with pytest.raises(InputError, match=r"is not in the store .*; make it again with: stagezero rebuild"):
+        export_model(moved, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
