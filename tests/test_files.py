@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,32 @@ def test_a_secret_persists_and_is_private_to_its_owner(tmp_path: Path, monkeypat
     (tmp_path / "s").write_bytes(secret[:-1])
     with pytest.raises(StagezeroError, match="damaged"):
         files.load_or_create_secret(tmp_path / "s")
+
+
+def test_processes_that_create_one_secret_at_once_read_the_same(tmp_path: Path) -> None:
+    barrier, found = threading.Barrier(8), list[bytes]()
+
+    def create() -> None:
+        barrier.wait()
+        found.append(files.load_or_create_secret(tmp_path / "secret"))
+
+    for _ in range(20):
+        threads = [threading.Thread(target=create) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(set(found)) == 1 and len(found) == 8
+        assert [path.name for path in tmp_path.iterdir()] == ["secret"]
+        (tmp_path / "secret").unlink()
+        found.clear()
+
+
+@pytest.mark.parametrize("part", ["..", ".", "", "a/b", "a\0"])
+def test_a_folder_is_opened_by_names_alone(tmp_path: Path, part: str) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    with pytest.raises(OSError, match="not the name of a folder"), files.open_folder(tmp_path / "a", part):
+        pass
 
 
 def test_an_existing_entry_in_a_shared_folder_is_replaced_or_set_aside(tmp_path: Path) -> None:

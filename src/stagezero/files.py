@@ -141,7 +141,17 @@ def load_or_create_secret(path: Path) -> bytes:
         StagezeroError: the file exists and does not have 32 bytes.
     """
     if not path.exists():
-        write_atomic(path, secrets.token_bytes(SECRET_BYTES), durable=True)
+        with open_folder(path.parent, create=True) as folder:
+            new = f"{STAGED_PREFIX}{secrets.token_hex(8)}"
+            with staged_file(folder, new) as out:
+                out.write(secrets.token_bytes(SECRET_BYTES))
+            try:
+                # Of two processes that create the secret at once, the first one wins.
+                with suppress(FileExistsError):
+                    os.link(new, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+                os.fsync(folder)
+            finally:
+                os.unlink(new, dir_fd=folder)
     secret = path.read_bytes()
     if len(secret) != SECRET_BYTES:
         raise StagezeroError(f"{path}: expected {SECRET_BYTES} bytes, got {len(secret)}; this secret is damaged, restore it from a copy.")
@@ -193,6 +203,8 @@ def open_folder(place: Path, *below: str, create: bool = False) -> Iterator[int]
 
 
 def _open_child(folder: int, part: str, create: bool) -> int:
+    if part in ("", ".", "..") or "/" in part or "\0" in part:
+        raise OSError(errno.EINVAL, "not the name of a folder", part)
     if create:
         with suppress(FileExistsError):
             os.mkdir(part, dir_fd=folder)

@@ -13,7 +13,7 @@ from conftest_auditor import AuditorHarness, sealed_file, variant
 from stagezero.auditor.setup import add_suite, parse_bars
 from stagezero.auditor.shadow import burn, power
 from stagezero.auditor.storage import Storage
-from stagezero.errors import BudgetSpentError, DoorError, InputError
+from stagezero.errors import BudgetSpentError, DoorError, InputError, StagezeroError
 from stagezero.ledger import read
 
 
@@ -52,6 +52,19 @@ def test_a_shadow_is_burned_once(harness: AuditorHarness, base: Path, tmp_path: 
 def test_the_items_of_a_shadow_must_be_new(harness: AuditorHarness, tmp_path: Path) -> None:
     with pytest.raises(DoorError, match="fresh items"):
         set_up(harness.auditor.storage, tmp_path, sealed_file(tmp_path / "shadow.jsonl", 60, "SEALED"))
+
+
+@pytest.mark.parametrize("problem", ["missing", "malformed", "the same items"])
+def test_an_invalid_shadow_leaves_no_suite(harness: AuditorHarness, tmp_path: Path, problem: str) -> None:
+    storage, shadow = harness.auditor.storage, tmp_path / "shadow.jsonl"
+    if problem == "malformed":
+        shadow.write_text("{")
+    elif problem == "the same items":
+        shadow = sealed_file(shadow, 60, "s")
+    own = sealed_file(tmp_path / "own.jsonl", 60, "s")
+    with pytest.raises(StagezeroError):
+        add_suite(storage, str(own), "t", ["candour=0.02"], str(shadow), None, print, submissions=3, passes=2, delta=0.05)
+    assert storage.meter.suite("t") is None and storage.meter.suite("t.shadow") is None
 
 
 def test_power_of_a_suite_without_a_shadow_is_rejected(harness: AuditorHarness) -> None:

@@ -24,8 +24,8 @@ from stagezero.auditor.setup import measure_worst_audit
 from stagezero.auditor.storage import Storage, embedded_suite_name
 from stagezero.auditor.verdict import count_right, decide, randomise
 from stagezero.door.messages import AuditorCheckpoint, LabCheckpoint, Receipt, Reply, Separation, Setup, Status, Submission, Verdict
-from stagezero.errors import DoorError, WitnessError
-from stagezero.files import Closeable
+from stagezero.errors import DoorError, ModelError, WitnessError
+from stagezero.files import Closeable, machine_fault
 from stagezero.ledger import Checkpoint, VerifyKey, Witness, cosign, read_checkpoint, verify_consistency
 from stagezero.models import checkpoint_digest
 from stagezero.models.checkpoint import weight_files
@@ -255,7 +255,11 @@ class Auditor(Closeable):
         self._remove_copy_unless_needed(charge.model)
 
     def _examine(self, suite: Suite, charge: Charge) -> tuple[Verdict, float | None]:
-        """Return the verdict on a charged model, and its rung on a ladder; never raise."""
+        """Return the verdict on a charged model, and its rung on a ladder.
+
+        Raises:
+            Exception: a disk or mount of this machine failed; the examination is to be repeated.
+        """
         verdict: Verdict = "fail"
         rung: float | None = None
         try:
@@ -268,8 +272,12 @@ class Auditor(Closeable):
                 bits = self.meter.bits_allowed(suite)
                 verdict, rung = decide(right, suite.terms, bits, self.meter.best_rung(suite.name))
         except Exception as error:
+            if (fault := machine_fault(error)) is not None:
+                log.warning("submission %d is examined again: %s", charge.number, fault)
+                raise
             # The details may depend on sealed data, so they stay here; the lab receives a "fail".
-            log.warning("submission %d: %s", charge.number, type(error).__name__)
+            # The texts of the examiner's own errors do not depend on it.
+            log.warning("submission %d: %s", charge.number, error if type(error) is ModelError else type(error).__name__)
         if suite.terms.meter == "randomised":
             verdict = randomise(verdict, suite.terms.flip, self.storage.secret, suite.name, charge.model)
         return verdict, rung

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from stagezero.auditor.budget_tables import SHADOW_SUFFIX, Suite
 from stagezero.auditor.examiner import Examiner
 from stagezero.auditor.sealed import SealedItems, load_sealed_items
-from stagezero.auditor.shadow import add_shadow
+from stagezero.auditor.shadow import add_shadow, check_shadow
 from stagezero.auditor.storage import Storage
 from stagezero.door.messages import Terms
 from stagezero.errors import DoorError, InputError, ModelError, explain
@@ -92,6 +92,8 @@ def add_suite(
                 f"--slowest: the slowest audit takes {worst:.1f} s and the slot is {storage.settings.slot:.0f} s; set up an auditor with "
                 f"a slot of at least {2 * worst:.0f}s."
             )
+    if shadow is not None:
+        check_shadow(storage, name, suite_terms, shadow)
     suite = storage.add(name, suite_terms)
     if shadow is not None:
         add_shadow(storage, suite, shadow)

@@ -17,7 +17,7 @@ from typing import Any
 from stagezero.auditor import verdict
 from stagezero.auditor.budget_tables import SHADOW_SUFFIX, Suite
 from stagezero.auditor.examiner import Examiner
-from stagezero.auditor.sealed import SealedItems
+from stagezero.auditor.sealed import SealedItems, load_sealed_items
 from stagezero.auditor.storage import MIN_SLOT_SECONDS, Storage, charge_entry
 from stagezero.door.messages import Terms
 from stagezero.errors import DoorError, InputError
@@ -53,15 +53,44 @@ def add_shadow(storage: Storage, suite: Suite, source: str) -> Suite:
         InputError: the source is not of the suite's kind.
         DoorError: some of its items belong to another suite already.
     """
-    terms = Terms(
-        suite=suite.terms.suite, sealed=source if suite.terms.sealed is not None else None, items=suite.terms.items,
-        bars=suite.terms.bars, submissions=1, passes=1, delta=suite.terms.delta, meter="flat", bits=1.0,
+    return storage.add(shadow_name(suite), _shadow_terms(suite.terms, source), slot=MIN_SLOT_SECONDS, fresh=True)
+
+
+def check_shadow(storage: Storage, name: str, terms: Terms, source: str) -> None:
+    """Check that a shadow can be set up for a suite that does not exist yet.
+
+    Otherwise the suite would exist without the shadow that its terms state.
+
+    Args:
+        storage: the auditor's folder.
+        name: the suite's name.
+        terms: the suite's terms.
+        source: as for ``add_shadow``.
+
+    Raises:
+        InputError, SuiteError, DoorError: as for ``add_shadow``.
+    """
+    own, others = (
+        {item for cluster in load_sealed_items(n, t, storage.secret).clusters for item in cluster}
+        for n, t in ((name, terms), (name + SHADOW_SUFFIX, _shadow_terms(terms, source)))
+    )
+    used = len(own & others) + storage.meter.count_known_items(sorted(others))
+    if used and storage.meter.suite(name) is None:
+        raise DoorError(f"--shadow: expected fresh items, and {used} of them belong to another suite already; take them out.")
+
+
+def _shadow_terms(terms: Terms, source: str) -> Terms:
+    """Return the terms of the shadow of a suite.
+
+    Raises:
+        InputError: the source is not of the suite's kind.
+    """
+    if (terms.sealed is None) != (source == terms.suite):
+        raise InputError(f"--shadow: expected {'another file' if terms.sealed is not None else terms.suite!r}, got {source!r}; correct it.")
+    return Terms(
+        suite=terms.suite, sealed=source if terms.sealed is not None else None, items=terms.items, bars=terms.bars, submissions=1,
+        passes=1, delta=terms.delta, meter="flat", bits=1.0,
     )  # fmt: skip
-    if (suite.terms.sealed is None) != (source == suite.terms.suite):
-        raise InputError(
-            f"--shadow: expected {'another file' if suite.terms.sealed is not None else suite.terms.suite!r}, got {source!r}; correct it."
-        )
-    return storage.add(shadow_name(suite), terms, slot=MIN_SLOT_SECONDS, fresh=True)
 
 
 def _load(storage: Storage, suite: Suite) -> tuple[Suite, SealedItems, SealedItems]:

@@ -94,7 +94,7 @@ class EmbeddedAuditor(Closeable):
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             folder.mkdir(exist_ok=True, mode=0o700)
-            self._log = (folder / "auditor.log").open("ab") if any(folder.iterdir()) else None
+            self._log = (folder / "auditor.log").open("ab")
         except OSError as error:
             raise DoorError(f"audit.folder: {folder}: {error.strerror}; name a folder you may write to in audit.folder.") from None
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -106,7 +106,7 @@ class EmbeddedAuditor(Closeable):
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._log if self._log is not None else subprocess.DEVNULL,
+            stderr=self._log,
             env=environment,
         )
         self._endpoint: AuditorEndpoint | None = None
@@ -140,5 +140,4 @@ class EmbeddedAuditor(Closeable):
             self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
-        if self._log is not None:
-            self._log.close()
+        self._log.close()
