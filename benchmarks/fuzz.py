@@ -8,6 +8,10 @@ Each hostile model is submitted for audit. It must be refused before any charge,
 reveals no internals of the auditor, or be charged and answered "pass" or "fail" within its slot.
 The auditor may log no error and may execute no code of a model, and must audit an honest model
 afterwards as before. The auditor's peak memory is that of this process.
+
+Bad projects, recipes, ideas, suites, checkpoints and command lines are given to the commands that
+read them (``_bad_inputs.py``). Each must be answered with one sentence and exit code 2. A good idea
+is the control: it must not be answered so.
 """
 
 from __future__ import annotations
@@ -18,9 +22,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from _auditing import TOKEN, Audited, alarms, attempt, honest
+from _bad_inputs import IDEA, BadInput, bad_inputs, problem_of
 from _common import arguments, publish
 from _hostile import Attack, attacks
 from _schema import FuzzResult, fuzz
@@ -126,6 +132,13 @@ def main() -> int:
             failures.append(f"intake: the auditor's memory grew by {growth_mb:.0f} MB")
         start = time.perf_counter()
         results = fuzz_interface(base, Path(folder), options.examples, failures)
+    start, cases = time.perf_counter(), bad_inputs(base)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        answers = list(zip(cases, pool.map(problem_of, cases), strict=True))
+    failures += [f"input: {case.name}: {problem}" for case, problem in answers if problem is not None]
+    if problem_of(BadInput("a good idea", {"i.md": IDEA}, ["idea", "check", "i.md"])) is None:
+        failures.append("input: a good idea is answered like a bad one")
+    inputs_s = time.perf_counter() - start
     errors = sum(result.server_errors for result in results)
     if errors:
         failures.append(f"interface: {errors} responses with a status of 5xx")
@@ -137,6 +150,9 @@ def main() -> int:
         "intake_memory_mb": growth_mb,
         "api_requests": sum(result.requests for result in results),
         "api_server_errors": errors,
+        "bad_inputs": len(cases),
+        "one_sentence": sum(problem is None for _, problem in answers),
+        "bad_inputs_s": inputs_s,
         "api_findings": sum(len(result.failures) for result in results),
         "api_s": time.perf_counter() - start,
         "failures": len(failures),
