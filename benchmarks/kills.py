@@ -14,6 +14,10 @@ the answers that the lab has received. The benchmark counts:
 
 Every fifth model crashes its own audit. Half of the kills occur in the first quarter of a second,
 when the charge is made.
+
+Then faults of the machine are caused in the lab: full disks, lost mounts and killed workers at
+random moments of a comparison (``_machine_faults.py``). No entry of its ledger may be wrong, and the
+same command must go on to the ledger of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -37,13 +41,14 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from _common import arguments, publish
+from _machine_faults import run_faults
 
 from stagezero.auditor.http_api import new_token, token_hash
 from stagezero.auditor.storage import Storage
 from stagezero.door import Door, Terms
 from stagezero.errors import LedgerError, StagezeroError
 from stagezero.ledger import read, verify
-from stagezero.models import checkpoint_digest
+from stagezero.models import checkpoint_digest, home, materialise
 
 KILLS, SLOT_SECONDS, TIMEOUT_SECONDS, CLUSTERS = 100, 1.0, 120.0, 40
 SUITE, ACCOUNT = "sealed", "lab"
@@ -366,6 +371,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=KILLS, help="number of kills")
     parser.add_argument("--created", type=int, default=3, help="how many of the kills occur while an auditor's folder is created")
     parser.add_argument("--seed", type=int, default=4, help="seed of the random moments")
+    parser.add_argument("--faults", type=int, default=20, help="number of full disks; other faults in proportion")
     parser.add_argument("--base", type=Path, help="folder of a tiny model to submit; by default, one is trained")
     options = parser.parse_args()
     rng = random.Random(options.seed)
@@ -392,16 +398,27 @@ def main() -> int:
                 counts.failures.append(
                     f"an auditor that was killed while it created its folder does not open again: {list(embedded.iterdir())}"
                 )
-    for line in counts.failures:
+    materialise("pocket/16k")
+    machine = run_faults(options.faults, home(), options.seed) if options.faults else {}
+    for line in [*counts.failures, *(line for count in machine.values() for line in count.failures)]:
         print(line)
-    figures = {
+    figures: dict[str, float] = {
         "kills": counts.kills, "kills_of_auditor": counts.auditor_kills, "kills_of_lab": counts.lab_kills,
         "kills_while_starting": counts.while_starting, "kills_before_charge": counts.before_charge,
         "kills_between_charge_and_answer": counts.between_charge_and_answer, "kills_after_answer": counts.after_answer,
         "uncharged_answers": counts.uncharged, "double_charges": counts.double, "lost_submissions": counts.lost,
         "changed_answers": counts.changed, "broken_records": counts.broken, "seconds": time.monotonic() - start,
     }  # fmt: skip
-    faults = ("uncharged_answers", "double_charges", "lost_submissions", "changed_answers", "broken_records")
+    for name, count in machine.items():
+        figures |= {f"{name}_rounds": count.rounds, f"{name}_stopped": count.stopped, f"{name}_wrong": len(count.failures)}
+    faults = (
+        *(f"{name}_wrong" for name in machine),
+        "uncharged_answers",
+        "double_charges",
+        "lost_submissions",
+        "changed_answers",
+        "broken_records",
+    )
     publish(figures, dict.fromkeys(faults, "0"), options.json)
     return 1 if any(figures[name] for name in faults) else 0
 
