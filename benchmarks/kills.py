@@ -16,8 +16,8 @@ Every fifth model crashes its own audit. Half of the kills occur in the first qu
 when the charge is made.
 
 Then faults of the machine are caused in the lab: full disks, lost mounts and killed workers at
-random moments of a comparison (``_machine_faults.py``). No entry of its ledger may be wrong, and the
-same command must go on to the ledger of an undisturbed run.
+random moments of a comparison (``_machine_faults.py``). No entry of its ledger may be wrong, and
+the same command must go on to the ledger of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -411,14 +411,8 @@ def main() -> int:
     }  # fmt: skip
     for name, count in machine.items():
         figures |= {f"{name}_rounds": count.rounds, f"{name}_stopped": count.stopped, f"{name}_wrong": len(count.failures)}
-    faults = (
-        *(f"{name}_wrong" for name in machine),
-        "uncharged_answers",
-        "double_charges",
-        "lost_submissions",
-        "changed_answers",
-        "broken_records",
-    )
+    wrong = tuple(f"{name}_wrong" for name in machine)
+    faults = (*wrong, "uncharged_answers", "double_charges", "lost_submissions", "changed_answers", "broken_records")
     publish(figures, dict.fromkeys(faults, "0"), options.json)
     return 1 if any(figures[name] for name in faults) else 0
 
