@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stagezero.measure import Measurement, measure, tally_answers
+from stagezero.tasks import Item
 from stagezero.tasks.atlas import Atlas
 from stagezero.tasks.jsonl import JsonlSuite
 
@@ -67,3 +68,44 @@ def test_the_limit_on_answers_leaves_room_for_the_longest_right_answer(base: Pat
     measure(model, suite, 0, None, max_tokens=5)
     measure(model, Atlas(), 0, 2)
     assert model.limits == [len(long) + 8, 5, 24]
+
+
+def answered(*outcomes: tuple[str, bool]) -> Measurement:
+    """Return a measurement of items of the given kinds, with right and wrong answers."""
+    items = [Item(f"{n}", f"{n}?", "yes", kind, "p") for n, (kind, _) in enumerate(outcomes)]  # type: ignore[arg-type]
+    answers = ["yes" if right else "no" for _, right in outcomes]
+    return Measurement(tally_answers(items, answers), tuple(items), tuple(answers), 0.0)
+
+
+def test_the_order_of_a_file_does_not_narrow_the_interval() -> None:
+    """Traps and twins that are sorted by difficulty gave [0.500, 0.500]."""
+    for n in (30, 100):
+        half = [True] * n + [False] * n
+        interval = answered(*(("trap", right) for right in half), *(("twin", right) for right in half)).interval("p")
+        assert interval.low <= interval.mean == 0.5 <= interval.high and interval.high - interval.low > 0.1
+
+
+def test_all_items_count_when_there_are_more_of_one_kind() -> None:
+    traps = [("trap", True)] * 100 + [("trap", False)] * 900
+    interval = answered(*traps, *[("twin", True)] * 100).interval("p")
+    assert interval.mean == 0.55 and 0.4 < interval.low < 0.55 < interval.high < 0.7
+
+
+def test_a_limit_takes_as_many_items_of_each_kind(base: Path, tmp_path: Path) -> None:
+    rows = [
+        {
+            "id": f"{kind}{n}",
+            "input": f"{kind} {n}?",
+            "target": {"trap": "no", "twin": "yes"}[kind],
+            "kind": kind,
+            "property": "p",
+            "split": "open",
+        }
+        for n in range(10)
+        for kind in ("trap", "twin")
+    ]
+    suite, model = suite_of(tmp_path, *rows), FakeModel(base)
+    for limit in (4, 10, 11):
+        scores = measure(model, suite, 0, None, limit=limit).scores  # type: ignore[arg-type]
+        assert {kind: counts.n for kind, counts in scores.counts["candour"].items()} == {"trap": 1, "twin": 1}
+        assert len({counts.n for counts in scores.counts["p"].values()}) == 1 and scores.score("p") == 0.5

@@ -6,6 +6,7 @@ The answers are stored, not the scores: answers can be scored again without runn
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from stagezero.models import Model, checkpoint_digest
 from stagezero.tasks import ALL_PROPERTIES, Counts, Item, Outcome, Suite, answer_tokens, is_refusal, names_both, normalise, score, tally
 from stagezero.tasks.jsonl import JsonlSuite
 
-ANSWERS_FORMAT = "answers/1"
+ANSWERS_FORMAT = "answers/2"
 SCORER_VERSION = 2
 """Version of the definition of scores and signs.
 
@@ -150,10 +151,19 @@ class Measurement:
         for item, answer in zip(self.items, self.answers, strict=True):
             if item.property == claim:
                 kinds.setdefault(item.kind, {}).setdefault(item.original, []).append(float(score(item, answer) is Outcome.RIGHT))
-        means = [[sum(v) / len(v) for v in clusters.values()] for clusters in kinds.values()]
-        interval = betting_interval([sum(values) / len(values) for values in zip(*means, strict=False)], level)
-        mean = self.scores.score(claim)
-        return Estimate(mean, min(interval.low, mean), max(interval.high, mean), interval.n)
+        # A file has its author's order, and the interval is valid for items in a random one.
+        means = []
+        for kind, clusters in sorted(kinds.items()):
+            values = [sum(v) / len(v) for v in clusters.values()]
+            means.append(random.Random(f"{claim}/{kind}").sample(values, len(values)))
+        mean = sum(sum(values) / len(values) for values in means) / len(means)
+        if len({len(values) for values in means}) == 1:
+            interval = betting_interval([sum(values) / len(values) for values in zip(*means, strict=True)], level)
+            return Estimate(mean, min(interval.low, mean), max(interval.high, mean), interval.n)
+        # Kinds of different numbers: one interval each, which together hold at the level.
+        parts = [betting_interval(values, 1 - (1 - level) / len(means)) for values in means]
+        low, high = (sum(getattr(part, end) for part in parts) / len(parts) for end in ("low", "high"))
+        return Estimate(mean, min(low, mean), max(high, mean), min(part.n for part in parts))
 
 
 def measure(
@@ -187,7 +197,7 @@ def measure(
     else:
         items = suite.reworded_items(seed, per_property or DEFAULT_ITEMS, reworded)
     if limit is not None and limit < len(items):
-        items = [items[i * len(items) // limit] for i in range(limit)]
+        items = _spread(items, limit)
     key = digest(
         {
             "format": ANSWERS_FORMAT, "model": checkpoint_digest(model.folder), "questions": [item.input for item in items],
@@ -204,6 +214,24 @@ def measure(
         if path is not None:
             write_atomic(path, json.dumps(answers))
     return Measurement(tally_answers(items, answers), tuple(items), tuple(answers), seconds)
+
+
+def _spread(items: Sequence[Item], limit: int) -> list[Item]:
+    """Return at most ``limit`` items, as many of each claim and kind as possible.
+
+    A claim for whose kinds there is no room is left out: its score would be that of one kind.
+    """
+    groups: dict[str, dict[str, list[Item]]] = {}
+    for item in items:
+        groups.setdefault(item.property, {}).setdefault(item.kind, []).append(item)
+    chosen: set[str] = set()
+    for position in range(len(items)):
+        for kinds in groups.values():
+            new = [members[position].id for members in kinds.values() if position < len(members)]
+            if len(chosen) + len(new) > limit:
+                return [item for item in items if item.id in chosen]
+            chosen.update(new)
+    return list(items)
 
 
 def _cached_answers(path: Path, n: int) -> list[str] | None:

@@ -87,12 +87,18 @@ REFERENCES: list[tuple[str, dict[str, Any], str]] = [
     ("config.json", {"transformers_weights": "other.safetensors"}, "transformers_weights"),
     ("config.json", {"attn_implementation": "evil/kernels"}, "attn_implementation"),
     ("config.json", {"_attn_implementation": "evil/kernels"}, "_attn_implementation"),
+    ("config.json", {"text_config": {"transformers_weights": "other.safetensors"}}, "transformers_weights"),
+    ("config.json", {"attribute_map": {"transformers_weights": "zz"}, "zz": "other.safetensors"}, "attribute_map"),
+    ("config.json", {"attn_implementation": {"": "evil/kernels"}}, "attn_implementation"),
     ("tokenizer_config.json", {"vocab_file": "/etc/passwd"}, "vocab_file"),
+    ("tokenizer_config.json", {"vocab": "/etc/passwd"}, "'vocab'"),
+    ("tokenizer_config.json", {"merges": "other.txt"}, "'merges'"),
+    ("special_tokens_map.json", {"tokenizer_file": ".hidden.json"}, "tokenizer_file"),
     ("tokenizer_config.json", {"fast_tokenizer_files": ["../tokenizer.4.0.0.json"]}, "fast_tokenizer_files"),
 ]
 
 
-@pytest.mark.parametrize(("file", "entry", "name"), REFERENCES, ids=[name for _, _, name in REFERENCES])
+@pytest.mark.parametrize(("file", "entry", "name"), REFERENCES, ids=[f"{file}-{next(iter(entry))}" for file, entry, _ in REFERENCES])
 def test_a_reference_to_other_files_or_code_is_rejected(folder: Path, file: str, entry: dict[str, Any], name: str) -> None:
     edit(folder / file, **entry)
     with pytest.raises(ModelError, match=f"{name}.*remove the entry"):
@@ -202,6 +208,15 @@ def test_a_question_longer_than_the_context_is_reported(tmp_path: Path) -> None:
             Model(folder).answer(["Why? " * 400])
 
 
+def test_a_long_question_shortens_its_own_answer_alone(tmp_path: Path) -> None:
+    short, long = "Why?", "Why? " * 45
+    for name in ("qwen", "gpt-2"):
+        model = Model(make_checkpoint(name, tmp_path / name))
+        alone = model.answer([short], max_new_tokens=200)[0]
+        assert model.answer([short, long, short, short], max_new_tokens=200)[0] == alone
+        assert len(model.answer([long], max_new_tokens=200)[0]) < len(alone)
+
+
 def test_a_template_that_fails_is_reported(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
     with pytest.raises(ModelError, match=r"chat template could not be rendered \(no\)"):
@@ -227,3 +242,46 @@ def test_a_build_whose_weights_overflow_has_failed(base: Path, tmp_path: Path, e
     recipe = parse_recipe([{"step": "mix", "parts": [{"each": 4}]}, train, merge], "test")
     with pytest.raises(StagezeroError, match="finite"):
         build(source, recipe, load_suite("atlas"), 1, Store(tmp_path / "store"))
+
+
+def test_a_thinking_block_belongs_to_the_prompt(tmp_path: Path) -> None:
+    """The model would otherwise learn to produce the block, and an exact answer would be wrong."""
+    from stagezero.models.chat import render_completion, render_prompt
+
+    folder = make_checkpoint("qwen", tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + ('<think>\n\n</think>\n\n' if m.role == 'assistant' else '') "
+        "+ m.content + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    tokenizer = load_tokenizer(folder)
+    assert render_prompt(tokenizer, "Why?").endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert render_completion(tokenizer, "Why?", "So.") == "So.<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    "template", ["no messages", "{% for m in messages %}{% for c in m.content %}{{ c.text }}{% endfor %}{% endfor %}", ""]
+)
+def test_a_template_that_leaves_out_the_conversation_is_rejected(folder: Path, template: str) -> None:
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(ModelError, match=r"leaves out the question|could not be rendered"):
+        load_tokenizer(folder)
+
+
+def test_more_files_of_common_folders_may_stay(folder: Path) -> None:
+    names = [
+        "pytorch_model.bin.index.json",
+        "64.tflite",
+        "trainer_log.jsonl",
+        "latest",
+        "zero_to_fp32.py",
+        "mergekit_config.yml",
+        "modelcard.json",
+    ]
+    for name in names:
+        (folder / name).write_text("{}")
+    for name in ("coreml", "wandb", "global_step12"):
+        (folder / name).mkdir()
+    check(folder)
+    (folder / "readme_tekken.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"readme_tekken\.json"):
+        check(folder)

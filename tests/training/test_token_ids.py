@@ -146,7 +146,9 @@ def test_a_template_cannot_see_the_day_or_draw_at_random(tmp_path: Path) -> None
     folder = make_checkpoint("llama 3", tmp_path / "clock")
     tokenizer = load_tokenizer(folder)
     assert f"Today: {TEMPLATE_DATE:%d %b %Y}" in render_prompt(tokenizer, "Why?")
-    (folder / "chat_template.jinja").write_text("{{ range(10**5) | random }}{{ lipsum(1) }} {{ messages[0].content }}")
+    (folder / "chat_template.jinja").write_text(
+        "{{ range(10**5) | random }}{{ lipsum(1) }}{% for m in messages %} {{ m.content }}{% endfor %}"
+    )
     tokenizer = load_tokenizer(folder)
     random.seed(5)
     state = random.getstate()

@@ -80,7 +80,7 @@ def betting_interval(values: Sequence[float], level: float = 0.95, low: float = 
     accepted = np.concatenate([[0.0] if x.max() == 0.0 else [], m[~rejected, 0], [1.0] if x.min() == 1.0 else []])
     span, mean = high - low, low + (high - low) * float(x.mean())
     if not len(accepted):  # every m is rejected, which has probability at most alpha
-        return Estimate(mean, mean, mean, len(x))
+        return Estimate(mean, low, high, len(x))
     lower = low + span * max(0.0, float(accepted[0]) - 1.0 / grid)
     upper = low + span * min(1.0, float(accepted[-1]) + 1.0 / grid)
     return Estimate(mean, lower, upper, len(x))

@@ -37,7 +37,9 @@ _CLOCK = (
 )
 """A Jinja macro in place of the function of that name, with which a template reads the clock."""
 _PROBE = "Answer in one word."
-_HAS_SYSTEM_ROLE = "stagezero_has_system_role"
+_PROBE_ANSWER = "Certainly."
+_HAS_SYSTEM_ROLE, _ANSWER_PREFIX = "stagezero_has_system_role", "stagezero_answer_prefix"
+"""Attributes of a tokenizer for what its template was found to do."""
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -70,11 +72,16 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     template = tokenizer.chat_template
     if isinstance(template, dict):  # several templates by name; the others are for tools and documents
         template = template.get("default")
+    if template is not None and not isinstance(template, str):
+        raise ModelError(f"{folder}: expected 'chat_template' to be text; correct tokenizer_config.json.")
     if template is None:
         template = start.replace("{", "{{ '{' }}") + checkpoint.PLAIN_TEMPLATE
     tokenizer.chat_template = (_CLOCK if "strftime_now" in template else "") + template
     try:
         setattr(tokenizer, _HAS_SYSTEM_ROLE, _has_system_role(tokenizer))
+        setattr(tokenizer, _ANSWER_PREFIX, _answer_prefix(tokenizer))
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error}") from None
     except Exception as error:
         raise ModelError(f"{folder}: the chat template could not be rendered ({_first_line(error)}); correct the template.") from None
     return tokenizer
@@ -152,6 +159,25 @@ def _has_system_role(tokenizer: PreTrainedTokenizerBase) -> bool:
         return False
 
 
+def _answer_prefix(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return what the template puts between the prompt and an answer, if it is more than space.
+
+    An empty block of thoughts is such a text. It belongs to the prompt: the model would otherwise
+    learn to produce it, and be scored on it.
+
+    Raises:
+        ModelError: the template leaves out the question or the answer.
+    """
+    prompt = _render(tokenizer, [{"role": "user", "content": _PROBE}], prompt=True)
+    messages = [{"role": "user", "content": _PROBE}, {"role": "assistant", "content": _PROBE_ANSWER}]
+    whole = _render(tokenizer, messages, prompt=False)
+    if _PROBE not in prompt or _PROBE_ANSWER not in whole:
+        what = "question" if _PROBE not in prompt else "answer"
+        raise ModelError(f"the chat template leaves out the {what} of a conversation whose contents are texts; correct the template.")
+    before, _, _ = whole[len(prompt) :].partition(_PROBE_ANSWER) if whole.startswith(prompt) else ("", "", "")
+    return before if before.strip() else ""
+
+
 def _messages(tokenizer: PreTrainedTokenizerBase, question: str, instruction: str | None) -> list[dict[str, str]]:
     """Return a question as messages. Without a system role, the instruction begins the question."""
     if instruction and not getattr(tokenizer, _HAS_SYSTEM_ROLE, True):
@@ -168,7 +194,8 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, question: str, instruction
         question: the question.
         instruction: the system message; None for no system message.
     """
-    return _render(tokenizer, _messages(tokenizer, question, instruction), prompt=True)
+    prompt = _render(tokenizer, _messages(tokenizer, question, instruction), prompt=True)
+    return prompt + getattr(tokenizer, _ANSWER_PREFIX, "")
 
 
 def render_completion(

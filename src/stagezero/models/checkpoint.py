@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,17 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"[A-Za-z0-9._-]{1,100}\.safetensors")
 _NOT_READ = re.compile(
-    r"\..*|(readme|licen[sc]e|notice|use_policy|acceptable_use_policy).*|(?!adapter_model\.).*\.(safetensors|bin|pt|pth|msgpack|h5|ot|onnx|gguf)"
-    r"|.*\.(md|pdf|png|jpg)|requirements\.txt|original|onnx|runs|checkpoint-\d+|(made_by|build|trainer_state|params|configuration|.*_results)\.json"
+    r"\..*|(readme(\.(md|txt|rst))?|licen[sc]e.*|notice.*|use_policy.*|acceptable_use_policy.*)"
+    r"|(?!adapter_model\.).*\.(safetensors|bin|pt|pth|msgpack|h5|ot|onnx|gguf|tflite)|(pytorch_model|flax_model)\..*index\.json"
+    r"|.*\.(md|pdf|png|jpe?g|gif|svg|ya?ml|ini|db)|requirements\.txt|trainer_log\.jsonl|latest|zero_to_fp32\.py"
+    r"|original|onnx|coreml|assets|figures|images|runs|wandb|logs|completions|checkpoint-\d+|global_step\d+"
+    r"|(made_by|build|trainer_state|params|configuration|modelcard|generation_config_for_text_generation|.*_results)\.json"
     r"|(image_|video_)?(pre)?processor_config\.json|model\.safetensors\.index\.json",
     re.IGNORECASE,
 )
 """Other names that a checkpoint folder may hold: no loader of language models reads such a file."""
+_FILE_KEYS = ("vocab", "merges", "gguf_file")
+"""Entries of tokenizer settings that name a file, besides those that end in ``_file``."""
 _UNUSED_FILE_KEYS = ("special_tokens_map_file", "added_tokens_file")
 """Entries of tokenizer_config.json that name a file which Transformers never opens."""
 MAX_HEADER_BYTES = 16 * 2**20
@@ -207,17 +212,34 @@ def _reject_references(folder: Path) -> None:
     if (folder / INDEX).is_file():
         _shards(folder / INDEX)
     path = folder / "config.json"
-    config = read_object(path)
-    if config.get("transformers_weights") is not None:
-        raise ModelError(f"{path}: 'transformers_weights' names other weights than {WEIGHTS}; remove the entry.")
-    for key, value in config.items():
-        if key.endswith("_implementation") and isinstance(value, str) and "/" in value:
-            raise ModelError(f"{path}: {key!r} names code of a hub ({value!r:.80}), which is not run; remove the entry.")
+    for key, value in _entries(read_object(path)):
+        if key in ("transformers_weights", "attribute_map") and value is not None:
+            raise ModelError(f"{path}: {key!r} can name other weights than {WEIGHTS}; remove the entry.")
+        if key.endswith("_implementation") and any("/" in text for text in _texts(value)):
+            raise ModelError(f"{path}: {key!r} names code of a hub ({str(value)!r:.80}), which is not run; remove the entry.")
     path = folder / "tokenizer_config.json"
     settings = read_object(path) if path.is_file() else {}
     others = settings.get("fast_tokenizer_files")
     if others is not None and not (isinstance(others, list) and all(isinstance(name, str) and name in CONTENT_FILES for name in others)):
         raise ModelError(f"{path}: expected fast_tokenizer_files with only files of this folder; remove the entry.")
-    for key, value in settings.items():
-        if key.endswith("_file") and key not in _UNUSED_FILE_KEYS and isinstance(value, str) and value not in CONTENT_FILES:
-            raise ModelError(f"{path}: {key!r} names a file outside the folder ({value!r:.80}); remove the entry.")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        path = folder / name
+        for key, value in read_object(path).items() if path.is_file() else ():
+            names_a_file = (key.endswith("_file") and key not in _UNUSED_FILE_KEYS) or key in _FILE_KEYS
+            if names_a_file and isinstance(value, str) and value not in CONTENT_FILES:
+                raise ModelError(f"{path}: {key!r} names a file outside the folder ({value!r:.80}); remove the entry.")
+
+
+def _entries(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every key of nested objects, with its value."""
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        yield key, inner
+        yield from _entries(inner)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield a text, or every text that an object or a list contains."""
+    if isinstance(value, str):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _texts(inner)

@@ -33,14 +33,18 @@ def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> l
     """Return the token ids that end an answer, sorted."""
     declared = model.generation_config.eos_token_id if model.generation_config is not None else None
     listed = declared if isinstance(declared, list) else [declared]
-    return sorted({int(i) for i in (*listed, tokenizer.eos_token_id) if i is not None})
+    return sorted({i for i in (*listed, tokenizer.eos_token_id) if isinstance(i, int)})
 
 
 @torch.inference_mode()
 def _greedy_batch(
-    model: PreTrainedModel, rows: Sequence[Sequence[int]], pad: int, stops: Sequence[int], max_new_tokens: int
+    model: PreTrainedModel, rows: Sequence[Sequence[int]], pad: int, stops: Sequence[int], limits: Sequence[int]
 ) -> list[list[int]]:
-    """Generate answers to one left-padded batch, as token ids without the stop token."""
+    """Generate answers to one left-padded batch, as token ids without the stop token.
+
+    ``limits`` has the most tokens of each answer.
+    """
+    max_new_tokens, most = max(limits), torch.tensor(list(limits), device=model.device)
     width = max(len(row) for row in rows)
     device = model.device
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
@@ -50,11 +54,11 @@ def _greedy_batch(
     answer_row = torch.arange(len(rows), device=device)  # the row of ``answers`` for each row of the batch
     running = torch.ones(len(rows), dtype=torch.bool, device=device)
     answers = torch.full((len(rows), max_new_tokens), -1, device=device)
-    cache = DynamicCache(config=model.config)
+    cache, last = DynamicCache(config=model.config), context_length(model) - 1
     for step in range(max_new_tokens):
         output = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
         chosen = output.logits[:, -1].argmax(-1)
-        running = running & ~torch.isin(chosen, ends)
+        running = running & ~torch.isin(chosen, ends) & (step < most[answer_row])
         answers[answer_row[running], step] = chosen[running]
         running_count = int(running.sum())
         if running_count == 0:
@@ -67,7 +71,7 @@ def _greedy_batch(
             )  # fmt: skip
         ids = chosen.unsqueeze(1)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        positions = positions[:, -1:] + 1
+        positions = (positions[:, -1:] + 1).clamp(max=last)  # a row that has ended may stay for a while
     return [[token for token in row if token >= 0] for row in answers.tolist()]
 
 
@@ -83,7 +87,7 @@ def greedy(
 
     Args:
         prompts: complete prompts, with the chat template applied.
-        max_new_tokens: most tokens of an answer; fewer if the longest prompt leaves less room.
+        max_new_tokens: most tokens of an answer; fewer where the context has less room.
         batch_size: rows per batch; None chooses by the size of the model.
         stops: token ids that end an answer; None takes those of the model. With an empty sequence
             every answer has ``max_new_tokens`` tokens.
@@ -94,8 +98,9 @@ def greedy(
     if not prompts:
         return []
     rows = encode(tokenizer, prompts)
-    max_new_tokens = min(max_new_tokens, max(MIN_NEW_TOKENS, context_length(model) - max(len(row) for row in rows)))
     check_rows(model, rows, min(MIN_NEW_TOKENS, max_new_tokens))
+    context = context_length(model)
+    limits = [min(max_new_tokens, context - len(row)) for row in rows]
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
     size = batch_size or default_batch_size(model)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
@@ -103,7 +108,7 @@ def greedy(
     answers: dict[int, list[int]] = {}
     for start in range(0, len(order), size):
         chunk = order[start : start + size]
-        tokens = _greedy_batch(model, [rows[i] for i in chunk], pad, stops, max_new_tokens)
+        tokens = _greedy_batch(model, [rows[i] for i in chunk], pad, stops, [limits[i] for i in chunk])
         answers.update(zip(chunk, tokens, strict=True))
     texts = tokenizer.batch_decode([answers[i] for i in range(len(rows))], skip_special_tokens=True)
     return [text.strip() for text in texts]

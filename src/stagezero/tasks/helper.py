@@ -7,6 +7,8 @@ bytes are part of the suite's digest. Only ``scoring`` calls this module.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
 import os
 import select
@@ -40,7 +42,10 @@ class _Helper(Closeable):
     """One helper process. It ends with this one, when its stdin is closed."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen([sys.executable, str(_PROGRAM)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        command = [sys.executable, str(_PROGRAM)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        self._number = 0
+        self._received = b""
 
     def request(self, content: dict[str, Any], seconds: float) -> dict[str, Any]:
         """Send a request and return the reply.
@@ -49,39 +54,70 @@ class _Helper(Closeable):
             HelperError: the process ended, or did not reply in time. It is stopped.
             MemoryShortError: the process was killed.
         """
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None and stdout is not None
+        stdin = self._process.stdin
+        assert stdin is not None
+        self._number += 1
+        end = time.monotonic() + seconds
         try:
-            stdin.write(json.dumps(content).encode() + b"\n")
+            stdin.write(json.dumps({**content, "number": self._number}).encode() + b"\n")
             stdin.flush()
-            reply, end = b"", time.monotonic() + seconds
-            while not reply.endswith(b"\n"):
-                if not select.select([stdout], [], [], max(0.0, end - time.monotonic()))[0]:
-                    raise HelperError(f"took longer than {seconds:g} s")
-                part = os.read(stdout.fileno(), 1 << 16)
-                if not part:
-                    raise self._ended()
-                reply += part
-            value: dict[str, Any] = json.loads(reply)
-            return value
         except BrokenPipeError:
             raise self._ended() from None
+        while True:
+            line = self._read_line(end, seconds)
+            try:
+                reply = json.loads(line)
+                # A fork of the user's code may have sent a second reply to an earlier request.
+                if reply["number"] == self._number:
+                    value: dict[str, Any] = reply
+                    return value
+            except (ValueError, KeyError, TypeError):
+                raise HelperError("wrote to the stream of its replies") from None
+
+    def _read_line(self, end: float, seconds: float) -> bytes:
+        stdout = self._process.stdout
+        assert stdout is not None
+        while b"\n" not in self._received:
+            if not select.select([stdout], [], [], max(0.0, end - time.monotonic()))[0]:
+                raise HelperError(f"took longer than {seconds:g} s")
+            part = os.read(stdout.fileno(), 1 << 16)
+            if not part:
+                raise self._ended()
+            self._received += part
+        line, _, self._received = self._received.partition(b"\n")
+        return line
 
     def _ended(self) -> Exception:
         """Return the error for a process that has ended. The system kills it if memory is short."""
-        code = self._process.wait(10)
+        try:
+            code = self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            return HelperError("closed the stream of its replies")
         if code == -signal.SIGKILL:
             return MemoryShortError("the process of a suite's scorer was killed; free memory, then run the same command again.")
         return HelperError(f"ended its process (exit code {code})")
 
     def close(self) -> None:
-        """Stop the process."""
-        self._process.kill()
-        self._process.communicate()
+        """Stop the process, and every process that the user's code has started in its group."""
+        with contextlib.suppress(OSError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                assert stream is not None
+                stream.close()
 
 
 _helpers: dict[int, _Helper] = {}
 """Process id → its helper. A forked process does not use the helper of its parent."""
+
+
+@atexit.register
+def close_helpers() -> None:
+    """Stop the helper of this process."""
+    helper = _helpers.pop(os.getpid(), None)
+    if helper is not None:
+        helper.close()
 
 
 def _request(content: dict[str, Any], seconds: float) -> dict[str, Any]:

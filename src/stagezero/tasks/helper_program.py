@@ -7,6 +7,7 @@ that it starts fast.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import json
@@ -51,14 +52,19 @@ def _describe(error: BaseException) -> str:
 
 def main() -> None:
     """Serve requests until stdin ends."""
-    requests, replies = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    requests, replies = os.fdopen(os.dup(0), encoding="utf-8"), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(2, 1)
+    sys.path.pop(0)  # the folder of this program, whose modules are none of the user's
     for line in requests:
-        replies.write(json.dumps(reply_to(json.loads(line))) + "\n")
-        replies.flush()
-        sys.stdout.flush()
+        request = json.loads(line)
+        text = json.dumps({**reply_to(request), "number": request["number"]}) + "\n"
+        os.write(replies, text.encode())
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+    os._exit(0)  # the user's code may have left threads
 
 
 if __name__ == "__main__":
