@@ -72,6 +72,17 @@ def log_times(path: Path, name: str) -> None:
         time.sleep(0.3)
 
 
+def halve(number: float) -> float:
+    import torch
+
+    return float(torch.tensor([number]) * 0.5)
+
+
+def test_workers_take_denormal_numbers_as_zero(pool: LocalPool) -> None:
+    """With denormal weights a measurement took tens of times as long, without a limit."""
+    assert wait_for_result(pool._submit(halve, 1e-38), 60) == 0 != halve(1e-38)
+
+
 def test_a_closed_pool_takes_no_jobs(tmp_path: Path) -> None:
     pool = LocalPool(1)
     pool.close()

@@ -190,7 +190,7 @@ def examine(pipe: Connection, memory: float, seconds: float) -> None:
         memory: GiB in addition to what the libraries have mapped.
         seconds: CPU time limit.
     """
-    from stagezero.models.loader import configure_libraries
+    from stagezero.models.loader import configure_libraries, flush_denormals
 
     task = json.loads(pipe.recv_bytes())
     log = _discard_output()
@@ -198,6 +198,7 @@ def examine(pipe: Connection, memory: float, seconds: float) -> None:
     _restrict_files(Path(task["folder"]))
     _limit_resources(memory, seconds)
     configure_libraries()
+    flush_denormals()
     try:
         answers = generate_answers(Path(task["folder"]), task["questions"], task["instruction"], task["tokens"], task["whole"])
         pipe.send_bytes(json.dumps([answer[:MAX_ANSWER_CHARS] for answer in answers]).encode())

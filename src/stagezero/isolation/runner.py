@@ -165,6 +165,7 @@ def _prepare_torch(seed: int) -> None:
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
     numpy.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
