@@ -97,6 +97,12 @@ def test_a_byte_order_mark_and_windows_lines_are_no_error(tmp_path: Path) -> Non
     assert len(JsonlSuite(path).open_items()) == 3
 
 
+def test_a_question_twice_is_no_second_piece_of_evidence(tmp_path: Path) -> None:
+    again = {**GOOD[0], "id": "z", "input": "is the sky  GREEN"}
+    with pytest.raises(SuiteError, match="open item 'z' repeats the question of item 'a', which is no second piece of evidence"):
+        JsonlSuite(write(tmp_path / "s.jsonl", [*GOOD, again]))
+
+
 def test_a_training_item_without_a_target_needs_an_answer(tmp_path: Path) -> None:
     rows = [*GOOD, {**GOOD[2], "id": "z", "target": ""}]
     with pytest.raises(SuiteError, match=r"line 5.*'answer'"):

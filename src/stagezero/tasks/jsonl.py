@@ -165,7 +165,7 @@ class JsonlSuite:
                     raise SuiteError(
                         f"{path}: property {name!r} has no open {kind}; a score needs traps and twins with split 'open'; add some."
                     )
-        self._reject_training_questions()
+        self._reject_known_questions()
         patterns = ("regex", "python")  # their targets are no answers
         texts = [t for r in rows for t in (r.answer, *r.choices, *([] if r.scorer in patterns else [r.target])) if t]
         self.longest_answer_bytes = max((len(text.encode("utf-8", "replace")) for text in texts), default=0)
@@ -177,14 +177,23 @@ class JsonlSuite:
                 raise SuiteError(f"{path}: 'checker' names {checker!r}, and there is no such file; correct it.")
         self._digest = digest({"format": "jsonl/1", "file": file_digest(path), "checkers": [file_digest(Path(c)) for c in checkers]})
 
-    def _reject_training_questions(self) -> None:
-        """Reject a file with an open item that is also a training item: it would measure memory.
+    def _reject_known_questions(self) -> None:
+        """Reject a file with an open item twice, or with one that is also a training item.
+
+        The one would count as two pieces of evidence; the other would measure memory.
 
         Raises:
             SuiteError: the message names both items.
         """
         trained = {normalise(item.input): item.id for item in self._items["train"]}
+        first: dict[tuple[str, str, str], str] = {}
         for item in self._items["open"]:
+            other = first.setdefault((item.property, item.kind, normalise(item.input)), item.id)
+            if other != item.id:
+                raise SuiteError(
+                    f"{self.path}: open item {item.id!r} repeats the question of item {other!r}, which is no second piece of evidence; "
+                    "remove one of them."
+                )
             if normalise(item.input) in trained:
                 raise SuiteError(
                     f"{self.path}: open item {item.id!r} has the question of training item {trained[normalise(item.input)]!r}, so that a "
