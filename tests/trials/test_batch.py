@@ -196,7 +196,12 @@ def test_a_candidate_that_is_killed_alone_has_failed_only_if_the_control_is_not(
         assert (first.fate, second.fate) == (Fate.FAILED, Fate.PROMOTED)
         assert "needs more memory than this machine gives" in first.why
         assert [job.recipe for job in pool.alone] == [CONTROL] and pool.alone[0].store != tmp_path / "s"
-    assert list((tmp_path / "s").iterdir()) == []
+        healthy = FakePool({recipe(2).digest(): {"privacy": 0.2}})  # a continued run has enough memory, and finds the same
+        ledger.close()
+        ledger = Ledger(tmp_path / "l.jsonl")
+        again = BuildQueue(healthy, Path(), "atlas", 50, tmp_path / "s", None, NoProgress())
+        assert [d.fate for d in Batch(entrants, CONTROL, again, Trial(items=50), 0.025, b"s", ledger).run()] == [Fate.FAILED, Fate.PROMOTED]
+    assert not list((tmp_path / "s").glob("alone-*"))
 
 
 def test_a_failure_during_a_trial_is_recorded_at_the_same_position_in_any_order(tmp_path: Path) -> None:

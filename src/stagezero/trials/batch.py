@@ -178,7 +178,11 @@ class Batch:
         self.queue.progress.message("a job was killed twice; building the control alone, to see whether this machine is the cause")
         if not self.queue.can_build_alone(self.control, seed, (draw_for_seed(seed),)):
             raise error
-        return BuildError("it needs more memory than this machine gives: it was killed twice, and the control, built alone, was not")
+        reason = "it needs more memory than this machine gives: it was killed twice, and the control, built alone, was not"
+        for job in jobs:
+            if job.arm != CONTROL and isinstance(self._jobs[job].exception(), MemoryShortError):
+                self.queue.record_memory_failure(job.recipe, self.seeds[job.replicate - 1], reason)
+        return BuildError(reason)
 
     # --- jobs -------------------------------------------------------------------------------------
 

@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
-from stagezero.errors import MemoryShortError
+from stagezero.errors import BuildError, MemoryShortError
 from stagezero.files import write_atomic
 from stagezero.isolation import Confinement
+from stagezero.ledger import digest
 from stagezero.tasks import answer_tokens, load_suite
-from stagezero.training import Recipe
+from stagezero.training import Recipe, Store
 from stagezero.training.executors import Draw, Job, LocalPool, Result, wait_for_result
 
 RECENT_JOBS = 20
@@ -127,7 +128,12 @@ class BuildQueue:
         """
         key = (recipe.digest(), seed, draws)
         if key not in self._jobs:
-            self._jobs[key] = self.pool.submit(self._job(recipe, seed, draws))
+            reason = Store(self.store).recorded_failure(self._memory_key(recipe, seed))
+            if reason is None:
+                self._jobs[key] = self.pool.submit(self._job(recipe, seed, draws))
+            else:
+                self._jobs[key] = Future()
+                self._jobs[key].set_exception(BuildError(reason))
         return self._jobs[key]
 
     def can_build_alone(self, recipe: Recipe, seed: int, draws: tuple[Draw, ...]) -> bool:
@@ -144,6 +150,13 @@ class BuildQueue:
             except MemoryShortError:
                 return False
         return True
+
+    def record_memory_failure(self, recipe: Recipe, seed: int, reason: str) -> None:
+        """Record that a recipe needs too much memory, so that a continued run finds the same."""
+        Store(self.store).record_failure(self._memory_key(recipe, seed), reason)
+
+    def _memory_key(self, recipe: Recipe, seed: int) -> str:
+        return digest({"needs memory": recipe.digest(), "base": str(self.base), "seed": seed})
 
     def _job(self, recipe: Recipe, seed: int, draws: tuple[Draw, ...]) -> Job:
         inputs = self._inputs.setdefault(recipe.digest(), recipe.inputs_digest())

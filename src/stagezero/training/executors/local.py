@@ -135,27 +135,39 @@ class LocalPool:
     def _submit(self, function: Callable[..., R], *arguments: object, alone: bool = False) -> Future[R]:
         call = _Waiting(function, arguments, Future())
         call.result.set_running_or_notify_cancel()
+        if not alone:
+            self._run(call)
+            return call.result
         with self._lock:
             if self._closed:
                 raise WorkerError(POOL_CLOSED_MESSAGE)
-            if alone:
-                self._suspects.append(call)
-                self._recover()
-            else:
-                self._run(call)
+            self._suspects.append(call)
+            self._recover()
         return call.result
 
     def _run(self, call: _Waiting) -> None:
-        """Give a call to a worker, or hold it while other calls run alone."""
-        if self._recovery is not None:
-            self._held.append(call)
-            return
-        self._running.append(call)
+        """Give a call to a worker, or hold it while other calls run alone.
+
+        The lock is free while the executor is called: its callbacks wait for the lock while they
+        hold the executor's own.
+
+        Raises:
+            WorkerError: the pool is closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise WorkerError(POOL_CLOSED_MESSAGE)
+            if self._recovery is not None:
+                self._held.append(call)
+                return
+            self._running.append(call)
+            pool = self._pool
         try:
             with _without_main_module():
-                inner = self._pool.submit(call.function, *call.arguments)
-        except BrokenProcessPool:
-            self._suspect(call)
+                inner = pool.submit(call.function, *call.arguments)
+        except RuntimeError:  # a broken pool, or one that has been replaced since
+            with self._lock:
+                self._suspect(call)
         else:
             inner.add_done_callback(lambda done: self._finish(call, done))
 
@@ -202,9 +214,12 @@ class LocalPool:
         with self._lock:
             self._pool, before = self._start(self.workers), self._pool
             self._recovery, held, self._held = None, self._held, []
-            for call in held:
-                self._run(call)
         before.shutdown(wait=False)
+        for call in held:
+            try:
+                self._run(call)
+            except WorkerError as error:
+                call.result.set_exception(error)
 
     def _run_alone(self, alone: ProcessPoolExecutor, call: _Waiting) -> None:
         try:
