@@ -43,6 +43,7 @@ def configure(address: str | None = None) -> None:
         # Sent to every new process. It has no use here, because the controller ends the server.
         _replace(forkserver._forkserver, "_forkserver_alive_fd", os.open(os.devnull, os.O_RDONLY))
         _replace(forkserver._forkserver, "ensure_running", lambda: None)
+        _replace(forkserver, "ensure_running", lambda: None)
         _replace(auditor_process, "AUDITOR_COMMAND", (*MODULE, "stagezero.auditor"))
 
 

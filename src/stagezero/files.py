@@ -262,8 +262,8 @@ def open_regular_file(folder: int, name: str, allow_hard_links: bool = True) -> 
     Args:
         folder: descriptor of the open folder.
         name: one name, without a slash.
-        allow_hard_links: also open a file that has a second name. Whoever may write to the folder
-            could give another user's file a name in it.
+        allow_hard_links: also open a file that has a second name. A user who may write to the
+            folder could give another user's file a name in it.
 
     Raises:
         OSError: it is not such a file (``EINVAL`` or ``ELOOP``), it was replaced at every attempt
@@ -379,25 +379,6 @@ def read_text(path: Path, error: type[InputError]) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise error(f"{path}: expected UTF-8 text; save the file as UTF-8.") from None
-
-
-def machine_fault(error: BaseException) -> str | None:
-    """Return which fault of the machine an exception reports; None if it reports none.
-
-    Some libraries report a full disk with an exception of their own, whose text has the system's
-    error number or words. The exceptions that led to this one are examined, too.
-    """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in MACHINE_ERRORS:
-            return os.strerror(cause.errno)
-        text = str(cause)
-        numbers = {int(number) for number in re.findall(r"os error (\d{1,4})\b", text)}
-        for number in sorted(MACHINE_ERRORS):
-            if number in numbers or os.strerror(number) in text:
-                return os.strerror(number)
-        cause = cause.__cause__ or cause.__context__
-    return None
 
 
 @contextmanager

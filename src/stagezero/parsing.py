@@ -1,6 +1,6 @@
 """JSON and YAML that people and agents write, read strictly.
 
-A key that is given twice is an error: the libraries take the last one and say nothing. Numbers of
+A key that is given twice is an error: the libraries take the last one without an error. Numbers of
 thousands of digits, deep nesting and dates that do not exist are errors of one sentence, too.
 """
 

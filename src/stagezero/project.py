@@ -107,7 +107,7 @@ class Outside(_Frozen):
     kind: Literal["outside"]
     name: str = Field(default="outside", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)
     ideas: Positive = 4
-    seconds: Annotated[float, Field(gt=0)] = 86_400
+    seconds: Annotated[float, Field(gt=0, le=315_360_000)] = 86_400
 
 
 Researcher = Annotated[People | Optuna | Uniform | SelfProposing | LLM | Outside, Field(discriminator="kind")]
@@ -245,7 +245,7 @@ class Project(_Frozen):
     base: str
     suite: str = "atlas"
     stage0: str = Field(description="path of the recipe of stage 0, which people wrote")
-    stages: Positive = 2
+    stages: Annotated[int, Field(gt=0, le=10_000)] = 2
     researchers: tuple[Researcher, ...] = Field(min_length=1)
     trial: Trial = Trial()
     audit: AnyAudit | None = None

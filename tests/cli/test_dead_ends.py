@@ -64,7 +64,7 @@ def test_an_ascii_terminal_displays_every_text(tmp_path: Path) -> None:
 def test_closed_and_full_outputs() -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([*COMMAND, "idea", "schema"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    one_sentence(done, "standard output: No space left on device; free some space")
+    one_sentence(done, "the output: No space left on device; free some space")
     done = subprocess.run(f"{' '.join(COMMAND)} idea schema >&-", shell=True, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     done = subprocess.run(f"{' '.join(COMMAND)} idea schema | true", shell=True, capture_output=True, text=True, check=False)

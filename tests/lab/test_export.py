@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from conftest import stagezero
 from stagezero.errors import InputError
 from stagezero.lab.export import export_model
 from stagezero.ledger.lineage import read_record
-from stagezero.models import Model, checkpoint_digest
+from stagezero.models import Model, checkpoint_digest, home
 
 
 def test_the_adopted_model_is_exported(finished: Path, tmp_path: Path) -> None:
@@ -34,3 +36,22 @@ def test_what_cannot_be_exported_is_explained(finished: Path, tmp_path: Path, mo
     with pytest.raises(InputError, match=r"is not in the store .*; make it again with: stagezero rebuild"):
         export_model(moved, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_rebuilt_model_is_exported(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = read_record(finished / "ledger.jsonl")
+    shutil.copytree(home() / "store", tmp_path / "rebuilds" / record.name / "first")
+    monkeypatch.setenv("STAGEZERO_HOME", str(tmp_path / "empty"))
+    monkeypatch.chdir(tmp_path)
+    number, digest = export_model(finished, tmp_path / "model")
+    assert checkpoint_digest(tmp_path / "model") == digest == record.stages[number]["model"]
+
+
+def test_a_copy_that_fails_leaves_nothing(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left") as refusal:
+        patch.setattr(shutil, "copyfile", full)
+        export_model(finished, tmp_path / "new")
+    assert refusal.value.filename == str(tmp_path / "new") and list(tmp_path.iterdir()) == []

@@ -417,3 +417,15 @@ def test_only_the_campaign_validates_patches_of_a_recipe_with_files(tmp_path: Pa
     inbox_client.submit(tmp_path, NAME, text_of(patch="- {op: set, at: dpo, values: {steps: 9}}"))
     inbox_state = inbox.read_inbox(tmp_path, NAME, 1, SubmissionLimits.from_brief(brief))
     assert not inbox_state.ideas and "names step 'dpo'" in inbox_state.refused[0][1]
+
+
+def test_a_request_for_ideas_is_displayed_when_its_stage_opens_and_when_ideas_arrive(tmp_path: Path) -> None:
+    """With two researchers, both requests are displayed before the first one's time is over."""
+    messages: list[str] = []
+    researcher = OutsideResearcher(settings(2, 60), tmp_path / "a run", messages.append)
+    researcher.open(brief_for())
+    inbox_client.submit(tmp_path / "a run", NAME, text_of())
+    inbox_client.mark_done(tmp_path / "a run", NAME)
+    assert len(researcher.propose(brief_for())) == 1
+    assert len(messages) == 1 and messages[0].startswith(f"waiting for 2 ideas from {NAME!r} until ")
+    assert messages[0].endswith(f"submit with: stagezero idea submit FILE --run '{tmp_path / 'a run'}' --as {NAME}")

@@ -1,6 +1,6 @@
 """Builds: equal inputs give equal digests, prefixes are shared, and visible builds are complete.
 
-Covers: training/data.py, training/store.py, training/steps/command.py, training/steps/common.py.
+Covers: training/data.py, training/store.py, training/steps/command.py, training/steps/common.py, machine_faults.py.
 """
 
 from __future__ import annotations
@@ -325,6 +325,7 @@ FAULTS: list[tuple[Exception, str]] = [
     (OSError(errno.ESTALE, os.strerror(errno.ESTALE)), "Stale file handle"),
     (RuntimeError(FULL_DISK), "No space left on device"),
     (SafetensorError(FULL_DISK), "No space left on device"),
+    (SafetensorError("Error while serializing: I/O error: File too large (os error 27)"), "File too large"),
     (ValueError("IO error: Disk quota exceeded (os error 122)"), "Disk quota exceeded"),
     (FileNotFoundError(errno.ENOENT, "No such file or directory"), "No such file or directory"),
 ]
@@ -350,7 +351,9 @@ def test_a_fault_of_the_machine_is_no_fault_of_the_recipe(base: Path, tmp_path: 
         build(base, recipe_, load_suite("atlas"), 1, Store(tmp_path), trainer=direct)
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes")])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes. Error code 12 (Cannot allocate memory)")]
+)
 def test_too_little_memory_is_no_fault_of_the_recipe(base: Path, tmp_path: Path, error: Exception) -> None:
     def trainer(*_: object) -> None:
         raise error

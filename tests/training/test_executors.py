@@ -1,6 +1,6 @@
 """Worker processes: after a kill, the jobs that were running run once more, each alone.
 
-Covers: training/executors/jobs.py, training/executors/local.py, training/executors/worker.py.
+Covers: training/executors/jobs.py, training/executors/local.py, training/executors/worker.py, processes.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +52,35 @@ def test_a_job_that_dies_alone_too_has_failed(pool: LocalPool, tmp_path: Path, k
         wait_for_result(bad, 60)
     assert len((tmp_path / "bad").read_text().splitlines()) == 2, "tried once more, alone"
     assert wait_for_result(good, 60) in ("1", "2")
+
+
+def test_a_fork_server_that_dies_during_the_recovery_loses_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class FakeDeadServer(ProcessPoolExecutor):
+        def submit(self, *_: object, **__: object) -> Future[Any]:
+            raise EOFError("unexpected EOF")
+
+    with LocalPool(1) as pool:
+        start = pool._start
+        monkeypatch.setattr(pool, "_start", lambda workers: FakeDeadServer(1))
+        dead = pool._submit(attempt, tmp_path / "dead", 0, alone=True)
+        with pytest.raises(WorkerError, match=r"could not be started \(EOFError\); run the same command again"):
+            wait_for_result(dead, 60)
+        monkeypatch.setattr(pool, "_start", start)
+        assert wait_for_result(pool._submit(attempt, tmp_path / "good", 0, alone=True), 60) == "1"
+
+
+def test_ctrl_c_while_the_pool_closes_stops_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = LocalPool(1)
+    assert wait_for_result(pool._submit(halve, 1.0), 60) == 0.5
+    (process,) = (pool._pool._processes or {}).values()
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pool._pool, "shutdown", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pool.close()
+    assert not process.is_alive()
 
 
 def test_a_job_can_be_run_alone(pool: LocalPool, tmp_path: Path) -> None:

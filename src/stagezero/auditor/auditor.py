@@ -25,8 +25,9 @@ from stagezero.auditor.storage import Storage, embedded_suite_name
 from stagezero.auditor.verdict import count_right, decide, randomise
 from stagezero.door.messages import AuditorCheckpoint, LabCheckpoint, Receipt, Reply, Separation, Setup, Status, Submission, Verdict
 from stagezero.errors import DoorError, ModelError, WitnessError
-from stagezero.files import Closeable, machine_fault
+from stagezero.files import Closeable
 from stagezero.ledger import Checkpoint, VerifyKey, Witness, cosign, read_checkpoint, verify_consistency
+from stagezero.machine_faults import machine_fault
 from stagezero.models import checkpoint_digest
 from stagezero.models.checkpoint import weight_files
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import resource
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 from stagezero.errors import ModelError
 from stagezero.files import PACKAGE_FOLDER
 from stagezero.isolation import harden
+from stagezero.processes import start_fork_server
 
 MAX_ANSWER_CHARS = 4096
 """Characters of one answer that are scored; the rest is discarded."""
@@ -47,8 +47,7 @@ class Examiner:
         """
         self.memory = memory
         os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["stagezero.auditor.forkserver_preload"])
+        self._context = start_fork_server(["stagezero.auditor.forkserver_preload"])
         self._process: BaseProcess | None = None
 
     def preload(self) -> None:

@@ -40,6 +40,8 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(141)
         except OSError as error:
             _fail(_explain_os_error(error))
+        except MemoryError:
+            _fail("this machine has too little memory; free some, then run the same command again.")
         except RecursionError:
             _fail("an input is nested too deep; use fewer levels.")
     except KeyboardInterrupt:
@@ -89,7 +91,7 @@ def _explain_os_error(error: OSError) -> str:
     """Return what failed, what the user can do, and that nothing is lost."""
     import errno
 
-    place = error.filename if error.filename is not None else "standard output" if error.errno == errno.ENOSPC else "a file"
+    place = error.filename if error.filename is not None else "a file of the run, or the output"
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         fix = "free some space, then run the same command again"

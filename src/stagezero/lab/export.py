@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def export_model(run: Path, out: Path, stage: int | None = None) -> tuple[int, s
     Raises:
         LedgerError: there is no valid ledger of a campaign.
         InputError: the stage or its model does not exist here, or ``out`` exists.
+        OSError: the copy cannot be written; nothing of it remains.
     """
     record = read_record(run / "ledger.jsonl" if run.is_dir() else run)
     adopted = [n for n, body in record.stages.items() if body["adopted"]]
@@ -37,16 +39,24 @@ def export_model(run: Path, out: Path, stage: int | None = None) -> tuple[int, s
     digest = str(record.stages[number]["model"])
     if out.exists():
         raise InputError(f"--model: {out} exists already; name a new folder.")
-    folder = Store(home() / "store").find_digest(digest)
+    stores = (home() / "store", Path("rebuilds") / record.name / "first")  # the second one is that of stagezero rebuild
+    folder = next((found for store in stores if (found := Store(store).find_digest(digest)) is not None), None)
     if folder is None:
         raise InputError(
             f"the model of stage {number} ({digest[:16]}) is not in the store {home() / 'store'}; "
-            f"make it again with: stagezero rebuild {run} --stage {number}"
+            f"make it again with: stagezero rebuild {shlex.quote(str(run))} --stage {number}"
         )
-    out.mkdir(parents=True)
-    for path in content_files(folder):
-        shutil.copyfile(path, out / path.name)
-    if checkpoint_digest(out) != digest:
-        shutil.rmtree(out)
-        raise InputError(f"{folder}: the stored model changed while it was copied; run the command again.")
+    staging = out.with_name(f".making-{out.name}")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        staging.mkdir(parents=True)
+        for path in content_files(folder):
+            shutil.copyfile(path, staging / path.name)
+        if checkpoint_digest(staging) != digest:
+            raise InputError(f"{folder}: the stored model changed while it was copied; run the command again.")
+        staging.rename(out)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(out)) from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
     return number, digest

@@ -157,7 +157,7 @@ def check_model(name: str) -> None:
     if name.startswith("package/"):
         raise ModelError(f"model {name!r}: expected {SMOLLM2}; correct the name.")
     folder = Path(name)
-    if not folder.exists():
+    if "\0" in name or not folder.exists():
         raise ModelError(
             f"model {name!r}: expected {', '.join(POCKET)}, {SMOLLM2}, hf/ORG/NAME or a checkpoint folder; there is no such folder."
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stagezero.errors import MemoryShortError, ModelError, UnreadableTextError, WorkerError
-from stagezero.files import machine_fault
+from stagezero.machine_faults import is_memory_short, machine_fault
 from stagezero.models import checkpoint
 
 if TYPE_CHECKING:
@@ -59,9 +59,9 @@ def _load(kind: Any, folder: Path, device: str | None, new_head: bool, **options
         model, report = kind.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
         )
-    except MemoryError:
-        raise MemoryShortError(f"{folder}: not enough memory to load the model; free some, then run the same command again.") from None
     except Exception as error:  # a damaged or foreign configuration fails in many ways
+        if is_memory_short(error):
+            raise MemoryShortError(f"{folder}: not enough memory to load the model; free some, then run the same command again.") from None
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         if (fault := machine_fault(error)) is not None:
             raise WorkerError(f"{folder}: {fault}; mend the disk or the mount, then run the same command again.") from None

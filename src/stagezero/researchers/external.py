@@ -43,6 +43,7 @@ class OutsideResearcher(Researcher):
             notify: displays a message: what the run waits for, and how to submit it.
         """
         self.settings, self._notify = settings, notify
+        self._announced: tuple[int, int] | None = None
         self.name = settings.name
         self.run = run
 
@@ -51,7 +52,10 @@ class OutsideResearcher(Researcher):
 
         ``propose`` continues from the opened stage.
         """
-        return inbox.open_stage(self.run, self.name, brief, self.settings.ideas, self.settings.seconds)
+        state = inbox.open_stage(self.run, self.name, brief, self.settings.ideas, self.settings.seconds)
+        if time.time() < state.closes:
+            self._announce(brief.stage, state.wanted, state.closes)
+        return state
 
     def propose(self, brief: Brief) -> list[Idea]:
         """Wait for ideas and return them.
@@ -62,25 +66,29 @@ class OutsideResearcher(Researcher):
         state, limits = self.open(brief), SubmissionLimits.from_brief(brief)
         cache: inbox.ScanCache = {}
         reported: inbox.InboxContents | None = None
-        missing = 0
         while True:
             over = time.time() >= state.closes or inbox.is_done(self.run, self.name, brief.stage)
             contents = inbox.read_inbox(self.run, self.name, brief.stage, limits, cache)
             if contents != reported:
                 inbox.report_submissions(self.run, self.name, brief.stage, contents)
                 reported = contents
-            if not over and 0 < state.wanted - len(contents.ideas) != missing:
-                missing = state.wanted - len(contents.ideas)
-                self._notify(self._request(missing, state.closes))
+            if not over and len(contents.ideas) < state.wanted:
+                self._announce(brief.stage, state.wanted - len(contents.ideas), state.closes)
             if over or len(contents.ideas) >= state.wanted:
                 return inbox.close_stage(self.run, self.name, brief.stage, limits, cache)
             time.sleep(POLL_SECONDS)
 
-    def _request(self, missing: int, closes: float) -> str:
-        """Return what the run waits for, until when, and the command that submits it."""
+    def _announce(self, stage: int, missing: int, closes: float) -> None:
+        """Display what the run waits for, until when, and the command that submits it.
+
+        The same request is displayed once.
+        """
+        if self._announced == (stage, missing):
+            return
+        self._announced = (stage, missing)
         end = datetime.fromtimestamp(closes)
         until = f"{end:%H:%M}" if closes - time.time() < 72_000 else f"{end:%Y-%m-%d %H:%M}"
-        return (
+        self._notify(
             f"waiting for {missing} idea{'s' if missing > 1 else ''} from {self.name!r} until {until}; "
             f"submit with: stagezero idea submit FILE --run {shlex.quote(str(self.run))} --as {self.name}"
         )

@@ -78,7 +78,7 @@ class Row(BaseModel):
         return self
 
     def _validate_answers(self) -> None:
-        """Reject answers that no scorer and no training could tell apart."""
+        """Reject answers that are the same for the scorer or for preference training."""
         if self.target and not self.target.strip():
             raise ValueError("'target' is only white space, which no answer equals; correct it")
         if not all(choice.strip() for choice in self.choices):

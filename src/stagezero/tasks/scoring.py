@@ -49,8 +49,8 @@ def fold(text: str) -> str:
 
     Superscripts, subscripts and fractions remain: 5² is not 52.
     """
-    kept = ("<super>", "<sub>", "<fraction>")
-    folded = "".join(c if unicodedata.decomposition(c).startswith(kept) else unicodedata.normalize("NFKC", c) for c in text)
+    not_folded = ("<super>", "<sub>", "<fraction>")
+    folded = "".join(c if unicodedata.decomposition(c).startswith(not_folded) else unicodedata.normalize("NFKC", c) for c in text)
     return " ".join(unicodedata.normalize("NFC", folded).translate(_APOSTROPHES).split())
 
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from stagezero.errors import BuildError, MemoryShortError, StagezeroError, UnreadableTextError, WorkerError
-from stagezero.files import machine_fault
 from stagezero.isolation import Confinement
 from stagezero.ledger import digest, file_digest
+from stagezero.machine_faults import is_memory_short, machine_fault
 from stagezero.models import checkpoint, checkpoint_digest
 from stagezero.models.chat import load_tokenizer, render_completion, render_prompt
 from stagezero.models.loader import materialise
@@ -263,8 +263,6 @@ def build(
         WorkerError: a disk or mount failed.
         MemoryShortError: the machine has too little memory.
     """
-    import torch
-
     tokens = answer_tokens(suite) if max_tokens is None else max_tokens
     folder, content = base, checkpoint_digest(base)
     key, seconds, made, reused = content, 0.0, 0, 0
@@ -310,16 +308,14 @@ def build(
                 if attempt is not None and isinstance(error, BuildError) and not isinstance(error, NotStartedError):
                     store.record_failure(attempt, str(error))
                 raise
-            except (MemoryError, torch.OutOfMemoryError) as error:
-                raise MemoryShortError(f"{step.step} step {step.name!r}: {TOO_LITTLE_MEMORY}") from error
             except Exception as error:
+                if is_memory_short(error):
+                    raise MemoryShortError(f"{step.step} step {step.name!r}: {TOO_LITTLE_MEMORY}") from error
                 fault = machine_fault(error) or (error.strerror or str(error) if isinstance(error, OSError) else None)
                 if fault is not None:
                     raise WorkerError(
                         f"{step.step} step {step.name!r}: {fault}; mend the disk or free space, then run the same command again."
                     ) from error
-                if "can't allocate memory" in str(error) or "bad_alloc" in str(error):
-                    raise MemoryShortError(f"{step.step} step {step.name!r}: {TOO_LITTLE_MEMORY}") from error
                 first_line = (str(error).strip() or "no message").splitlines()[0]
                 raise BuildError(f"{step.step} step {step.name!r} failed: {type(error).__name__}: {first_line:.200}") from error
             return time.perf_counter() - start

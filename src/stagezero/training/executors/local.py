@@ -13,13 +13,15 @@ import multiprocessing.connection
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from stagezero.errors import MemoryShortError, WorkerError
+from stagezero.processes import start_fork_server
 from stagezero.training.executors.jobs import Job, Result
 
 R = TypeVar("R")
@@ -105,8 +107,7 @@ class LocalPool:
     def __init__(self, workers: int) -> None:
         _set_environment()
         self.workers = workers
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["stagezero.training.executors.worker"])
+        self._context = start_fork_server(["stagezero.training.executors.worker"])
         self._lock = threading.RLock()
         self._pool = self._start(workers)
         self._running: list[_Waiting] = []
@@ -165,7 +166,7 @@ class LocalPool:
         try:
             with _without_main_module():
                 inner = pool.submit(call.function, *call.arguments)
-        except RuntimeError:  # a broken pool, or one that has been replaced since
+        except Exception:  # a broken pool, one that has been replaced since, or no worker could be started
             with self._lock:
                 self._suspect(call)
         else:
@@ -195,31 +196,38 @@ class LocalPool:
             self._recovery.start()
 
     def _run_suspects(self) -> None:
-        while True:
+        while (call := self._next_suspect()) is not None:
             with self._lock:
-                running = list(self._running)
-            wait([call.result for call in running], timeout=0.1)
-            with self._lock:
-                if self._closed:
-                    return
-                if self._running:
-                    continue  # jobs that still run; a broken pool adds its jobs to the suspects
-                if not self._suspects:
-                    break
-                call = self._suspects.pop(0)
                 alone = self._start(1)
                 self._pool, before = alone, self._pool
             before.shutdown(wait=False, cancel_futures=True)
             self._run_alone(alone, call)
-        with self._lock:
-            self._pool, before = self._start(self.workers), self._pool
-            self._recovery, held, self._held = None, self._held, []
-        before.shutdown(wait=False)
-        for call in held:
-            try:
-                self._run(call)
-            except WorkerError as error:
-                call.result.set_exception(error)
+
+    def _next_suspect(self) -> _Waiting | None:
+        """Return the next job to run alone, when no other job runs.
+
+        After the last one, start the workers again and give them the jobs that have waited.
+        """
+        while True:
+            with self._lock:
+                running = [call.result for call in self._running]
+            wait(running, timeout=0.1)
+            with self._lock:
+                if self._closed:
+                    return None
+                if self._running:
+                    continue  # jobs that still run; a broken pool adds its jobs to the suspects
+                if self._suspects:
+                    return self._suspects.pop(0)
+                self._pool, before = self._start(self.workers), self._pool
+                self._recovery, held, self._held = None, self._held, []
+            before.shutdown(wait=False)
+            for call in held:
+                try:
+                    self._run(call)
+                except WorkerError as error:
+                    call.result.set_exception(error)
+            return None
 
     def _run_alone(self, alone: ProcessPoolExecutor, call: _Waiting) -> None:
         try:
@@ -228,11 +236,14 @@ class LocalPool:
             wait([done])
         except BrokenProcessPool:
             call.result.set_exception(MemoryShortError(KILLED_TWICE_MESSAGE))
-            return
-        if not done.cancelled() and isinstance(done.exception(), BrokenProcessPool):
-            call.result.set_exception(MemoryShortError(KILLED_TWICE_MESSAGE))
+        except Exception as error:  # the fork server died while it started a worker
+            message = f"a worker process could not be started ({type(error).__name__}); run the same command again."
+            call.result.set_exception(WorkerError(message))
         else:
-            _set_outcome(call.result, done)
+            if not done.cancelled() and isinstance(done.exception(), BrokenProcessPool):
+                call.result.set_exception(MemoryShortError(KILLED_TWICE_MESSAGE))
+            else:
+                _set_outcome(call.result, done)
 
     def environment(self) -> dict[str, Any]:
         """Return what the workers' builds depend on besides recipe and seed.
@@ -267,21 +278,29 @@ class LocalPool:
         for call in unfinished:
             call.result.set_exception(WorkerError(POOL_CLOSED_MESSAGE))
         processes = list((pool._processes or {}).values())
-        pool.shutdown(wait=not now, cancel_futures=True)
-        if not now:
-            return
-        for process in processes:
-            with contextlib.suppress(OSError, ValueError):
-                process.terminate()
-        for process in processes:
-            with contextlib.suppress(OSError, ValueError, AssertionError):
-                process.join(5)
+        try:
+            pool.shutdown(wait=not now, cancel_futures=True)
+        except BaseException:  # Ctrl-C while it waits
+            now = True
+            raise
+        finally:
+            if now:
+                _terminate(processes)
 
     def __enter__(self) -> LocalPool:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         self.close(now=kind is not None)
+
+
+def _terminate(processes: Sequence[BaseProcess]) -> None:
+    for process in processes:
+        with contextlib.suppress(OSError, ValueError):
+            process.terminate()
+    for process in processes:
+        with contextlib.suppress(OSError, ValueError, AssertionError):
+            process.join(5)
 
 
 @contextlib.contextmanager

@@ -14,12 +14,13 @@ import datasets
 import peft  # noqa: F401  (imported here so that the fork server pays for it, not each worker)
 import trl
 
-from stagezero.errors import RunChangedError
+from stagezero.errors import MemoryShortError, RunChangedError, StagezeroError
 from stagezero.files import write_atomic
+from stagezero.machine_faults import is_memory_short
 from stagezero.measure import measure
 from stagezero.models import Model, loader
 from stagezero.tasks import load_suite
-from stagezero.training.build import build, first_trainer
+from stagezero.training.build import TOO_LITTLE_MEMORY, build, first_trainer
 from stagezero.training.executors.jobs import Job, Result
 from stagezero.training.reference.building import second_trainer
 from stagezero.training.steps import common, dpo, grpo, reward, sft  # noqa: F401
@@ -47,7 +48,19 @@ def run_job(job: Job) -> Result:
     Raises:
         RunChangedError: the suite or an input of a command step is not the registered one.
         BuildError, RecipeError, SandboxError, WorkerError: the build failed.
+        MemoryShortError: the machine has too little memory.
     """
+    try:
+        return _build_and_measure(job)
+    except StagezeroError:
+        raise
+    except Exception as error:
+        if is_memory_short(error):
+            raise MemoryShortError(TOO_LITTLE_MEMORY) from error
+        raise
+
+
+def _build_and_measure(job: Job) -> Result:
     suite = load_suite(job.suite)
     if suite.digest() != job.suite_digest or job.recipe.inputs_digest() != dict(job.inputs):
         raise RunChangedError(

@@ -1,0 +1,48 @@
+"""Tells faults of the machine from faults of a recipe or a model, by the exception.
+
+Some libraries report a full disk, or too little memory, with an exception of their own, whose text
+has the system's error number or words. The exceptions that led to an exception are examined, too.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+
+from stagezero.files import MACHINE_ERRORS
+
+_WRITE_ERRORS = (MACHINE_ERRORS - {errno.ENOMEM}) | {errno.EFBIG, errno.EACCES, errno.EPERM}
+"""Error numbers of a disk, a mount or a limit, in the texts of libraries."""
+_MEMORY_WORDS = ("can't allocate memory", "Cannot allocate memory", "bad_alloc", "out of memory")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def is_memory_short(error: BaseException) -> bool:
+    """Return whether an exception reports that the machine or its GPU is out of memory."""
+    return any(
+        isinstance(cause, MemoryError)
+        or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM)
+        or (isinstance(cause, RuntimeError) and any(words in str(cause) for words in _MEMORY_WORDS))
+        for cause in _causes(error)
+    )
+
+
+def machine_fault(error: BaseException) -> str | None:
+    """Return the fault of a disk, mount or limit that an exception reports; None if none."""
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in MACHINE_ERRORS - {errno.ENOMEM}:
+            return os.strerror(cause.errno)
+        text = str(cause)
+        numbers = {int(number) for number in re.findall(r"os error (\d{1,4})\b", text)}
+        for number in sorted(_WRITE_ERRORS):
+            if number in numbers or (number in MACHINE_ERRORS and os.strerror(number) in text):
+                return os.strerror(number)
+    return None
