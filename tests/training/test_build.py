@@ -1,6 +1,7 @@
 """Builds: equal inputs give equal digests, prefixes are shared, and visible builds are complete.
 
-Covers: training/data.py, training/store.py, training/steps/command.py, training/steps/common.py, machine_faults.py.
+Covers: training/data.py, training/store.py, training/steps/command.py, training/steps/common.py,
+machine_faults.py.
 """
 
 from __future__ import annotations

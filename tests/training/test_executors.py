@@ -1,6 +1,7 @@
 """Worker processes: after a kill, the jobs that were running run once more, each alone.
 
-Covers: training/executors/jobs.py, training/executors/local.py, training/executors/worker.py, processes.py.
+Covers: training/executors/jobs.py, training/executors/local.py, training/executors/worker.py,
+processes.py.
 """
 
 from __future__ import annotations
