@@ -256,7 +256,8 @@ class Project(_Frozen):
     sandbox: Sandbox = Sandbox()
     answer_tokens: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
         default=None,
-        description="longest answer of a model, in tokens; by default 24 for atlas, and for a file what its longest right answer needs",
+        description="longest answer of a model, in tokens; by default 24 for atlas, and for a file what its longest right answer needs. "
+        "An auditor takes what its sealed items need",
     )
     workers: Annotated[int, Field(ge=1, le=256)] = 2
     seed: Annotated[int, Field(ge=0, lt=2**53)] | None = Field(
