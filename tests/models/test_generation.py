@@ -66,3 +66,11 @@ def test_a_rendered_completion_ends_with_the_end_token(model: Model) -> None:
 
     assert render_prompt(model.tokenizer, "Why?") == "Q: Why?\nA:"
     assert render_completion(model.tokenizer, "Why?", "Because.") == " Because.<eos>"
+
+
+def test_denormal_numbers_are_zero_only_within_the_block() -> None:
+    from stagezero.models.loader import denormals_as_zero
+
+    with denormals_as_zero():
+        assert float(torch.tensor([1e-38]) * 0.5) == 0
+    assert float(torch.tensor([1e-38]) * 0.5) > 0

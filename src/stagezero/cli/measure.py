@@ -6,7 +6,7 @@ from stagezero import measure as measuring
 from stagezero.cli._output import ConsoleProgress, format_estimate, make_table, print_json, stdout_console
 from stagezero.errors import InputError
 from stagezero.models import Model, check_model, home, materialise
-from stagezero.models.loader import configure_libraries, flush_denormals
+from stagezero.models.loader import configure_libraries, denormals_as_zero
 from stagezero.tasks import load_suite, score
 
 
@@ -53,8 +53,7 @@ def measure(
     loaded = load_suite(suite)
     check_model(model)
     configure_libraries()
-    flush_denormals()
-    with ConsoleProgress(quiet=json) as progress:
+    with ConsoleProgress(quiet=json) as progress, denormals_as_zero():
         folder = materialise(model, lambda done, total: progress.status(f"training the base {model}", done, total, None))
         progress.status(f"generating the answers of {model}", 0, 1, None)
         measured = measuring.measure(Model(folder), loaded, seed, items, home() / "store" / "answers", limit, max_tokens=answer_tokens)
