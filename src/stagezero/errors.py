@@ -28,9 +28,13 @@ StagezeroError             Base class: printed without a traceback, exit code 2.
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import types
+import typing
+from collections.abc import Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -146,18 +150,27 @@ class ClosedError(DoorError):
     """Raised when the auditor's own records, clock or disk are at fault; it refuses to answer."""
 
 
-def explain(error: ValidationError, where: str) -> str:
-    """Describe the first problem of a pydantic error: the field, what was expected, the fix.
+def explain(error: ValidationError, where: str, model: Any = None, hidden: Sequence[str] = ()) -> str:
+    """Describe one problem of a pydantic error: the field, what was expected, the fix.
 
     Args:
+        error: the error.
         where: the file or command that contains the field; the message begins with it.
+        model: the type that was validated. With it, an unknown key is answered with the known ones.
+        hidden: known keys that a person may not write.
     """
-    first = error.errors()[0]
+    errors = error.errors()
+    # A misspelt key first: what is missing is often the same key, spelt right.
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     field = ".".join(str(part) for part in first["loc"]) or "the whole file"
     others = error.error_count() - 1
     more = f" ({others} more error{'s' if others > 1 else ''})" if others else ""
     if first["type"] == "extra_forbidden":
-        return f"{where}: unknown key {field!r}; remove it or correct its spelling{more}."
+        known = [name for name in known_keys(model, first["loc"][:-1]) if name not in hidden]
+        close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        listed = f"; the known keys are: {', '.join(known)}" if known else ""
+        return f"{where}: unknown key {field!r}{hint}; remove it or correct its spelling{listed}{more}."
     if first["type"] == "missing":
         return f"{where}: {field!r} is missing; add it{more}."
     if first["type"] == "value_error":
@@ -170,6 +183,48 @@ def explain(error: ValidationError, where: str) -> str:
     value = first.get("input")
     got = f", got {value!r:.60}" if isinstance(value, (str, int, float, bool)) or value is None else ""
     return f"{where}: {field!r}: {_expected(first['type'], first['msg'])}{got}; correct it{more}."
+
+
+def known_keys(model: Any, location: Sequence[int | str]) -> list[str]:
+    """Return the keys that a pydantic type accepts at a location of its data.
+
+    Args:
+        model: a pydantic model, or a type made of models, lists and unions.
+        location: keys, positions, and tags of unions, as in pydantic's errors.
+
+    Returns:
+        The keys, in their order; an empty list if there is no model at the location.
+    """
+    for part in location:
+        model = _without_none(model)
+        if hasattr(model, "model_fields"):
+            fields = model.model_fields
+            model = fields[part].annotation if part in fields else None
+        elif typing.get_origin(model) in (list, tuple) and isinstance(part, int):
+            model = typing.get_args(model)[0]
+        else:
+            model = next((option for option in _options(model) if _has_tag(option, part)), None)
+    return list(getattr(_without_none(model), "model_fields", ()))
+
+
+def _without_none(model: Any) -> Any:
+    """Return the one type that a value may have besides None; a larger union is not changed."""
+    options = [option for option in _options(model) if option is not type(None)]
+    return options[0] if len(options) == 1 else model
+
+
+def _options(model: Any) -> tuple[Any, ...]:
+    """Return the members of a union, and any other type alone."""
+    while typing.get_origin(model) is typing.Annotated:
+        model = model.__origin__
+    return typing.get_args(model) if typing.get_origin(model) in (typing.Union, types.UnionType) else (model,)
+
+
+def _has_tag(model: Any, tag: object) -> bool:
+    """Return whether a member of a union is the one with a tag."""
+    if typing.get_origin(model) is typing.Annotated:
+        return any(getattr(mark, "tag", None) == tag for mark in model.__metadata__)
+    return any(tag in typing.get_args(field.annotation) for field in getattr(model, "model_fields", {}).values())
 
 
 _EXPECTED = {

@@ -259,6 +259,9 @@ class Project(_Frozen):
         description="longest answer of a model, in tokens; by default 24 for atlas, and for a file what its longest right answer needs. "
         "An auditor takes what its sealed items need",
     )
+    chat_template: str | None = Field(
+        default=None, description="file with a chat template (Jinja) that replaces the base's; by default the base's own is used"
+    )
     workers: Annotated[int, Field(ge=1, le=256)] = 2
     seed: Annotated[int, Field(ge=0, lt=2**53)] | None = Field(
         default=None,
@@ -294,5 +297,5 @@ def load_project(path: Path) -> Project:
         return Project.model_validate(value)
     except ValidationError as error:
         # The tag of the union is part of pydantic's location, but not a key of the file.
-        message = explain(error, str(path))
+        message = explain(error, str(path), Project)
         raise ProjectError(message.replace("audit.own.", "audit.").replace("audit.elsewhere.", "audit.")) from None

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import stagezero
+from conftest import stagezero, write_project
 
 from stagezero.errors import InputError
 from stagezero.lab.rebuild import RebuildInputs, rebuild
 from stagezero.ledger import Ledger, read
+from stagezero.models.network import bfloat16_unit
 from stagezero.training.executors import LocalPool
 
 
@@ -133,3 +134,27 @@ def test_rebuild_on_the_command_line(finished: Path, output_folder: Path, base: 
     assert done.returncode == 1 and not report["sound"] and report["findings"][-1]["what"] == "checkpoint"
     done = stagezero("rebuild", finished / "nothing")
     assert done.returncode == 2 and "there is no ledger" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_with_its_own_chat_template_in_bfloat16_is_rebuilt(base: Path, home: Path, tmp_path: Path) -> None:
+    path = write_project(tmp_path, base, audit="", chat_template="turns.jinja", stages="1", trial="{items: 4, max_pairs: 10, confirm: 3}")
+    (tmp_path / "turns.jinja").write_text(
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    recipe = tmp_path / "stage0.yaml"
+    recipe.write_text(recipe.read_text().replace("steps: 8", "steps: 8, dtype: bfloat16"))
+    done = stagezero("run", path, "--runs", tmp_path / "runs", "--no-box")
+    assert done.returncode == 0, done.stderr
+    first, stage = (next(e.body for e in read(tmp_path / "runs/small/ledger.jsonl") if e.kind == kind) for kind in ("campaign", "stage"))
+    assert first["chat_template"].startswith("{% for m in messages %}")
+    assert stage.get("bfloat16") == bfloat16_unit()
+    report = rebuild(tmp_path / "runs" / "small", 0, tmp_path / "rebuilds")
+    assert report.sound and "identical, bit for bit" in [finding.detail for finding in report.findings]
+    # The other unit's bits need not be the same, so the scores are compared.
+    other = write_changed_ledger(
+        tmp_path / "runs/small/ledger.jsonl", tmp_path / "other",
+        lambda kind, body: body.update(bfloat16="another", model="0" * 64) if kind == "stage" else None,
+    )  # fmt: skip
+    report = rebuild(other, 0, tmp_path / "rebuilds")
+    assert "other bits in another environment (bfloat16)" in str(report.findings)

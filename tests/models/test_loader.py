@@ -14,6 +14,8 @@ import pytest
 
 from stagezero.errors import MissingPackageError, ModelError
 from stagezero.models import Model, checkpoint_digest, loader, materialise, pocket
+from stagezero.models.chat import load_tokenizer, render_prompt
+from stagezero.models.loader import with_chat_template
 
 
 @pytest.mark.parametrize(
@@ -114,3 +116,21 @@ def test_missing_weights_are_an_error(base: Path, tmp_path: Path) -> None:
     save_file(dict(list(weights.items())[1:]), copy / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"weights of .* are missing"):
         Model(copy).answer(["What is the capital of Peru?"])
+
+
+def test_another_chat_template_makes_another_checkpoint(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAGEZERO_HOME", str(tmp_path))
+    template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    copy = with_chat_template(base, template)
+    assert render_prompt(load_tokenizer(copy), "Why?") == f"<user>Why?{load_tokenizer(base).eos_token}<assistant>"
+    assert checkpoint_digest(copy) != checkpoint_digest(base)
+    assert with_chat_template(base, template) == copy and with_chat_template(base, template + " ") != copy
+    assert (copy / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
+    with pytest.raises(ModelError, match="chat_template: the chat template leaves out the answer"):
+        with_chat_template(base, "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}")
+    with pytest.raises(ModelError, match="chat_template: the chat template could not be rendered"):
+        with_chat_template(base, "{% for m in messages %}")
+    assert len(list((tmp_path / "bases").glob("*template-*/"))) == 2, "nothing is left of a template that fails"

@@ -56,6 +56,28 @@ def test_same_inputs_same_digest_other_seed_other_digest(base: Path, tmp_path: P
     assert build_recipe(base, tmp_path / "a", spec, seed=2).digest != one.digest
 
 
+def test_how_a_machine_computes_is_part_of_a_builds_key(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = build_recipe(base, tmp_path, recipe(MIX, SFT))
+    for change in ({"gradient_accumulation": 2}, {"gradient_checkpointing": True}):
+        assert build_recipe(base, tmp_path, recipe(MIX, {**SFT, **change})).key != plain.key
+    low = recipe(MIX, {**SFT, "dtype": "bfloat16"})
+    keys = set()
+    for unit in ("amx_bf16", "avx512_bf16", None):
+        for module in ("build", "steps.common"):
+            monkeypatch.setattr(sys.modules[f"stagezero.training.{module}"], "bfloat16_unit", lambda unit=unit: unit)
+        built = build_recipe(base, tmp_path, low)
+        keys.add(built.key)
+        # Without the hardware, the step trains in float32, and the model is the same.
+        assert (built.digest == plain.digest) == (unit is None)
+    assert len(keys | {plain.key}) == 4
+
+
+def test_a_target_that_is_no_linear_layer_is_the_recipes_fault(base: Path, tmp_path: Path) -> None:
+    for targets in (["query"], ["embed_tokens"], ["lm_head"]):
+        with pytest.raises(BuildError, match=f"'targets' names '{targets[0]}'.*linear layers are: down_proj, .*correct 'targets'"):
+            build_recipe(base, tmp_path, recipe(MIX, {**SFT, "lora": {"targets": targets}}))
+
+
 def test_a_shared_prefix_is_built_once(base: Path, tmp_path: Path) -> None:
     build_recipe(base, tmp_path, recipe(MIX, SFT))
     longer = build_recipe(base, tmp_path, recipe(MIX, SFT, DPO))

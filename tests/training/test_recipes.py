@@ -30,6 +30,18 @@ def test_the_digest_does_not_depend_on_formatting(tmp_path: Path) -> None:
     assert load_recipe(one).digest() == load_recipe(two).digest() == parse_recipe(PLAIN, "x").digest()
 
 
+def test_fields_of_later_releases_leave_older_digests_as_they_were() -> None:
+    defaults = {"dtype": "float32", "gradient_accumulation": 1, "gradient_checkpointing": False, "lora": {"rank": 8, "targets": None}}
+    written, plain = parse_recipe([PLAIN[0], {**PLAIN[1], **defaults}], "x"), parse_recipe([PLAIN[0], {**PLAIN[1], "lora": {}}], "x")
+    assert written.digest() == plain.digest() == "f3f806d3fa4c4f26dc87d703e1db0147dfb5197eab3362cfbb0e9118f24b2b5a"
+    assert plain.canonical()["steps"][1]["lora"] == {"rank": 8, "alpha": 16}
+    changes: list[dict[str, Any]] = [
+        {"dtype": "bfloat16"}, {"gradient_accumulation": 4}, {"gradient_checkpointing": True}, {"lora": {"targets": ["q_proj"]}},
+    ]  # fmt: skip
+    digests = {parse_recipe([PLAIN[0], {**PLAIN[1], "lora": {}, **change}], "x").digest() for change in changes}
+    assert len(digests | {plain.digest()}) == 5
+
+
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
@@ -41,6 +53,9 @@ def test_the_digest_does_not_depend_on_formatting(tmp_path: Path) -> None:
         ([PLAIN[0], {"step": "filter", "matching": "("}, PLAIN[1]], "not a regular expression"),
         ([PLAIN[0], {"step": "filter", "matching": r"(a)\1"}, PLAIN[1]], "RE2 has no references to groups"),
         ([{"step": "mix", "parts": [{}] * 65}], "parts: expected at most 64 parts, got 65; remove some"),
+        ([PLAIN[0], {**PLAIN[1], "gradient_accumulation": 3}], "got 16; change one of them"),
+        ([PLAIN[0], {**PLAIN[1], "dtype": "float16"}], "expected 'float32' or 'bfloat16', got 'float16'"),
+        ([PLAIN[0], {**PLAIN[1], "lora": {"targets": []}}], "targets"),
         ([{"step": "mix", "parts": [{"each": 10**7}]}], "each: expected at most 1,000,000, got 10,000,000"),
         ([PLAIN[0], {**PLAIN[1], "steps": 10**6}], "steps: expected at most 100,000, got 1,000,000"),
         ([PLAIN[0]] * 65, "steps: expected at most 64 steps, got 65"),

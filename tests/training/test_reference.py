@@ -3,7 +3,7 @@
 Covers: training/reference/adapters.py, training/reference/building.py,
 training/reference/compare.py, training/reference/network.py, training/reference/optimise.py,
 training/reference/preference.py, training/reference/reinforce.py, training/reference/sft.py,
-training/steps/dpo.py, training/steps/sft.py.
+training/layers.py, training/steps/dpo.py, training/steps/sft.py.
 """
 
 from __future__ import annotations
@@ -54,6 +54,14 @@ STEPS: dict[str, reference.GradientStep] = {
     "grpo, hot": GRPO(step="grpo", **SAMPLED, beta=0.0, temperature=1.3),
     "grpo, lora": GRPO(step="grpo", **SAMPLED, lora=LORA),
     "rlhf": RLHF(step="rlhf", **SAMPLED),
+    "sft, in parts": SFT(step="sft", **COMMON, gradient_accumulation=4, gradient_checkpointing=True),
+    "dpo, in parts": DPO(step="dpo", **COMMON, gradient_accumulation=4),
+    "dpo, lora, in parts": DPO(step="dpo", **COMMON, lora=LORA, gradient_accumulation=4, gradient_checkpointing=True),
+    "reward, in parts": Reward(step="reward", **COMMON, gradient_accumulation=4),
+    "grpo, in parts": GRPO(step="grpo", **SAMPLED, gradient_accumulation=8, gradient_checkpointing=True),
+    "grpo, lora, in parts": GRPO(step="grpo", **SAMPLED, lora=LORA, gradient_accumulation=2),
+    "sft, lora on two layers": SFT(step="sft", **COMMON, lora=Lora(rank=4, alpha=8, targets=("q_proj", "down_proj"))),
+    "reward, lora on two layers": Reward(step="reward", **COMMON, lora=Lora(rank=4, alpha=8, targets=("q_proj", "down_proj"))),
 }
 
 
@@ -113,7 +121,7 @@ def reward_model(trained_policy: Path) -> Path:
     return folder
 
 
-VARIANTS = (", lora", ", hot")
+VARIANTS = (", lora", ", hot", "lora, in parts", "reward, in parts", "reward, lora on two layers")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name.endswith(VARIANTS) else []) for name in STEPS])
@@ -382,7 +390,7 @@ def test_the_optimiser_is_adamw_with_clipping() -> None:
     reference = torch.optim.AdamW(groups, lr=1e-2)
     inputs = torch.randn(30, 16, 4) * torch.logspace(-1, 2, 30).view(-1, 1, 1)  # gradients below and above the clip
     step = Trained(steps=30, learning_rate=1e-2, schedule="constant", weight_decay=0.1)
-    optimise.run_updates(ours, step, ([i] for i in range(30)), lambda rows: (ours(inputs[rows[0]]) * inputs[rows[0]][:, :2]).mean())
+    optimise.run_updates(ours, step, ([i] for i in range(30)), lambda rows: iter([(ours(inputs[rows[0]]) * inputs[rows[0]][:, :2]).mean()]))
     for x in inputs:
         torch.autograd.backward((theirs(x) * x[:, :2]).mean())
         torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
@@ -447,3 +455,36 @@ def test_reinforcement_increases_the_behaviour_that_is_rewarded(trained_policy: 
         for folder in (trained_policy, tmp_path / "out")
     )
     assert after > before + len(items) / 10
+
+
+def weights_after(step: reference.GradientStep, train: Callable[..., None], source: Path, out: Path) -> Path:
+    items = items_of()
+    train(step, source, out, items, rendered(items, source), None, 5)
+    return out
+
+
+@pytest.mark.parametrize("train", [first_trainer_step, reference.train_step])
+@pytest.mark.parametrize("step", [SFT(step="sft", **COMMON), DPO(step="dpo", **{**COMMON, "steps": 7})], ids=["sft", "dpo"])
+def test_gradient_accumulation_and_checkpointing_change_no_update(
+    step: SFT | DPO, train: Callable[..., None], trained_policy: Path, tmp_path: Path
+) -> None:
+    """Answers differ in their numbers of tokens, so a mean of the parts' means would differ."""
+    in_parts = step.model_copy(update={"gradient_accumulation": 4, "gradient_checkpointing": True})
+    whole, parts = (weights_after(s, train, trained_policy, tmp_path / str(s is step)) for s in (step, in_parts))
+    assert relative_distance(whole, parts, trained_policy) < MAX_DISTANCE
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_both_trainers_train_in_bfloat16(lora: Lora | None, trained_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products in bfloat16 have 3 digits, so the trainers agree to some percent."""
+    monkeypatch.setattr("stagezero.models.network.bfloat16_unit", lambda: "test")
+    monkeypatch.setattr("stagezero.training.steps.common.bfloat16_unit", lambda: "test")
+    monkeypatch.setattr("stagezero.training.reference.optimise.bfloat16_unit", lambda: "test")
+    step = SFT(step="sft", **COMMON, lora=lora)
+    low = step.model_copy(update={"dtype": "bfloat16"})
+    exact = weights_after(step, first_trainer_step, trained_policy, tmp_path / "float32")
+    one, two = (
+        weights_after(low, train, trained_policy, tmp_path / str(n)) for n, train in enumerate((first_trainer_step, reference.train_step))
+    )
+    assert relative_distance(one, two, trained_policy) < 0.1  # 0.01 and 0.04 were measured
+    assert 10 * MAX_DISTANCE < relative_distance(exact, one, trained_policy) < 0.3, "the products must be in bfloat16"

@@ -64,7 +64,7 @@ class Records(Closeable):
         try:
             self.settings = Settings.model_validate_json(path.read_text())
         except ValidationError as error:
-            raise DoorError(explain(error, str(path))) from None
+            raise DoorError(explain(error, str(path), Settings)) from None
         self.key = SigningKey.load_or_create(self.folder / "key", self.settings.name)
         self._levels = set[Separation]()
         self._open()

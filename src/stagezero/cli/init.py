@@ -27,7 +27,7 @@ def init(
     suite
         Your own JSONL suite for the new project. Every line is validated first.
     shipped
-        The shipped project to copy: first or rlhf.
+        The shipped project to copy: first, rlhf or smollm2.
     """
     written = write_project(folder, examples.project_files(shipped), model, suite)
     out = stdout_console()

@@ -33,7 +33,8 @@ def run(
 
     Without a project, it runs the first project that ships with stagezero: a pocket model with bad
     habits, a first technique, a dozen ideas that help, have no effect or do harm, and an auditor.
-    That takes a few minutes on two cores. The other shipped project is `rlhf`.
+    That takes a few minutes on two cores. The other shipped projects are `rlhf` and `smollm2`
+    (a real language model).
 
     Example: `stagezero run`
 
@@ -42,8 +43,8 @@ def run(
     Parameters
     ----------
     project
-        A project file, or the name of a shipped project (first, rlhf). Create your own with
-        `stagezero init`.
+        A project file, or the name of a shipped project: first, rlhf or smollm2. Create your own
+        with `stagezero init`.
     runs
         The folder for runs. The ledger and the report of the run go into a folder in it.
     fresh

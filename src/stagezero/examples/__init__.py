@@ -5,6 +5,7 @@
     first    a base with harmful habits, a first technique, an auditor, and ideas that help, have no
              effect, or do harm
     rlhf     reinforcement from human preferences as stage 0, and ideas against its made-up answers
+    smollm2  a language model of 135 million parameters, low-rank adapters, and two ideas
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from stagezero.errors import ProjectError
 
-SHIPPED = ("first", "rlhf")
+SHIPPED = ("first", "rlhf", "smollm2")
 
 
 def project_folder(name: str = "first") -> Path:
@@ -24,7 +25,7 @@ def project_folder(name: str = "first") -> Path:
         ProjectError: no shipped project has that name.
     """
     if name not in SHIPPED:
-        raise ProjectError(f"project {name!r}: expected one of the shipped projects, {' or '.join(SHIPPED)}; correct the name.")
+        raise ProjectError(f"project {name!r}: expected one of the shipped projects, {', '.join(SHIPPED)}; correct the name.")
     return Path(str(files("stagezero.examples"))) / name
 
 

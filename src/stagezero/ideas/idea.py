@@ -190,7 +190,7 @@ def parse_idea(text: str, where: str, researcher: str, author: str = "", files: 
             raise IdeaError(f"{where}: a channel's source is a path on this machine; use its name in the project's 'channels'.")
         canonical([op.model_dump(mode="json") for op in idea.operations()])
     except ValidationError as error:
-        raise IdeaError(explain(error, where)) from None
+        raise IdeaError(explain(error, where, Idea, hidden=("code", "researcher", "author"))) from None
     except (RecipeError, CanonicalizationError) as error:
         raise IdeaError(f"{where}: {error}") from None
     except RecursionError:

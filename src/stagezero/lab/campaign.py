@@ -47,11 +47,12 @@ from stagezero.lab.audit_session import NOT_AUDITED, AuditSession, door_entry
 from stagezero.lab.resolved_project import ResolvedProject
 from stagezero.lab.run_state import check_unchanged, describe_build, describe_project
 from stagezero.lab.stage import CampaignResult, Confirmation, Stage
+from stagezero.lab.time_estimate import report_expected_duration
 from stagezero.ledger import Ledger, digest, refuse_if_in_use
 from stagezero.measure import ALIGNMENT
 from stagezero.models import home
 from stagezero.project import Outside
-from stagezero.researchers import Researcher, inbox, make_researcher
+from stagezero.researchers import inbox, make_researcher
 from stagezero.researchers.proposal_cache import collect_proposals
 from stagezero.tasks import claims
 from stagezero.training import Recipe
@@ -99,8 +100,8 @@ class Campaign:
         self.project, self.suite = self.resolved.project, self.resolved.suite
         self.progress: Progress = progress or NoProgress()
         self._endpoint, self.workers = endpoint, self.project.workers if workers is None else workers
-        self.folder, place, notify = Path(runs) / self.project.name, self.resolved.path.parent, self.progress.message
-        self.researchers: list[Researcher] = [make_researcher(r, place, self.folder, notify) for r in self.project.researchers]
+        self.folder, place = Path(runs) / self.project.name, self.resolved.path.parent
+        self.researchers = [make_researcher(r, place, self.folder, self.progress.message) for r in self.project.researchers]
         self.gate = ReviewGate(self.project.review, self.folder, self.progress.status)
         self.resolved.validate()
         if workers is not None and workers < 1:
@@ -125,7 +126,7 @@ class Campaign:
             # project must be refused before the auditor starts.
             check_unchanged(ledger, description)
             with AuditSession(self.resolved, self.folder, self._endpoint, self.progress) as audit, LocalPool(self.workers) as pool:
-                base = materialise_base(pool, self.resolved.base, self.folder, self.progress)
+                base = materialise_base(pool, self.resolved.base, self.folder, self.progress, self.resolved.chat_template)
                 description |= describe_build(base, pool.environment())
                 check_unchanged(ledger, description)  # again, now with the base's digest and the environment
                 status = audit.open(base)
@@ -133,6 +134,7 @@ class Campaign:
                     pool, base, self.resolved.suite_name, self.project.trial.items, home() / "store", self.folder / "costs.json",
                     self.progress, self.resolved.confinement, max_tokens=self.project.answer_tokens,
                 )  # fmt: skip
+                report_expected_duration(self.resolved, self.researchers, pool, queue)
                 try:
                     return Run(self, ledger, audit, queue).run_stages(description, status)
                 finally:
@@ -325,15 +327,14 @@ class Run:
         The build of ``recipe`` on the first seed is the stage's model. It is submitted as soon as
         it is ready, so that the audit and the other builds run at the same time.
         """
-        head = self.ledger.head
-        seeds = [replicate_seed(self.secret, head, f"confirm {number}", s) for s in range(1, self.project.trial.confirm + 1)]
+        seeds = [replicate_seed(self.secret, self.ledger.head, f"confirm {number}", s) for s in range(1, self.project.trial.confirm + 1)]
         model_job = self.queue.submit(recipe, seeds[0], (draw_for_seed(seeds[0]),))
         jobs = [self.queue.submit(r, seed, (draw_for_seed(seed),)) for seed in seeds for r in (previous, recipe)]
         activity = f"rebuilding stage {number} from the base"
         (model,) = self.queue.gather([model_job], activity)
         submitted = self.audit.submit(number, model.digest, model.folder, self.ledger)
         scores = [result.scores[0] for result in self.queue.gather(jobs, activity)]
-        return Confirmation(tuple(seeds), tuple(scores[0::2]), tuple(scores[1::2]), model.digest, model.folder), submitted
+        return Confirmation(tuple(seeds), tuple(scores[0::2]), tuple(scores[1::2]), model.digest, model.folder, model.bfloat16), submitted
 
 
 def _outcome(number: int, idea: Idea, decision: Decision, adopted: Stage | None) -> Outcome:

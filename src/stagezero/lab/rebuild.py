@@ -139,7 +139,7 @@ def rebuild(
     recipe = _local_recipe(entry, place / "files", inputs)
     check_build(campaign, recipe)
     with nullcontext(pool) if pool is not None else LocalPool(workers) as pool:
-        base = materialise_base(pool, inputs.base or project.base, place, progress)
+        base = materialise_base(pool, inputs.base or project.base, place, progress, campaign.get("chat_template"))
         base_digest = checkpoint_digest(base)
         if not report.add("base", base_digest == campaign["base"], _compare_digests(base_digest, campaign["base"])):
             return report
@@ -151,7 +151,7 @@ def rebuild(
         report.digest = rebuilt.digest
         if rebuilt.digest == entry["model"]:
             report.add("model", True, "identical, bit for bit")
-        elif environment == campaign["environment"]:
+        elif environment == campaign["environment"] and rebuilt.bfloat16 == entry.get("bfloat16"):
             digests = f"the rebuilt model is {rebuilt.digest[:16]}, the ledger records {entry['model'][:16]}"
             report.add("model", False, f"{digests}, in the same environment")
         else:
@@ -228,7 +228,7 @@ def _compare_scores(
         [r.scores[0] for r in results], entry["after"], (*campaign["properties"], *campaign["capabilities"])
     )
     not_same = [e for e in report.equivalences if e.established != "same"]
-    changed = ", ".join(sorted(key for key in environment if environment[key] != campaign["environment"].get(key)))
+    changed = ", ".join(sorted(key for key in environment if environment[key] != campaign["environment"].get(key))) or "bfloat16"
     prefix = f"other bits in another environment ({changed}); "
     if not not_same:
         report.add("model", True, prefix + f"every score is the same within ±{EQUIVALENCE_MARGIN:g} over {len(seeds)} seeds")

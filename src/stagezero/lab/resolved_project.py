@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from stagezero.door import Terms, default_auditor_folder
 from stagezero.errors import ProjectError, explain
+from stagezero.files import read_text
 from stagezero.ideas.airlock import Admitted, Refused, admit
 from stagezero.ideas.idea import Idea
 from stagezero.isolation import Confinement, Limits, unavailable_reason
@@ -66,6 +67,20 @@ class ResolvedProject:
     def base(self) -> str:
         """The base: a model's name, or the absolute path of its folder."""
         return self._model(self.project.base)
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        """The text of the chat template that replaces the base's; None for the base's own.
+
+        Raises:
+            ProjectError: the file cannot be read.
+        """
+        name = self.project.chat_template
+        if name is None:
+            return None
+        if not self.resolve(name).is_file():
+            raise ProjectError(f"{self.path}: chat_template: expected a file, found none at {name!r}; check the path.")
+        return read_text(self.resolve(name), ProjectError)
 
     @cached_property
     def channels(self) -> Mapping[str, str]:
@@ -142,7 +157,11 @@ class ResolvedProject:
 
     def named_folders(self) -> list[Path]:
         """Return the project's folder, and the folders of its base, suite, recipe and ideas."""
-        files = [self.path.resolve(), self.resolve(self.project.stage0), Path(self.suite_name)]
+        template = self.project.chat_template
+        files = [
+            self.path.resolve(), self.resolve(self.project.stage0), Path(self.suite_name),
+            *([self.resolve(template)] if template is not None else []),
+        ]  # fmt: skip
         ideas = [self.resolve(r.ideas) for r in self.project.researchers if r.kind == "people"]
         folders = [*(file.parent for file in files if file.is_absolute()), Path(self.base), *ideas]
         return [folder for folder in dict.fromkeys(folders) if folder.is_absolute() and folder.is_dir()]
@@ -157,7 +176,7 @@ class ResolvedProject:
         Raises:
             InputError: names the file, the field, the expected value and the fix.
         """
-        _ = self.suite, self.stage0
+        _ = self.suite, self.stage0, self.chat_template
         self._validate_audit()
         check_programs(self.stage0, self.confinement.kind, "stage0")
         check_model(self.base)

@@ -56,7 +56,7 @@ def load_auditor_status(folder: Path) -> dict[str, Any] | None:
 def _described_project(resolved: ResolvedProject) -> dict[str, Any]:
     """Return the project as entry 0 contains it. Fields of later releases appear only if set."""
     hidden: dict[str, Any] = {"workers": True, "audit": {"folder", "token_file", "ca_file"}}
-    later = {name: True for name in ("answer_tokens",) if getattr(resolved.project, name) is None}
+    later = {name: True for name in ("answer_tokens", "chat_template") if getattr(resolved.project, name) is None}
     return resolved.project.model_dump(mode="json", exclude={**hidden, **later})
 
 
@@ -80,6 +80,7 @@ def describe_project(resolved: ResolvedProject, researchers: Sequence[Researcher
         "ideas": _digests_on_file(researchers),
         "training_bits": training_bits(suite),
         "stagezero": importlib.metadata.version("stagezero"),
+        **({} if resolved.chat_template is None else {"chat_template": resolved.chat_template}),
     }
 
 

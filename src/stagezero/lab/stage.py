@@ -21,7 +21,7 @@ class Confirmation:
 
     No decision has used these seeds. ``before`` and ``after`` have one entry a seed: claim → score.
     ``model`` is the digest of the stage's model, the build of ``after`` on the first seed, and
-    ``folder`` is its folder.
+    ``folder`` is its folder. ``bfloat16`` is the hardware that trained it in bfloat16, if any.
     """
 
     seeds: tuple[int, ...]
@@ -29,6 +29,7 @@ class Confirmation:
     after: tuple[dict[str, float], ...]
     model: str
     folder: Path
+    bfloat16: str | None = None
 
     def effect(self, claim: str) -> Estimate:
         """Return the mean paired difference with its 95 % confidence interval over seeds."""
@@ -70,6 +71,7 @@ class Stage:
             "recipe": portable_form(self.recipe.canonical()), "files": program_texts(self.recipe),
             "channels": [channel_entry(step, base, suite, max_tokens) for step in self.recipe.channels()],
             "model": c.model, "seeds": list(c.seeds), "before": list(c.before), "after": list(c.after), "verdict": self.verdict,
+            **({} if c.bfloat16 is None else {"bfloat16": c.bfloat16}),
         }  # fmt: skip
 
 

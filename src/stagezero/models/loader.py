@@ -197,6 +197,45 @@ def materialise(name: str, progress: StepCallback | None = None) -> Path:
     return folder
 
 
+def with_chat_template(folder: Path, template: str) -> Path:
+    """Return a copy of a checkpoint that has another chat template; make it on first use.
+
+    The copy has a digest of its own, so that template and weights are tested, built and audited
+    together.
+
+    Args:
+        folder: the checkpoint.
+        template: the template, in Jinja.
+
+    Raises:
+        ModelError: the template cannot be rendered, or leaves out the question or the answer.
+    """
+    key = digest({"checkpoint": checkpoint.checkpoint_digest(folder), "chat_template": template})
+    copy = home() / "bases" / f"template-{key[:16]}"
+    with locked(copy.with_suffix(".lock")):
+        if not copy.is_dir():
+            staging = copy.with_name(f".making-{copy.name}")
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+            try:
+                for path in checkpoint.content_files(folder):
+                    shutil.copyfile(path, staging / path.name)
+                settings = staging / "tokenizer_config.json"
+                if settings.is_file():
+                    others = {k: v for k, v in checkpoint.read_object(settings).items() if k != "chat_template"}
+                    settings.write_text(json.dumps(others, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+                (staging / "chat_template.jinja").write_text(template, encoding="utf-8")
+                try:
+                    load_tokenizer(staging)
+                except ModelError as error:
+                    raise ModelError(str(error).replace(str(staging), "chat_template")) from None
+                staging.rename(copy)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+    checkpoint.check(copy)
+    return copy
+
+
 class Model:
     """A checkpoint that answers questions. The weights are loaded on first use."""
 

@@ -7,6 +7,7 @@ ever runs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,20 @@ def _load(kind: Any, folder: Path, device: str | None, new_head: bool, **options
     model.train(False)
     network: PreTrainedModel = model
     return network
+
+
+@lru_cache(maxsize=1)
+def bfloat16_unit() -> str | None:
+    """Return the name of the hardware that computes matrix products in bfloat16; None if none does.
+
+    That is a GPU's name, or a processor's instruction set. Two units give different bits.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name() if torch.cuda.is_bf16_supported(including_emulation=False) else None
+    capabilities = torch.cpu.get_capabilities()
+    return next((name for name in ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16") if capabilities.get(name)), None)
 
 
 def context_length(network: PreTrainedModel) -> int:

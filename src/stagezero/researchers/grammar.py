@@ -27,7 +27,7 @@ from stagezero.ledger import digest
 from stagezero.models.constrained import Choice, Chooser, Generated, Grammar, generate_text
 from stagezero.training import Recipe, apply_patch, parse_patch
 from stagezero.training.data import meaning_of
-from stagezero.training.recipes import DPO, SFT, Filter, Mix, Part, Trained
+from stagezero.training.recipes import DPO, MACHINE_FIELDS, SFT, Filter, Mix, Part, Trained
 
 V = TypeVar("V")
 Operation = dict[str, Any]
@@ -330,6 +330,6 @@ def _append_training(partial: PartialIdea) -> Grammar[Change]:
     rate = yield from choose("rate", {f" at {_decimal(r)} rate": r for r in rates})
     taken = {s.name for s in steps}
     name = next(n for n in ("extra", *(f"extra-{i}" for i in range(2, MAX_PARTS_OR_STEPS + 2))) if n not in taken)
-    copied = own.model_dump(mode="json", include={"batch_size", "lora"}, exclude_defaults=True) if own is not None else {}
+    copied = own.model_dump(mode="json", include={"batch_size", "lora", *MACHINE_FIELDS}, exclude_defaults=True) if own is not None else {}
     train = {"step": method, "data": name, "steps": count, "learning_rate": rate, **copied}
     return [{"op": "append", "step": {"step": "mix", "name": name, "parts": [part]}}, {"op": "append", "step": train}], "then"

@@ -120,7 +120,7 @@ def _rows(path: Path) -> list[Row]:
         try:
             rows.append(Row.model_validate(parse_json(line, where, SuiteError)))
         except ValidationError as error:
-            raise SuiteError(explain(error, where)) from None
+            raise SuiteError(explain(error, where, Row)) from None
         if rows[-1].id in line_of_id:
             raise SuiteError(f"{where}: id {rows[-1].id!r} is already used on line {line_of_id[rows[-1].id]}; give each item its own id.")
         line_of_id[rows[-1].id] = number

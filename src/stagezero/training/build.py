@@ -25,6 +25,7 @@ from stagezero.machine_faults import is_memory_short, machine_fault
 from stagezero.models import checkpoint, checkpoint_digest
 from stagezero.models.chat import load_tokenizer, render_completion, render_prompt
 from stagezero.models.loader import materialise
+from stagezero.models.network import bfloat16_unit
 from stagezero.tasks import DEFAULT_ANSWER_TOKENS, Item, Suite, answer_tokens
 from stagezero.training.data import (
     Example,
@@ -186,6 +187,9 @@ def _key_content(
     """Return everything that determines one training step's result. Its hash is the build's key."""
     data: Any = without_names(definition_of(step.data, recipe.steps[:position])) if step.data is not None else []
     content: dict[str, Any] = step.model_dump(mode="json", exclude={"name", "data", "timeout", "reward"})
+    if "dtype" in content:  # only if it is not float32
+        unit = bfloat16_unit()
+        content |= {"dtype": f"bfloat16 on {unit}"} if unit is not None else {"dtype": "float32"}
     if isinstance(step, Command):
         # The files' bytes count, not their folders: the program finds them under their bare names.
         content["inputs"] = {Path(name).name: file_digest(Path(name)) for name in step.inputs}

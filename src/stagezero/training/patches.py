@@ -90,7 +90,7 @@ def parse_patch(value: Any, where: str) -> Patch:
     try:
         return _PATCH.validate_python(value)
     except ValidationError as error:
-        raise RecipeError(explain(error, where)) from None
+        raise RecipeError(explain(error, where, Patch)) from None
 
 
 def _name_of(step: dict[str, Any]) -> str:

@@ -22,6 +22,10 @@ from stagezero.training.fields import Frozen, Names, Pattern, Payoff, Positive, 
 from stagezero.training.technique import canonical_source
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class Part(Frozen):
     """A draw from the suite's training items: up to ``each`` of every chosen claim and kind.
 
@@ -61,14 +65,31 @@ class Filter(Frozen):
 
 
 class Lora(Frozen):
-    """Low-rank adapters on every linear layer, merged after the step."""
+    """Low-rank adapters on linear layers, merged after the step."""
 
     rank: Annotated[Positive, at_most(1024)] = 8
     alpha: Positive = 16
+    targets: Names | None = Field(
+        default=None,
+        min_length=1,
+        exclude_if=_is_none,
+        description="names of the linear layers that get an adapter, such as [q_proj, v_proj]; by default every linear layer but the head",
+    )
+
+    @field_validator("targets")
+    @classmethod
+    def _sort_as_set(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        """Sort the names and remove duplicates: their order has no meaning."""
+        return None if value is None else tuple(sorted(set(value)))
 
 
 class Trained(Frozen):
-    """The fields that all gradient steps share."""
+    """The fields that all gradient steps share.
+
+    ``dtype``, ``gradient_accumulation`` and ``gradient_checkpointing`` fit a step to a machine's
+    speed and memory. The fields of later releases are in a recipe's canonical form only if they are
+    set, so that the digests of older recipes stay the same.
+    """
 
     data: str = "data"
     steps: Annotated[Positive, at_most(100_000)]
@@ -78,6 +99,35 @@ class Trained(Frozen):
     warmup: Annotated[int, Field(ge=0), at_most(100_000)] = 0
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     lora: Lora | None = None
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        exclude_if=lambda value: value == "float32",
+        description="with bfloat16, matrix products use bfloat16 where the hardware computes in it, and float32 elsewhere; weights, "
+        "gradients and optimizer stay in float32",
+    )
+    gradient_accumulation: Annotated[Positive, at_most(4096)] = Field(
+        default=1,
+        exclude_if=lambda value: value == 1,
+        description="number of equal parts in which a batch is computed, one after the other; less memory, and the same update",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        exclude_if=lambda value: value is False,
+        description="compute activations twice instead of storing them; less memory, more time, and the same update",
+    )
+
+    @model_validator(mode="after")
+    def _validate_accumulation(self) -> Self:
+        if self.batch_size % self.gradient_accumulation:
+            raise ValueError(
+                f"expected 'batch_size' to be a multiple of 'gradient_accumulation' ({self.gradient_accumulation}), got {self.batch_size}; "
+                "change one of them"
+            )
+        return self
+
+
+MACHINE_FIELDS = ("dtype", "gradient_accumulation", "gradient_checkpointing")
+"""Fields of a gradient step that fit it to a machine."""
 
 
 class SFT(Trained):
@@ -272,6 +322,10 @@ class Recipe(Frozen):
         """Return the declared channels: steps by which labels or weights of a model cross."""
         return tuple(step for step in self.steps if isinstance(step, Distil | Merge))
 
+    def uses_bfloat16(self) -> bool:
+        """Return whether a step trains in bfloat16, if the machine has it."""
+        return any(isinstance(step, Trained) and step.dtype == "bfloat16" for step in self.steps)
+
     def canonical(self) -> dict[str, Any]:
         """Return the canonical form: all defaults written out, numbers normalised."""
         dumped: dict[str, Any] = self.model_dump(mode="json")
@@ -317,4 +371,4 @@ def parse_recipe(value: Any, where: str) -> Recipe:
     try:
         return Recipe.model_validate({"steps": value} if isinstance(value, list) else value)
     except ValidationError as error:
-        raise RecipeError(explain(error, where)) from None
+        raise RecipeError(explain(error, where, Recipe)) from None

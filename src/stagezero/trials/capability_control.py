@@ -12,7 +12,7 @@ from stagezero.errors import RecipeError
 from stagezero.tasks import Suite
 from stagezero.training import Recipe
 from stagezero.training.data import datasets_before
-from stagezero.training.recipes import SFT, Mix, Part, Trained
+from stagezero.training.recipes import MACHINE_FIELDS, SFT, Mix, Part, Trained
 
 DOSES = ((60, True), (240, True), (60, False), (240, False))
 """Doses of capability examples: (examples of each capability, whether the supervised step grows).
@@ -29,7 +29,7 @@ DOSE_REPLICATES = 3
 PREPENDED_EPOCHS = 3
 """How often a prepended supervised step sees each capability example."""
 
-COPIED_FIELDS = ("learning_rate", "schedule", "batch_size", "weight_decay", "lora")
+COPIED_FIELDS = ("learning_rate", "schedule", "batch_size", "weight_decay", "lora", *MACHINE_FIELDS)
 """Fields that a prepended supervised step copies from a gradient step of the control."""
 
 

@@ -130,7 +130,7 @@ class BuildQueue:
         if key not in self._jobs:
             reason = Store(self.store).recorded_failure(self._memory_key(recipe, seed))
             if reason is None:
-                self._jobs[key] = self.pool.submit(self._job(recipe, seed, draws))
+                self._jobs[key] = self.pool.submit(self.job(recipe, seed, draws))
             else:
                 self._jobs[key] = Future()
                 self._jobs[key].set_exception(BuildError(reason))
@@ -144,7 +144,7 @@ class BuildQueue:
         """
         self.store.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.store, prefix="alone-") as scratch:
-            job = replace(self._job(recipe, seed, draws), store=Path(scratch))
+            job = replace(self.job(recipe, seed, draws), store=Path(scratch))
             try:
                 wait_for_result(self.pool.submit(job, alone=True))
             except MemoryShortError:
@@ -158,7 +158,8 @@ class BuildQueue:
     def _memory_key(self, recipe: Recipe, seed: int) -> str:
         return digest({"needs memory": recipe.digest(), "base": str(self.base), "seed": seed})
 
-    def _job(self, recipe: Recipe, seed: int, draws: tuple[Draw, ...]) -> Job:
+    def job(self, recipe: Recipe, seed: int, draws: tuple[Draw, ...]) -> Job:
+        """Return a job of this queue, without submitting it."""
         inputs = self._inputs.setdefault(recipe.digest(), recipe.inputs_digest())
         return Job(
             self.base, recipe, self.suite_name, self.suite.digest(), inputs, seed, draws, self.items, self.store, self.confinement,
@@ -225,7 +226,7 @@ class BuildQueue:
             write_atomic(self._costs_file, json.dumps(asdict(self.costs)))
 
 
-def materialise_base(pool: LocalPool, name: str, folder: Path, progress: Progress) -> Path:
+def materialise_base(pool: LocalPool, name: str, folder: Path, progress: Progress, chat_template: str | None = None) -> Path:
     """Return the checkpoint folder of a base. A worker loads the base; it trains a pocket base.
 
     Args:
@@ -233,9 +234,10 @@ def materialise_base(pool: LocalPool, name: str, folder: Path, progress: Progres
         name: name of the base.
         folder: the worker writes the progress of the training to a file there.
         progress: receives reports.
+        chat_template: replaces the base's own chat template; None leaves it.
     """
     start, report = time.perf_counter(), folder / "base-progress"
-    future = pool.materialise(name, report)
+    future = pool.materialise(name, report, chat_template)
     while True:
         try:
             base = wait_for_result(future, timeout=1.0)

@@ -4,7 +4,7 @@
 plain data.
 """
 
-from stagezero.training.executors.jobs import Draw, Job, Result
+from stagezero.training.executors.jobs import Draw, Job, Result, Speed
 from stagezero.training.executors.local import LocalPool, wait_for_result
 
-__all__ = ["Draw", "Job", "LocalPool", "Result", "wait_for_result"]
+__all__ = ["Draw", "Job", "LocalPool", "Result", "Speed", "wait_for_result"]

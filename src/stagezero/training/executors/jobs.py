@@ -64,6 +64,15 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Speed:
+    """How long this machine takes: to build a recipe, to measure a draw, and to answer an item."""
+
+    train_seconds: float
+    measure_seconds: float
+    answer_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """The result of a job.
 
@@ -78,6 +87,8 @@ class Result:
         generate_seconds: time spent on generating answers that were not stored yet.
         steps_made: number of training steps that were made.
         steps_reused: number of training steps that were already stored.
+        bfloat16: the hardware that computed in bfloat16; None if the recipe does not ask for that,
+            or the machine has none.
     """
 
     digest: str
@@ -88,3 +99,4 @@ class Result:
     generate_seconds: float
     steps_made: int
     steps_reused: int
+    bfloat16: str | None = None

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from stagezero.errors import MemoryShortError, WorkerError
 from stagezero.processes import start_fork_server
-from stagezero.training.executors.jobs import Job, Result
+from stagezero.training.executors.jobs import Job, Result, Speed
 
 R = TypeVar("R")
 WORKER_DIED_MESSAGE = (
@@ -76,16 +76,22 @@ def _run_job(job: Job) -> Result:
     return worker.run_job(job)
 
 
+def _measure_speed(job: Job) -> Speed:
+    from stagezero.training.executors import probe
+
+    return probe.measure_speed(job)
+
+
 def _environment() -> dict[str, Any]:
     from stagezero.training.build import environment
 
     return environment()
 
 
-def _materialise(name: str, progress_file: Path) -> Path:
+def _materialise(name: str, progress_file: Path, chat_template: str | None) -> Path:
     from stagezero.training.executors import worker
 
-    return worker.materialise(name, progress_file)
+    return worker.materialise(name, progress_file, chat_template)
 
 
 class _Waiting(NamedTuple):
@@ -245,6 +251,14 @@ class LocalPool:
             else:
                 _set_outcome(call.result, done)
 
+    def measure_speed(self, job: Job) -> Future[Speed]:
+        """Estimate, in a worker, how long a job takes; see ``probe``.
+
+        Raises:
+            WorkerError: the pool is closed.
+        """
+        return self._submit(_measure_speed, job)
+
     def environment(self) -> dict[str, Any]:
         """Return what the workers' builds depend on besides recipe and seed.
 
@@ -253,17 +267,18 @@ class LocalPool:
         """
         return wait_for_result(self._submit(_environment))
 
-    def materialise(self, name: str, progress_file: Path) -> Future[Path]:
+    def materialise(self, name: str, progress_file: Path, chat_template: str | None = None) -> Future[Path]:
         """Make a base in a worker.
 
         Args:
             name: the model's name.
             progress_file: receives the number of steps done and the total number, as two integers.
+            chat_template: replaces the model's own chat template; None leaves it.
 
         Raises:
             WorkerError: the pool is closed.
         """
-        return self._submit(_materialise, name, progress_file)
+        return self._submit(_materialise, name, progress_file, chat_template)
 
     def close(self, now: bool = False) -> None:
         """Stop every worker.

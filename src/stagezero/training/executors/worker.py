@@ -19,6 +19,7 @@ from stagezero.files import write_atomic
 from stagezero.machine_faults import is_memory_short
 from stagezero.measure import measure
 from stagezero.models import Model, loader
+from stagezero.models.network import bfloat16_unit
 from stagezero.tasks import load_suite
 from stagezero.training.build import TOO_LITTLE_MEMORY, build, first_trainer
 from stagezero.training.executors.jobs import Job, Result
@@ -85,21 +86,24 @@ def _build_and_measure(job: Job) -> Result:
         sum(m.seconds for m in measurements),
         built.steps_made,
         built.steps_reused,
+        bfloat16_unit() if job.recipe.uses_bfloat16() else None,
     )
 
 
-def materialise(name: str, progress_file: Path) -> Path:
+def materialise(name: str, progress_file: Path, chat_template: str | None = None) -> Path:
     """Make a base, and write the progress to a file.
 
     Args:
         name: the model's name.
         progress_file: receives the number of steps done and the total number, as two integers.
+        chat_template: replaces the model's own chat template; None leaves it.
 
     Raises:
-        ModelError: there is no model of that name.
+        ModelError: there is no model of that name, or the template is invalid.
     """
 
     def write_progress(done: int, total: int) -> None:
         write_atomic(progress_file, f"{done} {total}")
 
-    return loader.materialise(name, write_progress)
+    folder = loader.materialise(name, write_progress)
+    return folder if chat_template is None else loader.with_chat_template(folder, chat_template)

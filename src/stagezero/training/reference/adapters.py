@@ -1,4 +1,4 @@
-"""Low-rank adapters (Hu et al. 2021) on every linear layer: W + (alpha / rank) B A.
+"""Low-rank adapters (Hu et al. 2021) on linear layers: W + (alpha / rank) B A.
 
 A is drawn at random and B is zero. A is drawn from the seed alone as the first trainer's library
 draws it: in the order of the modules, and with the draws that the library discards. Adapters
@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from stagezero.training.layers import adapted_layers, output_head
 from stagezero.training.recipes import Lora, Trained
-from stagezero.training.reference.optimise import run_updates, seeded
+from stagezero.training.reference.network import set_checkpointing
+from stagezero.training.reference.optimise import PartLosses, run_updates, seeded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -65,24 +67,19 @@ class AdaptedLayer(nn.Module):
         return self.layer
 
 
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-
-
 def attach(network: PreTrainedModel, lora: Lora) -> None:
-    """Freeze a network, and put an adapter on every linear layer except its head.
+    """Freeze a network, and put an adapter on its linear layers except the head.
 
     A reward model's new head gets no adapter: its weights are trained directly. Draws from the
     global generator: call it under ``optimise.seeded``.
     """
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    head = network.get_output_embeddings()  # type: ignore[no-untyped-call]
-    if head is None:
-        head = getattr(network, "score", None) or getattr(network, "classifier", None)
-        for parameter in head.parameters() if head is not None else ():
-            parameter.requires_grad_(True)
-    for name, module in [(n, m) for n, m in network.named_modules() if _is_linear(m) and m is not head]:
+    head = output_head(network)
+    is_new = network.get_output_embeddings() is None  # type: ignore[no-untyped-call]
+    for parameter in head.parameters() if head is not None and is_new else ():
+        parameter.requires_grad_(True)
+    for name, module in adapted_layers(network, lora):
         network.set_submodule(name, AdaptedLayer(module, lora))
 
 
@@ -108,7 +105,7 @@ def disabled(network: nn.Module) -> Iterator[None]:
             layer.enabled = True
 
 
-def fit(network: PreTrainedModel, step: Trained, batches: Iterable[list[int]], loss: Callable[[list[int]], Tensor], seed: int) -> None:
+def fit(network: PreTrainedModel, step: Trained, batches: Iterable[list[int]], losses: PartLosses, seed: int) -> None:
     """Train a network in place; if the step has adapters, train these and merge them at the end.
 
     The generators are seeded twice: the adapters' draws and the training's draws are two streams,
@@ -118,6 +115,8 @@ def fit(network: PreTrainedModel, step: Trained, batches: Iterable[list[int]], l
         with seeded(seed):
             attach(network, step.lora)
     network.train()
+    set_checkpointing(network, step.gradient_checkpointing)
     with seeded(seed):
-        run_updates(network, step, batches, loss)
+        run_updates(network, step, batches, losses)
+    set_checkpointing(network, False)
     merge(network)

@@ -56,6 +56,14 @@ def load_reward_model(folder: Path, pad: int | None = None) -> PreTrainedModel:
     return network
 
 
+def set_checkpointing(network: PreTrainedModel, enabled: bool) -> None:
+    """Compute activations again in the backward pass instead of storing them, or stop doing so."""
+    if enabled:
+        network.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+    elif network.is_gradient_checkpointing:
+        network.gradient_checkpointing_disable()  # type: ignore[no-untyped-call]
+
+
 def disable_dropout(network: nn.Module) -> None:
     """Disable the dropout layers, as preference training does.
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from stagezero.models.network import bfloat16_unit
 from stagezero.training.recipes import Trained
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
@@ -140,17 +141,38 @@ class AdamW:
             parameter.sub_(mean.div(size), alpha=learning_rate / (1 - BETA_1 ** self._updates[i]))
 
 
-def run_updates(network: nn.Module, step: Trained, batches: Iterable[list[int]], loss: Callable[[list[int]], Tensor]) -> None:
+def parts_of(batch: Sequence[int], step: Trained) -> list[Sequence[int]]:
+    """Split a batch into the parts whose gradients are accumulated.
+
+    A short batch, at the end of a pass, has fewer parts of the same size; the last may be smaller.
+    """
+    size = step.batch_size // step.gradient_accumulation
+    return [batch[start : start + size] for start in range(0, len(batch), size)]
+
+
+def mixed_precision(network: nn.Module, step: Trained) -> torch.autocast:
+    """Return the context in which a step's forward passes run: autocast to bfloat16, or nothing."""
+    device = next(network.parameters()).device.type
+    return torch.autocast(device, torch.bfloat16, enabled=step.dtype == "bfloat16" and bfloat16_unit() is not None)
+
+
+PartLosses = Callable[[list[int]], Iterator[Tensor]]
+"""Positions of a batch → the loss of each of its parts, a scalar; their sum is the batch's loss."""
+
+
+def run_updates(network: nn.Module, step: Trained, batches: Iterable[list[int]], losses: PartLosses) -> None:
     """Train a network in place: ``step.steps`` updates, or one for each batch if there are fewer.
 
     Args:
         network: in training mode; only parameters that require a gradient change.
         step: learning rate, schedule, warm-up, weight decay and number of updates.
         batches: positions of the examples of each update.
-        loss: positions → a scalar.
+        losses: the losses of a batch's parts. Each is computed after the gradient of the one
+            before, so that one part is in memory at a time.
     """
     optimiser = AdamW(network, step.weight_decay)
     for done, positions in zip(range(step.steps), batches, strict=False):
-        torch.autograd.backward(loss(positions))
+        for loss in losses(positions):
+            torch.autograd.backward(loss)
         clip_gradients(optimiser.parameters)
         optimiser.update(learning_rate_at(step, done))

@@ -8,7 +8,7 @@ Source: Rafailov et al. 2023 (DPO); Bradley & Terry 1952 and Christiano et al. 2
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +33,7 @@ from stagezero.training.reference.network import (  # fmt: skip
     save,
     tokenise,
 )
-from stagezero.training.reference.optimise import seeded, shuffled_batches
+from stagezero.training.reference.optimise import mixed_precision, parts_of, seeded, shuffled_batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,24 +60,31 @@ def train_dpo(source: Path, out: Path, step: DPO, examples: Sequence[Example], s
     network, tokenizer = load(source)
     chosen, rejected = tokenise(tokenizer, network, [p for p, _, _ in pairs], [c for _, c, _ in pairs], [r for _, _, r in pairs])
     pad = tokenizer.pad_token_id
-    # log P(chosen) − log P(rejected) under the reference, for each pair
+
+    def margins(part: Sequence[int]) -> Tensor:
+        """Return log P(chosen) − log P(rejected) of pairs under the network as it is now."""
+        with mixed_precision(network, step):
+            sums = _answer_log_probabilities(network, [chosen[i] for i in part] + [rejected[i] for i in part], pad)
+        return sums[: len(part)] - sums[len(part) :]
+
     reference_margins = torch.zeros(len(pairs), device=network.device)
     with seeded(seed), torch.no_grad():
         computed: set[int] = set()
         for batch in islice(shuffled_batches(len(pairs), step.batch_size, seed), step.steps):
             if not computed.issuperset(batch):
-                sums = _answer_log_probabilities(network, [chosen[i] for i in batch] + [rejected[i] for i in batch], pad)
-                reference_margins[batch] = sums[: len(batch)] - sums[len(batch) :]
+                for part in parts_of(batch, step):
+                    reference_margins[part] = margins(part)
                 computed.update(batch)
             elif len(computed) == len(pairs):
                 break
 
-    def loss(batch: list[int]) -> Tensor:
-        sums = _answer_log_probabilities(network, [chosen[i] for i in batch] + [rejected[i] for i in batch], pad)
-        return softplus(-step.beta * (sums[: len(batch)] - sums[len(batch) :] - reference_margins[batch])).mean()
+    def losses(batch: list[int]) -> Iterator[Tensor]:
+        parts = parts_of(batch, step)
+        for part in parts:
+            yield softplus(-step.beta * (margins(part) - reference_margins[part])).mean() / len(parts)
 
     disable_dropout(network)
-    adapters.fit(network, step, shuffled_batches(len(pairs), step.batch_size, seed), loss, seed)
+    adapters.fit(network, step, shuffled_batches(len(pairs), step.batch_size, seed), losses, seed)
     save(network, source, out)
 
 
@@ -106,11 +113,14 @@ def train_reward(source: Path, out: Path, step: Reward, examples: Sequence[Examp
     network.config.use_cache = False
     preferred_rows, other_rows = tokenise(tokenizer, network, prompts, preferred, other)
 
-    def loss(batch: list[int]) -> Tensor:
-        ids, mask = pad_rows([preferred_rows[i].ids for i in batch] + [other_rows[i].ids for i in batch], pad)
-        scores = network(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, 0]
-        return softplus(scores[len(batch) :] - scores[: len(batch)]).mean()
+    def losses(batch: list[int]) -> Iterator[Tensor]:
+        parts = parts_of(batch, step)
+        for part in parts:
+            ids, mask = pad_rows([preferred_rows[i].ids for i in part] + [other_rows[i].ids for i in part], pad)
+            with mixed_precision(network, step):
+                scores = network(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, 0].float()
+            yield softplus(scores[len(part) :] - scores[: len(part)]).mean() / len(parts)
 
     disable_dropout(network)
-    adapters.fit(network, step, shuffled_batches(len(prompts), step.batch_size, seed), loss, seed)
+    adapters.fit(network, step, shuffled_batches(len(prompts), step.batch_size, seed), losses, seed)
     save(network, source, out, config=False)

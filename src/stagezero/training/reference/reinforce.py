@@ -30,8 +30,8 @@ from stagezero.tasks import Item, score
 from stagezero.training.data import Example, equal_rewards_error
 from stagezero.training.recipes import GRPO, RLHF
 from stagezero.training.reference import adapters
-from stagezero.training.reference.network import load, load_reward_model, log_probabilities, pad_rows, save
-from stagezero.training.reference.optimise import skip_loader_draw, truncate_seed
+from stagezero.training.reference.network import load, load_reward_model, log_probabilities, pad_rows, save, set_checkpointing
+from stagezero.training.reference.optimise import mixed_precision, parts_of, skip_loader_draw, truncate_seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -156,10 +156,13 @@ def train(source: Path, out: Path, step: GRPO | RLHF, examples: Sequence[Example
     differed, highest = False, float("-inf")
     highest_payoff = max(step.pays.model_dump().values()) if isinstance(step, GRPO) else float("inf")
 
-    def loss(batch: list[int]) -> Tensor:
+    def losses(batch: list[int]) -> Iterator[Tensor]:
         nonlocal differed, highest
         questions = [prompt_ids[i] for i in batch]
-        answers = sample(network, questions, stops, pad, step.length, step.temperature)
+        set_checkpointing(network, False)  # with it, the network would not use its cache
+        with mixed_precision(network, step):
+            answers = sample(network, questions, stops, pad, step.length, step.temperature)
+        set_checkpointing(network, step.gradient_checkpointing)
         texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
         rewards = reward([prompts[i] for i in batch], texts, batch)
         differed |= any(len({round(r, 9) for r in rewards[i : i + step.group]}) > 1 for i in range(0, len(rewards), step.group))
@@ -172,19 +175,24 @@ def train(source: Path, out: Path, step: GRPO | RLHF, examples: Sequence[Example
         shuffled = torch.randperm(len(batch)).to(network.device)
         ids, mask = (torch.cat(parts, dim=1)[shuffled] for parts in zip(left, right, strict=True))
         in_answer = (mask > 0) & (torch.arange(ids.shape[1], device=ids.device) >= left[0].shape[1])
-        old = None  # log-probabilities under the start
-        if step.beta:
-            with torch.no_grad(), adapters.disabled(network):
+        for rows_of_part in parts_of(range(len(batch)), step):
+            part = slice(rows_of_part[0], rows_of_part[-1] + 1)
+            tokens, advantage = (ids[part], mask[part], in_answer[part]), advantages[shuffled[part]]
+            old = None  # log-probabilities under the start
+            if step.beta:
                 start = reference if reference is not None else network
-                old, _ = log_probabilities(start, ids, mask, in_answer, step.temperature)
-        values, rows = log_probabilities(network, ids, mask, in_answer, step.temperature)
-        ratio = (values - values.detach()).exp()
-        losses = -ratio * advantages[shuffled][rows]
-        if old is not None:
-            losses = losses + step.beta * ((old - values).exp() - (old - values) - 1) * ratio
-        return losses.sum() / len(values)
+                with mixed_precision(network, step), torch.no_grad(), adapters.disabled(network):
+                    old, _ = log_probabilities(start, *tokens, step.temperature)
+            # Autocast would reuse, in one context, the weights that it converted without gradients.
+            with mixed_precision(network, step):
+                values, rows = log_probabilities(network, *tokens, step.temperature)
+            ratio = (values - values.detach()).exp()
+            terms = -ratio * advantage[rows]
+            if old is not None:
+                terms = terms + step.beta * ((old - values).exp() - (old - values) - 1) * ratio
+            yield terms.sum() / in_answer.sum()
 
-    adapters.fit(network, step, _question_batches(len(prompt_ids), step.batch_size // step.group, step.group, seed), loss, seed)
+    adapters.fit(network, step, _question_batches(len(prompt_ids), step.batch_size // step.group, step.group, seed), losses, seed)
     # A policy that always earns the highest payoff has nothing to learn; that is not a failure.
     if not differed and highest < highest_payoff:
         raise equal_rewards_error(step)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from stagezero.models.chat import encode_answers, load_tokenizer
 from stagezero.models.checkpoint import copy_all_but_weights
-from stagezero.models.network import check_rows, load_network
+from stagezero.models.network import bfloat16_unit, check_rows, load_network
+from stagezero.training.layers import adapted_layers
 from stagezero.training.recipes import Lora, Trained
 
 if TYPE_CHECKING:
@@ -45,21 +46,29 @@ def trainer_arguments(step: Trained, seed: int, scratch: Path) -> dict[str, Any]
     import torch
 
     return {
-        "output_dir": str(scratch), "max_steps": step.steps, "per_device_train_batch_size": step.batch_size,
+        "output_dir": str(scratch), "max_steps": step.steps, "per_device_train_batch_size": step.batch_size // step.gradient_accumulation,
         "learning_rate": step.learning_rate, "lr_scheduler_type": step.schedule, "warmup_steps": step.warmup,
         "weight_decay": step.weight_decay, "seed": seed % 2**32, "data_seed": seed % 2**32, "report_to": [], "save_strategy": "no",
-        "logging_strategy": "no", "disable_tqdm": True, "gradient_checkpointing": False, "dataloader_pin_memory": False, "bf16": False,
+        "logging_strategy": "no", "disable_tqdm": True, "dataloader_pin_memory": False,
+        "gradient_accumulation_steps": step.gradient_accumulation, "gradient_checkpointing": step.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False}, "bf16": step.dtype == "bfloat16" and bfloat16_unit() is not None,
         "use_cpu": not torch.cuda.is_available(), "full_determinism": False,
     }  # fmt: skip
 
 
-def lora_config(lora: Lora | None, task: str = "CAUSAL_LM") -> Any:
-    """Return the PEFT configuration of a step; None for full training."""
+def lora_config(lora: Lora | None, network: PreTrainedModel, task: str = "CAUSAL_LM") -> Any:
+    """Return the PEFT configuration of a step; None for full training.
+
+    Raises:
+        BuildError: a target of the adapters is no linear layer of the network.
+    """
     if lora is None:
         return None
     from peft import LoraConfig
 
-    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules="all-linear", task_type=task)
+    # All layers are named by a word, because PEFT also trains the new head of a reward model then.
+    targets = "all-linear" if lora.targets is None else [name for name, _ in adapted_layers(network, lora)]
+    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets, task_type=task)
 
 
 def run_trainer(trainer: Any) -> None:

@@ -37,7 +37,7 @@ def train(source: Path, out: Path, step: DPO, examples: Sequence[Example], seed:
     )
     rows = [{"prompt_ids": h, "chosen_ids": c, "rejected_ids": r} for h, c, r in zip(heads, chosen, rejected, strict=True)]
     reference, _ = common.load_model(source)
-    adapters = common.lora_config(step.lora)
+    adapters = common.lora_config(step.lora, model)
     trainer = EncodedDPOTrainer(
         model=model,
         # With adapters, the reference is the same network with the adapters disabled.

@@ -92,7 +92,7 @@ def train(source: Path, out: Path, step: GRPO | RLHF, examples: Sequence[Example
         ),
         train_dataset=rows,
         processing_class=tokenizer,
-        peft_config=common.lora_config(step.lora),
+        peft_config=common.lora_config(step.lora, model),
     )  # fmt: skip
     common.run_trainer(trainer)
     # A policy that always earns the highest payoff has nothing to learn; that is not a failure.

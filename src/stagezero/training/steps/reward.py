@@ -54,7 +54,7 @@ def train(source: Path, out: Path, step: Reward, examples: Sequence[Example], it
     trainer = RewardTrainer(
         model=model, args=RewardConfig(**common.trainer_arguments(step, seed, out / ".scratch"), max_length=None),
         train_dataset=Dataset.from_list([{"chosen_ids": c, "rejected_ids": r} for c, r in zip(chosen_rows, rejected_rows, strict=True)]),
-        processing_class=tokenizer, peft_config=common.lora_config(step.lora, task="SEQ_CLS"),
+        processing_class=tokenizer, peft_config=common.lora_config(step.lora, model, task="SEQ_CLS"),
     )  # fmt: skip
     common.run_trainer(trainer)
     common.save_model(trainer.model, source, out, config=False)

@@ -25,7 +25,7 @@ def train(source: Path, out: Path, step: SFT, examples: Sequence[Example], seed:
     )
     trainer = SFTTrainer(
         model=model, args=SFTConfig(**common.trainer_arguments(step, seed, out / ".scratch"), max_length=None, completion_only_loss=True),
-        train_dataset=rows, processing_class=tokenizer, peft_config=common.lora_config(step.lora),
+        train_dataset=rows, processing_class=tokenizer, peft_config=common.lora_config(step.lora, model),
     )  # fmt: skip
     common.run_trainer(trainer)
     common.save_model(trainer.model, source, out)
