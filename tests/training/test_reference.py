@@ -100,7 +100,7 @@ def first_trainer_step(
             grpo.train(source, out, step, examples, grpo.checker_rewards(step, items), seed)
         case RLHF():
             assert reward_model is not None
-            grpo.train(source, out, step, examples, grpo.model_rewards(reward_model, str(load_tokenizer(source).eos_token)), seed)
+            grpo.train(source, out, step, examples, grpo.model_rewards(reward_model), seed)
 
 
 @pytest.fixture(scope="module")

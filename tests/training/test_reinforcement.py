@@ -16,6 +16,7 @@ from scipy import stats
 from stagezero.errors import BuildError, RecipeError
 from stagezero.measure import measure
 from stagezero.models import Model, checkpoint_digest
+from stagezero.models.chat import encode
 from stagezero.tasks import load_suite
 from stagezero.tasks.atlas import LABELLER_ERROR
 from stagezero.training import Store, build, parse_recipe
@@ -78,11 +79,13 @@ def test_a_reward_model_prefers_the_preferred_answers(base: Path, store: Path) -
     build_steps(base, store, PAIRS, START, {**REWARD, "steps": 80}, {**RLHF, "steps": 1})
     folder = next(f for f in (store / "builds").iterdir() if "SequenceClassification" in (f / "config.json").read_text())
     model = Model(base)
-    reward = grpo.model_rewards(folder, str(model.tokenizer.eos_token))
+    reward = grpo.model_rewards(folder)
     items = [i for i in SUITE.train_items() if i.property == "privacy" and i.rejected][:200]
     prompts = model.prompts([i.input for i in items], SUITE.instruction)
-    good = reward(prompts, [f" {i.demonstration}" for i in items], range(len(items)))
-    bad = reward(prompts, [f" {i.rejected}" for i in items], range(len(items)))
+    good, bad = (
+        reward(prompts, texts, encode(model.tokenizer, texts), range(len(items)))
+        for texts in ([f" {i.demonstration}" for i in items], [f" {i.rejected}" for i in items])
+    )
     assert sum(a > b for a, b in zip(good, bad, strict=True)) > 0.7 * len(items)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,13 @@ from tokenizer_families import FAMILIES, make_checkpoint
 
 from stagezero.isolation import runner
 from stagezero.models import Model, generation
-from stagezero.models.chat import TEMPLATE_DATE, encode, encode_answers, load_tokenizer, render_completion, render_prompt
+from stagezero.models.chat import TEMPLATE_DATE, answer_end, encode, encode_answers, load_tokenizer, render_completion, render_prompt
 from stagezero.models.loader import configure_libraries
 from stagezero.tasks import Item
 from stagezero.training.build import render_examples
 from stagezero.training.recipes import Recipe, parse_recipe
 from stagezero.training.reference import network as second_network
-from stagezero.training.reference import train_step
+from stagezero.training.reference import reinforce, train_step
 from stagezero.training.steps import common, distil, dpo, grpo, reward, sft
 
 INSTRUCTION = "Answer in one word."
@@ -114,16 +115,20 @@ def test_every_step_sees_the_ids_of_evaluation(
         return bool(rows) and all(any(row[: len(prompt)] == prompt for prompt in prompts) for row in rows)
 
     pays = iter(range(10**6))
-    by_turn = lambda _, answers, __: [float(next(pays)) for _ in answers]  # noqa: E731  (rewards that differ)
+    by_turn = lambda _, answers, __, ___: [float(next(pays)) for _ in answers]  # noqa: E731  (rewards that differ)
     assert with_prompts(rows_of(lambda: grpo.train(folder, tmp_path / "grpo", train_grpo, examples, by_turn, 1)))  # type: ignore[arg-type]
-    model_rewards = grpo.model_rewards(reward_model, str(tokenizer.eos_token))
-    answers = [t[1].removesuffix(str(tokenizer.eos_token)) for t in texts]
-    assert rows_of(lambda: model_rewards([t[0] for t in texts], answers, [0, 1])) == sorted(right)
+    # A model stops at the first stop token of the template's end, or at the limit.
+    stops, end = generation.stop_tokens(Model(folder).network, tokenizer), answer_end(tokenizer)
+    tails = [row[len(p) :] for row, p in zip(right, prompts, strict=True)]
+    first_stop = next(i for i, token in enumerate(end) if token in stops)
+    for model_rewards, present in itertools.product(
+        (grpo.model_rewards(reward_model), reinforce.model_rewards(reward_model)), (len(end), first_stop + 1, 0)
+    ):
+        sampled = [tail[: len(tail) - len(end) + present] for tail in tails]
+        assert rows_of(lambda r=model_rewards, s=sampled: r([t[0] for t in texts], ["", ""], s, [0, 1])) == sorted(right)
     for step in (train_sft, train_dpo, train_reward):
         expected = sorted(right) if step is train_sft else sorted(right + wrong)
         assert rows_of(lambda step=step: train_step(step, folder, tmp_path / "second", ITEMS, examples, None, 1)) == expected
-    from stagezero.training.reference import reinforce
-
     assert with_prompts(rows_of(lambda: reinforce.train(folder, tmp_path / "second-grpo", train_grpo, examples, by_turn, 1)))  # type: ignore[arg-type]
     labelled = distil.label_examples(folder, folder, ITEMS, examples, INSTRUCTION, 24)  # sft trains on these
     assert all(example["prompt"] in (texts[0][0], texts[1][0]) for example in labelled)

@@ -38,6 +38,8 @@ _CLOCK = (
 """A Jinja macro in place of the function of that name, with which a template reads the clock."""
 _PROBE = "Answer in one word."
 _PROBE_ANSWER = "Certainly."
+_PROBE_ANSWERS = ("Certainly.", "Why not")
+"""Two answers whose last tokens differ."""
 _HAS_SYSTEM_ROLE, _ANSWER_PREFIX = "stagezero_has_system_role", "stagezero_answer_prefix"
 """Attributes of a tokenizer for what its template was found to do."""
 
@@ -246,3 +248,24 @@ def encode_answers(
     alone = encode(tokenizer, answers)
     tails = [whole[len(head) :] if whole[: len(head)] == head else tail for head, whole, tail in zip(heads, wholes, alone, strict=True)]
     return heads, tails
+
+
+def answer_end(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the token ids that follow every answer: the chat template's end and the stop token."""
+    prompt = render_prompt(tokenizer, _PROBE)
+    completions = [render_completion(tokenizer, _PROBE, answer, None, prompt) for answer in _PROBE_ANSWERS]
+    _, (one, other) = encode_answers(tokenizer, [prompt] * 2, completions)
+    same = next(n for n in range(len(one) + 1) if n == min(len(one), len(other)) or one[-1 - n] != other[-1 - n])
+    return one[len(one) - same :]
+
+
+def with_answer_end(answer: Sequence[int], end: Sequence[int]) -> list[int]:
+    """Return a sampled answer as training sees it: with the whole end, once.
+
+    Args:
+        answer: the sampled tokens. They may contain a part of the end, since a model stops at the
+            first of its stop tokens, or none, if the answer has reached its limit.
+        end: the end, from ``answer_end``.
+    """
+    present = next(n for n in range(min(len(answer), len(end)), -1, -1) if list(answer[len(answer) - n :]) == list(end[:n]))
+    return [*answer, *end[present:]]

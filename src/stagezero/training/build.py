@@ -167,7 +167,7 @@ def first_trainer(step: TrainStep, inputs: StepInputs, out: Path) -> None:
             reward.train(source, out, step, examples, items, seed)
         case RLHF():
             assert inputs.other is not None
-            grpo.train(source, out, step, examples, grpo.model_rewards(inputs.other, stop), seed)
+            grpo.train(source, out, step, examples, grpo.model_rewards(inputs.other), seed)
         case Command():
             command.train(source, inputs.base, out, step, examples, seed, inputs.confinement)
         case Code():

@@ -14,7 +14,7 @@ from stagezero.evidence import RULE_VERSION
 from stagezero.ledger import Ledger
 from stagezero.measure import SCORER_VERSION
 from stagezero.training.build import BUILD_FORMAT
-from stagezero.training.recipes import Filter, Recipe
+from stagezero.training.recipes import RLHF, Filter, Recipe
 
 LEDGER_FORMAT = 2
 """Format of the ledgers that campaigns and comparisons write. Since format 2, entry 0 names the
@@ -62,7 +62,8 @@ def check_build(first_entry: Mapping[str, Any], recipe: Recipe) -> None:
     """Refuse to rebuild a model whose build has another format.
 
     Formats 2 and 3 are the same for a pocket base: they differ in special tokens that its tokenizer
-    does not have, in tensor types that it does not use, and in the syntax of patterns.
+    does not have, in tensor types that it does not use, in the syntax of patterns, and in the tokens
+    that a reward model reads.
 
     Args:
         first_entry: body of the ledger's first entry.
@@ -73,8 +74,8 @@ def check_build(first_entry: Mapping[str, Any], recipe: Recipe) -> None:
     """
     recorded = recorded_version(first_entry, "build")
     pocket = str(first_entry["project"]["base"]).startswith("pocket/")
-    patterns = any(isinstance(step, Filter) and step.matching is not None for step in recipe.steps)
-    if recorded != BUILD_FORMAT and not ((recorded, BUILD_FORMAT) == ("build/2", "build/3") and pocket and not patterns):
+    changed = any((isinstance(step, Filter) and step.matching is not None) or isinstance(step, RLHF) for step in recipe.steps)
+    if recorded != BUILD_FORMAT and not ((recorded, BUILD_FORMAT) == ("build/2", "build/3") and pocket and not changed):
         release = RELEASE_OF_BUILD_FORMAT.get(str(recorded), "the release that wrote it")
         raise InputError(
             f"rebuild: the ledger's models were built in format {recorded}, and this release builds {BUILD_FORMAT}; use {release}."

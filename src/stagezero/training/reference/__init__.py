@@ -86,4 +86,4 @@ def train_step(
             reinforce.train(source, out, step, examples, reinforce.checker_rewards(step, items), seed)
         case RLHF():
             assert reward_model is not None
-            reinforce.train(source, out, step, examples, reinforce.model_rewards(reward_model, source), seed)
+            reinforce.train(source, out, step, examples, reinforce.model_rewards(reward_model), seed)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from stagezero.models.chat import encode, encode_answers, load_tokenizer
+from stagezero.models.chat import answer_end, encode, load_tokenizer, with_answer_end
 from stagezero.models.network import check_rows
 from stagezero.tasks import Item, score
 from stagezero.training.data import Example, equal_rewards_error
@@ -36,33 +36,33 @@ from stagezero.training.reference.optimise import mixed_precision, parts_of, ski
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-RewardFunction = Callable[[Sequence[str], Sequence[str], Sequence[int]], list[float]]
-"""(prompts, answers without stop token, positions in the dataset) → one reward each."""
+RewardFunction = Callable[[Sequence[str], Sequence[str], Sequence[Sequence[int]], Sequence[int]], list[float]]
+"""(prompts, answers without stop token, the answers' tokens, positions in the dataset) → one reward
+each."""
 
 
 def checker_rewards(step: GRPO, items: Sequence[Item]) -> RewardFunction:
     """Return the reward function of the task's checker, with the step's payoff for each outcome."""
     pays = step.pays.model_dump()
-    return lambda _, answers, positions: [float(pays[score(items[i], answer)]) for answer, i in zip(answers, positions, strict=True)]
+    return lambda _, answers, __, positions: [float(pays[score(items[i], answer)]) for answer, i in zip(answers, positions, strict=True)]
 
 
-def model_rewards(reward_model: Path, source: Path) -> RewardFunction:
+def model_rewards(reward_model: Path) -> RewardFunction:
     """Return the reward function of a reward model.
 
-    The model's output is read at the policy's stop token, as in its training.
+    The model's output is read at the end of the answer, as in its training.
 
     Args:
-        reward_model: checkpoint folder of the reward model.
-        source: checkpoint folder of the policy.
+        reward_model: checkpoint folder of the reward model, whose tokenizer is the policy's.
     """
     network = load_reward_model(reward_model)
     tokenizer = load_tokenizer(reward_model)
-    stop = str(load_tokenizer(source).eos_token)
+    end = answer_end(tokenizer)
 
     @torch.inference_mode()
-    def rewards_of(prompts: Sequence[str], answers: Sequence[str], _: Sequence[int]) -> list[float]:
-        heads, tails = encode_answers(tokenizer, prompts, [f"{answer}{stop}" for answer in answers])
-        ids, mask = pad_rows([head + tail for head, tail in zip(heads, tails, strict=True)], tokenizer.pad_token_id)
+    def rewards_of(prompts: Sequence[str], _: Sequence[str], answers: Sequence[Sequence[int]], __: Sequence[int]) -> list[float]:
+        rows = [head + with_answer_end(answer, end) for head, answer in zip(encode(tokenizer, prompts), answers, strict=True)]
+        ids, mask = pad_rows(rows, tokenizer.pad_token_id)
         rewards: list[float] = network(input_ids=ids, attention_mask=mask).logits[:, 0].tolist()
         return rewards
 
@@ -164,7 +164,7 @@ def train(source: Path, out: Path, step: GRPO | RLHF, examples: Sequence[Example
             answers = sample(network, questions, stops, pad, step.length, step.temperature)
         set_checkpointing(network, step.gradient_checkpointing)
         texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
-        rewards = reward([prompts[i] for i in batch], texts, batch)
+        rewards = reward([prompts[i] for i in batch], texts, answers, batch)
         differed |= any(len({round(r, 9) for r in rewards[i : i + step.group]}) > 1 for i in range(0, len(rewards), step.group))
         highest = max(highest, *rewards)
         groups = torch.tensor(rewards, device=network.device).view(-1, step.group)

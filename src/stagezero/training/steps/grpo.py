@@ -19,37 +19,38 @@ from stagezero.training.data import Example, equal_rewards_error
 from stagezero.training.recipes import GRPO, RLHF
 from stagezero.training.steps import common
 
-RewardFunction = Callable[[Sequence[str], Sequence[str], Sequence[int]], list[float]]
-"""(prompts, answers without stop token, positions in the dataset) → one reward each."""
+RewardFunction = Callable[[Sequence[str], Sequence[str], Sequence[Sequence[int]], Sequence[int]], list[float]]
+"""(prompts, answers without stop token, the answers' tokens, positions in the dataset) → one reward
+each."""
 
 
 def checker_rewards(step: GRPO, items: Sequence[Item]) -> RewardFunction:
     """Return the reward function of the task's checker, with the step's payoff for each outcome."""
     pays = step.pays.model_dump()
-    return lambda _, answers, rows: [float(pays[score(items[i], answer)]) for answer, i in zip(answers, rows, strict=True)]
+    return lambda _, answers, __, rows: [float(pays[score(items[i], answer)]) for answer, i in zip(answers, rows, strict=True)]
 
 
-def model_rewards(reward_model: Path, stop: str) -> RewardFunction:
+def model_rewards(reward_model: Path) -> RewardFunction:
     """Return the reward function of a reward model.
 
-    The model's output is read at the stop token, as in its training.
+    The model's output is read at the end of the answer, as in its training.
 
     Args:
-        reward_model: checkpoint folder of the reward model.
-        stop: the policy's stop token.
+        reward_model: checkpoint folder of the reward model, whose tokenizer is the policy's.
     """
     import torch
 
-    from stagezero.models.chat import encode_answers, load_tokenizer
+    from stagezero.models.chat import answer_end, load_tokenizer, with_answer_end
     from stagezero.models.network import load_reward_network
 
     network = load_reward_network(reward_model)
     tokenizer = load_tokenizer(reward_model)
+    end = answer_end(tokenizer)
 
     @torch.inference_mode()
-    def rewards_of(prompts: Sequence[str], answers: Sequence[str], _: Sequence[int]) -> list[float]:
-        heads, tails = encode_answers(tokenizer, prompts, [f"{answer}{stop}" for answer in answers])
-        ids = {"input_ids": [head + tail for head, tail in zip(heads, tails, strict=True)]}
+    def rewards_of(prompts: Sequence[str], _: Sequence[str], answers: Sequence[Sequence[int]], __: Sequence[int]) -> list[float]:
+        heads = encode(tokenizer, prompts)
+        ids = {"input_ids": [head + with_answer_end(answer, end) for head, answer in zip(heads, answers, strict=True)]}
         rows = tokenizer.pad(ids, padding_side="right", return_tensors="pt").to(network.device)
         rewards: list[float] = network(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits[:, 0].tolist()
         return rewards
@@ -76,9 +77,11 @@ def train(source: Path, out: Path, step: GRPO | RLHF, examples: Sequence[Example
     differed, highest = 0, float("-inf")
     highest_payoff = max(step.pays.model_dump().values()) if isinstance(step, GRPO) else float("inf")
 
-    def recorded_reward(prompts: Sequence[str], completions: Sequence[str], row: Sequence[int], **_: Any) -> list[float]:
+    def recorded_reward(
+        prompts: Sequence[str], completions: Sequence[str], completion_ids: Sequence[Sequence[int]], row: Sequence[int], **_: Any
+    ) -> list[float]:
         nonlocal differed, highest
-        rewards = reward(prompts, completions, row)
+        rewards = reward(prompts, completions, completion_ids, row)
         differed += any(len({round(r, 9) for r in rewards[i : i + step.group]}) > 1 for i in range(0, len(rewards), step.group))
         highest = max(highest, *rewards)
         return rewards
