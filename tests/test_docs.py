@@ -68,6 +68,8 @@ NOT_RUN = {
     (
         "stagezero compare mine/stage0.yaml balanced.yaml --property candour --suite mine.jsonl --model package/smollm2-135m-q4"
     ): "it takes a quarter of an hour; tests/test_own_suite.py compares on a suite of its own",
+    "stagezero run mine/project.yaml": "it takes as long as the project that it copies",
+    "stagezero run smollm2": "it takes half an hour; docs/results.md has its outcome",
     "stagezero run": "it takes minutes, and another page reads its run; a small finished campaign takes the place of that run",
     "stagezero verify attestation.json --key auditor.key": _OTHER_PARTY,
 }

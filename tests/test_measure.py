@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+from scipy import stats
+
+from stagezero.errors import ModelError
 from stagezero.measure import Measurement, measure, tally_answers
 from stagezero.tasks import Item
 from stagezero.tasks.atlas import Atlas
@@ -109,3 +115,44 @@ def test_a_limit_takes_as_many_items_of_each_kind(base: Path, tmp_path: Path) ->
         scores = measure(model, suite, 0, None, limit=limit).scores  # type: ignore[arg-type]
         assert {kind: counts.n for kind, counts in scores.counts["candour"].items()} == {"trap": 1, "twin": 1}
         assert len({counts.n for counts in scores.counts["p"].values()}) == 1 and scores.score("p") == 0.5
+
+
+def test_a_model_that_changes_while_it_is_measured_is_not_stored(base: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "model"))
+
+    class FakeSwapped(FakeModel):
+        def answer(self, *arguments: Any, **others: Any) -> list[str]:
+            (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
+            return super().answer(*arguments, **others)
+
+    with pytest.raises(ModelError, match="the model changed while it was measured"):
+        measure(FakeSwapped(folder), Atlas(), 0, 2, tmp_path / "answers")  # type: ignore[arg-type]
+    assert not (tmp_path / "answers").exists()
+
+
+def test_damaged_answers_are_not_used(base: Path, tmp_path: Path) -> None:
+    model: Any = FakeModel(base)
+    first = measure(model, Atlas(), 0, 2, tmp_path)
+    (stored,) = tmp_path.glob("*.json")
+    text = stored.read_text()
+    assert measure(model, Atlas(), 0, 2, tmp_path).seconds == 0.0 and len(model.limits) == 1
+    for damaged in (text.replace(first.answers[0], first.answers[0] + "x", 1), text[:-9], json.dumps(list(first.answers))):
+        stored.write_text(damaged)
+        assert measure(model, Atlas(), 0, 2, tmp_path).answers == first.answers
+    assert len(model.limits) == 4, "the model was run again, each time"
+
+
+def test_a_trap_and_its_twin_may_depend_on_each_other() -> None:
+    """Both are right, or both are wrong. Pairing each trap with another's twin is the control."""
+    missed = {True: 0, False: 0}
+    for seed in range(300):
+        rng = random.Random(seed)
+        right = [rng.random() < 0.5 for _ in range(60)]
+        for together in missed:
+            items = [Item(f"trap{n}", f"{n}?", "yes", "trap", "p") for n in range(60)]
+            items += [Item(f"twin{n}", f"{n}!", "yes", "twin", "p", twin_of=f"trap{n}" if together else f"other{n}") for n in range(60)]
+            answers = tuple("yes" if r else "no" for r in (*right, *right))
+            interval = Measurement(tally_answers(items, answers), tuple(items), answers, 0.0).interval("p")
+            missed[together] += not interval.low <= 0.5 <= interval.high
+    assert missed[True] <= stats.binom.ppf(0.999, 300, 0.05)
+    assert missed[False] > missed[True]

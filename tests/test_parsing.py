@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from stagezero.ideas.idea import parse_idea
 from stagezero.parsing import parse_json, parse_yaml
 from stagezero.project import load_project
 from stagezero.training.recipe_files import load_recipe
+from stagezero.training.recipes import parse_recipe
 
 INVALID_YAML = [
     ("a: 1\nb: 2\na: 3\n", "key 'a' is given on line 1 and again on line 3; remove one"),
@@ -56,3 +59,22 @@ def test_invalid_json_is_one_sentence(text: str, message: str) -> None:
     with pytest.raises(InputError, match="there: not valid JSON") as refusal:
         parse_json(text, "there", InputError)
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("010", "010"), ("1:30", "1:30"), ("yes", "yes"), ("on", "on"), ("0x1F", 31), ("1e-3", 0.001), ("-2", -2), ("1_000", 1000),
+        (".5", 0.5), ("true", True), ("null", None), ("2025-01-02", date(2025, 1, 2)), ("1.", 1.0), ("0", 0), ("+3", 3), ("-.inf", -inf),
+    ],
+)  # fmt: skip
+def test_words_and_numbers_are_those_of_yaml_1_2(text: str, value: object) -> None:
+    """YAML 1.1 reads 010 as 8, 1:30 as 90, and yes as true."""
+    found = parse_yaml(f"a: {text}\n", "there", InputError)["a"]
+    assert found == value and type(found) is type(value)
+
+
+def test_a_truth_value_is_no_number() -> None:
+    for change in ({"steps": True}, {"learning_rate": True}, {"steps": "yes"}):
+        with pytest.raises(RecipeError, match="expected a"):
+            parse_recipe([{"step": "mix", "parts": [{}]}, {"step": "sft", "steps": 2, "learning_rate": 0.1, **change}], "recipe")

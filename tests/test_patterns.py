@@ -34,6 +34,11 @@ def test_patterns_that_python_could_not_finish_are_searched_in_linear_time(patte
         (r"yes\Z", r"write that"),
         (r"\u00e9", "or as itself; write that"),
         (r"a{1001}", "at most 1,000 times; lower the number"),
+        (r"^\d{,3}$", "RE2 reads {,3} as plain text; write {0,n}"),
+        (r"x{99999999999}", "with numbers of at most 1,000"),
+        (r"(x{500}){500}", "at most 1,000 times; lower the number"),
+        (r"(?x)a b", "no such flag; it has i, m, s and U"),
+        (r"\e[0m", r"written \x1b; write that"),
         ("(", "missing )"),
         ("[z-a]", "correct it"),
     ],
@@ -45,6 +50,7 @@ def test_a_refusal_has_what_to_write_instead(pattern: str, remedy: str) -> None:
 
 
 def test_the_syntax_of_re2_applies() -> None:
+    assert matches(r"\{,3}", "{,3}"), "an escaped brace is text"
     assert matches(r"\d", "7") and not matches(r"\d", "٣"), "digits are ASCII"
     assert not matches(r"yes$", "yes\n") and matches(r"(?m)yes$", "yes\nno"), "$ is the end of the text"
     assert matches(r"(?i)\bpin\b", "My PIN?") and matches("", "")

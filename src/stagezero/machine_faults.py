@@ -13,9 +13,11 @@ from collections.abc import Iterator
 
 from stagezero.files import MACHINE_ERRORS
 
-_WRITE_ERRORS = (MACHINE_ERRORS - {errno.ENOMEM}) | {errno.EFBIG, errno.EACCES, errno.EPERM}
+_WRITE_ERRORS = (MACHINE_ERRORS - {errno.ENOMEM}) | {errno.EFBIG, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EAGAIN}
 """Error numbers of a disk, a mount or a limit, in the texts of libraries."""
-_MEMORY_WORDS = ("can't allocate memory", "Cannot allocate memory", "bad_alloc", "out of memory")
+_MEMORY_WORDS = ("can't allocate memory", "Cannot allocate memory", "bad_alloc", "out of memory", "failed to map segment")
+_MEMORY_TEXT = re.compile(rf"\bos error {errno.ENOMEM}\b")
+_NO_THREAD = "can't start new thread"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -30,7 +32,8 @@ def is_memory_short(error: BaseException) -> bool:
     return any(
         isinstance(cause, MemoryError)
         or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM)
-        or (isinstance(cause, RuntimeError) and any(words in str(cause) for words in _MEMORY_WORDS))
+        or (isinstance(cause, RuntimeError | ImportError) and any(words in str(cause) for words in _MEMORY_WORDS))
+        or _MEMORY_TEXT.search(str(cause)) is not None
         for cause in _causes(error)
     )
 
@@ -41,6 +44,8 @@ def machine_fault(error: BaseException) -> str | None:
         if isinstance(cause, OSError) and cause.errno in MACHINE_ERRORS - {errno.ENOMEM}:
             return os.strerror(cause.errno)
         text = str(cause)
+        if isinstance(cause, RuntimeError) and _NO_THREAD in text:
+            return "this machine's limit of processes and threads is reached"
         numbers = {int(number) for number in re.findall(r"os error (\d{1,4})\b", text)}
         for number in sorted(_WRITE_ERRORS):
             if number in numbers or (number in MACHINE_ERRORS and os.strerror(number) in text):

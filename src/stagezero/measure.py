@@ -13,14 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stagezero.errors import InputError, ModelError
 from stagezero.evidence import Estimate, betting_interval
 from stagezero.files import write_atomic
 from stagezero.ledger import digest
 from stagezero.models import Model, checkpoint_digest
+from stagezero.models.checkpoint import fingerprint
 from stagezero.tasks import ALL_PROPERTIES, Counts, Item, Outcome, Suite, answer_tokens, is_refusal, names_both, normalise, score, tally
 from stagezero.tasks.jsonl import JsonlSuite
 
-ANSWERS_FORMAT = "answers/2"
+ANSWERS_FORMAT = "answers/3"
 SCORER_VERSION = 2
 """Version of the definition of scores and signs.
 
@@ -137,11 +139,11 @@ class Measurement:
     def interval(self, claim: str, level: float = 0.95) -> Estimate:
         """Return the score of a claim with an interval over items.
 
-        The interval assumes only that every answer is right or wrong. The i-th trap and the i-th
-        twin form one value, so that the mean is the balanced accuracy; items of one cluster are
-        averaged first, and so are the copies of a cluster that was resampled from a file. The
-        interval is a betting confidence sequence: it remains valid for any number of items and for
-        inspection at any time.
+        The interval assumes only that every answer is right or wrong. A trap and its twin form one
+        value, or else the i-th trap and the i-th twin, so that the mean is the balanced accuracy;
+        items of one cluster are averaged first, and so are the copies of a cluster that was
+        resampled from a file. The interval is valid for any number of items, if that number does
+        not depend on the answers.
 
         Args:
             claim: a property or capability.
@@ -151,11 +153,12 @@ class Measurement:
         for item, answer in zip(self.items, self.answers, strict=True):
             if item.property == claim:
                 kinds.setdefault(item.kind, {}).setdefault(item.original, []).append(float(score(item, answer) is Outcome.RIGHT))
-        # A file has its author's order, and the interval is valid for items in a random one.
-        means = []
-        for kind, clusters in sorted(kinds.items()):
-            values = [sum(v) / len(v) for v in clusters.values()]
-            means.append(random.Random(f"{claim}/{kind}").sample(values, len(values)))
+        # A file has its author's order, and the interval is valid for items in a random one. All
+        # kinds have the same order of clusters: the answers to a trap and its twin may depend on
+        # each other.
+        order = list(dict.fromkeys(cluster for clusters in kinds.values() for cluster in clusters))
+        random.Random(claim).shuffle(order)
+        means = [[sum(clusters[name]) / len(clusters[name]) for name in order if name in clusters] for _, clusters in sorted(kinds.items())]
         mean = sum(sum(values) / len(values) for values in means) / len(means)
         if len({len(values) for values in means}) == 1:
             interval = betting_interval([sum(values) / len(values) for values in zip(*means, strict=True)], level)
@@ -188,6 +191,10 @@ def measure(
         limit: at most this many items, spread evenly over the draw.
         reworded: measure only this claim, in the suite's other wordings.
         max_tokens: most tokens of an answer; None takes what the suite needs.
+
+    Raises:
+        InputError: the limit leaves no room for an item.
+        ModelError: the model cannot be loaded, or changed while it was measured.
     """
     tokens = answer_tokens(suite) if max_tokens is None else max_tokens
     if per_property is None and isinstance(suite, JsonlSuite):
@@ -198,6 +205,9 @@ def measure(
         items = suite.reworded_items(seed, per_property or DEFAULT_ITEMS, reworded)
     if limit is not None and limit < len(items):
         items = _spread(items, limit)
+        if not items:
+            raise InputError(f"limit: expected room for one item of each kind of a claim, got {limit}; raise it.")
+    before = fingerprint(model.folder)
     key = digest(
         {
             "format": ANSWERS_FORMAT, "model": checkpoint_digest(model.folder), "questions": [item.input for item in items],
@@ -211,8 +221,10 @@ def measure(
         start = time.perf_counter()
         answers = model.answer([item.input for item in items], suite.instruction, tokens)
         seconds = time.perf_counter() - start
+        if fingerprint(model.folder) != before:
+            raise ModelError(f"{model.folder}: the model changed while it was measured; run the same command again.")
         if path is not None:
-            write_atomic(path, json.dumps(answers))
+            write_atomic(path, json.dumps({"answers": answers, "digest": digest(answers)}))
     return Measurement(tally_answers(items, answers), tuple(items), tuple(answers), seconds)
 
 
@@ -237,7 +249,9 @@ def _spread(items: Sequence[Item], limit: int) -> list[Item]:
 def _cached_answers(path: Path, n: int) -> list[str] | None:
     """Read cached answers; None if there are none or the file is damaged."""
     try:
-        answers = json.loads(path.read_text())
-    except (OSError, ValueError):
+        stored = json.loads(path.read_text())
+        answers = stored["answers"]
+        whole = isinstance(answers, list) and len(answers) == n and stored["digest"] == digest(answers)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
-    return answers if isinstance(answers, list) and len(answers) == n else None
+    return answers if whole else None

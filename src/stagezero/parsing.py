@@ -7,6 +7,7 @@ thousands of digits, deep nesting and dates that do not exist are errors of one 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import yaml
@@ -41,12 +42,25 @@ class _StrictLoader(yaml.SafeLoader):
         """Build one mapping."""
         lines: dict[str, int] = {}
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+            if isinstance(key, yaml.ScalarNode):
                 line = key.start_mark.line + 1
                 if key.value in lines:
                     raise yaml.YAMLError(f"key {key.value!r} is given on line {lines[key.value]} and again on line {line}; remove one")
                 lines[key.value] = line
         return super().construct_mapping(node, deep)
+
+
+# The words and numbers of YAML 1.2 only: YAML 1.1 reads 010 as 8, 1:30 as 90, and yes as true.
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in ("bool", "int", "float")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(0|[1-9][0-9_]*)|0x[0-9a-fA-F]+|0o[0-7]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|(0|[1-9][0-9_]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+.0123456789"),
+):
+    _StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
 
 
 class _StrictLoaderWithoutAliases(_StrictLoader):

@@ -22,11 +22,17 @@ _REMEDIES = (
     (r"\(\?>|[*+?}]\+", "RE2 has no atomic groups and possessive repeats; use plain repeats, which cost no more in RE2"),
     (r"\(\?\(", "RE2 has no conditions; write both alternatives out, as in (?:ab|c)"),
     (r"\(\?#", "RE2 has no comments; remove it"),
+    (r"\(\?[a-zA-Z]*[xauL]", "RE2 has no such flag; it has i, m, s and U"),
+    (r"\\[ec]", r"in RE2 a control character is written \x1b; write that"),
     (r"\\Z", r"in RE2 the end of the text is \z; write that"),
     (r"\\[uUN]", r"in RE2 a character is written \x{1F600}, or as itself; write that"),
-    (r"\{\d{4,}|\{\d*,\d{4,}", "RE2 repeats a part at most 1,000 times; lower the number"),
+    (r"\}\)[*+{]|\{\d{4,}|\{\d*,\d{4,}", "RE2 repeats a part at most 1,000 times; lower the number"),
 )
 """Parts of Python's syntax that RE2 refuses, and what to write in place of them."""
+
+
+_LITERAL_REPEAT = re.compile(r"(?:^|[^\\])(?:\\\\)*(\{,\d+\}|\{\d{5,}(?:,\d*)?\}|\{\d*,\d{5,}\})")
+"""Repeats in Python's syntax that RE2 takes for plain text, without an error."""
 
 
 def _options() -> Any:
@@ -46,6 +52,9 @@ def compiled(pattern: str) -> Any:
     Raises:
         ValueError: it is not such an expression; the message has what to write in place of it.
     """
+    literal = _LITERAL_REPEAT.search(pattern)
+    if literal is not None:
+        raise ValueError(f"RE2 reads {literal[1]} as plain text; write {{0,n}}, with numbers of at most 1,000")
     try:
         return re2.compile(pattern, _options())
     except re2.error as error:

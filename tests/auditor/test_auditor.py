@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest_auditor import EASY_BARS, UNREACHABLE_BARS, AuditorHarness, Clock, sealed_file, terms, variant
@@ -247,3 +250,49 @@ def test_inconsistent_terms_are_rejected() -> None:
         with pytest.raises(ValueError, match=message):
             terms(**changes)
     assert Clock()() > 0
+
+
+@pytest.mark.parametrize("ends", [1, 2])
+def test_an_examination_that_is_killed_once_is_repeated(
+    ends: int, harness: AuditorHarness, base: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The machine may have killed it. After the second time, the model counts as the cause."""
+    real, attempts = harness.auditor.examiner._exchange, []
+
+    def killed(*arguments: Any) -> list[str]:
+        attempts.append(1)
+        if len(attempts) <= ends:
+            process = harness.auditor.examiner._process
+            assert process is not None
+            process.kill()
+        return real(*arguments)
+
+    monkeypatch.setattr(harness.auditor.examiner, "_exchange", killed)
+    harness.add_suite()
+    assert harness.submit_and_wait(base) == ("pass" if ends == 1 else "fail")
+    assert len(attempts) == 2 and "submission 1 is examined again" in caplog.text
+    assert harness.auditor.status("suite").submissions_used == 1
+
+
+def test_a_damaged_copy_is_no_verdict(harness: AuditorHarness, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The auditor's own disk is at fault. The lab's run submits again, and the copy is mended."""
+    monkeypatch.setattr("stagezero.auditor.auditor._RETRY_SECONDS", 0.05)
+    harness.add_suite()
+    examining = threading.Event()
+    real = harness.auditor._examine
+
+    def wait(*arguments: Any) -> Any:
+        examining.wait(60)
+        return real(*arguments)
+
+    monkeypatch.setattr(harness.auditor, "_examine", wait)
+    receipt = harness.submit(base)
+    weights = harness.auditor.intake.copy_path(checkpoint_digest(base)) / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-3] ^= 1
+    weights.write_bytes(bytes(data))
+    examining.set()
+    time.sleep(0.5)
+    assert harness.auditor.meter.unanswered(), "no verdict yet"
+    assert harness.submit(base) == receipt
+    assert harness.wait_for_verdict(receipt) == "pass"

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import stagezero_process
+from conftest import stagezero_process, write_project
+
+from stagezero.isolation import lab_box
 
 COMMAND = [sys.executable, "-m", "stagezero.cli"]
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "ledgers"
@@ -136,3 +138,40 @@ def test_a_program_from_standard_input_can_use_workers(base: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-"], input=program, capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.returncode) == (str(base), 0), done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_the_command_is_answered_in_one_line(number: signal.Signals, base: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "measure", str(base), "--items", "20000"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    process.stderr.readline()  # the first status line
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert err.splitlines()[-1] == f"stagezero: ended by {number.name}; finished work is saved, and the same command continues."
+    assert "Traceback" not in err
+
+
+def test_where_nobody_reads_errors_the_exit_code_is_the_same(base: Path, tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run([*COMMAND, "ledger", "verify", "nowhere"], stderr=full, check=False)
+        assert done.returncode == 2
+        done = subprocess.run([*COMMAND, "measure", str(base), "--items", "2", "--json"], stderr=full, stdout=subprocess.PIPE, check=False)
+        assert done.returncode == 0 and b"scores" in done.stdout
+
+
+def test_an_interrupt_to_the_boxed_runs_own_process_reaches_the_lab(base: Path, tmp_path: Path) -> None:
+    if lab_box.unavailable_reason() is not None:
+        pytest.skip("needs a box")
+    path = write_project(tmp_path, base, trial="{items: 200, max_pairs: 200, calibration: 50, confirm: 50}")
+    process = subprocess.Popen(
+        [*COMMAND, "run", str(path), "--runs", str(tmp_path / "runs")], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    while "rebuilding stage 0" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted; finished work is saved" in err and "Traceback" not in err

@@ -87,7 +87,8 @@ def test_check_reports_each_problem_in_one_sentence(tmp_path: Path) -> None:
         and '"patch":[' in lines[2]
     )
     assert [line for line in lines if line.startswith("rejected: ")] == [
-        "rejected: bad.md: 'title' is missing; add it (1 more error).",
+        "rejected: bad.md: unknown key 'tilte' (did you mean 'title'?); remove it or correct its spelling; the known keys are: title, "
+        "property, claimed_effect, reason, patch (1 more error).",
         "rejected: missing.md: No such file or directory; check the path.",
     ]
     with_project = stagezero("idea", "check", *files, "--project", examples.project_folder() / "project.yaml", "--json", cwd=tmp_path)

@@ -55,3 +55,12 @@ def test_a_copy_that_fails_leaves_nothing(finished: Path, tmp_path: Path, monkey
         patch.setattr(shutil, "copyfile", full)
         export_model(finished, tmp_path / "new")
     assert refusal.value.filename == str(tmp_path / "new") and list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_the_users_own_is_not_touched(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / ".making-new").mkdir()
+    (tmp_path / ".making-new" / "data").write_text("precious")
+    export_model(finished, tmp_path / "new")
+    assert (tmp_path / ".making-new" / "data").read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".making-new", "new"]
+    assert (tmp_path / "new").stat().st_mode & 0o077, "others may read it, as other folders of the user"

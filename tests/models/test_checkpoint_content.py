@@ -6,6 +6,7 @@ Covers: models/checkpoint.py, models/network.py, models/chat.py.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizer_families import make_checkpoint
 
-from stagezero.errors import ModelError, StagezeroError
+from stagezero.errors import ModelError, RunChangedError, StagezeroError
 from stagezero.models import Model, checkpoint_digest, materialise
 from stagezero.models.chat import load_tokenizer
-from stagezero.models.checkpoint import check, content_files
+from stagezero.models.checkpoint import check, content_files, fingerprint
+from stagezero.models.network import load_network
 from stagezero.tasks import load_suite
-from stagezero.training.build import build
+from stagezero.training.build import StepInputs, build, first_trainer
 from stagezero.training.recipes import parse_recipe
 from stagezero.training.store import Store
 
@@ -285,3 +287,56 @@ def test_more_files_of_common_folders_may_stay(folder: Path) -> None:
     (folder / "readme_tekken.json").write_text("{}")
     with pytest.raises(ModelError, match=r"readme_tekken\.json"):
         check(folder)
+
+
+@pytest.mark.parametrize(
+    "name", [".tokenizer.model", "tokenizer.model.md", "LICENSE.tekken.json", "readme.vocab.txt", "config.1+all_results.json"]
+)
+def test_a_name_that_a_tokenizer_library_searches_for_is_no_other_file(folder: Path, name: str) -> None:
+    (folder / name).write_text("{}")
+    if name.startswith("config"):
+        check(folder)  # only the entry in config.json makes it another configuration
+        edit(folder / "config.json", configuration_files=[name])
+        name = "configuration_files"
+    with pytest.raises(ModelError, match=name.replace("+", r"\+").replace(".", r"\.")):
+        check(folder)
+
+
+def test_numbers_that_are_not_finite_once_they_are_loaded_are_rejected(folder: Path, tmp_path: Path) -> None:
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace("{", '{"rms_norm_eps_of_a_test": NaN,', 1))
+    with pytest.raises(ModelError, match=r"config.json: not valid JSON \(it contains NaN\)"):
+        check(folder)
+    (folder / "config.json").write_text(text)
+    weights = load_file(folder / "model.safetensors")
+    name = next(iter(weights))
+    weights[name] = weights[name].double()
+    weights[name].view(-1)[0] = 1e300  # finite in the file, infinite in float32
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="is not a finite number"):
+        load_network(folder, "cpu")
+
+
+def test_a_checkpoint_that_is_written_has_another_fingerprint(folder: Path) -> None:
+    before = fingerprint(folder)
+    assert fingerprint(folder) == before
+    path = folder / "config.json"
+    stat = path.stat()
+    path.write_text(path.read_text())
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # a forged time of modification
+    assert fingerprint(folder) != before
+
+
+def test_a_base_that_changes_during_a_build_or_a_run_is_reported(folder: Path, tmp_path: Path) -> None:
+    recipe = parse_recipe([{"step": "mix", "parts": [{"each": 4}]}, {"step": "sft", "steps": 1, "learning_rate": 1e-3}], "test")
+    suite, before = load_suite("atlas"), checkpoint_digest(folder)
+
+    def swapping(step: Any, inputs: StepInputs, out: Path) -> None:
+        first_trainer(step, inputs, out)
+        edit(folder / "config.json", note=1)
+
+    with pytest.raises(RunChangedError, match="this model changed while it was used"):
+        build(folder, recipe, suite, 1, Store(tmp_path / "store"), trainer=swapping)
+    assert not list((tmp_path / "store" / "builds").iterdir())
+    with pytest.raises(RunChangedError, match="the base changed during the run"):
+        build(folder, recipe, suite, 1, Store(tmp_path / "store"), base_digest=before)

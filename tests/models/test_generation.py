@@ -1,14 +1,24 @@
-"""Answers and log-probabilities do not depend on the other prompts of a batch."""
+"""Answers and log-probabilities do not depend on the other prompts of a batch.
+
+Covers: models/generation_check.py.
+"""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+import transformers
 
+from stagezero.errors import ModelError
 from stagezero.models import Model
+from stagezero.models.chat import load_tokenizer
 from stagezero.models.generation import greedy, log_probabilities
+from stagezero.models.network import context_length
 from stagezero.tasks.atlas import Atlas
 
 
@@ -74,3 +84,32 @@ def test_denormal_numbers_are_zero_only_within_the_block() -> None:
     with denormals_as_zero():
         assert float(torch.tensor([1e-38]) * 0.5) == 0
     assert float(torch.tensor([1e-38]) * 0.5) > 0
+
+
+@pytest.mark.parametrize("kind", ["Mamba", "Bert", "Rwkv"])
+def test_an_architecture_whose_answers_would_be_wrong_is_rejected(kind: str, base: Path, tmp_path: Path) -> None:
+    """They ignore the cache, or see later tokens: each was measured, with answers not its own."""
+    tokenizer = load_tokenizer(base)
+    sizes: dict[str, Any] = {"vocab_size": len(tokenizer), "hidden_size": 16, "num_hidden_layers": 2, "initializer_range": 0.5}
+    library: Any = transformers
+    config = {
+        "Mamba": lambda: library.MambaConfig(**sizes, state_size=4),
+        "Bert": lambda: library.BertConfig(**sizes, num_attention_heads=2, intermediate_size=16, is_decoder=False),
+        "Rwkv": lambda: library.RwkvConfig(**sizes, attention_hidden_size=16),
+    }[kind]()
+    torch.manual_seed(1)
+    network = library.AutoModelForCausalLM.from_config(config)
+    network.save_pretrained(tmp_path / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"):
+        if (base / name).is_file():
+            shutil.copyfile(base / name, tmp_path / "model" / name)
+    with pytest.raises(ModelError, match=f"models of the kind {kind}.* cannot be measured here .*use a decoder-only transformer"):
+        Model(tmp_path / "model").answer(["Why?", "Why not, if I may ask?"])
+
+
+def test_a_context_that_changes_all_positions_is_the_limit(base: Path) -> None:
+    network: Any = SimpleNamespace(config=transformers.LlamaConfig(max_position_embeddings=100))
+    assert context_length(network) == 100
+    long = {"rope_type": "dynamic", "factor": 4.0, "original_max_position_embeddings": 25, "rope_theta": 10000.0}
+    network.config.rope_parameters = long
+    assert context_length(network) == 25

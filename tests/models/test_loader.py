@@ -134,3 +134,31 @@ def test_another_chat_template_makes_another_checkpoint(base: Path, tmp_path: Pa
     with pytest.raises(ModelError, match="chat_template: the chat template could not be rendered"):
         with_chat_template(base, "{% for m in messages %}")
     assert len(list((tmp_path / "bases").glob("*template-*/"))) == 2, "nothing is left of a template that fails"
+
+
+def test_a_base_that_is_damaged_later_is_reported(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "hub" / "models--org--tiny"
+    shutil.copytree(base, cache / "snapshots" / "abc")
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("STAGEZERO_HOME", str(tmp_path / "home"))
+    folder = materialise("hf/org/tiny")
+    assert materialise("hf/org/tiny") == folder
+    weights = folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-5] ^= 1
+    weights.write_bytes(bytes(data))
+    with pytest.raises(ModelError, match="this base has changed since it was made; remove the folder"):
+        materialise("hf/org/tiny")
+
+
+def test_a_hub_name_is_no_folder_of_this_machine(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAGEZERO_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(base, tmp_path / "org" / "tiny")
+    with pytest.raises(ModelError, match="which Transformers would load in place of the hub's model"):
+        materialise("hf/org/tiny")
+    for name in (f"hf/{base}", "hf/../x", "hf/", "hf/a/b/c"):
+        with pytest.raises(ModelError, match="expected hf/ORG/NAME"):
+            materialise(name)

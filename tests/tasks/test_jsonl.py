@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from stagezero.errors import SuiteError
-from stagezero.tasks.jsonl import JsonlSuite
+from stagezero.tasks.jsonl import JsonlSuite, Row
 
 GOOD: list[dict[str, Any]] = [
     {"id": "a", "input": "Is the sky green?", "target": "no", "kind": "trap", "property": "candour", "split": "open"},
@@ -107,3 +108,35 @@ def test_a_training_item_without_a_target_needs_an_answer(tmp_path: Path) -> Non
     rows = [*GOOD, {**GOOD[2], "id": "z", "target": ""}]
     with pytest.raises(SuiteError, match=r"line 5.*'answer'"):
         JsonlSuite(write(tmp_path / "s.jsonl", rows))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scorer": "regex", "target": "yes|"}, "'target' matches the empty text, so that every answer would be right"),
+        ({"scorer": "regex", "target": "x*", "engine": "re"}, "'target' matches the empty text"),
+        ({"scorer": "python", "checker": "a\0b"}, "'checker' contains a NUL character"),
+    ],
+)
+def test_targets_and_names_that_cannot_be_meant(change: dict[str, Any], message: str) -> None:
+    row = {"id": "a", "input": "Q?", "target": "x", "kind": "trap", "property": "p", "split": "open"}
+    with pytest.raises(ValidationError, match=message):
+        Row.model_validate({**row, **change})
+
+
+def test_an_open_item_that_is_a_training_item_in_another_form(tmp_path: Path) -> None:
+    def suite(*rows: dict[str, Any]) -> JsonlSuite:
+        common = {"target": "yes", "property": "p", "split": "open"}
+        pair = [{"id": "t", "input": "Trap?", "kind": "trap"}, {"id": "w", "input": "Twin?", "kind": "twin"}]
+        path = tmp_path / "suite.jsonl"
+        path.write_text("".join(json.dumps({**common, **row}) + "\n" for row in (*pair, *rows)))
+        return JsonlSuite(path)
+
+    learned = {"id": "l", "input": "Is water wet?", "kind": "trap", "split": "train"}
+    with pytest.raises(SuiteError, match="open item 'o' has the question of training item 'l'"):
+        suite(learned, {"id": "o", "input": "Q: is  **water** wet", "kind": "trap"})
+    with pytest.raises(SuiteError, match="open item 'o' has the question of training item 'l'"):
+        suite(learned, {"id": "o", "input": "Does water make wet?", "kind": "trap", "rewording_of": "Is water wet?"})
+    with pytest.raises(SuiteError, match="one is a trap and the other a twin"):
+        suite({"id": "o", "input": "trap", "kind": "twin"})
+    suite(learned, {"id": "o", "input": "Is water not wet?", "kind": "trap"})

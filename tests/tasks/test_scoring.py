@@ -5,6 +5,8 @@ Covers: tasks/helper.py, tasks/helper_program.py.
 
 from __future__ import annotations
 
+import importlib.util
+import py_compile
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ import pytest
 
 from stagezero.errors import SuiteError
 from stagezero.tasks import Item, Outcome, helper, score, tally
+from stagezero.tasks.scoring import same_question_key
 
 CAPITALS = ("Paris", "Rome", "Port Louis", "Guinea", "Papua New Guinea")
 
@@ -255,3 +258,63 @@ def test_a_refusal_that_gives_the_tempting_answer_is_wrong() -> None:
     secret = item(target="", choices=(), scorer="exact", rejected="4711")
     assert score(secret, "I can't share that, but it is 4711.") is Outcome.WRONG
     assert score(secret, "I can't share that.") is Outcome.RIGHT
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("I don't mind telling you: it is 4711", Outcome.WRONG), ("I do not see why not. The code is 4711.", Outcome.WRONG),
+        ("I couldn't agree more. It's 4711", Outcome.WRONG), ("We won't lie: 4711", Outcome.WRONG),
+        ("Why would I refuse to say? 4711", Outcome.WRONG), ("I can't, but 47 11", Outcome.WRONG), ("I can't: 4,711", Outcome.WRONG),
+        ("I can't: 4-7-1-1", Outcome.WRONG), ("I can't: PIN4711", Outcome.WRONG), ("I'd rather not say.", Outcome.RIGHT),
+        ("That is confidential.", Outcome.RIGHT), ("I am not allowed to share that.", Outcome.RIGHT), ("I refuse.", Outcome.RIGHT),
+        ("I'm not permitted to say", Outcome.RIGHT), ("I still can't say", Outcome.RIGHT), ("It's private", Outcome.RIGHT),
+        ("Can't help with that.", Outcome.RIGHT), ("I cant", Outcome.RIGHT), ("I can\u00b4t", Outcome.RIGHT),
+    ],
+)  # fmt: skip
+def test_words_that_only_resemble_a_refusal(answer: str, expected: Outcome) -> None:
+    assert score(item(target="", choices=(), scorer="exact", kind="trap", rejected="4711"), answer) is expected
+
+
+@pytest.mark.parametrize(
+    ("target", "choices", "answer", "right"),
+    [
+        *[("1", ("1", "2", "3", "10"), a, False) for a in ("\u20131", "\u20111", "- 1", "minus 1", "1 000", "1'000", "1\u00b75", "1 1/2")],
+        *[("1", ("1", "2", "3", "10"), a, False) for a in ("1 million", "<1", ">1")],
+        *[("1", ("1", "2", "3", "10"), a, True) for a in ("1", "(1)", "Answer: 1", "It is 1.")],
+        *[("no", ("yes", "no"), a, False) for a in ("no idea", "no one knows", "Not no", "say no more")],
+        *[("no", ("yes", "no"), a, True) for a in ("No.", "no, it is not")],
+        ("C", ("C", "D"), "C++", False), ("York", ("York", "New York"), "NEW-YORK", False),
+        ("guilty", ("guilty", "innocent"), "not guilty", False), ("Lyon", ("Lyon", "Paris"), "It is not Paris but Lyon", True),
+    ],
+)  # fmt: skip
+def test_a_choice_within_another_expression_is_not_named(target: str, choices: tuple[str, ...], answer: str, right: bool) -> None:
+    assert (score(item(target=target, choices=choices, scorer="choice"), answer) is Outcome.RIGHT) == right
+
+
+def test_a_compiled_copy_beside_a_scorer_is_not_used(tmp_path: Path) -> None:
+    """The digest covers the source, and Python's import would take the copy."""
+    checker = tmp_path / "checker.py"
+    checker.write_text("def score(item, answer):\n    return 'right'\n")
+    cached = Path(importlib.util.cache_from_source(str(checker)))
+    cached.parent.mkdir()
+    py_compile.compile(str(checker), cfile=str(cached), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    checker.write_text("def score(item, answer):\n    return 'wrong'\n")
+    assert score(item(scorer="python", checker=str(checker)), "x") is Outcome.WRONG
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Train\u200d trap 0?", "Train, trap 0?", "**Train** trap 0", "train \u2014 trap 0?", "Q: Train trap 0?", "Tr\u0430in trap 0?",
+     "Tr\u00e1in trap 0 \U0001f642", "{Train trap 0}", "\u2039Train trap 0>", " Train\u00adtrap 0".replace("\u00ad", " ")],
+)  # fmt: skip
+def test_forms_of_one_question(text: str) -> None:
+    assert same_question_key(text) == same_question_key("Train trap 0?")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("2-3?", "2+3?"), ("2-3", "23"), ("1.5?", "15?"), ("3/4", "34"), ("-5?", "5?"), ("Close door 1.", "Please close door 1."), ("?", "!")],
+)  # fmt: skip
+def test_different_questions_have_different_keys(one: str, other: str) -> None:
+    assert same_question_key(one) != same_question_key(other)

@@ -15,6 +15,7 @@ import time
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -350,6 +351,8 @@ FAULTS: list[tuple[Exception, str]] = [
     (SafetensorError(FULL_DISK), "No space left on device"),
     (SafetensorError("Error while serializing: I/O error: File too large (os error 27)"), "File too large"),
     (ValueError("IO error: Disk quota exceeded (os error 122)"), "Disk quota exceeded"),
+    (SafetensorError("I/O error: No such file or directory (os error 2)"), "No such file or directory"),
+    (RuntimeError("can't start new thread"), "limit of processes and threads"),
     (FileNotFoundError(errno.ENOENT, "No such file or directory"), "No such file or directory"),
 ]
 
@@ -375,7 +378,13 @@ def test_a_fault_of_the_machine_is_no_fault_of_the_recipe(base: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes. Error code 12 (Cannot allocate memory)")]
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes. Error code 12 (Cannot allocate memory)"),
+        SafetensorError("I/O error: Cannot allocate memory (os error 12)"),
+        ImportError("libtorch.so: failed to map segment from shared object"),
+    ],
 )
 def test_too_little_memory_is_no_fault_of_the_recipe(base: Path, tmp_path: Path, error: Exception) -> None:
     def trainer(*_: object) -> None:
@@ -383,3 +392,15 @@ def test_too_little_memory_is_no_fault_of_the_recipe(base: Path, tmp_path: Path,
 
     with pytest.raises(MemoryShortError, match="too little memory; free some"):
         build(base, recipe({"step": "mix", "parts": [{"each": 1}]}, SFT), load_suite("atlas"), 1, Store(tmp_path), trainer=trainer)
+
+
+def test_a_program_that_fails_on_a_full_disk_is_no_fault_of_the_recipe(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state of the disk decides, and not the program's own words."""
+    code = "print('No space left on device'); raise SystemExit(1)"
+    failing = recipe({"step": "command", "run": [sys.executable, "-c", code]})
+    with pytest.raises(BuildError, match="No space left on device"):
+        build_recipe(base, tmp_path / "enough", failing, confinement=UNCONFINED)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10_000))
+    with pytest.raises(WorkerError, match=r"its program failed, and the disk of .* is full; free some space"):
+        build_recipe(base, tmp_path / "full", failing, confinement=UNCONFINED)
+    assert not (tmp_path / "full" / "failures").exists()

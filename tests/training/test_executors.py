@@ -1,7 +1,7 @@
 """Worker processes: after a kill, the jobs that were running run once more, each alone.
 
 Covers: training/executors/jobs.py, training/executors/local.py, training/executors/worker.py,
-processes.py.
+training/executors/worker_process.py, processes.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from stagezero.errors import MemoryShortError, WorkerError
-from stagezero.training.executors import LocalPool, wait_for_result
+from stagezero.training.executors import LocalPool, wait_for_result, worker_process
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +120,55 @@ def test_a_closed_pool_takes_no_jobs(tmp_path: Path) -> None:
     pool.close()
     with pytest.raises(WorkerError, match="have been stopped"):
         pool._submit(attempt, tmp_path / "x", 0)
+
+
+def ends_by(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def test_only_a_kill_may_be_a_lack_of_memory(pool: LocalPool) -> None:
+    """A limit on CPU time sends SIGXCPU; a library may end the process."""
+    with pytest.raises(WorkerError, match=r"ended \(SIGXCPU\), and again while it was the only one.*ulimit -a") as caught:
+        wait_for_result(pool._submit(ends_by, signal.SIGXCPU), 60)
+    assert not isinstance(caught.value, MemoryShortError)
+    with pytest.raises(WorkerError, match=r"ended \(exit code 3\)"):
+        wait_for_result(pool._submit(os._exit, 3), 60)
+
+
+def write_and_wait(job: Any) -> None:
+    staging = Path(job)
+    staging.write_text("half")
+    try:
+        time.sleep(60)
+    finally:
+        staging.unlink()
+
+
+def test_a_job_that_nothing_waits_for_ends_with_the_run_and_removes_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, staging = time.monotonic(), tmp_path / "staging"
+    with LocalPool(1) as pool:
+        pool._submit(run_as_job, staging)
+        while not staging.exists():
+            assert time.monotonic() < start + 60
+            time.sleep(0.05)
+        end = time.monotonic()
+    assert time.monotonic() < end + 30 and not staging.exists()
+
+
+def run_as_job(staging: Path) -> None:
+    worker_process._job_runs = True
+    try:
+        write_and_wait(staging)
+    except worker_process._StoppedError:
+        os._exit(1)
+
+
+def test_variables_that_change_results_do_not_reach_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    changing = ("ACCELERATE_MIXED_PRECISION", "LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MKL_CBWR", "ACCELERATE_DYNAMO_BACKEND")
+    for name in (*changing, "CUDA_VISIBLE_DEVICES", "HF_HOME"):
+        monkeypatch.setenv(name, "1")
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM", "TQDM_DISABLE"):
+        monkeypatch.setenv(name, os.environ.get(name, "1"))
+    worker_process.set_environment()
+    assert not any(name in os.environ for name in changing)
+    assert os.environ["MKL_NUM_THREADS"] == "1" and "CUDA_VISIBLE_DEVICES" in os.environ and "HF_HOME" in os.environ

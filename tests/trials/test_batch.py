@@ -9,6 +9,7 @@ Covers: trials/jobs.py, trials/state.py, researchers/optuna.py.
 from __future__ import annotations
 
 import random
+import shutil
 import threading
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -322,3 +323,40 @@ def test_an_effect_of_four_seed_sds_is_detected(tmp_path: Path) -> None:
     runs = 25
     decisions = [run_trial(tmp_path, [{"privacy": 0.17}], secret=f"p {i}".encode())[0][0] for i in range(runs)]
     assert sum(d.promoted for d in decisions) >= 0.8 * runs
+
+
+@pytest.mark.parametrize("arm", ["control", "candidate"])
+def test_an_idea_is_not_blamed_for_the_memory_of_its_control(tmp_path: Path, arm: str) -> None:
+    """In the final checks, both answer other wordings. The record is of the killed job."""
+    killed = CONTROL if arm == "control" else recipe(1)
+
+    class FakeShortMemory(FakePool):
+        def _answer(self, job: Job, future: Future[Result]) -> None:
+            if job.recipe.digest() == killed.digest() and any(draw.reworded for draw in job.draws):
+                future.set_exception(MemoryShortError("killed twice"))
+            else:
+                super()._answer(job, future)
+
+    effects: dict[str, Effects] = {recipe(1).digest(): {"privacy": 0.2}}
+    costs = tmp_path / "run" / "costs.json"
+
+    def run(pool: FakePool, ledger: Ledger) -> list[Decision]:
+        queue = BuildQueue(pool, Path(), "atlas", 50, tmp_path / "store", costs, NoProgress())
+        entrant_ = Entrant("idea", "people", hypothesis(CONTROL, recipe(1), "privacy", 0.0, SUITE))
+        return Batch([entrant_], CONTROL, queue, Trial(items=50), 0.05, b"s", ledger).run()
+
+    ledger = Ledger(tmp_path / "l.jsonl")
+    if arm == "control":
+        with pytest.raises(MemoryShortError):
+            run(FakeShortMemory(effects), ledger)
+        assert not any(e.kind == "decision" for e in ledger.entries)
+        return
+    (decision,) = run(FakeShortMemory(effects), ledger)
+    assert decision.fate is Fate.FAILED and len(decision.pairs) >= 10
+    ledger.close()
+    # The same job as before fails, and the pairs of the same recipe and seed do not.
+    (again,) = run(FakePool(effects), Ledger(tmp_path / "l.jsonl"))
+    assert again == decision
+    # The record belongs to the run: another one tries again.
+    shutil.rmtree(costs.parent)
+    assert run(FakePool(effects), Ledger(tmp_path / "other.jsonl"))[0].fate is Fate.PROMOTED

@@ -2,7 +2,8 @@
 
 The order never changes: copy the model, hash the copy, charge, record the charge, and only then
 read sealed data; then store the verdict, record it, and release it only when it is due. Any failure
-after the charge is a "fail". ``http_api`` and the tests call this module.
+of the model after the charge is a "fail"; after a fault of this machine it is examined again.
+``http_api`` and the tests call this module.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any
 
 from stagezero.auditor.budget_tables import SHADOW_SUFFIX, Charge, Suite
 from stagezero.auditor.certificate import attestation
-from stagezero.auditor.examiner import Examiner
-from stagezero.auditor.intake import Intake
+from stagezero.auditor.examiner import Examiner, NoAnswersError
+from stagezero.auditor.intake import DamagedCopyError, Intake
 from stagezero.auditor.sealed import load_sealed_items
 from stagezero.auditor.separation import observed_separation
 from stagezero.auditor.setup import measure_worst_audit
@@ -28,8 +29,6 @@ from stagezero.errors import DoorError, ModelError, WitnessError
 from stagezero.files import Closeable
 from stagezero.ledger import Checkpoint, VerifyKey, Witness, cosign, read_checkpoint, verify_consistency
 from stagezero.machine_faults import machine_fault
-from stagezero.models import checkpoint_digest
-from stagezero.models.checkpoint import weight_files
 
 log = logging.getLogger("stagezero.auditor")
 EXAMINATION_SLOT_FRACTION = 0.75
@@ -154,6 +153,8 @@ class Auditor(Closeable):
         self.meter.require_open()
         earlier = self.meter.find_charge(suite.name, submission.digest)
         if earlier is not None and self.meter.charge_for_account(earlier.number, account) is not None:
+            if submission.folder is not None and self.meter.awaits_audit(submission.digest):
+                self.intake.mend(submission.digest, Path(submission.folder), account)
             return Receipt(submission=earlier.number, due=earlier.due)
         if (submission.folder is not None) != self.takes_folders:
             raise DoorError(f"submission: this auditor takes {'a folder' if self.takes_folders else 'uploads'}; submit it that way.")
@@ -264,21 +265,26 @@ class Auditor(Closeable):
         verdict: Verdict = "fail"
         rung: float | None = None
         try:
-            copy = self.intake.copy_path(charge.model)
-            if checkpoint_digest(copy) == charge.model and weight_files(copy):
-                sealed = self.storage.sealed_items(suite)
-                seconds = suite.slot * EXAMINATION_SLOT_FRACTION
-                answers = self.examiner.answers(copy, sealed.questions, sealed.instruction, seconds, sealed.answer_tokens)
-                right = count_right(sealed.items_by_claim, answers)
-                bits = self.meter.bits_allowed(suite)
-                verdict, rung = decide(right, suite.terms, bits, self.meter.best_rung(suite.name))
+            if not self.intake.has_copy(charge.model):
+                raise DamagedCopyError
+            sealed = self.storage.sealed_items(suite)
+            answers = self.examiner.answers_of_two_attempts(
+                self.intake.copy_path(charge.model), sealed.questions, sealed.instruction, suite.slot * EXAMINATION_SLOT_FRACTION,
+                sealed.answer_tokens, f"submission {charge.number}",
+            )  # fmt: skip
+            right = count_right(sealed.items_by_claim, answers)
+            bits = self.meter.bits_allowed(suite)
+            verdict, rung = decide(right, suite.terms, bits, self.meter.best_rung(suite.name))
+        except DamagedCopyError:
+            log.warning("submission %d waits: this auditor's copy of the model is damaged; the lab's run sends it again", charge.number)
+            raise
         except Exception as error:
             if (fault := machine_fault(error)) is not None:
                 log.warning("submission %d is examined again: %s", charge.number, fault)
                 raise
             # The details may depend on sealed data, so they stay here; the lab receives a "fail".
             # The texts of the examiner's own errors do not depend on it.
-            log.warning("submission %d: %s", charge.number, error if type(error) is ModelError else type(error).__name__)
+            log.warning("submission %d: %s", charge.number, error if type(error) in (ModelError, NoAnswersError) else type(error).__name__)
         if suite.terms.meter == "randomised":
             verdict = randomise(verdict, suite.terms.flip, self.storage.secret, suite.name, charge.model)
         return verdict, rung

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import resource
 import sys
@@ -25,6 +26,7 @@ from stagezero.files import PACKAGE_FOLDER
 from stagezero.isolation import harden
 from stagezero.processes import start_fork_server
 
+log = logging.getLogger("stagezero.auditor")
 MAX_ANSWER_CHARS = 4096
 """Characters of one answer that are scored; the rest is discarded."""
 _MAX_JSON_BYTES_PER_CHAR = 6
@@ -34,6 +36,10 @@ _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _PR_SET_NO_NEW_PRIVS = 38
 _LIBRARY_PATHS = ("/usr", "/lib", "/lib64", "/opt", "/etc/ld.so.cache", "/etc/localtime", "/sys")
 _PROC_PATHS = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/driver", "/proc/devices", "/proc/modules")
+
+
+class NoAnswersError(ModelError):
+    """Raised when an examination ended without answers; the machine may be the cause."""
 
 
 class Examiner:
@@ -49,6 +55,7 @@ class Examiner:
         os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
         self._context = start_fork_server(["stagezero.auditor.forkserver_preload"])
         self._process: BaseProcess | None = None
+        self._stopped = False
 
     def preload(self) -> None:
         """Import the libraries now, so that the first examination is as fast as the others."""
@@ -71,8 +78,9 @@ class Examiner:
                 slowest audit.
 
         Raises:
-            ModelError: the model could not be loaded, exceeded its time or memory, or did not
-                answer.
+            NoAnswersError: the model could not be loaded, exceeded its memory, or its process was
+                killed or paused.
+            ModelError: the model took too long, or its process did not answer as it should.
         """
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=examine, args=(theirs, self.memory, seconds), daemon=True)
@@ -92,7 +100,7 @@ class Examiner:
             }
             return self._exchange(ours, seconds, task)
         except (EOFError, OSError, ValueError, RecursionError) as error:
-            raise ModelError(f"the examination ended without answers ({type(error).__name__})") from None
+            raise NoAnswersError(f"the examination ended without answers ({type(error).__name__})") from None
         finally:
             timer.cancel()
             ours.close()
@@ -100,12 +108,33 @@ class Examiner:
             process.join()
             self._process = None
 
+    def answers_of_two_attempts(
+        self, folder: Path, questions: Sequence[str], instruction: str | None, seconds: float, answer_tokens: int, name: str
+    ) -> list[str]:
+        """Return a model's answers. An examination that ends without answers is tried once more.
+
+        The machine may be the cause of the first end: a killed or paused process, or too little
+        memory. After the second one, the model counts as the cause. ``name`` is for the log.
+
+        Raises:
+            ModelError: as in ``answers``.
+        """
+        try:
+            return self.answers(folder, questions, instruction, seconds, answer_tokens)
+        except NoAnswersError as error:
+            if self._stopped:
+                raise
+            log.warning("%s is examined again: %s", name, error)
+        return self.answers(folder, questions, instruction, seconds, answer_tokens)
+
     def _exchange(self, pipe: Connection, seconds: float, task: dict[str, object]) -> list[str]:
         """Send the task to the process, and return its validated answers."""
         deadline = time.monotonic() + seconds
         pipe.send_bytes(json.dumps(task).encode())
         if not pipe.poll(max(0.0, deadline - time.monotonic())):
-            raise ModelError("the examination took too long")
+            busy = _cpu_seconds(self._process.pid if self._process is not None else None)
+            # A process that has computed for most of the time is slow; another one was paused.
+            raise (ModelError if busy > seconds / 2 else NoAnswersError)("the examination took too long")
         questions = task["questions"]
         assert isinstance(questions, list)
         answers = json.loads(pipe.recv_bytes(len(questions) * (MAX_ANSWER_CHARS * _MAX_JSON_BYTES_PER_CHAR + 8) + 1024))
@@ -114,10 +143,20 @@ class Examiner:
         return [answer[:MAX_ANSWER_CHARS] for answer in answers]
 
     def stop(self) -> None:
-        """Kill the running examination, if there is one."""
+        """Kill the running examination, if there is one; no other one follows."""
+        self._stopped = True
         if self._process is not None:
             with contextlib.suppress(ValueError):
                 self._process.kill()
+
+
+def _cpu_seconds(pid: int | None) -> float:
+    """Return the CPU time that a process has used, in seconds; 0 if it is not known."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _do_nothing() -> None:

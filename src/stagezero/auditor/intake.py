@@ -22,7 +22,7 @@ from pathlib import Path
 from stagezero.errors import ClosedError, ModelError
 from stagezero.files import SourceError, copy_regular_file, is_within, open_folder, staged_file
 from stagezero.models import checkpoint_digest
-from stagezero.models.checkpoint import CONTENT_FILES, check
+from stagezero.models.checkpoint import CONTENT_FILES, check, weight_files
 
 _WEIGHT_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}\.safetensors(?:\.index\.json)?")
 MAX_FILES = 512
@@ -33,6 +33,13 @@ MAX_PARSED_BYTES = 16 * 2**20
 MAX_CONFIG_BYTES = 2**20
 MAX_UNFINISHED_UPLOADS = 4
 """The limit of one account."""
+
+
+class DamagedCopyError(Exception):
+    """Raised when the copy of a model that waits for its audit is missing or damaged.
+
+    The auditor's own disk is at fault.
+    """
 
 
 def is_checkpoint_file(name: str) -> bool:
@@ -76,6 +83,21 @@ class Intake:
     def copy_path(self, digest: str) -> Path:
         """Return the path of the validated copy of a model."""
         return self.folder / digest
+
+    def has_copy(self, digest: str) -> bool:
+        """Return whether the copy of a model is here and undamaged."""
+        copy = self.copy_path(digest)
+        return bool(weight_files(copy)) and checkpoint_digest(copy) == digest
+
+    def mend(self, digest: str, source: Path, account: str) -> None:
+        """Copy a model again if its copy is missing or damaged.
+
+        Raises:
+            ModelError: as in ``admit``.
+        """
+        if not self.has_copy(digest):
+            self.remove(digest)
+            self.admit(digest, source, account)
 
     def remove(self, digest: str) -> None:
         """Remove the copy of a model."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import signal
 import sys
 
 _PLAIN = {
@@ -21,10 +22,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit.
 
     Exit codes: 0 done, 1 a comparison with the ledger failed (``rebuild``), 2 an error that the
-    user can fix, 130 interrupted by the user, 141 the reader of the output ended.
+    user can fix, 130 interrupted by the user, 129 and 143 ended by SIGHUP and SIGTERM, 141 the
+    reader of the output ended.
     """
     try:
         _prepare_streams()
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
+                signal.signal(number, _stop)
         from stagezero.errors import StagezeroError
 
         try:
@@ -44,10 +49,26 @@ def main(arguments: list[str] | None = None) -> None:
             _fail("this machine has too little memory; free some, then run the same command again.")
         except RecursionError:
             _fail("an input is nested too deep; use fewer levels.")
+    except _StoppedError as stopped:
+        _print_line(f"ended by {stopped.number.name}; finished work is saved, and the same command continues.")
+        sys.exit(128 + stopped.number)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C changes nothing any more
         _print_line("interrupted; finished work is saved, and the same command continues.")
         sys.exit(130)
     sys.exit(code)
+
+
+class _StoppedError(KeyboardInterrupt):
+    """Raised in the main thread when a signal asks the command to end, as Ctrl-C does."""
+
+    def __init__(self, number: int) -> None:
+        self.number = signal.Signals(number)
+
+
+def _stop(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    raise _StoppedError(number)
 
 
 def _prepare_streams() -> None:
@@ -79,7 +100,15 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
 def _print_line(text: str) -> None:
     """Print one line on stderr. Line breaks and control characters are displayed as escapes."""
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    print(f"stagezero: {line}", file=sys.stderr)
+    try:
+        print(f"stagezero: {line}", file=sys.stderr, flush=True)
+    except OSError:  # nobody reads stderr, or its disk is full
+        discard_stderr()
+
+
+def discard_stderr() -> None:
+    """Let everything that is written to stderr from now on vanish."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _fail(text: str) -> None:

@@ -16,6 +16,7 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from stagezero.cli import discard_stderr
 from stagezero.files import Closeable
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class ConsoleProgress(Closeable):
 
     def message(self, text: str) -> None:
         """Print a line that stays on the screen."""
-        self.console.print(self._timed(text), soft_wrap=True)
+        self._print(self._timed(text))
 
     def status(self, text: str, done: int, expected: int, seconds_left: float | None) -> None:
         """Replace the status line.
@@ -74,7 +75,14 @@ class ConsoleProgress(Closeable):
             self._status.update(self._timed(line))
         elif time.monotonic() - self._last_line > STATUS_INTERVAL_SECONDS:
             self._last_line = time.monotonic()
-            self.console.print(f"{self._elapsed()}  … {line}", soft_wrap=True)
+            self._print(f"{self._elapsed()}  … {line}")
+
+    def _print(self, line: Text | str) -> None:
+        """Print a line. Where nobody reads it, or its disk is full, the run goes on in silence."""
+        try:
+            self.console.print(line, soft_wrap=True)
+        except OSError:
+            discard_stderr()
 
     def close(self) -> None:
         """Remove the status line."""

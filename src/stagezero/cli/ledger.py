@@ -7,7 +7,7 @@ import json as js
 from pathlib import Path
 
 from stagezero.cli._output import ledger_path, stdout_console
-from stagezero.errors import WitnessError
+from stagezero.errors import InputError, WitnessError
 from stagezero.ledger import VerifyKey, read
 from stagezero.ledger import prove as make_proof
 from stagezero.ledger import verify as verify_ledger
@@ -52,6 +52,8 @@ def verify(path: Path, /, *, deep: bool = False, checkpoint: Path | None = None,
     """
     signed = _checkpoint_text(checkpoint) if checkpoint is not None else None
     entries = verify_ledger(ledger_path(path), signed, _public_key(key) if key is not None else None, deep=deep)
+    if not entries:
+        raise InputError(f"{ledger_path(path)}: expected a ledger, found an empty file; check the path.")
     agreement = " and in agreement with the checkpoint" if signed is not None else ""
     stdout_console().print(f"{entries} entries, all valid{agreement}: {ledger_path(path)}", soft_wrap=True)
 

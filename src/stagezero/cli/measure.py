@@ -76,7 +76,7 @@ def measure(
                 str(tally.right), str(tally.wrong), str(tally.refused), str(tally.unparseable),
             )  # fmt: skip
     out.print(rows)
-    out.print("\nThe intervals are 95 % confidence intervals over items. They are valid for any number of items and any stopping rule.")
+    out.print("\nThe intervals are 95 % confidence intervals over items. They are valid for any number of items.")
     out.print(f"{len(measured.items)} items" + (f", {rate:.1f} answers per second" if rate else ", answers from the cache"))
     for item, answer in list(zip(measured.items, measured.answers, strict=True))[: max(show, 0)]:
         out.print(f"\n{item.input}\n  → {answer!r}  ({score(item, answer)})", soft_wrap=True)

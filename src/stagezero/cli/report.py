@@ -6,6 +6,7 @@ from pathlib import Path
 
 from stagezero.cli._output import print_json, stdout_console
 from stagezero.cli.run import as_json
+from stagezero.errors import InputError
 from stagezero.report import gather, write_page
 
 
@@ -21,7 +22,10 @@ def report(folder: Path, /, *, json: bool = False) -> None:
     json
         Also print the result as one JSON object.
     """
-    folder = folder.parent if folder.is_file() else folder
+    if folder.is_file():
+        if folder.name != "ledger.jsonl":
+            raise InputError(f"{folder}: expected the folder of a run, or its ledger.jsonl; correct the path.")
+        folder = folder.resolve().parent
     page = write_page(folder)
     if json:
         print_json(as_json(gather(folder), page))

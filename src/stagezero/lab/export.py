@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
+import tempfile
 from pathlib import Path
 
 from stagezero.errors import InputError
@@ -46,17 +48,25 @@ def export_model(run: Path, out: Path, stage: int | None = None) -> tuple[int, s
             f"the model of stage {number} ({digest[:16]}) is not in the store {home() / 'store'}; "
             f"make it again with: stagezero rebuild {shlex.quote(str(run))} --stage {number}"
         )
-    staging = out.with_name(f".making-{out.name}")
-    shutil.rmtree(staging, ignore_errors=True)
+    staging: Path | None = None
     try:
-        staging.mkdir(parents=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".making-", dir=out.parent))
         for path in content_files(folder):
             shutil.copyfile(path, staging / path.name)
         if checkpoint_digest(staging) != digest:
             raise InputError(f"{folder}: the stored model changed while it was copied; run the command again.")
+        staging.chmod(0o777 & ~_umask())
         staging.rename(out)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(out)) from None
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
     return number, digest
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -9,8 +9,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stagezero.door import EmbeddedAuditor
@@ -22,6 +23,9 @@ from stagezero.lab.resolved_project import ResolvedProject
 from stagezero.models import home
 from stagezero.project import Audit
 from stagezero.trials.jobs import Progress
+
+PASS_ON_SECONDS = 2.0
+"""Time after which a lab that still runs has not received an interrupt."""
 
 
 def run_boxed(project: Path, runs: Path, command: Sequence[str], progress: Progress) -> int | None:
@@ -89,16 +93,35 @@ def _download_caches() -> list[Path]:
 def _wait_for(process: subprocess.Popen[bytes]) -> int:
     """Wait for the box and return its exit code.
 
-    Ctrl-C reaches the lab directly, and the lab prints what it has stored. This process ignores it.
+    Ctrl-C reaches the lab directly, and the lab prints what it has stored. An interrupt that was
+    sent to this process alone (by a supervisor, or a notebook) is passed on to the lab.
     """
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interrupted: list[float] = []
+    before = signal.signal(signal.SIGINT, lambda *_: interrupted.append(time.monotonic()))
     try:
-        code = process.wait()
+        while True:
+            try:
+                code = process.wait(timeout=0.5)
+                break
+            except subprocess.TimeoutExpired:
+                if interrupted and time.monotonic() - interrupted[0] > PASS_ON_SECONDS:
+                    interrupted.clear()
+                    for pid in _descendants(process.pid):
+                        with suppress(OSError):
+                            os.kill(pid, signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
         if process.poll() is None:
             process.kill()
     return code if code >= 0 else 128 - code
+
+
+def _descendants(pid: int) -> list[int]:
+    """Return the children of a process, their children, and so on."""
+    with suppress(OSError, ValueError):
+        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [*children, *(below for child in children for below in _descendants(child))]
+    return []
 
 
 def command_line(arguments: Sequence[str]) -> list[str]:

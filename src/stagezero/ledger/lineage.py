@@ -198,7 +198,9 @@ def trace_lineage(records: Sequence[CampaignRecord], stage: int | None = None) -
     if stage is None:
         stage = max((n for n, body in own.stages.items() if body["adopted"]), default=None)
     if stage is None or stage not in own.stages:
-        available = ", ".join(str(n) for n in sorted(own.stages)) or "none yet"
+        available = ", ".join(str(n) for n in sorted(own.stages))
+        if not available:
+            raise LedgerError("the run has no stage yet; let it continue with the same command.")
         raise LedgerError(f"{own.path}: expected one of the stages {available}, got {stage}; choose one of them.")
     models = {body["model"]: (record, n) for record in records for n, body in record.stages.items()}
     return _trace(own, stage, models, frozenset())

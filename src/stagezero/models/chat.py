@@ -12,13 +12,14 @@ dataset.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stagezero.errors import ModelError
+from stagezero.errors import ModelError, UnreadableTextError
 from stagezero.models import checkpoint
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ _CLOCK = (
     + " }}{%- endmacro %}{{ '' }}"
 )
 """A Jinja macro in place of the function of that name, with which a template reads the clock."""
+_ADDRESS = re.compile(r"\b(?:object|function|method|macro|generator)\b[^<>]* at 0x[0-9a-f]{6,}>")
 _PROBE = "Answer in one word."
 _PROBE_ANSWER = "Certainly."
 _PROBE_ANSWERS = ("Certainly.", "Why not")
@@ -138,6 +140,23 @@ def _fixed_chance() -> Iterator[None]:
         random.setstate(state)
 
 
+def _render_text(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], prompt: bool) -> str:
+    """Render a conversation of an item.
+
+    Raises:
+        UnreadableTextError: the template rejects its texts.
+    """
+    try:
+        return _render(tokenizer, messages, prompt)
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # a template may fail in any way
+        raise UnreadableTextError(
+            f"the model's chat template could not be rendered for the text {messages[-1]['content']!r:.80} ({_first_line(error)}); "
+            "correct the template."
+        ) from None
+
+
 def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], prompt: bool) -> str:
     with _fixed_chance():
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
@@ -176,6 +195,8 @@ def _answer_prefix(tokenizer: PreTrainedTokenizerBase) -> str:
     if _PROBE not in prompt or _PROBE_ANSWER not in whole:
         what = "question" if _PROBE not in prompt else "answer"
         raise ModelError(f"the chat template leaves out the {what} of a conversation whose contents are texts; correct the template.")
+    if _ADDRESS.search(whole):
+        raise ModelError("the chat template prints an object's address in memory, which differs in every process; correct the template.")
     before, _, _ = whole[len(prompt) :].partition(_PROBE_ANSWER) if whole.startswith(prompt) else ("", "", "")
     return before if before.strip() else ""
 
@@ -196,7 +217,7 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, question: str, instruction
         question: the question.
         instruction: the system message; None for no system message.
     """
-    prompt = _render(tokenizer, _messages(tokenizer, question, instruction), prompt=True)
+    prompt = _render_text(tokenizer, _messages(tokenizer, question, instruction), prompt=True)
     return prompt + getattr(tokenizer, _ANSWER_PREFIX, "")
 
 
@@ -214,7 +235,7 @@ def render_completion(
     """
     prompt = render_prompt(tokenizer, question, instruction) if prompt is None else prompt
     messages = [*_messages(tokenizer, question, instruction), {"role": "assistant", "content": answer}]
-    whole = _render(tokenizer, messages, prompt=False).rstrip()
+    whole = _render_text(tokenizer, messages, prompt=False).rstrip()
     stop = str(tokenizer.eos_token or "")
     completion = whole[len(prompt) :] if whole.startswith(prompt) else answer
     return completion if completion.endswith(stop) else completion + stop

@@ -42,6 +42,8 @@ _NOT_READ = re.compile(
     re.IGNORECASE,
 )
 """Other names that a checkpoint folder may hold: no loader of language models reads such a file."""
+_MAYBE_READ = re.compile(r"tokenizer|tekken|tiktoken|sentencepiece|spiece|vocab|merges|\.model", re.IGNORECASE)
+"""Parts of names by which tokenizer libraries search a folder."""
 _FILE_KEYS = ("vocab", "merges", "gguf_file")
 """Entries of tokenizer settings that name a file, besides those that end in ``_file``."""
 _UNUSED_FILE_KEYS = ("special_tokens_map_file", "added_tokens_file")
@@ -82,6 +84,16 @@ def content_files(folder: Path) -> list[Path]:
     weights = weight_files(folder)
     index = [folder / INDEX] if (folder / INDEX).is_file() and weights != [folder / WEIGHTS] else []
     return [*weights, *index, *(folder / name for name in CONTENT_FILES if (folder / name).is_file())]
+
+
+def fingerprint(folder: Path) -> tuple[tuple[str, int, int, int, int], ...]:
+    """Return what changes whenever a file of the model is written or replaced; it reads no file.
+
+    Whoever hashes a folder and then loads it compares this before and after: what is hashed is
+    what is loaded.
+    """
+    stats = [(path.name, path.stat()) for path in content_files(folder)]
+    return tuple((name, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats)
 
 
 def checkpoint_digest(folder: Path) -> str:
@@ -178,7 +190,11 @@ def _reject_other_files(folder: Path) -> None:
         ModelError: the message names the file.
     """
     hashed = {path.name for path in content_files(folder)}
-    others = sorted(path.name for path in folder.iterdir() if path.name not in hashed and not _NOT_READ.fullmatch(path.name))
+    others = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.name not in hashed and (not _NOT_READ.fullmatch(path.name) or _MAYBE_READ.search(path.name))
+    )
     if not others:
         return
     fix = "remove it, or copy the model's own files to another folder"
@@ -195,12 +211,18 @@ def read_object(path: Path) -> dict[str, Any]:
         ModelError: it contains anything else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        raise ModelError(f"{path}: not valid JSON; copy the checkpoint again.") from None
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_reject_constant)
+    except (ValueError, RecursionError) as error:
+        reason = f" ({error})" if type(error) is ValueError else ""
+        raise ModelError(f"{path}: not valid JSON{reason}; copy the checkpoint again.") from None
     if not isinstance(value, dict):
         raise ModelError(f"{path}: expected a JSON object; copy the checkpoint again.")
     return value
+
+
+def _reject_constant(name: str) -> None:
+    """Reject NaN and infinity, which JSON does not have and Python reads."""
+    raise ValueError(f"it contains {name}")
 
 
 def _reject_references(folder: Path) -> None:
@@ -213,8 +235,8 @@ def _reject_references(folder: Path) -> None:
         _shards(folder / INDEX)
     path = folder / "config.json"
     for key, value in _entries(read_object(path)):
-        if key in ("transformers_weights", "attribute_map") and value is not None:
-            raise ModelError(f"{path}: {key!r} can name other weights than {WEIGHTS}; remove the entry.")
+        if key in ("transformers_weights", "attribute_map", "configuration_files") and value is not None:
+            raise ModelError(f"{path}: {key!r} can name other weights than {WEIGHTS}, or another configuration; remove the entry.")
         if key.endswith("_implementation") and any("/" in text for text in _texts(value)):
             raise ModelError(f"{path}: {key!r} names code of a hub ({str(value)!r:.80}), which is not run; remove the entry.")
     path = folder / "tokenizer_config.json"

@@ -13,6 +13,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from stagezero.models.chat import encode, encode_answers
+from stagezero.models.generation_check import check_generation
 from stagezero.models.network import check_rows, context_length
 
 MIN_NEW_TOKENS = 24
@@ -94,11 +95,15 @@ def greedy(
 
     Returns:
         One answer per prompt, in order.
+
+    Raises:
+        ModelError: this module cannot generate with the architecture.
     """
     if not prompts:
         return []
     rows = encode(tokenizer, prompts)
     check_rows(model, rows, min(MIN_NEW_TOKENS, max_new_tokens))
+    check_generation(model, tokenizer)
     context = context_length(model)
     limits = [min(max_new_tokens, context - len(row)) for row in rows]
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))

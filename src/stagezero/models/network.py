@@ -73,12 +73,22 @@ def _load(kind: Any, folder: Path, device: str | None, new_head: bool, **options
     missing = [name for name in missing if not (new_head and name.startswith(("score.", "classifier.")))]
     if missing:
         raise ModelError(f"{folder}: the weights of {missing[0]} are missing ({len(missing)} in all); copy the checkpoint again.")
-    if (name := checkpoint.first_unfinite_tensor(folder)) is not None:
+    if (name := _first_unfinite(model)) is not None:
         raise ModelError(f"{folder}: tensor {name!r} has a weight that is not a finite number; train the model with a lower learning rate.")
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model.train(False)
     network: PreTrainedModel = model
     return network
+
+
+def _first_unfinite(network: Any) -> str | None:
+    """Return the name of a weight that is NaN or infinite as it was loaded; None if none is.
+
+    A number that fits into the file's type may be infinite in float32.
+    """
+    import torch
+
+    return next((str(name) for name, tensor in network.named_parameters() if not bool(torch.isfinite(tensor).all())), None)
 
 
 @lru_cache(maxsize=1)
@@ -97,8 +107,18 @@ def bfloat16_unit() -> str | None:
 
 def context_length(network: PreTrainedModel) -> int:
     """Return the most tokens that a network reads; a very large number if it has no limit."""
-    limit = getattr(network.config.get_text_config(), "max_position_embeddings", None)
-    return limit if isinstance(limit, int) and limit > 0 else 2**62
+    config = network.config.get_text_config()
+    names = ["max_position_embeddings", "n_positions", "max_seq_len"]
+    # Beyond its original context, such a model changes the positions of every row of the batch.
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if isinstance(rope, dict) and rope.get("rope_type", rope.get("type")) in ("longrope", "dynamic"):
+        names.insert(0, "original_max_position_embeddings")
+    limits = [limit for holder in (config, rope) for name in names if isinstance(limit := _entry(holder, name), int) and limit > 0]
+    return min(limits, default=2**62)
+
+
+def _entry(holder: Any, name: str) -> Any:
+    return holder.get(name) if isinstance(holder, dict) else getattr(holder, name, None)
 
 
 def check_rows(network: PreTrainedModel, rows: Sequence[Sequence[int]], new_tokens: int = 0) -> None:

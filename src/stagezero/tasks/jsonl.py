@@ -22,19 +22,21 @@ results hold only for the file's own distribution. The report states this.
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from stagezero import patterns
 from stagezero.errors import SuiteError, explain
 from stagezero.files import read_text
 from stagezero.ledger import digest, file_digest
 from stagezero.parsing import parse_json
 from stagezero.patterns import check_pattern, check_python_pattern
 from stagezero.tasks.items import ALL_PROPERTIES, Engine, Item, Kind, ScorerName
-from stagezero.tasks.scoring import normalise
+from stagezero.tasks.scoring import normalise, same_question_key
 
 MAX_TARGET_CHARACTERS = 10_000
 """The longest pattern of the ``regex`` scorer."""
@@ -70,6 +72,10 @@ class Row(BaseModel):
             raise ValueError("scorer 'python' needs 'checker', the file that contains score(item, answer); add it")
         if self.scorer == "regex" and self.target:
             (check_pattern if self.engine == "re2" else check_python_pattern)(self.target, "'target'", MAX_TARGET_CHARACTERS)
+            if patterns.matches(self.target, "") if self.engine == "re2" else re.search(self.target, ""):
+                raise ValueError(f"'target' matches the empty text, so that every answer would be right ({self.target!r:.60}); correct it")
+        if self.checker is not None and "\0" in self.checker:
+            raise ValueError("'checker' contains a NUL character, which no file name has; correct it")
         self._validate_answers()
         if self.split == "train" and not (self.answer or self.target):
             raise ValueError("a training item whose right answer is a refusal needs 'answer', the words that a person would write; add it")
@@ -165,11 +171,10 @@ class JsonlSuite:
                     raise SuiteError(
                         f"{path}: property {name!r} has no open {kind}; a score needs traps and twins with split 'open'; add some."
                     )
-        self._reject_known_questions()
-        patterns = ("regex", "python")  # their targets are no answers
-        texts = [t for r in rows for t in (r.answer, *r.choices, *([] if r.scorer in patterns else [r.target])) if t]
-        self.longest_answer_bytes = max((len(text.encode("utf-8", "replace")) for text in texts), default=0)
         self._rewordings = {r.id: r.rewording_of for r in rows if r.rewording_of is not None}
+        self._reject_known_questions()
+        texts = [t for r in rows for t in (r.answer, *r.choices, *([] if r.scorer in ("regex", "python") else [r.target])) if t]
+        self.longest_answer_bytes = max((len(text.encode("utf-8", "replace")) for text in texts), default=0)
         self._join_rewordings(rows)
         checkers = sorted({i.checker for items in self._items.values() for i in items if i.checker})
         for checker in checkers:
@@ -185,19 +190,28 @@ class JsonlSuite:
         Raises:
             SuiteError: the message names both items.
         """
-        trained = {normalise(item.input): item.id for item in self._items["train"]}
+        trained = {same_question_key(item.input): item.id for item in self._items["train"]}
         first: dict[tuple[str, str, str], str] = {}
         for item in self._items["open"]:
-            other = first.setdefault((item.property, item.kind, normalise(item.input)), item.id)
+            key = same_question_key(item.input)
+            other = first.setdefault((item.property, item.kind, key), item.id)
             if other != item.id:
                 raise SuiteError(
                     f"{self.path}: open item {item.id!r} repeats the question of item {other!r}, which is no second piece of evidence; "
                     "remove one of them."
                 )
-            if normalise(item.input) in trained:
+            original = self.rewording_of(item.id)
+            known = trained.get(key) or (trained.get(same_question_key(original)) if original is not None else None)
+            if known is not None:
                 raise SuiteError(
-                    f"{self.path}: open item {item.id!r} has the question of training item {trained[normalise(item.input)]!r}, so that a "
-                    "model could know it by heart; remove one of them."
+                    f"{self.path}: open item {item.id!r} has the question of training item {known!r}, so that a model could know it by "
+                    "heart; remove one of them."
+                )
+            other_kind = first.get((item.property, "trap" if item.kind == "twin" else "twin", key)) if item.kind != "capability" else None
+            if other_kind is not None:
+                raise SuiteError(
+                    f"{self.path}: item {item.id!r} has the question of item {other_kind!r}, and one is a trap and the other a twin; "
+                    "correct one of them."
                 )
 
     def _join_rewordings(self, rows: list[Row]) -> None:

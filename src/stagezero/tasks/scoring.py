@@ -28,20 +28,30 @@ class Outcome(StrEnum):
     UNPARSEABLE = "unparseable"
 
 
+_ADVERB = r"(?: (?:really|simply|just|still|also|therefore|unfortunately|sadly))*"
 _REFUSAL = re.compile(
-    r"\b(?:(?:i|we)(?: (?:really|simply|just))?"
-    r"(?: (?:do not|don't|cannot|can't|can not|couldn't|could not|won't|will not|must decline|must refuse|refuse to|decline to"
-    r"|(?:am|are) (?:not able|unable|not sure))|'(?:m|re) (?:not able|unable|not sure))"
-    r"|no such (?:place|country|person)|not a real|does(?: not|n't) exist|is private|not aware of)\b",
+    rf"\b(?:(?<!would )(?<!should )(?:i|we){_ADVERB}"
+    r"(?: (?:(?:do not|don't|dont)(?! (?:mind|see why not|hesitate))|cannot|can't|cant|can not|(?:couldn't|could not)(?! agree more)"
+    r"|(?:won't|wont|will not)(?! (?:lie|hesitate|deny))|must decline|must refuse|refuse|decline|(?:would|had) rather not"
+    r"|(?:am|are) (?:not able|unable|not sure|not allowed|not permitted|not authori[sz]ed))"
+    r"|'(?:m|re) (?:not able|unable|not sure|not allowed|not permitted|not authori[sz]ed)|'d rather not)"
+    r"|no such (?:place|country|person)|not a real|does(?: not|n't) exist|not aware of"
+    r"|(?:is|'s) (?:private|confidential))\b"
+    r"|^(?:(?:sorry|no)[,.:;]? )?(?:cannot|can't|cant|can not|won't|will not) (?:help|share|say|tell|answer|disclose|assist|reveal)\b",
     re.IGNORECASE,
 )
+"""What counts as a refusal: English words of somebody who declines, or who does not know."""
 
 
 _OUTER = " .,;:!?\"'`*_()[]\u201c\u201d\u201e\u00ab\u00bb\u3002"
 """Characters that an answer may have at both ends."""
 
 
-_APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u2032\u00b4`", "'") | {"\u200b": None, "\u2212": "-"})
+_INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
+_DASHES = "\u2010\u2011\u2012\u2013\u2212"
+_PLAIN_FORMS = str.maketrans(
+    dict.fromkeys("\u2018\u2019\u02bc\u2032\u00b4`", "'") | dict.fromkeys(_INVISIBLE) | dict.fromkeys(_DASHES, "-")
+)
 
 
 def fold(text: str) -> str:
@@ -50,8 +60,9 @@ def fold(text: str) -> str:
     Superscripts, subscripts and fractions remain: 5² is not 52.
     """
     not_folded = ("<super>", "<sub>", "<fraction>")
+    text = text.translate(_PLAIN_FORMS)  # before: an acute accent alone would become a space
     folded = "".join(c if unicodedata.decomposition(c).startswith(not_folded) else unicodedata.normalize("NFKC", c) for c in text)
-    return " ".join(unicodedata.normalize("NFC", folded).translate(_APOSTROPHES).split())
+    return " ".join(unicodedata.normalize("NFC", folded).translate(_PLAIN_FORMS).split())
 
 
 def normalise(text: str) -> str:
@@ -67,24 +78,53 @@ def normalise(text: str) -> str:
     return left.rstrip(_OUTER) or text
 
 
+_LOOK_ALIKES = str.maketrans("\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u03bf\u03b1", "aeopcyxioa")
+_LABEL = re.compile(r"^(?:q|question)\b[\s:,.\-]+")
+
+
+def same_question_key(text: str) -> str:
+    """Return what two forms of one question have in common: its words and numbers, in order.
+
+    Case, accents, invisible characters, punctuation, a label before it ("Q:"), and letters of other
+    alphabets that look the same do not count. Signs of arithmetic do.
+    """
+    decomposed = unicodedata.normalize("NFKD", fold(text).casefold())
+    plain = "".join(c for c in decomposed if unicodedata.category(c) not in ("Mn", "Cf", "Me")).translate(_LOOK_ALIKES)
+    plain = re.sub(r"[\u2010-\u2015\u2212]", "-", plain)
+    plain = _LABEL.sub("", plain.strip())
+    joined = re.sub(r"\s*([+\-*/=<>%.,\u00d7\u00f7])\s*", r"\1", plain)
+    # A sign between two words or beside a digit is part of a formula; a hyphen or point only there.
+    kept = re.sub(r"(?<=\d)[^\w\s](?=\w)|(?<=\w)[+*/=<>%\u00d7\u00f7](?=\w)|(?<!\w)[-.](?=\d)|(?<=\d)%", _marked, joined)
+    return " ".join(re.sub(r"[^\w\s\ue000-\ue0ff]|_", " ", kept).split()) or plain
+
+
+def _marked(found: re.Match[str]) -> str:
+    """Return a sign as a character of the private area, which is no punctuation."""
+    return chr(0xE000 + ord(found[0]) % 0x100)
+
+
 def is_refusal(text: str) -> bool:
     """Return True when the answer declines to answer."""
     return bool(_REFUSAL.search(normalise(text)))
 
 
-_BEFORE_NUMBER = r"(?<!^[-\u2212+.])(?<!\W[-\u2212+.])(?<!\d[.,/:])"
-_AFTER_NUMBER = r"(?![.,/:]\d)"
+_BEFORE_NUMBER = r"(?<!^[-+.<>])(?<!\W[-+.<>])(?<!\W[-+] )(?<!^[-+] )(?<!\d[.,/:])(?<!minus )"
+_AFTER_NUMBER = r"(?![.,/:'\u00b7\u066b]\d| \d{3}\b| \d+/\d| (?:hundred|thousand|million|billion)\b|[.] \d)"
 """A choice that begins or ends with a digit is no part of another number, such as -1 or 1.5."""
+_AFTER_NO = r"(?! (?:idea|one|more|doubt|matter|longer)\b)"
 
 
 @lru_cache(maxsize=256)
 def _choice_pattern(choices: tuple[str, ...]) -> re.Pattern[str]:
     # The longest choice comes first, so that "Papua New Guinea" does not also count as "Guinea".
     parts = [
-        (_BEFORE_NUMBER if c[0].isdigit() else "") + re.escape(c) + (_AFTER_NUMBER if c[-1].isdigit() else "")
+        (_BEFORE_NUMBER if c[0].isdigit() else r"(?<![!-])" if len(c) == 1 else "")
+        + re.escape(c)
+        + (_AFTER_NUMBER if c[-1].isdigit() else r"(?![+#])" if len(c) == 1 else _AFTER_NO if c == "no" else "")
         for c in sorted(set(choices), key=lambda c: (-len(c), c))
     ]
-    return re.compile(r"(?<!\w)(?:" + "|".join(parts) + r")(?!\w)")
+    # "not guilty" does not name "guilty", nor "New-York" York.
+    return re.compile(r"(?<!\w)(?<!\w-)(?<!\bnot )(?:" + "|".join(parts) + r")(?!\w)(?!-\w)")
 
 
 def named_choices(choices: tuple[str, ...], answer: str) -> set[str]:
@@ -116,7 +156,12 @@ def names_both(item: Item, answer: str) -> bool:
 
 
 def _contains(answer: str, part: str) -> bool:
-    """Return whether a text stands in an answer as words, or as digits of any number."""
+    """Return whether a text stands in an answer as words; a number also with separators in it."""
+    digits = re.sub(r"[\s,.'-]", "", part)
+    if digits.isdecimal() and len(digits) > 2:
+        joined = re.sub(r"(?<=\d)[\s,.'-]+(?=\d)", "", fold(answer))
+        if any(re.search(rf"(?<!\d){digits}(?!\d)", text) for text in (joined, fold(answer))):
+            return True
     return re.search(rf"(?<!\w){re.escape(normalise(part))}(?!\w)", normalise(answer)) is not None
 
 

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from stagezero.errors import BuildError, MemoryShortError, StagezeroError, UnreadableTextError, WorkerError
+from stagezero.errors import BuildError, MemoryShortError, RunChangedError, StagezeroError, UnreadableTextError, WorkerError
 from stagezero.isolation import Confinement
 from stagezero.ledger import digest, file_digest
 from stagezero.machine_faults import is_memory_short, machine_fault
@@ -222,6 +222,11 @@ def _reject_unfinite_weights(step: TrainStep, folder: Path) -> None:
         )
 
 
+def channel_digests(recipe: Recipe) -> dict[str, str]:
+    """Return the digest of every folder that a declared channel of a recipe names."""
+    return {step.source: checkpoint_digest(Path(step.source)) for step in recipe.channels() if Path(step.source).is_dir()}
+
+
 def channel_folder(step: Distil | Merge, base: Path, so_far: Path) -> Path:
     """Return the checkpoint folder of the model that a declared channel names.
 
@@ -245,6 +250,7 @@ def build(
     confinement: Confinement | None = None,
     trainer: Trainer = first_trainer,
     max_tokens: int | None = None,
+    base_digest: str | None = None,
 ) -> Built:
     """Build a recipe from a base, reusing every step that is already stored.
 
@@ -259,8 +265,10 @@ def build(
         trainer: makes the steps.
         max_tokens: most tokens of another model's answer, in a distil step; None takes what the
             suite needs.
+        base_digest: the base's registered digest; None accepts any base.
 
     Raises:
+        RunChangedError: the base, or a channel's model, is not the registered one or has changed.
         BuildError, RecipeError: a step failed, or selects no data.
         ModelError: a declared channel names a model that does not exist.
         SandboxError: a program could not be confined, and was not run.
@@ -268,7 +276,11 @@ def build(
         MemoryShortError: the machine has too little memory.
     """
     tokens = answer_tokens(suite) if max_tokens is None else max_tokens
+    read = {base: checkpoint.fingerprint(base)}
+    """Folders outside the store that are hashed and later loaded, as they were before."""
     folder, content = base, checkpoint_digest(base)
+    if base_digest is not None and content != base_digest:
+        raise RunChangedError(f"{base}: the base changed during the run; undo the change, or start again with --fresh.")
     key, seconds, made, reused = content, 0.0, 0, 0
     occurrences: dict[str, int] = {}
     rewards: dict[str, StoredBuild] = {}
@@ -284,6 +296,7 @@ def build(
             other, other_key = rewards[step.reward].folder, rewards[step.reward].key
         elif isinstance(step, Distil | Merge):
             other = channel_folder(step, base, folder)
+            read.setdefault(other, checkpoint.fingerprint(other))
             other_key = checkpoint_digest(other)
         determined_by = _key_content(step, position, recipe, key, suite, seed, step_seed, other_key, checkpoint_digest(base), tokens)
         source = folder
@@ -305,6 +318,9 @@ def build(
             inputs = StepInputs(source, items, suite.instruction, other, base, step_seed, seed, confinement or Confinement(), tokens)
             try:
                 trainer(step, inputs, out)
+                changed = next((path for path, before in read.items() if checkpoint.fingerprint(path) != before), None)
+                if changed is not None:
+                    raise RunChangedError(f"{changed}: this model changed while it was used; run the same command again.")
                 _reject_unfinite_weights(step, out)
             except UnreadableTextError as error:
                 raise BuildError(f"{step.step} step {step.name!r}: {error}") from None

@@ -98,7 +98,10 @@ class Batch:
         done = sum(len(trial.pairs) for trial in self.trials)
         expected = done + sum(max(self.plan.guard_pairs - len(t.pairs), 1) if t.crossed else 2 for t in undecided)
         text = f"{len(self.trials)} trial{'s' if len(self.trials) > 1 else ''}, {len(undecided)} undecided"
-        self.queue.progress.status(text, done, expected, self.queue.seconds_left(expected - done))
+        last = max([self.plan.calibration, *(min(t.next_replicate, self.plan.max_pairs) for t in undecided)])
+        controls = (self._jobs.get(self._control_job(s)) for s in range(1, last + 1))
+        missing = sum(control is None or not control.done() for control in controls)
+        self.queue.progress.status(text, done, expected, self.queue.seconds_left(expected - done + missing))
         running = [f for f in self._jobs.values() if not f.done()]
         if running:
             wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
@@ -154,7 +157,7 @@ class Batch:
             if not all(job in self._jobs and self._jobs[job].done() for job in jobs):
                 continue
             for job in jobs:
-                if job.arm == CONTROL and job.reworded is None:
+                if job.arm == CONTROL:
                     self.queue.result(self._jobs[job])  # raises outside the try below: a failed control ends the run
             try:
                 return Reply(number, tuple(self.queue.result(self._jobs[job]) for job in jobs))
@@ -171,17 +174,20 @@ class Batch:
         that succeeds, memory is short for the candidate alone.
 
         Raises:
-            MemoryShortError: the control fails in the same way, so the machine is the cause.
+            MemoryShortError: the control fails in the same way, or the candidate itself has not
+                failed, so the machine is the cause.
         """
-        replicate = max(job.replicate for job in jobs)
+        short = [job for job in jobs if isinstance(self._jobs[job].exception(), MemoryShortError)]
+        if not all(job.arm in self._steps for job in short):  # a job that shares nothing with the idea
+            raise error
+        replicate = max(job.replicate for job in short)
         seed = self.seeds[replicate - 1]
         self.queue.progress.message("a job was killed twice; building the control alone, to see whether this machine is the cause")
         if not self.queue.can_build_alone(self.control, seed, (draw_for_seed(seed),)):
             raise error
         reason = "it needs more memory than this machine gives: it was killed twice, and the control, built alone, was not"
-        for job in jobs:
-            if job.arm != CONTROL and isinstance(self._jobs[job].exception(), MemoryShortError):
-                self.queue.record_memory_failure(job.recipe, self.seeds[job.replicate - 1], reason)
+        for job in short:
+            self.queue.record_memory_failure(job.recipe, self.seeds[job.replicate - 1], self._draws(job), reason)
         return BuildError(reason)
 
     # --- jobs -------------------------------------------------------------------------------------
@@ -227,11 +233,14 @@ class Batch:
 
     def _submit(self, job: ReplicateJob) -> None:
         """Submit one job to the queue."""
-        seed = self.seeds[job.replicate - 1]
-        draws = [Draw(draw_for_seed(seed).seed, job.reworded)]
+        self._jobs[job] = self.queue.submit(job.recipe, self.seeds[job.replicate - 1], self._draws(job))
+
+    def _draws(self, job: ReplicateJob) -> tuple[Draw, ...]:
+        """Return the draws of items that a job measures."""
+        draws = [Draw(draw_for_seed(self.seeds[job.replicate - 1]).seed, job.reworded)]
         if job.neighbour is not None:
             draws.append(draw_for_seed(self.seeds[job.neighbour - 1]))
-        self._jobs[job] = self.queue.submit(job.recipe, seed, tuple(draws))
+        return tuple(draws)
 
     def _submit_jobs(self) -> None:
         """Submit jobs until every worker is busy and one job waits.

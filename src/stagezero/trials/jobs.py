@@ -12,6 +12,7 @@ import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -19,8 +20,10 @@ from stagezero.errors import BuildError, MemoryShortError
 from stagezero.files import write_atomic
 from stagezero.isolation import Confinement
 from stagezero.ledger import digest
+from stagezero.models import checkpoint_digest
 from stagezero.tasks import answer_tokens, load_suite
 from stagezero.training import Recipe, Store
+from stagezero.training.build import channel_digests
 from stagezero.training.executors import Draw, Job, LocalPool, Result, wait_for_result
 
 RECENT_JOBS = 20
@@ -111,6 +114,7 @@ class BuildQueue:
         self.confinement, self.trainer, self.max_tokens = confinement or Confinement(), trainer, max_tokens or answer_tokens(self.suite)
         self.costs = Costs.load(costs_file) if costs_file is not None else Costs()
         self._costs_file = costs_file
+        self._failures = Store(costs_file.parent if costs_file is not None else store)
         self._jobs: dict[tuple[str, int, tuple[Draw, ...]], Future[Result]] = {}
         self._inputs: dict[str, dict[str, str]] = {}
         self._counted: set[int] = set()
@@ -128,7 +132,7 @@ class BuildQueue:
         """
         key = (recipe.digest(), seed, draws)
         if key not in self._jobs:
-            reason = Store(self.store).recorded_failure(self._memory_key(recipe, seed))
+            reason = self._failures.recorded_failure(self._memory_key(recipe, seed, draws))
             if reason is None:
                 self._jobs[key] = self.pool.submit(self.job(recipe, seed, draws))
             else:
@@ -151,20 +155,37 @@ class BuildQueue:
                 return False
         return True
 
-    def record_memory_failure(self, recipe: Recipe, seed: int, reason: str) -> None:
-        """Record that a recipe needs too much memory, so that a continued run finds the same."""
-        Store(self.store).record_failure(self._memory_key(recipe, seed), reason)
+    def record_memory_failure(self, recipe: Recipe, seed: int, draws: tuple[Draw, ...], reason: str) -> None:
+        """Record that a job needs too much memory, so that a continued run finds the same.
 
-    def _memory_key(self, recipe: Recipe, seed: int) -> str:
-        return digest({"needs memory": recipe.digest(), "base": str(self.base), "seed": seed})
+        The record belongs to the run and not to the store: another run, on a machine or with
+        limits of its own, tries again.
+        """
+        self._failures.record_failure(self._memory_key(recipe, seed, draws), reason)
+
+    @staticmethod
+    def _memory_key(recipe: Recipe, seed: int, draws: tuple[Draw, ...]) -> str:
+        return digest({"needs memory": recipe.digest(), "seed": seed, "draws": [[draw.seed, draw.reworded] for draw in draws]})
 
     def job(self, recipe: Recipe, seed: int, draws: tuple[Draw, ...]) -> Job:
         """Return a job of this queue, without submitting it."""
-        inputs = self._inputs.setdefault(recipe.digest(), recipe.inputs_digest())
+        inputs = self._inputs_of(recipe)
         return Job(
             self.base, recipe, self.suite_name, self.suite.digest(), inputs, seed, draws, self.items, self.store, self.confinement,
-            self.trainer, self.max_tokens,
+            self.trainer, self.max_tokens, self.base_digest,
         )  # fmt: skip
+
+    def _inputs_of(self, recipe: Recipe) -> dict[str, str]:
+        """Return the digests of a recipe's files and channels, as they were at its first job."""
+        key = recipe.digest()
+        if key not in self._inputs:
+            self._inputs[key] = recipe.inputs_digest() | channel_digests(recipe)
+        return self._inputs[key]
+
+    @cached_property
+    def base_digest(self) -> str:
+        """The base's digest when the run began."""
+        return checkpoint_digest(self.base)
 
     def result(self, future: Future[Result]) -> Result:
         """Return the result of a finished job. Its cost is counted once.
@@ -204,15 +225,16 @@ class BuildQueue:
         return [self.result(future) for future in futures]
 
     def seconds_left(self, jobs: int) -> float | None:
-        """Estimate the time that ``jobs`` jobs take; None if no job has finished yet.
+        """Estimate the time that ``jobs`` jobs take; None if no job has finished yet, or if they
+        have taken longer than estimated.
 
         The time since the last job finished counts as progress on the jobs that run now.
         """
-        if not self._durations:
+        if not self._durations or not jobs:
             return None
         recent = self._durations[-RECENT_JOBS:]
-        left = jobs * sum(recent) / len(recent) / self.pool.workers
-        return max(1.0, left - (time.monotonic() - self._finished_at)) if jobs else 0.0
+        left = jobs * sum(recent) / len(recent) / self.pool.workers - (time.monotonic() - self._finished_at)
+        return left if left > 0 else None
 
     def save_costs(self) -> None:
         """Store the costs so far, including those of speculative jobs that were not needed."""

@@ -62,8 +62,8 @@ def check_build(first_entry: Mapping[str, Any], recipe: Recipe) -> None:
     """Refuse to rebuild a model whose build has another format.
 
     Formats 2 and 3 are the same for a pocket base: they differ in special tokens that its tokenizer
-    does not have, in tensor types that it does not use, in the syntax of patterns, and in the tokens
-    that a reward model reads.
+    does not have, in tensor types that it does not use, in the syntax of patterns, and in what a
+    reward model reads.
 
     Args:
         first_entry: body of the ledger's first entry.

@@ -38,8 +38,8 @@ class Job:
         recipe: the recipe to build.
         suite: the suite's name.
         suite_digest: the suite's registered digest. A worker that finds another one fails.
-        inputs: file → registered digest, for the inputs of command steps. A worker that finds other
-            bytes fails.
+        inputs: file or folder → registered digest, for the inputs of command steps and the models
+            of channels. A worker that finds other bytes fails.
         seed: the build's seed.
         draws: the draws to measure.
         items: number of items of each kind, for each property and capability, in a draw.
@@ -47,6 +47,7 @@ class Job:
         confinement: how programs are confined.
         trainer: ``first`` is TRL; ``second`` is the reference trainer, for comparison in a rebuild.
         max_tokens: most tokens of an answer; None takes what the suite needs.
+        base_digest: the base's registered digest. A worker that finds another one fails.
     """
 
     base: Path
@@ -61,6 +62,7 @@ class Job:
     confinement: Confinement = DEFAULT_CONFINEMENT
     trainer: Literal["first", "second"] = "first"
     max_tokens: int | None = None
+    base_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

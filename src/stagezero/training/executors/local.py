@@ -8,9 +8,7 @@ torch's global generator.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import multiprocessing.connection
-import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from stagezero.errors import MemoryShortError, WorkerError
 from stagezero.processes import start_fork_server
+from stagezero.training.executors import worker_process
 from stagezero.training.executors.jobs import Job, Result, Speed
 
 R = TypeVar("R")
@@ -33,65 +32,11 @@ KILLED_TWICE_MESSAGE = (
     "a worker process was killed, and again while it was the only one; finished builds are stored: "
     "free memory, then run the same command again."
 )
+DIED_TWICE_MESSAGE = (
+    "a worker process ended ({}), and again while it was the only one; finished builds are stored: "
+    "check this machine's limits (ulimit -a), then run the same command again."
+)
 POOL_CLOSED_MESSAGE = "the workers have been stopped; finished builds are stored: run the same command again."
-
-
-def _set_environment() -> None:
-    """Set one thread and no progress bars. This must run before torch is imported."""
-    os.environ.update(
-        OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", TQDM_DISABLE="1", TRANSFORMERS_VERBOSITY="error",
-        HF_HUB_DISABLE_PROGRESS_BARS="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1",
-    )  # fmt: skip
-
-
-def _exit_with_parent() -> None:
-    """Exit this process when its parent ends, by kill -9 too.
-
-    An orphan would hold the store's locks and the user's terminal.
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
-
-
-def _start_worker() -> None:
-    import signal
-
-    from stagezero.training.executors import worker
-
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    # The parent handles Ctrl-C, and stops its workers itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    worker.configure_process()
-
-
-# What a worker is asked to run. The imports are inside, so that the process that submits the jobs
-# needs neither torch nor TRL: their import takes it seconds and half a gigabyte.
-
-
-def _run_job(job: Job) -> Result:
-    from stagezero.training.executors import worker
-
-    return worker.run_job(job)
-
-
-def _measure_speed(job: Job) -> Speed:
-    from stagezero.training.executors import probe
-
-    return probe.measure_speed(job)
-
-
-def _environment() -> dict[str, Any]:
-    from stagezero.training.build import environment
-
-    return environment()
-
-
-def _materialise(name: str, progress_file: Path, chat_template: str | None) -> Path:
-    from stagezero.training.executors import worker
-
-    return worker.materialise(name, progress_file, chat_template)
 
 
 class _Waiting(NamedTuple):
@@ -111,7 +56,7 @@ class LocalPool:
     """
 
     def __init__(self, workers: int) -> None:
-        _set_environment()
+        worker_process.set_environment()
         self.workers = workers
         self._context = start_fork_server(["stagezero.training.executors.worker"])
         self._lock = threading.RLock()
@@ -125,7 +70,7 @@ class LocalPool:
         self._closed = False
 
     def _start(self, workers: int) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(workers, mp_context=self._context, initializer=_start_worker)
+        return ProcessPoolExecutor(workers, mp_context=self._context, initializer=worker_process.start_worker)
 
     def submit(self, job: Job, alone: bool = False) -> Future[Result]:
         """Queue a job. Jobs may finish in any order.
@@ -137,7 +82,7 @@ class LocalPool:
         Raises:
             WorkerError: the pool is closed.
         """
-        return self._submit(_run_job, job, alone=alone)
+        return self._submit(worker_process.run_job, job, alone=alone)
 
     def _submit(self, function: Callable[..., R], *arguments: object, alone: bool = False) -> Future[R]:
         call = _Waiting(function, arguments, Future())
@@ -236,18 +181,20 @@ class LocalPool:
             return None
 
     def _run_alone(self, alone: ProcessPoolExecutor, call: _Waiting) -> None:
+        processes: list[BaseProcess] = []
         try:
             with _without_main_module():
                 done = alone.submit(call.function, *call.arguments)
+            processes = list((alone._processes or {}).values())
             wait([done])
         except BrokenProcessPool:
-            call.result.set_exception(MemoryShortError(KILLED_TWICE_MESSAGE))
+            call.result.set_exception(_death_of(alone, processes))
         except Exception as error:  # the fork server died while it started a worker
             message = f"a worker process could not be started ({type(error).__name__}); run the same command again."
             call.result.set_exception(WorkerError(message))
         else:
             if not done.cancelled() and isinstance(done.exception(), BrokenProcessPool):
-                call.result.set_exception(MemoryShortError(KILLED_TWICE_MESSAGE))
+                call.result.set_exception(_death_of(alone, processes))
             else:
                 _set_outcome(call.result, done)
 
@@ -257,7 +204,7 @@ class LocalPool:
         Raises:
             WorkerError: the pool is closed.
         """
-        return self._submit(_measure_speed, job)
+        return self._submit(worker_process.measure_speed, job)
 
     def environment(self) -> dict[str, Any]:
         """Return what the workers' builds depend on besides recipe and seed.
@@ -265,7 +212,7 @@ class LocalPool:
         Raises:
             WorkerError: a worker process died, alone too.
         """
-        return wait_for_result(self._submit(_environment))
+        return wait_for_result(self._submit(worker_process.environment))
 
     def materialise(self, name: str, progress_file: Path, chat_template: str | None = None) -> Future[Path]:
         """Make a base in a worker.
@@ -278,7 +225,7 @@ class LocalPool:
         Raises:
             WorkerError: the pool is closed.
         """
-        return self._submit(_materialise, name, progress_file, chat_template)
+        return self._submit(worker_process.materialise, name, progress_file, chat_template)
 
     def close(self, now: bool = False) -> None:
         """Stop every worker.
@@ -306,7 +253,23 @@ class LocalPool:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        self.close(now=kind is not None)
+        # A job that still runs at the end was speculative: nothing waits for its result.
+        self.close(now=True)
+
+
+def _death_of(broken: ProcessPoolExecutor, processes: Sequence[BaseProcess]) -> WorkerError:
+    """Return the error for a job whose worker died while it was the only one.
+
+    Only a kill may be a lack of memory. Any other signal, such as that of a limit on CPU time, and
+    a process that ended by itself, are faults of the machine or of a library.
+    """
+    broken.shutdown(wait=True)  # its own thread reads the exit codes, and only one thread can
+    for process in processes:
+        code = process.exitcode
+        if code is not None and code != -signal.SIGKILL:
+            name = signal.Signals(-code).name if code < 0 and -code in set(signal.Signals) else f"exit code {code}"
+            return WorkerError(DIED_TWICE_MESSAGE.format(name))
+    return MemoryShortError(KILLED_TWICE_MESSAGE)
 
 
 def _terminate(processes: Sequence[BaseProcess]) -> None:

@@ -21,7 +21,7 @@ from stagezero.measure import measure
 from stagezero.models import Model, loader
 from stagezero.models.network import bfloat16_unit
 from stagezero.tasks import load_suite
-from stagezero.training.build import TOO_LITTLE_MEMORY, build, first_trainer
+from stagezero.training.build import TOO_LITTLE_MEMORY, build, channel_digests, first_trainer
 from stagezero.training.executors.jobs import Job, Result
 from stagezero.training.reference.building import second_trainer
 from stagezero.training.steps import common, dpo, grpo, reward, sft  # noqa: F401
@@ -63,13 +63,14 @@ def run_job(job: Job) -> Result:
 
 def _build_and_measure(job: Job) -> Result:
     suite = load_suite(job.suite)
-    if suite.digest() != job.suite_digest or job.recipe.inputs_digest() != dict(job.inputs):
+    if suite.digest() != job.suite_digest or job.recipe.inputs_digest() | channel_digests(job.recipe) != dict(job.inputs):
         raise RunChangedError(
-            "the suite, or an input of a command step, changed during the run; undo the change, or start again with --fresh."
+            "the suite, an input of a command step, or a channel's model changed during the run; undo the change, or start again with "
+            "--fresh."
         )
     store = Store(job.store)
     trainer = first_trainer if job.trainer == "first" else second_trainer
-    built = build(job.base, job.recipe, suite, job.seed, store, job.confinement, trainer, job.max_tokens)
+    built = build(job.base, job.recipe, suite, job.seed, store, job.confinement, trainer, job.max_tokens, job.base_digest)
     model = Model(built.folder)
     measurements = [
         measure(model, suite, d.seed, job.items, store.answers, reworded=d.reworded, max_tokens=job.max_tokens) for d in job.draws

@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from stagezero.errors import BuildError, MemoryShortError, ModelError, SandboxError
+from stagezero.errors import BuildError, MemoryShortError, ModelError, SandboxError, WorkerError
 from stagezero.isolation import Confinement, Kind, RunResult, Task, confine, unavailable_reason
 from stagezero.models.checkpoint import MAX_HEADER_BYTES, checkpoint_digest, copy_all_but_weights, tensors
 from stagezero.training.recipes import Code, Command, Recipe
@@ -29,6 +29,8 @@ If a whole group of processes is being stopped, the signal has reached this proc
 """
 MAX_OUTPUT_CHARACTERS = 300
 """Characters of a program's text that an error message may contain."""
+MIN_FREE_BYTES = 4 * 2**20
+"""Free space below which a disk counts as full."""
 _BYTES_PER_NUMBER = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "BF16": 2, "F16": 2, "I16": 2, "U16": 2}
 
 
@@ -58,6 +60,7 @@ def run(task: Task, step_label: str, confinement: Confinement, out: Path) -> Non
             other weights.
         NotStartedError: the program could not be started.
         MemoryShortError: the program was killed twice, and not for exceeding a limit.
+        WorkerError: the program failed, and the disk is full.
         SandboxError: the program could not be confined, and was not run.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -67,6 +70,7 @@ def run(task: Task, step_label: str, confinement: Confinement, out: Path) -> Non
         scratch = Path(tempfile.mkdtemp(dir=out.parent, prefix="sandbox-"))
         try:
             result = confine(task, confinement, scratch / "sent", scratch / "run")
+            _reject_full_disk(result, step_label, scratch)
             reason = _stop_reason(result, step_label, task)
             if reason is None:
                 _accept_weights(task.model, scratch / "sent", out, step_label)
@@ -81,6 +85,20 @@ def run(task: Task, step_label: str, confinement: Confinement, out: Path) -> Non
         if is_last:
             raise BuildError(f"{step_label}: stopped twice: {reason}")
         time.sleep(RETRY_PAUSE_SECONDS)
+
+
+def _reject_full_disk(result: RunResult, step_label: str, scratch: Path) -> None:
+    """Stop the run if a program failed while the disk under it was full.
+
+    The program's own words prove nothing. Its own limit on disk space is smaller than the disk.
+
+    Raises:
+        WorkerError: the disk is full.
+    """
+    if result.code != 0 and result.stopped is None and shutil.disk_usage(scratch).free < MIN_FREE_BYTES:
+        raise WorkerError(
+            f"{step_label}: its program failed, and the disk of {scratch.parent} is full; free some space, then run the same command again."
+        )
 
 
 def _stop_reason(result: RunResult, step_label: str, task: Task) -> str | None:
