@@ -83,6 +83,10 @@ def projects() -> Iterator[BadInput]:
         "an unknown suite": "suite: none\n",
         "a suite that is not there": "suite: gone.jsonl\n",
         "an unknown channel": "channels: [7]\n",
+        "a chat template that is not there": "chat_template: gone.jinja\n",
+        "a chat template that is no template": "chat_template: r.yaml\n",
+        "yes is no number": "stages: yes\n",
+        "a time is no number": "stages: 1:30\n",
     }
     for name, line in changes.items():
         yield BadInput(f"project: {name}", {**rest, "p.yaml": PROJECT + line}, ["run", "p.yaml", "--no-box"])
@@ -112,6 +116,12 @@ def recipes() -> Iterator[BadInput]:
         "steps without end": RECIPE.replace("steps: 1,", f"steps: {10**30},"),
         "a lookaround": RECIPE.replace("  - {step: sft", "  - {step: filter, matching: '(?=a)'}\n  - {step: sft"),
         "a broken pattern": RECIPE.replace("  - {step: sft", "  - {step: filter, matching: '('}\n  - {step: sft"),
+        "a repeat that is text in RE2": RECIPE.replace("  - {step: sft", "  - {step: filter, matching: 'a{,3}'}\n  - {step: sft"),
+        "a misspelt key": RECIPE.replace("learning_rate", "learning_rat"),
+        "an unknown dtype": RECIPE.replace("steps: 1,", "steps: 1, dtype: float16,"),
+        "parts that do not divide the batch": RECIPE.replace("steps: 1,", "steps: 1, gradient_accumulation: 3,"),
+        "no layers for adapters": RECIPE.replace("steps: 1,", "steps: 1, lora: {targets: []},"),
+        "truth as a number": RECIPE.replace("steps: 1,", "steps: true,"),
         "an input that is not there": "steps: [{step: command, run: [python, t.py], inputs: [gone.py]}]\n",
         "code that is no function": "steps: [{step: code, source: 'x = 1'}]\n",
         "a source that is not there": "steps: [{step: merge, source: nowhere, weight: 0.5}]\n",
@@ -179,6 +189,18 @@ def suites() -> Iterator[BadInput]:
         "a checker that is not there": file({**TRAP, "scorer": "python", "checker": "gone.py"}, TWIN),
         "twin of nothing": file(TRAP, {**TWIN, "twin_of": "z"}),
         "a question of the training items": file(TRAP, TWIN, {**TRAP, "id": "c", "split": "train"}),
+        "a question of the training items in another form": file(
+            TRAP, TWIN, {**TRAP, "id": "c", "split": "train", "input": "Q: is **it**"}
+        ),
+        "a rewording of a training item": file(
+            TRAP,
+            TWIN,
+            {**TRAP, "id": "c", "split": "train", "input": "New?"},
+            {**TRAP, "id": "d", "input": "Fresh?", "rewording_of": "New?"},
+        ),
+        "a trap that is a twin": file(TRAP, {**TWIN, "input": "is it"}),
+        "a target that matches everything": file({**TRAP, "scorer": "regex", "target": "a|"}, TWIN),
+        "a checker with NUL": file({**TRAP, "scorer": "python", "checker": "a\0b"}, TWIN),
         "half a character": file(TRAP, TWIN, '{"id": "\\ud800"}'),
     }
     for name, text in texts.items():
@@ -219,6 +241,18 @@ def models(base: Path) -> Iterator[BadInput]:
         "code": {**good, "m/modeling.py": "x = 1"},
         "another vocabulary": {**good, "m/vocab.txt": "a"},
         "weights elsewhere": with_entry("config.json", transformers_weights="../x.safetensors"),
+        "a configuration elsewhere": with_entry("config.json", configuration_files=["config.1+all_results.json"]),
+        "a hidden tokenizer": {**good, "m/.tokenizer.model": "x"},
+        "a configuration with NaN": {**good, "m/config.json": '{"x": NaN}'},
+        "a template that prints an address": {
+            **good,
+            "m/chat_template.jinja": "{% for m in messages %}{{ m.content }}{{ lipsum }}{{ eos_token }}{% endfor %}",
+        },
+        "a template that fails for some texts": {
+            **good,
+            "m/chat_template.jinja": "{% for m in messages %}{% if m.content | length > 20 %}{{ raise_exception('no') }}{% endif %}"
+            "{{ m.content }}{{ eos_token }}{% endfor %}",
+        },
         "attention of a hub": with_entry("config.json", attn_implementation="a/b"),
         "configuration of another kind": with_entry("config.json", model_type="nothing"),
         "configuration that is a list": {**good, "m/config.json": "[]"},
@@ -239,6 +273,9 @@ def command_lines() -> Iterator[BadInput]:
         "misspelt option": ["--hlep"],
         "missing argument": ["compare", "a.yaml"],
         "a number that is a word": ["measure", "pocket/16k", "--items", "many"],
+        "a limit without room": ["measure", "pocket/16k", "--limit", "1"],
+        "a path as a hub name": ["measure", "hf//etc"],
+        "too many parts of a hub name": ["measure", "hf/a/b/c"],
         "zero items": ["measure", "pocket/16k", "--items", "0"],
         "a report of nothing": ["report", "gone"],
         "lineage of nothing": ["lineage", "gone"],

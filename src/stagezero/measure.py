@@ -5,12 +5,14 @@ The answers are stored, not the scores: answers can be scored again without runn
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import random
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from stagezero.errors import InputError, ModelError
@@ -211,7 +213,7 @@ def measure(
     key = digest(
         {
             "format": ANSWERS_FORMAT, "model": checkpoint_digest(model.folder), "questions": [item.input for item in items],
-            "instruction": suite.instruction, "max_new_tokens": tokens,
+            "instruction": suite.instruction, "max_new_tokens": tokens, "versions": _library_versions(),
         }
     )  # fmt: skip
     path = cache / f"{key}.json" if cache is not None else None
@@ -226,6 +228,12 @@ def measure(
         if path is not None:
             write_atomic(path, json.dumps({"answers": answers, "digest": digest(answers)}))
     return Measurement(tally_answers(items, answers), tuple(items), tuple(answers), seconds)
+
+
+@lru_cache(maxsize=1)
+def _library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that compute the answers."""
+    return {name: importlib.metadata.version(name) for name in ("torch", "transformers", "tokenizers")}
 
 
 def _spread(items: Sequence[Item], limit: int) -> list[Item]:
