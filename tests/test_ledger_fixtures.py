@@ -87,8 +87,10 @@ def test_the_builds_of_formats_2_and_3_are_the_same_for_pocket_bases_alone() -> 
     first = entries("2/finished")[0].body
     assert first["build"] == "build/2" and BUILD_FORMAT == "build/3"
     versions.check_build(first, Recipe())
-    steps = [{"step": "mix", "parts": [{}]}, {"step": "filter", "matching": "a"}]
-    for body, recipe in (({**first, "project": {"base": "hf/org/name"}}, Recipe()), (first, parse_recipe(steps, "test"))):
+    mix, common = {"step": "mix", "parts": [{}]}, {"steps": 1, "learning_rate": 0.1}
+    filtered = parse_recipe([mix, {"step": "filter", "matching": "a"}], "test")
+    rewarded = parse_recipe([mix, {"step": "reward", **common}, {"step": "rlhf", **common}], "test")
+    for body, recipe in (({**first, "project": {"base": "hf/org/name"}}, Recipe()), (first, filtered), (first, rewarded)):
         with pytest.raises(InputError, match="use release"):
             versions.check_build(body, recipe)
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from tokenizer_families import make_checkpoint
 
 from stagezero.errors import ModelError, RunChangedError, StagezeroError
-from stagezero.models import Model, checkpoint_digest, materialise
+from stagezero.models import Model, chat, checkpoint_digest, materialise
 from stagezero.models.chat import load_tokenizer
 from stagezero.models.checkpoint import check, content_files, fingerprint
 from stagezero.models.network import load_network
@@ -340,3 +340,16 @@ def test_a_base_that_changes_during_a_build_or_a_run_is_reported(folder: Path, t
     assert not list((tmp_path / "store" / "builds").iterdir())
     with pytest.raises(RunChangedError, match="the base changed during the run"):
         build(folder, recipe, suite, 1, Store(tmp_path / "store"), base_digest=before)
+
+
+def test_a_template_that_never_ends_is_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "RENDER_SECONDS", 0.3)
+    loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(loop)
+    with pytest.raises(ModelError, match=r"the chat template could not be rendered \(it took longer than 0.3 seconds"):
+        load_tokenizer(folder)
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{% if m.content == 'loop' %}" + loop + "{% endif %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    )
+    with pytest.raises(ModelError, match=r"for the text 'loop' \(it took longer than 0.3 seconds"):
+        Model(folder).answer(["loop"])

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import random
 import re
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
@@ -42,6 +44,8 @@ _PROBE = "Answer in one word."
 _PROBE_ANSWER = "Certainly."
 _PROBE_ANSWERS = ("Certainly.", "Why not")
 """Two answers whose last tokens differ."""
+RENDER_SECONDS = 10.0
+"""Time limit of a template for one conversation."""
 _HAS_SYSTEM_ROLE, _ANSWER_PREFIX = "stagezero_has_system_role", "stagezero_answer_prefix"
 """Attributes of a tokenizer for what its template was found to do."""
 
@@ -157,8 +161,30 @@ def _render_text(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, st
         ) from None
 
 
+@contextmanager
+def _time_limit() -> Iterator[None]:
+    """Raise ``TimeoutError`` in the block after ``RENDER_SECONDS``: a template can loop for ever.
+
+    Only the main thread can be interrupted in this way; workers and examinations render in it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def expire(*_: object) -> None:
+        raise TimeoutError(f"it took longer than {RENDER_SECONDS:g} seconds")
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, RENDER_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], prompt: bool) -> str:
-    with _fixed_chance():
+    with _fixed_chance(), _time_limit():
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
     return str(text)
 

@@ -66,7 +66,8 @@ def _load(kind: Any, folder: Path, device: str | None, new_head: bool, **options
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         if (fault := machine_fault(error)) is not None:
             raise WorkerError(f"{folder}: {fault}; mend the disk or the mount, then run the same command again.") from None
-        raise ModelError(f"{folder}: could not be loaded ({reason}); copy the checkpoint again.") from None
+        fix = "install the package that it names" if isinstance(error, ImportError) else "check config.json, or copy the checkpoint again"
+        raise ModelError(f"{folder}: could not be loaded ({reason}); {fix}.") from None
     # Missing weights would be initialised at random, and the digest would no longer identify the
     # model.
     missing = sorted([*report["missing_keys"], *(str(key) for key in report.get("mismatched_keys", ()))])
