@@ -24,6 +24,7 @@ from stagezero.training import Recipe, Store, build, load_recipe, parse_recipe
 from stagezero.training.data import datasets_before, meaning_of, portable_form
 from stagezero.training.recipes import Distil, Merge
 from stagezero.training.steps.distil import label_examples
+from stagezero.trials.compare import compare
 
 MIX: dict[str, Any] = {"step": "mix", "parts": [{"kinds": ["trap"], "each": 10}]}
 SFT: dict[str, Any] = {"step": "sft", "steps": 4, "batch_size": 4, "learning_rate": 0.01}
@@ -133,3 +134,11 @@ def test_the_lineage_of_a_campaign_lists_its_channels(base: Path, teacher: Path,
         and "Labels or weights of other models were used: data of teacher" in lineage.summary()
     )
     assert not result.decisions, "the project declares no channel for ideas, so its only idea is rejected"
+
+
+def test_a_model_that_does_not_exist_is_reported_before_anything_is_built(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("steps: []\n")
+    (tmp_path / "b.yaml").write_text("steps: [{step: merge, source: nowhere, weight: 0.5}]\n")
+    with pytest.raises(ModelError, match=r"model 'nowhere': expected .* there is no such folder"):
+        compare(tmp_path / "a.yaml", tmp_path / "b.yaml", property="privacy", model="pocket/16k", runs=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()

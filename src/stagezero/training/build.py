@@ -24,7 +24,7 @@ from stagezero.ledger import digest, file_digest
 from stagezero.machine_faults import is_memory_short, machine_fault
 from stagezero.models import checkpoint, checkpoint_digest
 from stagezero.models.chat import load_tokenizer, render_completion, render_prompt
-from stagezero.models.loader import materialise
+from stagezero.models.loader import check_model, materialise
 from stagezero.models.network import bfloat16_unit
 from stagezero.tasks import DEFAULT_ANSWER_TOKENS, Item, Suite, answer_tokens
 from stagezero.training.data import (
@@ -225,6 +225,17 @@ def _reject_unfinite_weights(step: TrainStep, folder: Path) -> None:
 def channel_digests(recipe: Recipe) -> dict[str, str]:
     """Return the digest of every folder that a declared channel of a recipe names."""
     return {step.source: checkpoint_digest(Path(step.source)) for step in recipe.channels() if Path(step.source).is_dir()}
+
+
+def check_channels(recipe: Recipe) -> None:
+    """Reject a recipe that names a model which does not exist, before anything is built.
+
+    Raises:
+        ModelError: the message names the model.
+    """
+    for step in recipe.channels():
+        if step.source not in (SELF, "base"):
+            check_model(step.source)
 
 
 def channel_folder(step: Distil | Merge, base: Path, so_far: Path) -> Path:
