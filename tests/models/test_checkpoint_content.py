@@ -353,3 +353,10 @@ def test_a_template_that_never_ends_is_stopped(folder: Path, monkeypatch: pytest
     )
     with pytest.raises(ModelError, match=r"for the text 'loop' \(it took longer than 0.3 seconds"):
         Model(folder).answer(["loop"])
+
+
+def test_a_folder_that_vanished_has_no_digest(folder: Path) -> None:
+    """A digest of nothing was once recorded as the base's, when a mount was lost."""
+    shutil.rmtree(folder)
+    with pytest.raises(OSError, match="Stale file handle"):
+        checkpoint_digest(folder)

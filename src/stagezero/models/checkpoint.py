@@ -7,7 +7,9 @@ code) is rejected, and so is a file that refers a loader to a file which is not 
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -97,8 +99,16 @@ def fingerprint(folder: Path) -> tuple[tuple[str, int, int, int, int], ...]:
 
 
 def checkpoint_digest(folder: Path) -> str:
-    """Return SHA-256, as hex, over the names and bytes of all files of the model."""
-    return digest({path.name: file_digest(path) for path in content_files(folder)})
+    """Return SHA-256, as hex, over the names and bytes of all files of the model.
+
+    Raises:
+        OSError: there is no such file, or they changed while they were read: a mount may be lost.
+    """
+    files = content_files(folder)
+    content = {path.name: file_digest(path) for path in files}
+    if not files or content_files(folder) != files:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(folder))
+    return digest(content)
 
 
 def copy_all_but_weights(source: Path, out: Path, config: bool = True) -> None:
