@@ -1,4 +1,4 @@
-"""Tells faults of the machine from faults of a recipe or a model, by the exception.
+"""Distinguishes faults of the machine from faults of a recipe or a model, by the exception.
 
 Some libraries report a full disk, or too little memory, with an exception of their own, whose text
 has the system's error number or words. The exceptions that led to an exception are examined, too.

@@ -36,13 +36,19 @@ def test_a_hub_name_without_a_connection_is_reported(home: Path) -> None:
         materialise("hf/no-such-owner/no-such-model")
 
 
-def test_a_hub_name_is_loaded_from_the_hubs_cache(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def hub(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the model org/tiny into a cache of the hub, and use an empty home folder."""
     cache = tmp_path / "hub" / "models--org--tiny"
     shutil.copytree(base, cache / "snapshots" / "abc")
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text("abc")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("STAGEZERO_HOME", str(tmp_path / "home"))
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_hub_name_is_loaded_from_the_hubs_cache(tmp_path: Path) -> None:
     assert len(Model(materialise("hf/org/tiny")).answer(["Hi?"])) == 1
     assert json.loads((tmp_path / "home" / "bases" / "hf--org--tiny" / "made_by.json").read_text())["kind"] == "hub"
 
@@ -136,13 +142,8 @@ def test_another_chat_template_makes_another_checkpoint(base: Path, tmp_path: Pa
     assert len(list((tmp_path / "bases").glob("*template-*/"))) == 2, "nothing is left of a template that fails"
 
 
-def test_a_base_that_is_damaged_later_is_reported(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = tmp_path / "hub" / "models--org--tiny"
-    shutil.copytree(base, cache / "snapshots" / "abc")
-    (cache / "refs").mkdir()
-    (cache / "refs" / "main").write_text("abc")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setenv("STAGEZERO_HOME", str(tmp_path / "home"))
+@pytest.mark.usefixtures("hub")
+def test_a_base_that_is_damaged_later_is_reported() -> None:
     folder = materialise("hf/org/tiny")
     assert materialise("hf/org/tiny") == folder
     weights = folder / "model.safetensors"

@@ -21,6 +21,7 @@ from stagezero.models import Model, checkpoint_digest
 from stagezero.models.chat import load_tokenizer
 from stagezero.tasks import load_suite
 from stagezero.training import Recipe, Store, build, load_recipe, parse_recipe
+from stagezero.training.channels import channel_digests
 from stagezero.training.data import datasets_before, meaning_of, portable_form
 from stagezero.training.recipes import Distil, Merge
 from stagezero.training.steps.distil import label_examples
@@ -142,3 +143,12 @@ def test_a_model_that_does_not_exist_is_reported_before_anything_is_built(tmp_pa
     with pytest.raises(ModelError, match=r"model 'nowhere': expected .* there is no such folder"):
         compare(tmp_path / "a.yaml", tmp_path / "b.yaml", property="privacy", model="pocket/16k", runs=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_called_base_is_not_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``base`` and ``self`` are names of a recipe's own models, whatever the current folder has."""
+    (tmp_path / "base").mkdir()
+    (tmp_path / "self").mkdir()
+    monkeypatch.chdir(tmp_path)
+    steps = [{"step": "merge", "source": source, "weight": 0.5} for source in ("base", "self")]
+    assert channel_digests(parse_recipe(steps, "test")) == {}

@@ -156,11 +156,8 @@ def test_a_job_that_nothing_waits_for_ends_with_the_run_and_removes_its_files(tm
 
 
 def run_as_job(staging: Path) -> None:
-    worker_process._job_runs = True
-    try:
+    with worker_process.ends_when_told():
         write_and_wait(staging)
-    except worker_process._StoppedError:
-        os._exit(1)
 
 
 def test_variables_that_change_results_do_not_reach_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:

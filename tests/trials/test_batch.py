@@ -45,6 +45,16 @@ def recipe(steps: int) -> Recipe:
 
 
 CONTROL = recipe(100)
+
+
+@pytest.fixture(autouse=True)
+def empty_base(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the current folder the base of the queues. It is hashed, and never loaded."""
+    folder = tmp_path_factory.mktemp("base")
+    (folder / "config.json").write_text("{}")
+    monkeypatch.chdir(folder)
+
+
 Effects = dict[str, float]
 
 

@@ -29,6 +29,8 @@ from stagezero.processes import start_fork_server
 log = logging.getLogger("stagezero.auditor")
 MAX_ANSWER_CHARS = 4096
 """Characters of one answer that are scored; the rest is discarded."""
+PAUSED_SHARE = 0.1
+"""An examination whose share of CPU time is below this was paused, not slow."""
 _MAX_JSON_BYTES_PER_CHAR = 6
 _MAX_FILE_BYTES = 2**20
 _MAX_OPEN_FILES = 256
@@ -133,8 +135,8 @@ class Examiner:
         pipe.send_bytes(json.dumps(task).encode())
         if not pipe.poll(max(0.0, deadline - time.monotonic())):
             busy = _cpu_seconds(self._process.pid if self._process is not None else None)
-            # A process that has computed for most of the time is slow; another one was paused.
-            raise (ModelError if busy > seconds / 2 else NoAnswersError)("the examination took too long")
+            # A process that has hardly computed was paused. Otherwise the model is slow.
+            raise (NoAnswersError if busy < PAUSED_SHARE * seconds else ModelError)("the examination took too long")
         questions = task["questions"]
         assert isinstance(questions, list)
         answers = json.loads(pipe.recv_bytes(len(questions) * (MAX_ANSWER_CHARS * _MAX_JSON_BYTES_PER_CHAR + 8) + 1024))

@@ -23,7 +23,7 @@ from stagezero.models import check_model
 from stagezero.project import Audit, AuditElsewhere, Project, Sandbox, load_project
 from stagezero.tasks import Suite, claims, full_suite_name, load_suite
 from stagezero.training import Recipe, load_recipe
-from stagezero.training.build import check_channels
+from stagezero.training.channels import check_channel_models
 from stagezero.training.steps.run_program import check_programs
 from stagezero.trials.hypothesis import Hypothesis
 
@@ -180,7 +180,7 @@ class ResolvedProject:
         _ = self.suite, self.stage0, self.chat_template
         self._validate_audit()
         check_programs(self.stage0, self.confinement.kind, "stage0")
-        check_channels(self.stage0)
+        check_channel_models(self.stage0)
         check_model(self.base)
 
     def _validate_audit(self) -> None:

@@ -1,4 +1,4 @@
-"""Tells people beforehand how long a campaign will take on this machine.
+"""Estimates how long a campaign will take on this machine, before anything is built.
 
 Small bases take minutes, and need no estimate. For others, a worker trains and answers for a few
 seconds, and the number of models follows from the project.

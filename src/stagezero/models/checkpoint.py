@@ -91,8 +91,8 @@ def content_files(folder: Path) -> list[Path]:
 def fingerprint(folder: Path) -> tuple[tuple[str, int, int, int, int], ...]:
     """Return what changes whenever a file of the model is written or replaced; it reads no file.
 
-    Whoever hashes a folder and then loads it compares this before and after: what is hashed is
-    what is loaded.
+    Code that hashes a folder and then loads it compares the fingerprints before and after. If they
+    are equal, the loaded files are the hashed ones.
     """
     stats = [(path.name, path.stat()) for path in content_files(folder)]
     return tuple((name, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats)

@@ -192,17 +192,28 @@ def materialise(name: str, progress: StepCallback | None = None) -> Path:
     check_model(name)
     if name not in POCKET and name != SMOLLM2 and not name.startswith("hf/"):
         return Path(name).resolve()
-    folder = _folder_of(name)
+
+    def make(staging: Path) -> None:
+        _make(name, staging, progress)
+        for path in checkpoint.weight_files(staging):
+            path.chmod(0o644)
+
+    return _made_once(_folder_of(name), make)
+
+
+def _made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """Return a base of this machine. If it does not exist, ``make`` fills its folder.
+
+    Raises:
+        ModelError: it is incomplete or damaged.
+    """
     with locked(folder.with_suffix(".lock")):
         if not folder.is_dir():
-            folder.parent.mkdir(parents=True, exist_ok=True)
             staging = folder.with_name(f".making-{folder.name}")
             shutil.rmtree(staging, ignore_errors=True)  # left by a process that was killed; the lock excludes a running one
-            staging.mkdir()
+            staging.mkdir(parents=True)
             try:
-                _make(name, staging, progress)
-                for path in checkpoint.weight_files(staging):
-                    path.chmod(0o644)
+                make(staging)
                 _record_digest(staging)
                 staging.rename(folder)
             finally:
@@ -241,31 +252,22 @@ def with_chat_template(folder: Path, template: str) -> Path:
     Raises:
         ModelError: the template cannot be rendered, or leaves out the question or the answer.
     """
+
+    def make(staging: Path) -> None:
+        for path in checkpoint.content_files(folder):
+            shutil.copyfile(path, staging / path.name)
+        settings = staging / "tokenizer_config.json"
+        if settings.is_file():
+            others = {k: v for k, v in checkpoint.read_object(settings).items() if k != "chat_template"}
+            settings.write_text(json.dumps(others, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (staging / "chat_template.jinja").write_text(template, encoding="utf-8")
+        try:
+            load_tokenizer(staging)
+        except ModelError as error:
+            raise ModelError(str(error).replace(str(staging), "chat_template")) from None
+
     key = digest({"checkpoint": checkpoint.checkpoint_digest(folder), "chat_template": template})
-    copy = home() / "bases" / f"template-{key[:16]}"
-    with locked(copy.with_suffix(".lock")):
-        if not copy.is_dir():
-            staging = copy.with_name(f".making-{copy.name}")
-            shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir(parents=True)
-            try:
-                for path in checkpoint.content_files(folder):
-                    shutil.copyfile(path, staging / path.name)
-                settings = staging / "tokenizer_config.json"
-                if settings.is_file():
-                    others = {k: v for k, v in checkpoint.read_object(settings).items() if k != "chat_template"}
-                    settings.write_text(json.dumps(others, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-                (staging / "chat_template.jinja").write_text(template, encoding="utf-8")
-                try:
-                    load_tokenizer(staging)
-                except ModelError as error:
-                    raise ModelError(str(error).replace(str(staging), "chat_template")) from None
-                _record_digest(staging)
-                staging.rename(copy)
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)
-    _check_digest(copy)
-    return copy
+    return _made_once(home() / "bases" / f"template-{key[:16]}", make)
 
 
 class Model:

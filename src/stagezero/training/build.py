@@ -24,9 +24,9 @@ from stagezero.ledger import digest, file_digest
 from stagezero.machine_faults import is_memory_short, machine_fault
 from stagezero.models import checkpoint, checkpoint_digest
 from stagezero.models.chat import load_tokenizer, render_completion, render_prompt
-from stagezero.models.loader import check_model, materialise
 from stagezero.models.network import bfloat16_unit
 from stagezero.tasks import DEFAULT_ANSWER_TOKENS, Item, Suite, answer_tokens
+from stagezero.training.channels import channel_folder
 from stagezero.training.data import (
     Example,
     all_training_items,
@@ -40,7 +40,6 @@ from stagezero.training.recipes import (
     DPO,
     GRPO,
     RLHF,
-    SELF,
     SFT,
     Code,
     Command,
@@ -220,36 +219,6 @@ def _reject_unfinite_weights(step: TrainStep, folder: Path) -> None:
         raise BuildError(
             f"{step.step} step {step.name!r}: tensor {name!r} has a weight that is not a finite number; train with a lower learning rate."
         )
-
-
-def channel_digests(recipe: Recipe) -> dict[str, str]:
-    """Return the digest of every folder that a declared channel of a recipe names."""
-    return {step.source: checkpoint_digest(Path(step.source)) for step in recipe.channels() if Path(step.source).is_dir()}
-
-
-def check_channels(recipe: Recipe) -> None:
-    """Reject a recipe that names a model which does not exist, before anything is built.
-
-    Raises:
-        ModelError: the message names the model.
-    """
-    for step in recipe.channels():
-        if step.source not in (SELF, "base"):
-            check_model(step.source)
-
-
-def channel_folder(step: Distil | Merge, base: Path, so_far: Path) -> Path:
-    """Return the checkpoint folder of the model that a declared channel names.
-
-    Args:
-        step: the channel.
-        base: checkpoint folder of the base.
-        so_far: checkpoint folder of the model that the recipe has made so far.
-
-    Raises:
-        ModelError: there is no such model.
-    """
-    return so_far if step.source == SELF else base if step.source == "base" else materialise(step.source)
 
 
 def build(

@@ -20,7 +20,7 @@ from stagezero.models import check_model, checkpoint_digest, home
 from stagezero.project import Trial
 from stagezero.tasks import claims, full_suite_name, load_suite
 from stagezero.training import Recipe, load_recipe
-from stagezero.training.build import check_channels
+from stagezero.training.channels import check_channel_models
 from stagezero.training.data import meaning_of
 from stagezero.training.executors import LocalPool
 from stagezero.training.steps.run_program import check_programs
@@ -170,7 +170,7 @@ def compare(
         raise SuiteError(f"property: the suite {suite!r} has no property {property!r}; choose one of {', '.join(loaded.properties)}.")
     for recipe, name in ((a, control), (b, candidate)):
         check_programs(recipe, sandbox, str(name))
-        check_channels(recipe)
+        check_channel_models(recipe)
     check_model(model)
     tested = hypothesis(a, b, property, plan.margin, loaded)
     if tested.same_builds():

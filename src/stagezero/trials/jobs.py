@@ -23,7 +23,7 @@ from stagezero.ledger import digest
 from stagezero.models import checkpoint_digest
 from stagezero.tasks import answer_tokens, load_suite
 from stagezero.training import Recipe, Store
-from stagezero.training.build import channel_digests
+from stagezero.training.channels import channel_digests
 from stagezero.training.executors import Draw, Job, LocalPool, Result, wait_for_result
 
 RECENT_JOBS = 20

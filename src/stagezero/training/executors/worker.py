@@ -21,7 +21,8 @@ from stagezero.measure import measure
 from stagezero.models import Model, loader
 from stagezero.models.network import bfloat16_unit
 from stagezero.tasks import load_suite
-from stagezero.training.build import TOO_LITTLE_MEMORY, build, channel_digests, first_trainer
+from stagezero.training.build import TOO_LITTLE_MEMORY, build, first_trainer
+from stagezero.training.channels import channel_digests
 from stagezero.training.executors.jobs import Job, Result
 from stagezero.training.reference.building import second_trainer
 from stagezero.training.steps import common, dpo, grpo, reward, sft  # noqa: F401

@@ -12,6 +12,8 @@ import os
 import re
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,25 +76,33 @@ def start_worker() -> None:
     worker.configure_process()
 
 
-def run_job(job: Job) -> Result:
-    """Run a job; see ``worker.run_job``."""
-    from stagezero.training.executors import worker
-
+@contextmanager
+def ends_when_told() -> Iterator[None]:
+    """End this worker, after the block has removed its files, if it is told to end meanwhile."""
     global _job_runs
     _job_runs = True
     try:
-        return worker.run_job(job)
+        yield
     except _StoppedError:
         os._exit(1)
     finally:
         _job_runs = False
 
 
+def run_job(job: Job) -> Result:
+    """Run a job; see ``worker.run_job``."""
+    from stagezero.training.executors import worker
+
+    with ends_when_told():
+        return worker.run_job(job)
+
+
 def measure_speed(job: Job) -> Speed:
     """Estimate the time that a job takes; see ``probe``."""
     from stagezero.training.executors import probe
 
-    return probe.measure_speed(job)
+    with ends_when_told():
+        return probe.measure_speed(job)
 
 
 def environment() -> dict[str, Any]:
@@ -106,4 +116,5 @@ def materialise(name: str, progress_file: Path, chat_template: str | None) -> Pa
     """Make a base; see ``worker.materialise``."""
     from stagezero.training.executors import worker
 
-    return worker.materialise(name, progress_file, chat_template)
+    with ends_when_told():
+        return worker.materialise(name, progress_file, chat_template)
