@@ -296,3 +296,14 @@ def test_a_damaged_copy_is_no_verdict(harness: AuditorHarness, base: Path, monke
     assert harness.auditor.meter.unanswered(), "no verdict yet"
     assert harness.submit(base) == receipt
     assert harness.wait_for_verdict(receipt) == "pass"
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_slow_model_fails_at_once_and_a_paused_examination_is_repeated(
+    paused: bool, harness: AuditorHarness, base: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("stagezero.auditor.auditor.EXAMINATION_SLOT_FRACTION", 1e-9)  # no time at all
+    monkeypatch.setattr("stagezero.auditor.examiner._cpu_seconds", lambda _: 0.0 if paused else 1.0)
+    harness.add_suite()
+    assert harness.submit_and_wait(base) == "fail"
+    assert ("examined again: the examination took too long" in caplog.text) == paused

@@ -29,6 +29,8 @@ from stagezero.processes import start_fork_server
 log = logging.getLogger("stagezero.auditor")
 MAX_ANSWER_CHARS = 4096
 """Characters of one answer that are scored; the rest is discarded."""
+KILL_DELAY_SECONDS = 1.0
+"""Time between the limit of an examination and the kill of its process."""
 PAUSED_SHARE = 0.1
 """An examination whose share of CPU time is below this was paused, not slow."""
 _MAX_JSON_BYTES_PER_CHAR = 6
@@ -89,8 +91,9 @@ class Examiner:
         process.start()
         self._process = process
         theirs.close()
-        # The timer also covers a process that sends half a message and then stops.
-        timer = threading.Timer(seconds, process.kill)
+        # The timer covers a process that sends half a message and then stops. It comes after the
+        # time limit, which would otherwise look like a kill by the machine.
+        timer = threading.Timer(seconds + KILL_DELAY_SECONDS, process.kill)
         timer.start()
         try:
             task: dict[str, object] = {
