@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from stagezero.errors import MissingPackageError, ModelError
 from stagezero.models import Model, checkpoint_digest, loader, materialise, pocket
@@ -163,3 +164,19 @@ def test_a_hub_name_is_no_folder_of_this_machine(base: Path, tmp_path: Path, mon
     for name in (f"hf/{base}", "hf/../x", "hf/", "hf/a/b/c"):
         with pytest.raises(ModelError, match="expected hf/ORG/NAME"):
             materialise(name)
+
+
+def test_a_pocket_base_is_trained_on_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two, it had another digest, and a ledger began with another base than a worker's."""
+    seen: list[int] = []
+    monkeypatch.setenv("STAGEZERO_HOME", str(tmp_path))
+    monkeypatch.setattr(pocket, "pretrain", lambda *_: seen.append(torch.get_num_threads()))
+    monkeypatch.setattr(pocket, "save", lambda *_: (_ for _ in ()).throw(ModelError("enough")))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ModelError, match="enough"):
+            materialise("pocket/16k")
+        assert seen == [1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

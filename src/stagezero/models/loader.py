@@ -112,8 +112,12 @@ def _make(name: str, folder: Path, progress: StepCallback | None) -> None:
     if name in POCKET:
         from stagezero.models import pocket
 
-        size = name.removeprefix("pocket/")
-        pocket.save(pocket.pretrain(size, 0, progress), folder, pocket.recipe_of(size, 0))
+        size, threads = name.removeprefix("pocket/"), torch.get_num_threads()
+        torch.set_num_threads(1)  # other numbers give other bits, and a base has one digest on a machine
+        try:
+            pocket.save(pocket.pretrain(size, 0, progress), folder, pocket.recipe_of(size, 0))
+        finally:
+            torch.set_num_threads(threads)
         return
     options: dict[str, Any] = {}
     if name == SMOLLM2:
