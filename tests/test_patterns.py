@@ -39,6 +39,8 @@ def test_patterns_that_python_could_not_finish_are_searched_in_linear_time(patte
         (r"(x{500}){500}", "at most 1,000 times; lower the number"),
         (r"(?x)a b", "no such flag; it has i, m, s and U"),
         (r"\e[0m", r"written \x1b; write that"),
+        (r"[a\b]", r"written \x08; write that"),
+        (r"caf\é", "before ASCII characters only; remove it"),
         ("(", "missing )"),
         ("[z-a]", "correct it"),
     ],

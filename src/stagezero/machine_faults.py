@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 
+from stagezero.errors import MemoryShortError, WorkerError
 from stagezero.files import MACHINE_ERRORS
 
 _WRITE_ERRORS = (MACHINE_ERRORS - {errno.ENOMEM}) | {errno.EFBIG, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EAGAIN}
@@ -51,3 +52,18 @@ def machine_fault(error: BaseException) -> str | None:
             if number in numbers or (number in MACHINE_ERRORS and os.strerror(number) in text):
                 return os.strerror(number)
     return None
+
+
+def worker_error(error: BaseException, where: object) -> WorkerError | None:
+    """Return the error to raise if an exception reports a fault of the machine; None if none.
+
+    Args:
+        error: the exception.
+        where: the file, folder or model that could not be used, for the message.
+    """
+    if is_memory_short(error):
+        return MemoryShortError(f"{where}: not enough memory; free some, then run the same command again.")
+    fault = machine_fault(error)
+    if fault is None:
+        return None
+    return WorkerError(f"{where}: {fault}; free space, or mend the disk or the mount, then run the same command again.")

@@ -25,6 +25,8 @@ _REMEDIES = (
     (r"\(\?[a-zA-Z]*[xauL]", "RE2 has no such flag; it has i, m, s and U"),
     (r"\\[ec]", r"in RE2 a control character is written \x1b; write that"),
     (r"\\Z", r"in RE2 the end of the text is \z; write that"),
+    (r"\[[^\]]*\\b", r"in RE2 a backspace is written \x08; write that"),
+    (r"\\[^\x00-\x7f]", "in RE2 a backslash stands before ASCII characters only; remove it"),
     (r"\\[uUN]", r"in RE2 a character is written \x{1F600}, or as itself; write that"),
     (r"\}\)[*+{]|\{\d{4,}|\{\d*,\d{4,}", "RE2 repeats a part at most 1,000 times; lower the number"),
 )

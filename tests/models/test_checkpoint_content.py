@@ -5,6 +5,7 @@ Covers: models/checkpoint.py, models/network.py, models/chat.py.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,11 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from tokenizer_families import make_checkpoint
 
-from stagezero.errors import ModelError, RunChangedError, StagezeroError
-from stagezero.models import Model, chat, checkpoint_digest, materialise
+from stagezero.errors import ModelError, RunChangedError, StagezeroError, WorkerError
+from stagezero.models import Model, chat, checkpoint, checkpoint_digest, materialise
 from stagezero.models.chat import load_tokenizer
 from stagezero.models.checkpoint import check, content_files, fingerprint
 from stagezero.models.network import load_network
@@ -315,6 +317,37 @@ def test_numbers_that_are_not_finite_once_they_are_loaded_are_rejected(folder: P
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match="is not a finite number"):
         load_network(folder, "cpu")
+
+
+def with_tensor(folder: Path, name: str) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file({**weights, name: torch.ones(2, 2)}, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("name", ["model.layers.0.self_attn.q_proj.lora_A.weight", "score.weight", "model.layers.9.mlp.up_proj.weight"])
+def test_a_tensor_that_would_be_dropped_is_rejected(folder: Path, name: str) -> None:
+    with_tensor(folder, name)
+    with pytest.raises(ModelError, match=f"has no weights '{name}'.*an adapter: merge it"):
+        load_network(folder, "cpu")
+
+
+def test_a_mask_or_position_of_an_older_checkpoint_may_stay(folder: Path) -> None:
+    for name in ("model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.0.attn.masked_bias"):
+        with_tensor(folder, name)
+    load_network(folder, "cpu")
+
+
+@pytest.mark.parametrize(
+    "call", [lambda folder: load_tokenizer(folder), lambda folder: load_network(folder, "cpu")], ids=["tokenizer", "network"]
+)
+def test_a_disk_that_fails_is_no_fault_of_the_checkpoint(call: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", fail)
+    monkeypatch.setattr(checkpoint, "safe_open", fail)
+    with pytest.raises(WorkerError, match="Input/output error; free space, or mend the disk"):
+        call(folder)
 
 
 def test_a_checkpoint_that_is_written_has_another_fingerprint(folder: Path) -> None:

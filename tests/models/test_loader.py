@@ -5,15 +5,19 @@ Covers: models/checkpoint.py, models/pocket.py.
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
-from stagezero.errors import MissingPackageError, ModelError
+from stagezero.errors import MissingPackageError, ModelError, WorkerError
 from stagezero.models import Model, checkpoint_digest, loader, materialise, pocket
 from stagezero.models.chat import load_tokenizer, render_prompt
 from stagezero.models.loader import with_chat_template
@@ -33,7 +37,7 @@ def test_unknown_names_are_rejected(name: str, message: str) -> None:
 
 
 def test_a_hub_name_without_a_connection_is_reported(home: Path) -> None:
-    with pytest.raises(ModelError, match="check the name and the connection"):
+    with pytest.raises(ModelError, match="check the name, the connection and the free space"):
         materialise("hf/no-such-owner/no-such-model")
 
 
@@ -52,6 +56,37 @@ def hub(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_hub_name_is_loaded_from_the_hubs_cache(tmp_path: Path) -> None:
     assert len(Model(materialise("hf/org/tiny")).answer(["Hi?"])) == 1
     assert json.loads((tmp_path / "home" / "bases" / "hf--org--tiny" / "made_by.json").read_text())["kind"] == "hub"
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize(
+    "error",
+    [
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        Exception("No space left on device (os error 28)"),
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+    ],
+    ids=["safetensors", "tokenizers", "system"],
+)
+def test_a_base_that_does_not_fit_on_the_disk_is_no_traceback(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", fail)
+    with pytest.raises(WorkerError, match="hf--org--tiny: No space left on device; free space"):
+        materialise("hf/org/tiny")
+    assert not list((tmp_path / "home" / "bases").glob("*tiny/")), "nothing is left of it"
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_hub_model_without_all_its_weights_is_rejected(tmp_path: Path) -> None:
+    """Transformers would draw the missing ones at random, and they would be saved as the base."""
+    path = tmp_path / "hub" / "models--org--tiny" / "snapshots" / "abc" / "model.safetensors"
+    weights = load_file(path)
+    save_file({name: tensor for name, tensor in weights.items() if "norm" not in name}, path, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"model 'hf/org/tiny': the weights of .*norm.* are missing"):
+        materialise("hf/org/tiny")
+    assert not (tmp_path / "home" / "bases" / "hf--org--tiny").exists()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
@@ -116,8 +151,6 @@ def test_a_model_without_a_chat_template_can_answer(base: Path, tmp_path: Path) 
 
 
 def test_missing_weights_are_an_error(base: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     copy = Path(shutil.copytree(base, tmp_path / "copy"))
     weights = load_file(copy / "model.safetensors")
     save_file(dict(list(weights.items())[1:]), copy / "model.safetensors", {"format": "pt"})

@@ -151,6 +151,9 @@ def test_a_template_cannot_see_the_day_or_draw_at_random(tmp_path: Path) -> None
     folder = make_checkpoint("llama 3", tmp_path / "clock")
     tokenizer = load_tokenizer(folder)
     assert f"Today: {TEMPLATE_DATE:%d %b %Y}" in render_prompt(tokenizer, "Why?")
+    clock = "%H:%M %R %j %U %V %G %k %P %f"
+    (folder / "chat_template.jinja").write_text("{{ strftime_now('" + clock + "') }}{% for m in messages %} {{ m.content }}{% endfor %}")
+    assert render_prompt(load_tokenizer(folder), "Why?").startswith(TEMPLATE_DATE.strftime(clock) + " Why?")
     (folder / "chat_template.jinja").write_text(
         "{{ range(10**5) | random }}{{ lipsum(1) }}{% for m in messages %} {{ m.content }}{% endfor %}"
     )

@@ -49,6 +49,12 @@ def main(arguments: list[str] | None = None) -> None:
             _fail("this machine has too little memory; free some, then run the same command again.")
         except RecursionError:
             _fail("an input is nested too deep; use fewer levels.")
+        except Exception as error:
+            from stagezero.machine_faults import worker_error
+
+            if (fault := worker_error(error, "this machine")) is None:
+                raise
+            _fail(str(fault))
     except _StoppedError as stopped:
         _print_line(f"ended by {stopped.number.name}; finished work is saved, and the same command continues.")
         sys.exit(128 + stopped.number)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stagezero.errors import ModelError, UnreadableTextError
+from stagezero.machine_faults import worker_error
 from stagezero.models import checkpoint
 
 if TYPE_CHECKING:
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
 TEMPLATE_DATE = date(2025, 1, 1)
 """The day that every chat template reads; its time is midnight."""
 _DIRECTIVES = (
-    "%-d", "%-m", "%A", "%B", "%D", "%F", "%H", "%I", "%M", "%S", "%T", "%X", "%Y", "%Z",
-    "%a", "%b", "%c", "%d", "%e", "%j", "%m", "%p", "%x", "%y", "%z",
+    "%-H", "%-I", "%-M", "%-S", "%-d", "%-j", "%-m", "%-y", "%A", "%B", "%C", "%D", "%F", "%G", "%H", "%I", "%M",
+    "%P", "%R", "%S", "%T", "%U", "%V", "%W", "%X", "%Y", "%Z", "%a", "%b", "%c", "%d", "%e", "%f", "%g", "%h", "%j",
+    "%k", "%l", "%m", "%p", "%r", "%u", "%w", "%x", "%y", "%z",
 )  # fmt: skip
 _CLOCK = (
     "{%- macro strftime_now(format) -%}{{ format"
@@ -61,6 +63,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: the tokenizer cannot be loaded, has no stop token, or its chat template cannot
             be rendered.
+        WorkerError: a disk or mount failed, or there is too little memory.
     """
     from transformers import AutoTokenizer
 
@@ -71,7 +74,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     except (MemoryError, KeyboardInterrupt):
         raise
     except Exception as error:  # the tokenizers library raises a bare Exception for damaged files
-        raise ModelError(f"{folder}: the tokenizer could not be loaded ({_first_line(error)}); copy the checkpoint again.") from None
+        if (fault := worker_error(error, folder)) is not None:
+            raise fault from None
+        fix = "install the package that it names" if isinstance(error, ImportError) else "correct its files, or copy the checkpoint again"
+        raise ModelError(f"{folder}: the tokenizer could not be loaded ({_first_line(error)}); {fix}.") from None
     _add_no_special_tokens(tokenizer)
     if tokenizer.eos_token is None:
         tokenizer.eos_token = _declared_stop_token(folder, tokenizer)

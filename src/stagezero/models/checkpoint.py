@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from stagezero.errors import ModelError
 from stagezero.ledger import digest, file_digest
+from stagezero.machine_faults import worker_error
 
 CONTENT_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model",
@@ -151,6 +152,8 @@ def tensors(folder: Path, files: Sequence[Path] | None = None) -> dict[str, tupl
                     part = handle.get_slice(name)
                     shapes[name] = (tuple(part.get_shape()), part.get_dtype())
         except (SafetensorError, OSError) as error:
+            if (fault := worker_error(error, path)) is not None:
+                raise fault from None
             raise ModelError(f"{path}: the weights are damaged or cut short ({error}); copy the checkpoint again.") from None
     return shapes
 

@@ -23,9 +23,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stagezero.errors import MissingPackageError, ModelError
+from stagezero.errors import MissingPackageError, ModelError, StagezeroError
 from stagezero.files import locked, user_home, write_atomic
 from stagezero.ledger import digest
+from stagezero.machine_faults import worker_error
 from stagezero.models import checkpoint
 from stagezero.models.chat import load_tokenizer, render_completion, render_prompt
 
@@ -109,6 +110,8 @@ def _make(name: str, folder: Path, progress: StepCallback | None) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from stagezero.models.network import check_all_loaded
+
     if name in POCKET:
         from stagezero.models import pocket
 
@@ -134,17 +137,19 @@ def _make(name: str, folder: Path, progress: StepCallback | None) -> None:
         made_by = {"kind": "hub", "name": location}
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **options)
-        extra: dict[str, Any] = {} if options else {"use_safetensors": True}
-        model = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32, trust_remote_code=False, **options, **extra)
+        options |= {"output_loading_info": True} if options else {"output_loading_info": True, "use_safetensors": True}
+        loaded: Any = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32, trust_remote_code=False, **options)
+        model, report = loaded
     except (OSError, ValueError, ImportError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"model {name!r} could not be loaded ({reason}); check the name and the connection, or give a local path."
+            f"model {name!r} could not be loaded ({reason}); check the name, the connection and the free space, or give a local path."
         ) from None
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ModelError(f"model {name!r} is an adapter; merge it into its base (merge_and_unload), save that model, and give its folder.")
+    check_all_loaded(report, f"model {name!r}")
     commit = getattr(model.config, "_commit_hash", None)
-    if options:
+    if name == SMOLLM2:
         # Copy the dequantised weights into a new network: the loaded one is still marked as
         # quantised and cannot be saved.
         del model.config.quantization_config
@@ -192,6 +197,7 @@ def materialise(name: str, progress: StepCallback | None = None) -> Path:
     Raises:
         ModelError: there is no such model, or its checkpoint is incomplete.
         MissingPackageError: a package is missing; the message has the install command.
+        WorkerError: a disk or mount failed, or there is too little memory.
     """
     check_model(name)
     if name not in POCKET and name != SMOLLM2 and not name.startswith("hf/"):
@@ -210,6 +216,7 @@ def _made_once(folder: Path, make: Callable[[Path], None]) -> Path:
 
     Raises:
         ModelError: it is incomplete or damaged.
+        WorkerError: a disk or mount failed, or there is too little memory.
     """
     with locked(folder.with_suffix(".lock")):
         if not folder.is_dir():
@@ -220,6 +227,12 @@ def _made_once(folder: Path, make: Callable[[Path], None]) -> Path:
                 make(staging)
                 _record_digest(staging)
                 staging.rename(folder)
+            except StagezeroError:
+                raise
+            except Exception as error:  # libraries report a full disk with exceptions of their own
+                if (fault := worker_error(error, folder)) is not None:
+                    raise fault from None
+                raise
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
     _check_digest(folder)

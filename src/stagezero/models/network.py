@@ -6,17 +6,22 @@ ever runs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stagezero.errors import MemoryShortError, ModelError, UnreadableTextError, WorkerError
-from stagezero.machine_faults import is_memory_short, machine_fault
+from stagezero.errors import ModelError, UnreadableTextError
+from stagezero.machine_faults import worker_error
 from stagezero.models import checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+_COMPUTED = re.compile(r"(^|[._])(inv_freq|masked_bias|position_ids|(attn|attention)\.bias)$")
+"""Tensors in older checkpoints that a network computes itself: positions and masks."""
 
 
 def load_network(folder: Path, device: str | None = None) -> PreTrainedModel:
@@ -61,25 +66,46 @@ def _load(kind: Any, folder: Path, device: str | None, new_head: bool, **options
             folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
         )
     except Exception as error:  # a damaged or foreign configuration fails in many ways
-        if is_memory_short(error):
-            raise MemoryShortError(f"{folder}: not enough memory to load the model; free some, then run the same command again.") from None
+        if (fault := worker_error(error, folder)) is not None:
+            raise fault from None
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        if (fault := machine_fault(error)) is not None:
-            raise WorkerError(f"{folder}: {fault}; mend the disk or the mount, then run the same command again.") from None
         fix = "install the package that it names" if isinstance(error, ImportError) else "check config.json, or copy the checkpoint again"
         raise ModelError(f"{folder}: could not be loaded ({reason}); {fix}.") from None
-    # Missing weights would be initialised at random, and the digest would no longer identify the
-    # model.
-    missing = sorted([*report["missing_keys"], *(str(key) for key in report.get("mismatched_keys", ()))])
-    missing = [name for name in missing if not (new_head and name.startswith(("score.", "classifier.")))]
-    if missing:
-        raise ModelError(f"{folder}: the weights of {missing[0]} are missing ({len(missing)} in all); copy the checkpoint again.")
+    check_all_loaded(report, folder, new_head)
     if (name := _first_unfinite(model)) is not None:
         raise ModelError(f"{folder}: tensor {name!r} has a weight that is not a finite number; train the model with a lower learning rate.")
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model.train(False)
     network: PreTrainedModel = model
     return network
+
+
+def check_all_loaded(report: dict[str, Any], where: object, new_head: bool = False) -> None:
+    """Reject a checkpoint whose tensors are not those of its network.
+
+    Transformers draws a missing weight at random and drops a tensor that the network does not have,
+    such as that of an adapter. The digest would not identify the model.
+
+    Args:
+        report: what ``from_pretrained`` returns with ``output_loading_info``.
+        where: the folder or model, for the message.
+        new_head: a head may be missing, and another head may be dropped.
+
+    Raises:
+        ModelError: the message names a tensor.
+    """
+    missing = sorted([*report["missing_keys"], *(str(key) for key in report.get("mismatched_keys", ()))])
+    missing = [name for name in missing if not (new_head and name.startswith(("score.", "classifier.")))]
+    if missing:
+        raise ModelError(
+            f"{where}: the weights of {missing[0]} are missing ({len(missing)} in all); check config.json, or copy the checkpoint again."
+        )
+    dropped = [] if new_head else sorted(name for name in report["unexpected_keys"] if not _COMPUTED.search(name))
+    if dropped:
+        raise ModelError(
+            f"{where}: the network of config.json has no weights {dropped[0]!r:.120} ({len(dropped)} such tensors in all), which would be "
+            "dropped; save the model with its own architecture (an adapter: merge it), or remove them."
+        )
 
 
 def _first_unfinite(network: Any) -> str | None:

@@ -46,7 +46,7 @@ def reply_to(request: dict[str, Any]) -> dict[str, object]:
         outcome = score(request["item"], request["answer"])
     except BaseException as error:
         return {"error": f"failed: {_describe(error)}"}
-    return {"outcome": outcome if isinstance(outcome, str) else repr(outcome)[:200]}
+    return {"outcome": (outcome if isinstance(outcome, str) else repr(outcome))[:200]}
 
 
 def _describe(error: BaseException) -> str:
