@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from numpy import ones
+from safetensors.numpy import load, save
+
 Content = str | bytes
 
 
@@ -236,6 +239,7 @@ def models(base: Path) -> Iterator[BadInput]:
         "no tokenizer": without("tokenizer.json"),
         "half the weights": {**good, "m/model.safetensors": weights[: len(weights) // 2]},
         "empty weights": {**good, "m/model.safetensors": b""},
+        "a tensor of an adapter": {**good, "m/model.safetensors": save({**load(weights), "layers.0.lora_A": ones(2)}, {"format": "pt"})},
         "an adapter": {**good, "m/adapter_config.json": "{}"},
         "another template": {**good, "m/additional_chat_templates/default.jinja": "x"},
         "code": {**good, "m/modeling.py": "x = 1"},
