@@ -97,6 +97,22 @@ def test_a_folder_without_permission_names_the_fix(tmp_path: Path) -> None:
     assert "free some space" in _explain_os_error(OSError(28, "No space left on device", "/home/x"))
 
 
+def test_a_full_disk_that_a_library_reports_is_one_sentence() -> None:
+    script = """
+import sys
+from safetensors import SafetensorError
+from stagezero.cli import app, main
+
+def run(arguments):
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+app.run, sys.argv = run, ["stagezero", "models"]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    one_sentence(done, "this machine: No space left on device; free space")
+
+
 @pytest.mark.parametrize("seconds", [0.02, 0.1, 0.3, 0.6, 1.2])
 def test_ctrl_c_in_the_first_seconds_is_one_line(seconds: float, base: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
