@@ -1,14 +1,18 @@
-"""Fork servers that Ctrl-C does not end with a traceback."""
+"""Fork servers that Ctrl-C does not end with a traceback, and whose processes do not run the user's
+program again."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
+from typing import Any
 
 _NO_LEAK_WARNING = "ignore:resource_tracker"
 """A terminated worker leaves a semaphore, which is then removed with a warning on stderr."""
@@ -34,3 +38,19 @@ def start_fork_server(preload: Sequence[str]) -> ForkServerContext:
         finally:
             signal.signal(signal.SIGINT, before)
     return context
+
+
+@contextmanager
+def without_main_module() -> Iterator[None]:
+    """Hide the user's program from the processes that start inside the block.
+
+    They would run the program again. That fails if the program was read from standard input, or
+    calls stagezero without a guard (``if __name__ == "__main__"``).
+    """
+    main: Any = sys.modules["__main__"]
+    hidden: dict[str, Any] = {name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__}
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        main.__dict__.update(hidden)

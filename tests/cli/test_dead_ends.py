@@ -146,14 +146,28 @@ def test_the_folder_of_something_else(verb: str, folder: str, words: str) -> Non
     one_sentence(stagezero_process(verb, FIXTURES / "1" / folder), words)
 
 
-def test_a_program_from_standard_input_can_use_workers(base: Path) -> None:
-    """It also needs no guard: workers do not run the user's program again."""
-    program = (
-        "from pathlib import Path\nfrom stagezero.training.executors import LocalPool, wait_for_result\n"
-        f"pool = LocalPool(1)\nprint(wait_for_result(pool.materialise({str(base)!r}, Path('progress'))))\npool.close()\n"
-    )
-    done = subprocess.run([sys.executable, "-"], input=program, capture_output=True, text=True, check=False)
-    assert (done.stdout.strip(), done.returncode) == (str(base), 0), done.stderr
+WORKERS = """
+from pathlib import Path
+from stagezero.training.executors import LocalPool, wait_for_result
+pool = LocalPool(1)
+print(len(str(wait_for_result(pool.materialise({base!r}, Path("progress"))))))
+pool.close()
+"""
+EXAMINATION = """
+from pathlib import Path
+from stagezero.auditor.examiner import Examiner
+print(len(Examiner(memory=2.0).answers(Path({base!r}), ["Why?"] * len({base!r}), None, 100.0, 2)))
+"""
+
+
+@pytest.mark.parametrize(("program", "source"), [(WORKERS, "standard input"), (EXAMINATION, "file")], ids=["workers", "examination"])
+def test_a_program_needs_no_guard(program: str, source: str, base: Path, tmp_path: Path) -> None:
+    """The processes that it starts do not run it again, which is impossible from standard input."""
+    text = program.format(base=str(base))
+    (tmp_path / "program.py").write_text(text)
+    command = [sys.executable, "-" if source == "standard input" else str(tmp_path / "program.py")]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.stdout.strip(), done.returncode) == (str(len(str(base))), 0), done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

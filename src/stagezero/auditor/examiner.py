@@ -24,7 +24,7 @@ from pathlib import Path
 from stagezero.errors import ModelError
 from stagezero.files import PACKAGE_FOLDER
 from stagezero.isolation import harden
-from stagezero.processes import start_fork_server
+from stagezero.processes import start_fork_server, without_main_module
 
 log = logging.getLogger("stagezero.auditor")
 MAX_ANSWER_CHARS = 4096
@@ -64,7 +64,8 @@ class Examiner:
     def preload(self) -> None:
         """Import the libraries now, so that the first examination is as fast as the others."""
         process = self._context.Process(target=_do_nothing, daemon=True)
-        process.start()
+        with without_main_module():
+            process.start()
         process.join()
 
     def answers(
@@ -88,7 +89,8 @@ class Examiner:
         """
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=examine, args=(theirs, self.memory, seconds), daemon=True)
-        process.start()
+        with without_main_module():
+            process.start()
         self._process = process
         theirs.close()
         # The timer covers a process that sends half a message and then stops. It comes after the

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.process import BaseProcess
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from stagezero.errors import MemoryShortError, WorkerError
-from stagezero.processes import start_fork_server
+from stagezero.processes import start_fork_server, without_main_module
 from stagezero.training.executors import worker_process
 from stagezero.training.executors.jobs import Job, Result, Speed
 
@@ -115,7 +114,7 @@ class LocalPool:
             self._running.append(call)
             pool = self._pool
         try:
-            with _without_main_module():
+            with without_main_module():
                 inner = pool.submit(call.function, *call.arguments)
         except Exception:  # a broken pool, one that has been replaced since, or no worker could be started
             with self._lock:
@@ -183,7 +182,7 @@ class LocalPool:
     def _run_alone(self, alone: ProcessPoolExecutor, call: _Waiting) -> None:
         processes: list[BaseProcess] = []
         try:
-            with _without_main_module():
+            with without_main_module():
                 done = alone.submit(call.function, *call.arguments)
             processes = list((alone._processes or {}).values())
             wait([done])
@@ -279,22 +278,6 @@ def _terminate(processes: Sequence[BaseProcess]) -> None:
     for process in processes:
         with contextlib.suppress(OSError, ValueError, AssertionError):
             process.join(5)
-
-
-@contextlib.contextmanager
-def _without_main_module() -> Iterator[None]:
-    """Hide the user's program from the workers that start inside the block.
-
-    A worker would run the program again. It fails if the program was read from standard input, or
-    calls stagezero without a guard (``if __name__ == "__main__"``).
-    """
-    main: Any = sys.modules["__main__"]
-    hidden: dict[str, Any] = {name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__}
-    main.__spec__ = None
-    try:
-        yield
-    finally:
-        main.__dict__.update(hidden)
 
 
 def _set_outcome(result: Future[Any], done: Future[Any]) -> None:
