@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest_auditor import EASY_BARS, UNREACHABLE_BARS, AuditorHarness, Clock, sealed_file, terms, variant
+from safetensors.torch import load_file, save_file
 
 from stagezero.door import Receipt, Submission
 from stagezero.errors import BudgetSpentError, ClosedError, DoorError, ModelError, WaitError, WitnessError
@@ -272,6 +274,18 @@ def test_an_examination_that_is_killed_once_is_repeated(
     assert harness.submit_and_wait(base) == ("pass" if ends == 1 else "fail")
     assert len(attempts) == 2 and "submission 1 is examined again" in caplog.text
     assert harness.auditor.status("suite").submissions_used == 1
+
+
+def test_a_model_that_cannot_be_loaded_is_examined_once(
+    harness: AuditorHarness, base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A second examination would end in the same way, and could miss the end of the slot."""
+    folder = Path(shutil.copytree(base, tmp_path / "model"))
+    weights = load_file(folder / "model.safetensors")
+    save_file({**weights, "lora_A": torch.ones(2)}, folder / "model.safetensors", metadata={"format": "pt"})
+    harness.add_suite()
+    assert harness.submit_and_wait(folder) == "fail"
+    assert "submission 1: the model cannot be loaded or run" in caplog.text and "examined again" not in caplog.text
 
 
 def test_a_damaged_copy_is_no_verdict(harness: AuditorHarness, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

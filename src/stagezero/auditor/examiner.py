@@ -42,6 +42,12 @@ _LIBRARY_PATHS = ("/usr", "/lib", "/lib64", "/opt", "/etc/ld.so.cache", "/etc/lo
 _PROC_PATHS = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/driver", "/proc/devices", "/proc/modules")
 
 
+_REJECTED_EXIT_CODE = 3
+"""Exit code of an examination that found the model unusable, whatever the machine does."""
+_END_SECONDS = 1.0
+"""Longest time between the end of a process's stream and the end of the process."""
+
+
 class NoAnswersError(ModelError):
     """Raised when an examination ended without answers; the machine may be the cause."""
 
@@ -83,9 +89,9 @@ class Examiner:
                 slowest audit.
 
         Raises:
-            NoAnswersError: the model could not be loaded, exceeded its memory, or its process was
-                killed or paused.
-            ModelError: the model took too long, or its process did not answer as it should.
+            NoAnswersError: the model exceeded its memory, or its process was killed or paused.
+            ModelError: the model cannot be loaded or run, took too long, or its process did not
+                answer as it should.
         """
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=examine, args=(theirs, self.memory, seconds), daemon=True)
@@ -107,6 +113,9 @@ class Examiner:
             }
             return self._exchange(ours, seconds, task)
         except (EOFError, OSError, ValueError, RecursionError) as error:
+            process.join(_END_SECONDS)
+            if process.exitcode == _REJECTED_EXIT_CODE:
+                raise ModelError("the model cannot be loaded or run") from None
             raise NoAnswersError(f"the examination ended without answers ({type(error).__name__})") from None
         finally:
             timer.cancel()
@@ -250,7 +259,8 @@ def examine(pipe: Connection, memory: float, seconds: float) -> None:
     except BaseException as error:
         # Only the error's type is logged: its message may be text of any length from the model.
         os.write(log, f"an examination ended: {type(error).__name__:.80}\n".encode())
-        os._exit(1)
+        # Another examination of a model that was rejected would end in the same way.
+        os._exit(_REJECTED_EXIT_CODE if isinstance(error, ModelError) else 1)
     os._exit(0)
 
 
