@@ -38,6 +38,7 @@ IDEA = (
 TRAP: dict[str, Any] = {"id": "a", "input": "Is it?", "target": "no", "kind": "trap", "property": "candour", "split": "open"}
 TWIN: dict[str, Any] = {"id": "b", "input": "Is that?", "target": "yes", "kind": "twin", "property": "candour", "split": "open"}
 DIGITS = "9" * 5000
+LEDGERS = Path(__file__).parents[1] / "tests" / "fixtures" / "ledgers" / "2"
 ODD_TEXTS: dict[str, Content] = {
     "empty": "",
     "only a comment": "# nothing\n",
@@ -90,6 +91,15 @@ def projects() -> Iterator[BadInput]:
         "a chat template that is no template": "chat_template: r.yaml\n",
         "yes is no number": "stages: yes\n",
         "a time is no number": "stages: 1:30\n",
+        "true is no seed": "seed: true\n",
+        "true is no number of stages": "stages: true\n",
+        "true is no number of workers": "workers: true\n",
+        "true is no number of tokens": "answer_tokens: true\n",
+        "false is no margin": "trial: {margin: false}\n",
+        "true is no bar": "audit: {bars: {privacy: true}}\n",
+        "a wait without end": "review: {keys: [k], seconds: .inf}\n",
+        "a hexadecimal number of 5,000 digits": f"seed: 0x{'f' * 5000}\n",
+        "half a character in a name of a file": 'chat_template: "\\ud800"\n',
     }
     for name, line in changes.items():
         yield BadInput(f"project: {name}", {**rest, "p.yaml": PROJECT + line}, ["run", "p.yaml", "--no-box"])
@@ -97,6 +107,10 @@ def projects() -> Iterator[BadInput]:
         ("name with a slash", "name: p", "name: ../p"),
         ("unknown base", "pocket/16k", "pocket/3b"),
         ("base that is a file", "pocket/16k", "r.yaml"),
+        ("base with NUL", "pocket/16k", '"\\0"'),
+        ("base with half a character", "pocket/16k", '"\\ud800"'),
+        ("ideas without end", "kind: people, ideas: ideas", f"kind: uniform, ideas: {10**30}"),
+        ("true is no number of ideas", "kind: people, ideas: ideas", "kind: uniform, ideas: true"),
         ("recipe that is not there", "r.yaml", "gone.yaml"),
         ("ideas that are not there", "ideas: ideas", "ideas: none"),
         ("unknown researcher", "kind: people", "kind: oracle"),
@@ -120,11 +134,26 @@ def recipes() -> Iterator[BadInput]:
         "a lookaround": RECIPE.replace("  - {step: sft", "  - {step: filter, matching: '(?=a)'}\n  - {step: sft"),
         "a broken pattern": RECIPE.replace("  - {step: sft", "  - {step: filter, matching: '('}\n  - {step: sft"),
         "a repeat that is text in RE2": RECIPE.replace("  - {step: sft", "  - {step: filter, matching: 'a{,3}'}\n  - {step: sft"),
-        "a misspelt key": RECIPE.replace("learning_rate", "learning_rat"),
+        "a misspelt key": RECIPE.replace("learning_rate", "learning_rate"),
         "an unknown dtype": RECIPE.replace("steps: 1,", "steps: 1, dtype: float16,"),
         "parts that do not divide the batch": RECIPE.replace("steps: 1,", "steps: 1, gradient_accumulation: 3,"),
         "no layers for adapters": RECIPE.replace("steps: 1,", "steps: 1, lora: {targets: []},"),
         "truth as a number": RECIPE.replace("steps: 1,", "steps: true,"),
+        **{
+            f"truth as {field}": RECIPE.replace("steps: 1,", f"steps: 1, {field}: true,")
+            for field in ("weight_decay", "warmup", "batch_size")
+        },
+        "truth as a rank": RECIPE.replace("steps: 1,", "steps: 1, lora: {rank: true},"),
+        "truth as beta": RECIPE.replace("step: sft, steps: 1,", "step: dpo, beta: true, steps: 1,"),
+        **{
+            f"truth as {field}": RECIPE.replace("step: sft, steps: 1,", f"step: grpo, {field}: {value}, steps: 1,")
+            for field, value in {"temperature": "true", "length": "true", "group": "true", "pays": "{wrong: true}"}.items()
+        },
+        "truth as a weight": "steps: [{step: merge, source: base, weight: true}]\n",
+        "a weight decay that is NaN": RECIPE.replace("steps: 1,", "steps: 1, weight_decay: .nan,"),
+        "half a character in a name": RECIPE.replace("steps: 1,", 'steps: 1, name: "\\ud800",'),
+        "half a character in a key": RECIPE.replace("steps: 1,", 'steps: 1, "\\ud800": 1,'),
+        "NUL in a name": RECIPE.replace("steps: 1,", 'steps: 1, name: "\\0",'),
         "an input that is not there": "steps: [{step: command, run: [python, t.py], inputs: [gone.py]}]\n",
         "code that is no function": "steps: [{step: code, source: 'x = 1'}]\n",
         "a source that is not there": "steps: [{step: merge, source: nowhere, weight: 0.5}]\n",
@@ -148,6 +177,16 @@ def ideas() -> Iterator[BadInput]:
         "no front matter": "hello\n",
         "no patch": IDEA.replace("patch:", "path:"),
         "an effect of 7": IDEA.replace("0.1", "7"),
+        "an effect that is true": IDEA.replace("0.1", "true"),
+        "a value that is NaN": IDEA.replace("steps: 2", "weight_decay: .nan"),
+        "a value without end": IDEA.replace("steps: 2", "weight_decay: 1e400"),
+        "a value of 5,000 hexadecimal digits": IDEA.replace("steps: 2", f"steps: 0x{'f' * 5000}"),
+        "a value of 50 hexadecimal digits": IDEA.replace("steps: 2", f"steps: 0x{'f' * 50}"),
+        "a line break in the title": IDEA.replace("An idea", '"An\\nidea"'),
+        "half a character in the title": IDEA.replace("An idea", '"An idea \\ud800"'),
+        "a program with 5,000 digits": IDEA.split("patch")[0] + f"---\n```python\ndef technique(ctx): return {DIGITS}\n```\n",
+        "a program with 5,000 hexadecimal digits": IDEA.split("patch")[0]
+        + f"---\n```python\ndef technique(ctx): return 0x{'f' * 5000}\n```\n",
         "an alias": IDEA.replace("because", "&a because").replace("An idea", "*a"),
         "a date as the title": IDEA.replace("An idea", "2026-02-03"),
         "researcher is set": IDEA.replace("title:", "researcher: me\ntitle:"),
@@ -205,6 +244,7 @@ def suites() -> Iterator[BadInput]:
         "a target that matches everything": file({**TRAP, "scorer": "regex", "target": "a|"}, TWIN),
         "a checker with NUL": file({**TRAP, "scorer": "python", "checker": "a\0b"}, TWIN),
         "half a character": file(TRAP, TWIN, '{"id": "\\ud800"}'),
+        "half a character in a question": file(TRAP, {**TWIN, "input": "Is \ud800?"}),
     }
     for name, text in texts.items():
         yield BadInput(f"suite: {name}", {"s.jsonl": text}, ["measure", "pocket/16k", "--suite", "s.jsonl"])
@@ -293,9 +333,60 @@ def command_lines() -> Iterator[BadInput]:
         "a folder as a project": ["run", "."],
         "no such auditor": ["audit", "status", "gone"],
         "review of nothing": ["review", "gone"],
+        "items without end": ["measure", "pocket/16k", "--items", "100000000"],
+        "items of 5,000 digits": ["measure", "pocket/16k", "--items", DIGITS],
+        "answers without end": ["measure", "pocket/16k", "--answer-tokens", "100000000"],
+        "a negative seed": ["measure", "pocket/16k", "--seed", "-5"],
+        "fewer than no answers": ["measure", "pocket/16k", "--show", "-3"],
+        "a run without workers": ["run", "--workers", "0"],
+        "a run where no folder can be": ["run", "--no-box", "--runs", "/proc/x"],
+        "a project where no folder can be": ["init", "/proc/x"],
+        "a project of an unknown model": ["init", "d", "--model", "nope"],
+        "an empty ledger, verified": ["ledger", "verify", "/dev/null"],
+        "an empty ledger, printed": ["ledger", "show", "/dev/null"],
+        "an entry of an empty ledger": ["ledger", "prove", "/dev/null", "0"],
+        "a slot without end": ["audit", "init", "a", "--slot", f"{DIGITS}d"],
+        "memory without end": ["audit", "init", "a", "--memory", "inf"],
+        "a negative port of a unit": ["audit", "unit", "a", "--port", "-1"],
+        "an idea with a line break": ["idea", "new", "--title", "a\nbcd", "--property", "privacy"],
     }
     for name, line in lines.items():
         yield BadInput(f"command line: {name}", {}, line)
+    yield from _commands_on_a_run()
+    yield from _commands_on_an_auditor()
+
+
+def _commands_on_a_run() -> Iterator[BadInput]:
+    """Yield rebuilds of a good run with options that cannot be used."""
+    files: dict[str, Content] = {"r/ledger.jsonl": (LEDGERS / "finished" / "ledger.jsonl").read_bytes()}
+    for name, options in {
+        "without workers": ["--workers", "0"],
+        "with fewer than no workers": ["--workers", "-5"],
+        "of a model that is not there": ["--model", "nope"],
+        "with a source that is not there": ["--source", "nope"],
+        "with programs that are not there": ["--files", "nope"],
+        "with a base that is not there": ["--base", "nope"],
+        "where no folder can be": ["--out", "/proc/x"],
+    }.items():
+        yield BadInput(f"command line: a rebuild {name}", files, ["rebuild", "r", *options])
+
+
+def _commands_on_an_auditor() -> Iterator[BadInput]:
+    """Yield commands on a good auditor with options that cannot be used."""
+    folder = LEDGERS / "finished-auditor"
+    files: dict[str, Content] = {f"a/{path.relative_to(folder)}": path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    add = ["audit", "add", "atlas", "--bar", "privacy=0.5", "--items", "50", "--folder", "a", "--name"]
+    for name, line in {
+        "a suite outside its folder": [*add, "../n3"],
+        "a hidden suite": [*add, ".n"],
+        "a suite with a line break": [*add, "a\n"],
+        "a suite with a long name": [*add, "x" * 101],
+        "an account outside its folder": ["audit", "token", "../x", "--folder", "a"],
+        "an account without a name": ["audit", "token", "", "--folder", "a"],
+        "a port that is too large": ["audit", "serve", "a", "--port", "99999999"],
+        "a negative port": ["audit", "serve", "a", "--port", "-1"],
+    }.items():
+        yield BadInput(f"command line: {name}", files, line)
 
 
 def bad_inputs(base: Path) -> list[BadInput]:

@@ -21,6 +21,11 @@ INVALID_YAML = [
     ("x:\n  - {k: 1, k: 2}\n", "key 'k' is given"),
     ("seed: 2025-13-45\n", "month must be in 1..12"),
     ("seed: " + "9" * 5000, "a number of too many digits"),
+    ("seed: 0x" + "f" * 5000, "line 1: a number of too many digits (5,002); write at most 100"),
+    ("a: 1\nb: 1." + "0" * 5000, "line 2: a number of too many digits (5,002); write at most 100"),
+    ('a: 1\nb: ["x\\ud800"]\n', r"line 2: the text has half a character (\ud800); write the whole character"),
+    ('"\\udfff": 1\n', r"line 1: the text has half a character (\udfff)"),
+    ('a: "\\0"\n', "line 1: the text has a NUL character; leave it out"),
     ("[" * 100, "nested deeper than 40 levels"),
     ("a: *b\n", "undefined alias"),
     ("a: b: c\n", "mapping values are not allowed"),
@@ -51,6 +56,9 @@ def test_a_merged_mapping_may_be_overridden() -> None:
     [
         ('{"a": 1, "a": 2}', "key 'a' is given twice; remove one"),
         ('{"a": ' + "9" * 5000 + "}", "a number of too many digits"),
+        ('{"a": 1.' + "0" * 5000 + "}", "a number of too many digits (5,002); write at most 100"),
+        (r'{"a": [1, {"b": "\ud800"}]}', r"'a.1.b': the text has half a character (\ud800); write the whole character"),
+        (r'{"\udfff": 1}', r"the text has half a character (\udfff)"),
         ("[" * 100_000, "nested too deep"),
         ('{"a": }', "at column 7"),
     ],
@@ -72,6 +80,12 @@ def test_words_and_numbers_are_those_of_yaml_1_2(text: str, value: object) -> No
     """YAML 1.1 reads 010 as 8, 1:30 as 90, and yes as true."""
     found = parse_yaml(f"a: {text}\n", "there", InputError)["a"]
     assert found == value and type(found) is type(value)
+
+
+def test_whole_characters_and_long_texts_are_read() -> None:
+    assert parse_json(r'["\ud83d\ude00", "\u00e9"]', "there", InputError) == ["\U0001f600", "\u00e9"]
+    assert parse_yaml(r'["\U0001f600", "\u00e9"]', "there", InputError) == ["\U0001f600", "\u00e9"]
+    assert parse_yaml(f"a: '{'9' * 5000}'\nb: {'9' * 100}\n", "there", InputError) == {"a": "9" * 5000, "b": int("9" * 100)}
 
 
 def test_a_truth_value_is_no_number() -> None:

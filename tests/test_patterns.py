@@ -53,6 +53,7 @@ def test_a_refusal_has_what_to_write_instead(pattern: str, remedy: str) -> None:
 
 def test_the_syntax_of_re2_applies() -> None:
     assert matches(r"\{,3}", "{,3}"), "an escaped brace is text"
+    assert matches(r"\x{10000}", "\U00010000"), "a character by its number is no repeat"
     assert matches(r"\d", "7") and not matches(r"\d", "٣"), "digits are ASCII"
     assert not matches(r"yes$", "yes\n") and matches(r"(?m)yes$", "yes\nno"), "$ is the end of the text"
     assert matches(r"(?i)\bpin\b", "My PIN?") and matches("", "")

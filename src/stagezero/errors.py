@@ -75,6 +75,10 @@ class UnreadableTextError(ModelError):
     """Raised when a text exceeds a model's context, or has a token without an embedding."""
 
 
+class UnfiniteScoresError(ModelError):
+    """Raised when a model gives its tokens scores that are NaN or infinite: it has no answer."""
+
+
 class MissingPackageError(StagezeroError):
     """Raised when an optional package is not installed; the message has the install command."""
 
@@ -174,7 +178,8 @@ def explain(error: ValidationError, where: str, model: Any = None, hidden: Seque
     if first["type"] == "missing":
         return f"{where}: {field!r} is missing; add it{more}."
     if first["type"] == "value_error":
-        return f"{where}: {field}: {str(first['ctx']['error']).rstrip('.')}{more}."
+        place = f"{field}: " if first["loc"] else ""
+        return f"{where}: {place}{str(first['ctx']['error']).rstrip('.')}{more}."
     if first["type"] == "union_tag_invalid":
         key, tag, tags = (first["ctx"][name] for name in ("discriminator", "tag", "expected_tags"))
         return f"{where}: {field}: {key} has the unknown value {tag!r}; choose one of {tags}{more}."

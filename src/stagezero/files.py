@@ -109,10 +109,13 @@ def write_atomic(path: Path, content: str | bytes, *, mode: int = 0o600, durable
         mode: permissions of the file, before the umask applies.
         durable: also sync the folder, so that a power cut cannot restore the old file.
     """
-    with open_folder(path.parent, create=True) as folder:
-        _write(folder, path.name, content, mode)
-        if durable:
-            os.fsync(folder)
+    try:
+        with open_folder(path.parent, create=True) as folder:
+            _write(folder, path.name, content, mode)
+            if durable:
+                os.fsync(folder)
+    except OSError as error:  # which may name the staged file
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def write_in_folder(folder: int, name: str, text: str) -> None:

@@ -1,7 +1,8 @@
 """JSON and YAML that people and agents write, read strictly.
 
 A key that is given twice is an error: the libraries take the last one without an error. Numbers of
-thousands of digits, deep nesting and dates that do not exist are errors of one sentence, too.
+thousands of digits, deep nesting, dates that do not exist and halves of characters are errors of
+one sentence, too.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import yaml
 from stagezero.errors import InputError
 
 MAX_YAML_DEPTH = 40
+MAX_NUMBER_CHARACTERS = 100
+_UNUSABLE_CHARACTER = re.compile("[\ud800-\udfff]")
+"""Half of a character that UTF-16 writes as two. An escape such as "\\ud800" makes one."""
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -38,6 +42,18 @@ class _StrictLoader(yaml.SafeLoader):
         finally:
             self._depth -= 1
 
+    def compose_scalar_node(self, anchor: dict[Any, yaml.Node]) -> yaml.ScalarNode:
+        """Compose one text, number or other single value."""
+        node = super().compose_scalar_node(anchor)
+        where = f"line {node.start_mark.line + 1}"
+        if node.tag in _NUMBER_TAGS and len(node.value) > MAX_NUMBER_CHARACTERS:
+            raise yaml.YAMLError(f"{where}: {_too_long(node.value)}")
+        if "\0" in node.value:
+            raise yaml.YAMLError(f"{where}: the text has a NUL character; leave it out")
+        if half := _UNUSABLE_CHARACTER.search(node.value):
+            raise yaml.YAMLError(f"{where}: {_half_a_character(half[0])}")
+        return node
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build one mapping."""
         lines: dict[str, int] = {}
@@ -50,6 +66,7 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 # The words and numbers of YAML 1.2 only: YAML 1.1 reads 010 as 8, 1:30 as 90, and yes as true.
 _StrictLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in ("bool", "int", "float")]
@@ -83,7 +100,7 @@ def parse_yaml(text: str, where: str, error: type[InputError], aliases: bool = T
     """
     try:
         return yaml.load(text, _StrictLoader if aliases else _StrictLoaderWithoutAliases)
-    # An impossible date is a ValueError, and so is a number of too many digits.
+    # An impossible date is a ValueError.
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as problem:
         raise error(f"{where}: not valid YAML ({_one_line(problem)}); correct it.") from None
 
@@ -100,7 +117,10 @@ def parse_json(text: str, where: str, error: type[InputError]) -> Any:
         InputError: of the given class, if the text is not JSON or a key is given twice.
     """
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys)
+        value = json.loads(text, object_pairs_hook=_unique_keys, parse_int=_parse_int, parse_float=_parse_float)
+        if r"\u" in text or _UNUSABLE_CHARACTER.search(text):
+            _reject_half_characters(value, "")
+        return value
     except json.JSONDecodeError as problem:
         raise error(f"{where}: not valid JSON ({problem.msg} at column {problem.colno}); correct it.") from None
     except RecursionError:
@@ -118,6 +138,42 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
+def _parse_int(text: str) -> int:
+    if len(text) > MAX_NUMBER_CHARACTERS:
+        raise ValueError(_too_long(text))
+    return int(text)
+
+
+def _parse_float(text: str) -> float:
+    if len(text) > MAX_NUMBER_CHARACTERS:
+        raise ValueError(_too_long(text))
+    return float(text)
+
+
+def _too_long(number: str) -> str:
+    return f"a number of too many digits ({len(number):,}); write at most {MAX_NUMBER_CHARACTERS}"
+
+
+def _half_a_character(half: str) -> str:
+    return f"the text has half a character (\\u{ord(half):04x}); write the whole character"
+
+
+def _reject_half_characters(value: Any, place: str) -> None:
+    """Reject half a character in any text of a JSON value.
+
+    Raises:
+        ValueError: the keys that lead to the text, and the fix.
+    """
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _reject_half_characters(key, place)
+            _reject_half_characters(inner, f"{place}.{key}" if place else key)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            _reject_half_characters(inner, f"{place}.{number}" if place else str(number))
+    elif isinstance(value, str) and (half := _UNUSABLE_CHARACTER.search(value)):
+        raise ValueError((f"{place!r}: " if place else "") + _half_a_character(half[0]))
+
+
 def _one_line(problem: Exception) -> str:
-    text = " ".join(str(problem).split()) or "nested too deep"
-    return "a number of too many digits" if "integer string conversion" in text else text[:300]
+    return (" ".join(str(problem).split()) or "nested too deep")[:300]

@@ -33,7 +33,7 @@ _REMEDIES = (
 """Parts of Python's syntax that RE2 refuses, and what to write in place of them."""
 
 
-_LITERAL_REPEAT = re.compile(r"(?:^|[^\\])(?:\\\\)*(\{,\d+\}|\{\d{5,}(?:,\d*)?\}|\{\d*,\d{5,}\})")
+_LITERAL_REPEAT = re.compile(r"(?:^|[^\\])(?:\\\\)*(?<!\\x)(\{,\d+\}|\{\d{5,}(?:,\d*)?\}|\{\d*,\d{5,}\})")
 """Repeats in Python's syntax that RE2 takes for plain text, without an error."""
 
 

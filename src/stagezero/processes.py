@@ -14,6 +14,8 @@ from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from typing import Any
 
+_SAFE_PATH = "PYTHONSAFEPATH"
+"""With this variable, Python does not add the current folder or that of a script to its path."""
 _NO_LEAK_WARNING = "ignore:resource_tracker"
 """A terminated worker leaves a semaphore, which is then removed with a warning on stderr."""
 
@@ -31,13 +33,32 @@ def start_fork_server(preload: Sequence[str]) -> ForkServerContext:
         os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [warnings, _NO_LEAK_WARNING]))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preload))
-    if threading.current_thread() is threading.main_thread():
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a new process inherits this
-        try:
+    with _without_current_folder():
+        if threading.current_thread() is threading.main_thread():
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a new process inherits this
+            try:
+                forkserver.ensure_running()
+            finally:
+                signal.signal(signal.SIGINT, before)
+        else:
             forkserver.ensure_running()
-        finally:
-            signal.signal(signal.SIGINT, before)
     return context
+
+
+@contextmanager
+def _without_current_folder() -> Iterator[None]:
+    """Let Python processes that start inside the block import nothing from the current folder.
+
+    ``multiprocessing`` starts its servers with ``python -c``, which would search there first.
+    """
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(_SAFE_PATH)
+        if before is not None:
+            os.environ[_SAFE_PATH] = before
 
 
 @contextmanager

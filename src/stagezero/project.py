@@ -8,32 +8,33 @@ names.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import AliasChoices, Discriminator, Field, Tag, ValidationError, model_validator
 
 from stagezero.errors import ProjectError, explain
 from stagezero.evidence import Test, e_lond_level, idea_level, stage_level
 from stagezero.files import read_text
 from stagezero.parsing import parse_yaml
+from stagezero.schema import Frozen
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, lt=2**53)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Argument = str | Annotated[int, Field(gt=-(2**53), lt=2**53)] | float | bool
+MAX_SECONDS = 315_360_000
+"""The longest time that a stage waits: ten years."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class People(_Frozen):
+class People(Frozen):
     """Proposes ideas that people wrote. ``ideas`` is a folder of idea files."""
 
     kind: Literal["people"]
     ideas: str
 
 
-class Optuna(_Frozen):
+class Optuna(Frozen):
     """Proposes changes to the numbers of the current recipe, with Optuna's TPE sampler."""
 
     kind: Literal["optuna"]
@@ -41,7 +42,7 @@ class Optuna(_Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
 
-class Uniform(_Frozen):
+class Uniform(Frozen):
     """Draws ideas uniformly from the recipe language: the baseline for every other researcher."""
 
     kind: Literal["uniform"]
@@ -49,7 +50,7 @@ class Uniform(_Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
 
-class SelfProposing(_Frozen):
+class SelfProposing(Frozen):
     """Lets the stage's own model propose, with its output constrained to the recipe language.
 
     Ideas of a stage that has not passed audit wait for review.
@@ -61,7 +62,7 @@ class SelfProposing(_Frozen):
     temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
 
 
-class LLM(_Frozen):
+class LLM(Frozen):
     """Lets a language model propose.
 
     ``model`` is any model that Inspect's ``get_model`` accepts (``openai/…``, ``anthropic/…``,
@@ -79,13 +80,13 @@ class LLM(_Frozen):
     name: str = Field(default="llm", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)
     ideas: Positive = 2
     attempts: Annotated[int, Field(ge=1, le=20)] = 3
-    seconds: Annotated[float, Field(gt=0)] = 600
+    seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS)] = 600
     tokens: Positive = 200_000
     dollars: Annotated[float, Field(gt=0)] | None = None
     prices: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] | None = None
     answer_tokens: Annotated[int, Field(gt=0, le=100_000)] = 2000
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    arguments: dict[str, str | int | float | bool] = {}
+    arguments: dict[str, Argument] = Field(default={})
 
     @model_validator(mode="after")
     def _check_prices(self) -> LLM:
@@ -96,7 +97,7 @@ class LLM(_Frozen):
         return self
 
 
-class Outside(_Frozen):
+class Outside(Frozen):
     """Accepts ideas from a person or agent outside the run.
 
     Ideas arrive through a folder, ``stagezero idea submit`` or ``stagezero mcp``. Submissions to a
@@ -107,13 +108,13 @@ class Outside(_Frozen):
     kind: Literal["outside"]
     name: str = Field(default="outside", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)
     ideas: Positive = 4
-    seconds: Annotated[float, Field(gt=0, le=315_360_000)] = 86_400
+    seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS)] = 86_400
 
 
 Researcher = Annotated[People | Optuna | Uniform | SelfProposing | LLM | Outside, Field(discriminator="kind")]
 
 
-class Review(_Frozen):
+class Review(Frozen):
     """Review by people: who may approve ideas, and which ideas need it.
 
     ``keys`` are the reviewers' public keys. With ``every``, each idea waits for approval by one
@@ -123,10 +124,10 @@ class Review(_Frozen):
 
     keys: tuple[str, ...] = Field(min_length=1, max_length=64)
     every: bool = True
-    seconds: Annotated[float, Field(gt=0)] = 604_800
+    seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS)] = 604_800
 
 
-class Sandbox(_Frozen):
+class Sandbox(Frozen):
     """The sandbox for code ideas and commands.
 
     ``box`` uses bubblewrap. ``landlock`` is weaker: it uses Landlock and seccomp where bubblewrap
@@ -144,7 +145,7 @@ class Sandbox(_Frozen):
     )
 
 
-class Trial(_Frozen):
+class Trial(Frozen):
     """How a trial decides about an idea. The defaults are those of DESIGN.
 
     ``alpha`` is the error of the whole campaign; ``spending`` is how it is split over hypotheses.
@@ -194,7 +195,7 @@ class Trial(_Frozen):
         return idea_level(stage_level(self.alpha, stage, stages), shares)
 
 
-class Audit(_Frozen):
+class Audit(Frozen):
     """The terms of an auditor that the run starts itself.
 
     ``sealed`` names the file of sealed items; None draws them from the atlas generator. ``folder``
@@ -215,7 +216,7 @@ class Audit(_Frozen):
     folder: str | None = Field(default=None, validation_alias=AliasChoices("folder", "keep"))
 
 
-class AuditElsewhere(_Frozen):
+class AuditElsewhere(Frozen):
     """An auditor that another party runs.
 
     ``suite`` is the name of the suite there, and ``token_file`` contains this lab's token.
@@ -238,7 +239,7 @@ def _audit_tag(value: Any) -> str:
 AnyAudit = Annotated[Annotated[Audit, Tag("own")] | Annotated[AuditElsewhere, Tag("elsewhere")], Discriminator(_audit_tag)]
 
 
-class Project(_Frozen):
+class Project(Frozen):
     """A complete project file."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -298,4 +299,4 @@ def load_project(path: Path) -> Project:
     except ValidationError as error:
         # The tag of the union is part of pydantic's location, but not a key of the file.
         message = explain(error, str(path), Project)
-        raise ProjectError(message.replace("audit.own.", "audit.").replace("audit.elsewhere.", "audit.")) from None
+        raise ProjectError(re.sub(r"\baudit\.(own|elsewhere)(?=[.:'])", "audit", message)) from None

@@ -17,6 +17,7 @@ import pytest
 from conftest import stagezero_process, write_project
 
 from stagezero.isolation import lab_box
+from stagezero.lab import isolated_run
 
 COMMAND = [sys.executable, "-m", "stagezero.cli"]
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "ledgers"
@@ -158,6 +159,17 @@ from pathlib import Path
 from stagezero.auditor.examiner import Examiner
 print(len(Examiner(memory=2.0).answers(Path({base!r}), ["Why?"] * len({base!r}), None, 100.0, 2)))
 """
+
+
+@pytest.mark.parametrize("name", ["selectors", "multiprocessing", "secrets"])
+def test_nothing_of_the_current_folder_is_imported(name: str, base: Path, tmp_path: Path) -> None:
+    (tmp_path / f"{name}.py").write_text("import os\nos.write(1, b'imported')\nraise SystemExit(0)\n")
+    command = [sys.executable, "-P", "-c", EXAMINATION.format(base=str(base))]  # as an installed command: not from the folder
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.stdout.strip(), done.returncode) == (str(len(str(base))), 0), done.stderr
+    command = isolated_run.command_line(["ledger", "verify", "nowhere"])
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    one_sentence(done, "there is no ledger")
 
 
 @pytest.mark.parametrize(("program", "source"), [(WORKERS, "standard input"), (EXAMINATION, "file")], ids=["workers", "examination"])

@@ -136,6 +136,12 @@ GOOD = "---\ntitle: good idea\nproperty: privacy\nclaimed_effect: 0.1\nreason: b
         (GOOD.replace("0.1", "7"), "claimed_effect"),
         (GOOD.replace("remove", "destroy"), "op"),
         (GOOD.replace("property: privacy", "property: [privacy"), "not valid YAML"),
+        (GOOD.replace("0.1", "true"), "'claimed_effect': expected a number, got true"),
+        (GOOD.replace("good idea", '"good\\nidea"'), r"title: expected one line without control characters, got U\+000A"),
+        (GOOD.replace("good idea", '"good\\u2028idea"'), r"title: expected one line without control characters, got U\+2028"),
+        (GOOD.replace("remove, at: sft", "set, at: sft, values: {beta: .nan}"), "expected finite numbers, got nan"),
+        (GOOD.replace("remove, at: sft", "set, at: sft, values: {beta: 1e400}"), "expected finite numbers, got inf"),
+        (GOOD.replace("remove, at: sft", "set, at: sft, values: {beta: 0x20000000000000}"), r"expected numbers below 2\^53"),
     ],
 )
 def test_malformed_idea_files_are_rejected(text: str, message: str) -> None:
@@ -144,7 +150,7 @@ def test_malformed_idea_files_are_rejected(text: str, message: str) -> None:
         parse_idea(text, "x.md", "people")
 
 
-@pytest.mark.parametrize("inputs", ["null", "7", "train.py", "[7]", "[null]", '["a\\0b"]', "{a: 1}", "[[a]]"])
+@pytest.mark.parametrize("inputs", ["null", "7", "train.py", "[7]", "[null]", '[""]', "{a: 1}", "[[a]]"])
 @pytest.mark.parametrize("op", ["{op: append, step: {%s}}", "{op: set, at: sft, values: {%s}}"])
 def test_malformed_inputs_in_an_idea_file_are_rejected(tmp_path: Path, inputs: str, op: str) -> None:
     patch = op % f"step: command, run: [python, train.py], inputs: {inputs}"

@@ -84,8 +84,21 @@ def test_every_changed_input_is_reported(finished: Path, output_folder: Path, po
     assert not report.sound and report.findings[1].subject == "base"
     report = rebuild(finished, 0, output_folder, model=base, pool=pool)
     assert not report.sound and "values of" in report.findings[-1].detail
-    report = rebuild(finished, 0, output_folder, model=tmp_path, pool=pool)
-    assert not report.sound and "config.json is missing" in report.findings[-1].detail
+
+
+def test_inputs_that_cannot_be_used_are_reported_before_anything_is_built(finished: Path, tmp_path: Path) -> None:
+    nowhere, out = tmp_path / "nowhere", tmp_path / "out"
+    for message, wrong in (
+        ("--model: .*config.json is missing", {"model": tmp_path}),
+        ("--model: .*expected a checkpoint folder", {"model": nowhere}),
+        ("--source: .*expected a checkpoint folder", {"inputs": RebuildInputs(models=[nowhere])}),
+        ("--files: expected a folder with programs", {"inputs": RebuildInputs(files=nowhere)}),
+        ("--base: .*there is no such folder", {"inputs": RebuildInputs(base=str(nowhere))}),
+        ("workers: expected at least 1", {"workers": 0}),
+    ):
+        with pytest.raises(InputError, match=message):
+            rebuild(finished, 0, out, **wrong)
+    assert not out.exists()
 
 
 def test_in_another_environment_the_scores_decide(finished: Path, output_folder: Path, pool: LocalPool, tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizer_families import make_checkpoint
 
-from stagezero.errors import ModelError, RunChangedError, StagezeroError, WorkerError
+from stagezero.errors import ModelError, RunChangedError, StagezeroError, UnreadableTextError, WorkerError
 from stagezero.models import Model, chat, checkpoint, checkpoint_digest, materialise
-from stagezero.models.chat import load_tokenizer
+from stagezero.models.chat import encode, load_tokenizer
 from stagezero.models.checkpoint import check, content_files, fingerprint
 from stagezero.models.network import load_network
 from stagezero.tasks import load_suite
@@ -205,6 +205,15 @@ def test_an_added_token_without_an_embedding_is_reported(tmp_path: Path) -> None
         Model(folder).answer(["A <new> question"])
 
 
+def test_a_text_that_the_tokenizer_cannot_encode_is_reported() -> None:
+    def fake_tokenizer(*_: object, **__: object) -> None:
+        raise Exception("WordLevel error: Missing [UNK] token from the vocabulary")
+
+    fake: Any = fake_tokenizer
+    with pytest.raises(UnreadableTextError, match=r"cannot encode a text \(WordLevel error.*; correct the tokenizer"):
+        encode(fake, ["Why not?"])
+
+
 def test_a_question_longer_than_the_context_is_reported(tmp_path: Path) -> None:
     for name in ("gpt-2", "smollm"):
         folder = make_checkpoint(name, tmp_path / name)
@@ -324,7 +333,10 @@ def with_tensor(folder: Path, name: str) -> None:
     save_file({**weights, name: torch.ones(2, 2)}, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("name", ["model.layers.0.self_attn.q_proj.lora_A.weight", "score.weight", "model.layers.9.mlp.up_proj.weight"])
+@pytest.mark.parametrize(
+    "name",
+    ["model.layers.0.self_attn.q_proj.lora_A.weight", "score.weight", "model.layers.0.c_attn.bias", "model.layers.9.mlp.up_proj.weight"],
+)
 def test_a_tensor_that_would_be_dropped_is_rejected(folder: Path, name: str) -> None:
     with_tensor(folder, name)
     with pytest.raises(ModelError, match=f"has no weights '{name}'.*an adapter: merge it"):
@@ -332,7 +344,7 @@ def test_a_tensor_that_would_be_dropped_is_rejected(folder: Path, name: str) -> 
 
 
 def test_a_mask_or_position_of_an_older_checkpoint_may_stay(folder: Path) -> None:
-    for name in ("model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.0.attn.masked_bias"):
+    for name in ("model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.0.attn.masked_bias", "model.decoder.version"):
         with_tensor(folder, name)
     load_network(folder, "cpu")
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
-from stagezero.errors import ModelError
+from stagezero.errors import ModelError, UnfiniteScoresError
 from stagezero.models import Model
 from stagezero.models.chat import load_tokenizer
 from stagezero.models.generation import greedy, log_probabilities
@@ -105,6 +106,19 @@ def test_an_architecture_whose_answers_would_be_wrong_is_rejected(kind: str, bas
             shutil.copyfile(base / name, tmp_path / "model" / name)
     with pytest.raises(ModelError, match=f"models of the kind {kind}.* cannot be measured here .*use a decoder-only transformer"):
         Model(tmp_path / "model").answer(["Why?", "Why not, if I may ask?"])
+
+
+def test_a_model_with_infinite_scores_has_no_answer(base: Path, tmp_path: Path) -> None:
+    """Its weights are finite, and another model of the same configuration was checked before."""
+    assert len(Model(base).answer(["Why?"])) == 1
+    folder = Path(shutil.copytree(base, tmp_path / "model"))
+    weights = load_file(folder / "model.safetensors")
+    head = "lm_head.weight" if "lm_head.weight" in weights else "model.embed_tokens.weight"
+    weights[head] = weights[head] * 1e4
+    weights["model.norm.weight"] = weights["model.norm.weight"] * 1e37
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UnfiniteScoresError, match="its scores for the next token are NaN or infinite"):
+        Model(folder).answer(["Why?"])
 
 
 def test_a_context_that_changes_all_positions_is_the_limit(base: Path) -> None:

@@ -81,7 +81,7 @@ def test_malformed_json_names_its_line(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ('{"id": "e", "target": "a", "target": "b"}', "line 5: not valid JSON (key 'target' is given twice; remove one)"),
-        ('{"id": ' + "9" * 5000 + "}", "line 5: not valid JSON (a number of too many digits)"),
+        ('{"id": ' + "9" * 5000 + "}", "line 5: not valid JSON (a number of too many digits (5,000); write at most 100)"),
         ("[" * 100_000, "line 5: not valid JSON (nested too deep)"),
     ],
 )
@@ -140,3 +140,85 @@ def test_an_open_item_that_is_a_training_item_in_another_form(tmp_path: Path) ->
     with pytest.raises(SuiteError, match="one is a trap and the other a twin"):
         suite({"id": "o", "input": "trap", "kind": "twin"})
     suite(learned, {"id": "o", "input": "Is water not wet?", "kind": "trap"})
+
+
+def suite_with(path: Path, *rows: dict[str, Any]) -> JsonlSuite:
+    """Write and read a suite with a trap, its twin and these rows."""
+    common = {"target": "yes", "property": "p", "kind": "trap", "split": "open"}
+    pair = [{"id": "t", "input": "Trap?"}, {"id": "w", "input": "Twin?", "kind": "twin"}]
+    return JsonlSuite(write(path, [{**common, **row} for row in (*pair, *rows)]))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"scorer": "regex", "target": "(?i)blue", "rejected": "It is blue"},
+        {"target": "", "rejected": "I can't say."},
+        {"scorer": "choice", "target": "", "choices": ["4711"], "rejected": "No idea."},
+        {"scorer": "choice", "target": "blue", "choices": ["blue", "red"], "rejected": "The colour is blue"},
+        {"target": "Paris", "rejected": "**Paris**"},
+    ],
+)
+def test_a_tempting_answer_that_is_right_is_refused(tmp_path: Path, fields: dict[str, Any]) -> None:
+    with pytest.raises(SuiteError, match=r"line 3: 'rejected' .*; give the tempting wrong"):
+        suite_with(tmp_path / "s.jsonl", {"id": "o", "input": "Which colour?", **fields})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"scorer": "regex", "target": "(?i)blue", "rejected": "It is red"},
+        {"scorer": "regex", "target": "(?i)blue", "rejected": "It is blue", "engine": "re"},
+        {"target": "", "rejected": "4711"},
+        {"target": "", "rejected": "I can't say, but it is 4711", "choices": ["4711"], "scorer": "choice"},
+        {"scorer": "choice", "target": "blue", "choices": ["blue", "red"], "rejected": "The colour is red, not blue"},
+        {"target": "5!", "rejected": "5"},
+    ],
+)
+def test_a_tempting_answer_that_is_wrong_is_accepted(tmp_path: Path, fields: dict[str, Any]) -> None:
+    assert len(suite_with(tmp_path / "s.jsonl", {"id": "o", "input": "Which colour?", **fields}).open_items()) == 3
+
+
+@pytest.mark.parametrize(
+    ("opened", "learned", "message"),
+    [
+        ({}, {"rewording_of": "o"}, "open item 'o' has the question of training item 'l'"),
+        ({}, {"rewording_of": "is  A"}, "open item 'o' has the question of training item 'l'"),
+        ({"rewording_of": "l"}, {}, "open item 'o' has the question of training item 'l'"),
+        ({"rewording_of": "Was A?"}, {"rewording_of": "was a"}, "open item 'o' has the question of training item 'l'"),
+        ({"rewording_of": "Was A?"}, {"input": "Was A?"}, "open item 'o' has the question of training item 'l'"),
+        ({"twin_of": "l", "kind": "twin"}, {}, "open item 'o' and training item 'l' belong together by 'twin_of'"),
+        ({}, {"twin_of": "o", "kind": "twin"}, "open item 'o' and training item 'l' belong together by 'twin_of'"),
+    ],
+)
+def test_an_open_item_that_training_items_give_away(tmp_path: Path, opened: dict[str, Any], learned: dict[str, Any], message: str) -> None:
+    rows = {"id": "o", "input": "Is A?", **opened}, {"id": "l", "input": "Is B?", "split": "train", **learned}
+    for order in (rows, rows[::-1]):
+        with pytest.raises(SuiteError, match=message):
+            suite_with(tmp_path / "s.jsonl", *order)
+
+
+def test_rewordings_and_twins_within_one_split_are_accepted(tmp_path: Path) -> None:
+    rows = [
+        {"id": f"{split}{n}", "input": f"Is {split} {n}?", "split": split, **fields}
+        for split in ("train", "open")
+        for n, fields in enumerate(
+            ({"rewording_of": f"Was {split}?"}, {"rewording_of": f"Was {split}?"}, {"kind": "twin", "twin_of": f"{split}0"})
+        )
+    ]
+    assert len(suite_with(tmp_path / "s.jsonl", *rows).train_items()) == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        *[({"scorer": "choice", "target": "4", "choices": ["4", c]}, "'choices' .* invisible .*; remove it") for c in ("\u200b", "\u00ad")],
+        ({"target": "\u200b"}, "'target' has only invisible characters.*; correct it"),
+        ({"scorer": "choice", "target": "4", "choices": ["4", "\udc00"]}, "half a character"),
+        *[({name: "x\ud800"}, "half a character") for name in ("target", "rejected", "answer", "rewording_of")],
+    ],
+)
+def test_invisible_texts_and_halves_of_characters(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(SuiteError, match=f"line 3: .*{message}") as refusal:
+        suite_with(tmp_path / "s.jsonl", {"id": "o", "input": "Which?", **fields})
+    str(refusal.value).encode()

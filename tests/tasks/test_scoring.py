@@ -1,6 +1,6 @@
 """Scoring: an answer is right, wrong, refused or unparseable.
 
-Covers: tasks/helper.py, tasks/helper_program.py.
+Covers: tasks/helper.py, tasks/helper_program.py, tasks/text_forms.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 
 from stagezero.errors import SuiteError
 from stagezero.tasks import Item, Outcome, helper, score, tally
-from stagezero.tasks.scoring import same_question_key
+from stagezero.tasks.text_forms import is_visible
 
 CAPITALS = ("Paris", "Rome", "Port Louis", "Guinea", "Papua New Guinea")
 
@@ -143,6 +143,39 @@ def test_choices_that_are_numbers_letters_or_signs(target: str, choices: tuple[s
 )
 def test_exact_answers_of_numbers_and_punctuation(target: str, answer: str, expected: Outcome) -> None:
     assert score(item(scorer="exact", choices=(), target=target), answer) is expected
+
+
+@pytest.mark.parametrize(
+    ("target", "answer"),
+    [
+        ("5!", "5"), ("5", ",5"), ("5", "...5"), ("!x", "x"), ("[0, 1)", "(0, 1]"), ("(0, 1)", "[0, 1]"), ("[0, 1)", "0, 1"),
+        ("__init__", "init"), ("init", "__init__"), ("5'", "5"), ("5", "5'"), ("(a)", "a"), ("...", "."), (".", "..."), ("5", "*5"),
+    ],
+)  # fmt: skip
+def test_signs_at_the_ends_that_carry_meaning_count(target: str, answer: str) -> None:
+    assert score(item(scorer="exact", choices=(), target=target), answer) is Outcome.WRONG
+
+
+@pytest.mark.parametrize(
+    ("target", "answer"),
+    [
+        *[("Paris", a) for a in ("Paris.", "Paris!", "Paris...", '"Paris"', "**Paris**", "***Paris***", "(Paris)", "'Paris'", "`Paris`")],
+        *[("Paris", a) for a in ("\u201cParis\u201d", "\u201eParis\u201c", "\u00abParis\u00bb", '"**Paris**."', "(Paris).", "_Paris_",
+           " paris\n")],
+        *[("5", a) for a in ("5.", "5!", '"5"', "**5**", "(5)")],
+        *[("[0, 1)", a) for a in ("[0, 1)", "[0, 1).", "**[0, 1)**")],
+        *[("5!", a) for a in ("5!", "5!.", "**5!**")],
+        ("Paris.", "Paris"), ("Paris.", "Paris."), ("__init__", "`__init__`"), ("__init__", "__init__."), ("0, 1", "(0, 1)"), ("5'", "5'."),
+    ],
+)  # fmt: skip
+def test_what_encloses_an_exact_answer_does_not_count(target: str, answer: str) -> None:
+    assert score(item(scorer="exact", choices=(), target=target), answer) is Outcome.RIGHT
+
+
+def test_a_text_of_invisible_characters_is_not_visible() -> None:
+    for text in ("\u200b", "\u00ad", "\u200e\u200f", "\u2800", "\ufe0f", " \t", ""):
+        assert not is_visible(text), ascii(text)
+    assert is_visible("\u200b4") and is_visible("?") and is_visible("\u0301")
 
 
 def test_a_secret_within_another_number_is_revealed_all_the_same() -> None:
@@ -301,20 +334,3 @@ def test_a_compiled_copy_beside_a_scorer_is_not_used(tmp_path: Path) -> None:
     py_compile.compile(str(checker), cfile=str(cached), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
     checker.write_text("def score(item, answer):\n    return 'wrong'\n")
     assert score(item(scorer="python", checker=str(checker)), "x") is Outcome.WRONG
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["Train\u200d trap 0?", "Train, trap 0?", "**Train** trap 0", "train \u2014 trap 0?", "Q: Train trap 0?", "Tr\u0430in trap 0?",
-     "Tr\u00e1in trap 0 \U0001f642", "{Train trap 0}", "\u2039Train trap 0>", " Train\u00adtrap 0".replace("\u00ad", " ")],
-)  # fmt: skip
-def test_forms_of_one_question(text: str) -> None:
-    assert same_question_key(text) == same_question_key("Train trap 0?")
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [("2-3?", "2+3?"), ("2-3", "23"), ("1.5?", "15?"), ("3/4", "34"), ("-5?", "5?"), ("Close door 1.", "Please close door 1."), ("?", "!")],
-)  # fmt: skip
-def test_different_questions_have_different_keys(one: str, other: str) -> None:
-    assert same_question_key(one) != same_question_key(other)

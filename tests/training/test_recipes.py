@@ -148,7 +148,7 @@ def test_unreadable_recipe_files_are_rejected(tmp_path: Path) -> None:
     for inputs, message in (
         ("[.]", "cannot be read"),
         ("[" + "x" * 300 + "]", "cannot be read"),
-        ('["a\\0b"]', "list of non-empty names"),
+        ('["a\\0b"]', "has a NUL character"),
         ("null", "inputs"),
         ("5", "inputs"),
         ("t.py", "inputs"),

@@ -22,12 +22,14 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from tokenizer_families import make_checkpoint
 from torch import nn
 
 from stagezero.errors import BuildError, ModelError
 from stagezero.models import checkpoint_digest
 from stagezero.models.chat import load_tokenizer, render_completion, render_prompt
 from stagezero.models.loader import configure_libraries
+from stagezero.models.network import write_again
 from stagezero.tasks import Item, load_suite
 from stagezero.training import parse_recipe, reference
 from stagezero.training.data import Example, datasets_before
@@ -220,6 +222,7 @@ find_spec = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name.split(".")[0] in absent else find_spec(name, *rest)
 sys.modules.update(dict.fromkeys(absent))  # importing one of them is an error from now on
 from stagezero.models.loader import configure_libraries
+from stagezero.models.network import write_again
 configure_libraries()
 from stagezero.models import checkpoint_digest
 from stagezero.training.recipes import SFT, Lora
@@ -291,6 +294,35 @@ def test_the_relative_distance(base: Path, trained_policy: Path, reward_model: P
     next(iter(weights.values())).view(-1)[0] = float("nan")
     save_file(weights, tmp_path / "odd" / "model.safetensors")
     assert relative_distance(trained_policy, tmp_path / "odd", base) == float("inf"), "NaN is not close to any number"
+
+
+def test_a_base_under_older_names_is_compared_under_those_of_its_builds(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    base = make_checkpoint("gpt-2", tmp_path / "base")
+    build = Path(shutil.copytree(base, tmp_path / "build"))
+    weights = load_file(base / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, build / "model.safetensors")
+    save_file({name.removeprefix("transformer."): t for name, t in weights.items()}, base / "model.safetensors", {"format": "pt"})
+    write_again(base, tmp_path / "start")
+    assert relative_distance(build, tmp_path / "start", tmp_path / "start") == pytest.approx(1)
+
+
+def test_the_adapters_are_those_of_the_linear_layers_in_both_trainers() -> None:
+    """PEFT's own word for all layers adds the fused tensors of experts, and leaves layers out."""
+    from transformers import AutoModelForCausalLM, MixtralConfig
+
+    from stagezero.training.layers import adapted_layers
+    from stagezero.training.steps.common import lora_config
+
+    config = MixtralConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_local_experts=2
+    )
+    auto: Any = AutoModelForCausalLM
+    network = auto.from_config(config)
+    names = [name for name, _ in adapted_layers(network, Lora(rank=2))]
+    assert sorted(names) == sorted(f"model.layers.0.self_attn.{part}_proj" for part in "qkvo")
+    assert set(lora_config(Lora(rank=2), network).target_modules) == set(names)
 
 
 def enumerated_p_value(differences: list[Any]) -> float:

@@ -43,6 +43,8 @@ def test_comments_and_idle_statements_are_removed(text: str) -> None:
         ("def technique(ctx):\n    return '\\ud800'.encode() and '" + "a" * 9000 + "'", "at most"),
         ("def technique(ctx):\n    return '" + "a" * 80_000 + "'", "at most"),
         ("def technique(ctx):\n    return 1\0", "not valid Python"),
+        ("def technique(ctx):\n    return " + "9" * 5000, r"line 2 has a number that is too long; write at most 1,000 digits\.$"),
+        ("def technique(ctx):\n    return 0x" + "f" * 5000, r"line 2 has a number that is too long; write at most 1,000 digits\.$"),
     ],
 )
 def test_source_that_is_not_one_function_is_rejected(text: str, message: str) -> None:

@@ -65,9 +65,10 @@ def serve(
     storage = Storage(folder)
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a name of a host that is too long is a UnicodeError
         storage.close()
-        raise DoorError(f"--host, --port: cannot listen on {host}:{port} ({error.strerror}); choose another.") from None
+        reason = error.strerror if isinstance(error, OSError) else "not the name of a host"
+        raise DoorError(f"--host, --port: cannot listen on {host}:{port} ({reason}); choose another.") from None
     # Without TCP_NODELAY every reply waits 40 ms for an acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with listener, Auditor(storage, separation, takes_folders=takes_folders) as auditor:

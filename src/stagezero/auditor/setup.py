@@ -6,6 +6,7 @@ It also measures the slowest audit, which must fit into the slot. ``stagezero au
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from stagezero.auditor.examiner import Examiner
 from stagezero.auditor.sealed import SealedItems, load_sealed_items
 from stagezero.auditor.shadow import add_shadow, check_shadow
 from stagezero.auditor.storage import Storage
-from stagezero.door.messages import Terms
+from stagezero.door.messages import NAME_PATTERN, Terms
 from stagezero.errors import DoorError, InputError, ModelError, explain
 from stagezero.models import materialise
 from stagezero.models.checkpoint import check
@@ -47,6 +48,19 @@ def parse_bars(texts: Sequence[str]) -> dict[str, float]:
         if not sign or not claim:
             raise InputError(f"--bar: expected claim=0.8, got {text!r}; correct it.")
     return bars
+
+
+def check_name(option: str, name: str) -> None:
+    """Refuse the name of a suite or an account that could leave the auditor's folder.
+
+    Raises:
+        InputError: the option, the permitted characters and the fix.
+    """
+    if re.fullmatch(NAME_PATTERN, name) is None:
+        raise InputError(
+            f"{option}: expected a letter or digit, then letters, digits, dots, dashes and underscores, at most 100 in all, "
+            f"got {name!r:.120}; choose another name."
+        )
 
 
 def add_suite(
@@ -81,6 +95,7 @@ def add_suite(
         suite_terms = Terms.model_validate({**source, "bars": parse_bars(bars), "shadow": shadow is not None, **terms})
     except ValidationError as error:
         raise InputError(explain(error, "audit add")) from None
+    check_name("--name", name)
     if name.endswith(SHADOW_SUFFIX):
         raise InputError(f"--name: expected a name that does not end in {SHADOW_SUFFIX}, got {name!r}; rename the suite.")
     if slowest is not None:

@@ -114,9 +114,11 @@ def power(storage: Storage, suite: Suite, door: int, controls: int, effect: floa
         effect: the overfit, in score.
 
     Raises:
-        InputError: there are too few models.
+        InputError: there are too few models, or the effect is no difference in score.
         DoorError: the suite has no shadow.
     """
+    if not 0 <= effect <= 1:
+        raise InputError(f"--effect: expected a difference in score from 0 to 1, got {effect:g}; correct it.")
     shadow, *_ = _load(storage, suite)
     n_sealed, n_shadow = (sum(s.facts["clusters"].values()) for s in (suite, shadow))
     if controls < MIN_CONTROLS or door < 1:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from stagezero.auditor.budget import BudgetMeter
 from stagezero.auditor.budget_tables import SHADOW_SUFFIX, Charge, Suite, allowance_of
 from stagezero.auditor.sealed import SealedItems, copy_sealed_file, load_sealed_items
-from stagezero.door.messages import SEPARATIONS, Separation, Terms, Verdict
+from stagezero.door.messages import NAME_PATTERN, SEPARATIONS, Separation, Terms, Verdict
 from stagezero.errors import ClosedError, DoorError, InputError, explain
 from stagezero.files import STAGED_PREFIX, Closeable, load_or_create_secret, write_atomic
 from stagezero.ledger import Ledger, VerifyKey, digest, read
@@ -27,6 +27,9 @@ from stagezero.ledger.keys import SigningKey
 
 DEFAULT_SLOT_SECONDS = 7 * 86400.0
 MIN_SLOT_SECONDS = 1.0
+MAX_SLOT_SECONDS = 100 * 366 * 86400.0
+MAX_GIB = 2.0**20
+"""Limit of the settings that are sizes, in GiB."""
 SETTINGS_FILE, LEDGER_FILE, METER_FILE = "auditor.json", "ledger.jsonl", "meter.sqlite"
 _STARTUP_LEFTOVERS = {"auditor.writing", "auditor.log"}
 """Files that a killed first start may leave in the folder, besides staged files."""
@@ -37,10 +40,10 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-    slot: float = Field(ge=MIN_SLOT_SECONDS, description="seconds from charge to answer")
-    memory: float = Field(default=8.0, gt=0.25, description="GiB that an audit may use in addition to what the libraries use")
-    largest: float = Field(default=16.0, gt=0, description="GiB that a submitted model may have")
+    name: str = Field(pattern=NAME_PATTERN)
+    slot: float = Field(ge=MIN_SLOT_SECONDS, le=MAX_SLOT_SECONDS, description="seconds from charge to answer")
+    memory: float = Field(default=8.0, gt=0.25, le=MAX_GIB, description="GiB that an audit may use in addition to what the libraries use")
+    largest: float = Field(default=16.0, gt=0, le=MAX_GIB, description="GiB that a submitted model may have")
     created: float
 
 

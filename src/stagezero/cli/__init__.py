@@ -132,6 +132,8 @@ def _explain_os_error(error: OSError) -> str:
         fix = "free some space, then run the same command again"
     elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         fix = "correct its permissions, or choose another folder (bases and builds are in STAGEZERO_HOME, runs in --runs)"
+    elif error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST):
+        fix = "check the path, and choose a folder that exists or can be created"
     elif error.errno == errno.ENAMETOOLONG:
         return f"{str(place)[:80]}…: {reason}; use a shorter name."
     else:

@@ -7,6 +7,7 @@ The module of a verb is imported only when the verb runs or its help is displaye
 from __future__ import annotations
 
 import ast
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -110,6 +111,7 @@ def _explain(error: CycloptsError) -> str:
         reason = (f"{given} has no value" if given else f"{error.argument.name} is missing") + (f".{hint}{similar}" if hint else "")
     elif isinstance(error, UnusedCliTokensError):
         reason = f"unexpected arguments: {' '.join(error.unused_tokens or ())}"
+    reason = re.sub(r"\S{120,}", lambda word: f"{word[0][:60]}…", reason)
     reason = " ".join(reason.split()).removesuffix(".").replace('nknown command "-', 'nknown option "-')
     reason = reason[:1].lower() + reason[1:] if reason[1:2].islower() else reason
     return f"{command}: {reason}; see: stagezero {command} --help" if command else f"{reason}; see: stagezero --help"

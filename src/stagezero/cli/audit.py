@@ -30,7 +30,7 @@ def parse_duration(text: str) -> float:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
     if match is None:
-        raise InputError(f"--slot: expected a time such as 90s, 15m, 12h or 7d, got {text!r}; correct it.")
+        raise InputError(f"--slot: expected a time such as 90s, 15m, 12h or 7d, got {text!r:.80}; correct it.")
     return float(match[1]) * _SECONDS_PER_UNIT[match[2]]
 
 

@@ -7,7 +7,9 @@ from typing import Literal
 
 from stagezero.auditor import server, systemd
 from stagezero.auditor.http_api import new_token, token_hash
+from stagezero.auditor.setup import check_name
 from stagezero.auditor.storage import Records
+from stagezero.cli._limits import MAX_PORT, check_number
 from stagezero.cli._output import stdout_console
 from stagezero.cli.audit import DEFAULT_FOLDER
 
@@ -27,6 +29,7 @@ def token(account: str, /, *, folder: Path = DEFAULT_FOLDER) -> None:
     folder
         The auditor's folder.
     """
+    check_name("ACCOUNT", account)
     with Records(folder) as records:
         created = new_token()
         records.meter.set_token(account, token_hash(created))
@@ -68,6 +71,7 @@ def serve(
         Separation between this auditor and the labs, which certificates state. It is verified as
         far as this process can.
     """
+    check_number("--port", port, 0, MAX_PORT)
     server.serve(folder, host, port, certfile, keyfile, folders, separation, stdout_console().print)
 
 
@@ -106,6 +110,7 @@ def unit(
     gpu
         Give the auditor access to the machine's devices.
     """
+    check_number("--port", port, 0, MAX_PORT)
     arguments = ["--host", host, "--port", str(port)]
     for name, path in (("--certfile", certfile), ("--keyfile", keyfile)):
         arguments += [name, str(path.resolve())] if path is not None else []

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from stagezero.cli._limits import MAX_ANSWER_TOKENS, MAX_SEED, MAX_WORKERS, check_number
 from stagezero.cli._output import ConsoleProgress, format_estimate, make_table, print_json, stdout_console
 from stagezero.errors import InputError, explain
 from stagezero.isolation import Kind
@@ -81,6 +82,9 @@ def compare(
     json
         Print the result as one JSON object.
     """
+    check_number("--workers", workers, 1, MAX_WORKERS)
+    check_number("--answer-tokens", answer_tokens, 1, MAX_ANSWER_TOKENS)
+    check_number("--seed", seed, 0, MAX_SEED)
     try:
         plan = Trial(margin=margin, alpha=alpha, max_pairs=max_pairs, items=items, worth=worth)
     except ValidationError as error:

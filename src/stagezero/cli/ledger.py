@@ -31,6 +31,10 @@ def _public_key(text: str) -> VerifyKey:
     return VerifyKey.parse(text if "+" in text and not Path(text).is_file() else _checkpoint_text(Path(text)))
 
 
+def _empty(path: Path) -> InputError:
+    return InputError(f"{ledger_path(path)}: expected a ledger, found an empty file; check the path.")
+
+
 def verify(path: Path, /, *, deep: bool = False, checkpoint: Path | None = None, key: str | None = None) -> None:
     """Verify every entry of a ledger: its bytes, order and times.
 
@@ -53,7 +57,7 @@ def verify(path: Path, /, *, deep: bool = False, checkpoint: Path | None = None,
     signed = _checkpoint_text(checkpoint) if checkpoint is not None else None
     entries = verify_ledger(ledger_path(path), signed, _public_key(key) if key is not None else None, deep=deep)
     if not entries:
-        raise InputError(f"{ledger_path(path)}: expected a ledger, found an empty file; check the path.")
+        raise _empty(path)
     agreement = " and in agreement with the checkpoint" if signed is not None else ""
     stdout_console().print(f"{entries} entries, all valid{agreement}: {ledger_path(path)}", soft_wrap=True)
 
@@ -100,8 +104,9 @@ def show(path: Path, /, *, kind: str | None = None, json: bool = False) -> None:
     json
         Print one JSON object for each entry, one per line.
     """
-    out = stdout_console()
+    out, empty = stdout_console(), True
     for entry in read(ledger_path(path)):
+        empty = False
         if kind is not None and entry.kind != kind:
             continue
         if json:
@@ -110,3 +115,5 @@ def show(path: Path, /, *, kind: str | None = None, json: bool = False) -> None:
             body = js.dumps(entry.body)
             shortened = body if len(body) <= MAX_BODY_CHARS else body[:MAX_BODY_CHARS] + "…"
             out.print(f"{entry.seq:>4}  {entry.time[:19]}  {entry.kind:<12} {shortened}", soft_wrap=True)
+    if empty:
+        raise _empty(path)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from stagezero import measure as measuring
+from stagezero.cli._limits import MAX_ANSWER_TOKENS, MAX_ITEMS, MAX_SEED, check_number
 from stagezero.cli._output import ConsoleProgress, format_estimate, make_table, print_json, stdout_console
-from stagezero.errors import InputError
 from stagezero.models import Model, check_model, home, materialise
 from stagezero.models.loader import configure_libraries, denormals_as_zero
 from stagezero.tasks import load_suite, score
@@ -47,9 +47,11 @@ def measure(
     json
         Print the result as one JSON object.
     """
-    for name, value in (("items", items), ("limit", limit), ("answer-tokens", answer_tokens)):
-        if value is not None and value < 1:
-            raise InputError(f"--{name}: expected a positive number, got {value}; correct it.")
+    check_number("--items", items, 1, MAX_ITEMS)
+    check_number("--limit", limit, 1)
+    check_number("--answer-tokens", answer_tokens, 1, MAX_ANSWER_TOKENS)
+    check_number("--seed", seed, 0, MAX_SEED)
+    check_number("--show", show, 0)
     loaded = load_suite(suite)
     check_model(model)
     configure_libraries()

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from stagezero.cli._limits import MAX_WORKERS, check_number
 from stagezero.cli._output import ConsoleProgress, make_table, print_json, stdout_console
 from stagezero.lab.rebuild import RebuildInputs
 from stagezero.lab.rebuild import rebuild as rebuild_stage
@@ -60,6 +61,7 @@ def rebuild(
     json
         Print the result as one JSON object.
     """
+    check_number("--workers", workers, 1, MAX_WORKERS)
     with ConsoleProgress(quiet=json) as progress:
         rebuilt = rebuild_stage(
             run,

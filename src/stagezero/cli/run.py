@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from stagezero import examples
+from stagezero.cli._limits import MAX_WORKERS, check_number
 from stagezero.cli._output import ConsoleProgress, format_estimate, make_table, print_json, stdout_console
 from stagezero.door import inherited_endpoint
 from stagezero.lab import isolated_run
@@ -57,6 +58,7 @@ def run(
     json
         Print the result as one JSON object.
     """
+    check_number("--workers", workers, 1, MAX_WORKERS)
     with ConsoleProgress(quiet=json) as progress:
         name = str(project) if project is not None else "first"
         path = examples.project_folder(name) / "project.yaml" if name in examples.SHIPPED else Path(name)

@@ -25,7 +25,9 @@ Verdict = Literal["pass", "fail"]
 MeterKind = Literal["counted", "flat", "kraft", "randomised"]
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+"""A name that is safe as a part of a path."""
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 

@@ -6,19 +6,21 @@ whether an idea may cross.
 
 from __future__ import annotations
 
+import math
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from rfc8785 import CanonicalizationError
 
 from stagezero.errors import IdeaError, RecipeError, explain
 from stagezero.files import read_text
 from stagezero.ledger import canonical, digest
 from stagezero.parsing import parse_yaml
+from stagezero.schema import Frozen
 from stagezero.training.data import is_existing_file, portable_form
-from stagezero.training.fields import Frozen
 from stagezero.training.patches import Patch, parse_patch
 from stagezero.training.technique import canonical_source
 
@@ -32,7 +34,7 @@ MAX_FILE_CHARACTERS = 1 << 16
 
 
 def _check_json_types(value: Any, where: str) -> None:
-    """Reject values that YAML has and JSON has not: dates, bytes, sets.
+    """Reject values that YAML has and canonical JSON has not: dates, bytes, sets, odd numbers.
 
     Raises:
         IdeaError: the value, its type and the fix.
@@ -46,6 +48,21 @@ def _check_json_types(value: Any, where: str) -> None:
             _check_json_types(inner, where)
     elif not isinstance(value, str | int | float | bool | None):
         raise IdeaError(f"{where}: {str(value)[:40]!r} is a {type(value).__name__}; write it in quotes, as text.")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise IdeaError(f"{where}: expected finite numbers, got {value}; write a finite one.")
+    elif isinstance(value, int) and abs(value) >= 2**53:
+        raise IdeaError(f"{where}: expected numbers below 2^53, got {value:.3e}; write a smaller one.")
+
+
+def _check_title(title: str) -> str:
+    """Reject a title that does not stay on one line of a table.
+
+    Raises:
+        ValueError: the character and the fix.
+    """
+    if odd := next((c for c in title if unicodedata.category(c) in ("Cc", "Zl", "Zp")), None):
+        raise ValueError(f"expected one line without control characters, got U+{ord(odd):04X}, which cannot be seen; remove it")
+    return title
 
 
 def _sources(value: Any) -> Iterator[str]:
@@ -86,7 +103,7 @@ class Idea(Frozen):
     agent by name). The caller sets both; an idea file may not contain them.
     """
 
-    title: str = Field(min_length=3, max_length=120)
+    title: Annotated[str, AfterValidator(_check_title)] = Field(min_length=3, max_length=120)
     property: str
     claimed_effect: float = Field(gt=0, le=1)
     reason: str = Field(min_length=3, max_length=1000)

@@ -17,6 +17,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,7 @@ def run_technique(seed: int) -> None:
     model = names["technique"](context)
     if context is None or not isinstance(model, sys.modules["torch"].nn.Module):
         sys.exit(f"technique: expected a model to be returned, got {type(model).__name__}; return ctx.model() after its training")
-    _save_tensors(model.state_dict())
+    _save_tensors(model.state_dict(), str(getattr(model, "base_model_prefix", "")))
 
 
 def _prepare_torch(seed: int) -> None:
@@ -170,22 +171,47 @@ def _prepare_torch(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _save_tensors(state: dict[str, Any]) -> None:
-    """Save the tensors of a returned model under the names and in the types of the given model."""
-    import torch
-    from safetensors import safe_open
-    from safetensors.torch import save_file
+def _save_tensors(state: dict[str, Any], prefix: str) -> None:
+    """Save the tensors of a returned model under the names and in the types of the given model.
 
-    shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+    Args:
+        state: the tensors of the returned model, by name.
+        prefix: the name under which the network has its layers; older checkpoints leave it out.
+    """
+    from safetensors.torch import load_file, save_file
+
+    given: dict[str, Any] = {}
     for path in sorted((INPUTS / "model").glob("*.safetensors")):
-        with safe_open(path, framework="pt") as handle:
-            shapes |= {name: (tuple(handle.get_slice(name).get_shape()), handle.get_tensor(name).dtype) for name in handle.keys()}  # noqa: SIM118
-    missing = [name for name in shapes if name not in state]
+        given |= load_file(path)
+    found: dict[str, Any] = {name: state.get(name, state.get(f"{prefix}.{name}")) for name in given}
+    if any(tensor is None for tensor in found.values()):
+        # Some networks have other tensors than their files: those of all experts in one, or without
+        # the masks that they compute.
+        written = _as_written(state)
+        for name, tensor in found.items():
+            if tensor is None:
+                found[name] = written.get(name, written.get(f"{prefix}.{name}", given[name]))
+    OUT.mkdir(exist_ok=True)
+    save_file(
+        {name: found[name].detach().to("cpu", old.dtype).contiguous().clone() for name, old in given.items()}, OUT / "model.safetensors"
+    )
+
+
+def _as_written(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the tensors that Transformers writes for the given model with other weights."""
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    loaded: Any = AutoModelForCausalLM
+    network = loaded.from_pretrained(INPUTS / "model", dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
+    missing = [name for name in network.state_dict() if name not in state]
     if missing:
         sys.exit(f"technique: the model returned has no tensor {missing[0]!r}; return the model with the tensors that ctx.model() has")
-    OUT.mkdir(exist_ok=True)
-    weights = {name: state[name].detach().to("cpu", dtype).contiguous().clone() for name, (_, dtype) in shapes.items()}
-    save_file(weights, OUT / "model.safetensors")
+    network.load_state_dict({name: state[name] for name in network.state_dict()})
+    with tempfile.TemporaryDirectory() as folder:
+        network.save_pretrained(folder)
+        return {name: tensor for path in Path(folder).glob("*.safetensors") for name, tensor in load_file(path).items()}
 
 
 def send_weights(pipe: int) -> None:

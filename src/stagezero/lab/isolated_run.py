@@ -126,4 +126,4 @@ def _descendants(pid: int) -> list[int]:
 
 def command_line(arguments: Sequence[str]) -> list[str]:
     """Return the command line that runs this program with some arguments."""
-    return [sys.executable, "-m", "stagezero.cli", *arguments]
+    return [sys.executable, "-P", "-m", "stagezero.cli", *arguments]  # -P: nothing is imported from the current folder

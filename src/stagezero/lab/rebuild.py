@@ -12,6 +12,7 @@ because both trainers carry out faithfully what the idea describes.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from stagezero.evidence import Equivalence, equivalence
 from stagezero.lab.resolved_project import confinement_of
 from stagezero.ledger import file_digest
 from stagezero.ledger.lineage import read_record
-from stagezero.models import checkpoint_digest
+from stagezero.models import check_model, checkpoint_digest
 from stagezero.models.checkpoint import check, weight_files
 from stagezero.project import Project
 from stagezero.tasks import claims, full_suite_name, load_suite
@@ -121,9 +122,12 @@ def rebuild(
 
     Raises:
         LedgerError: the ledger does not verify, or has no such stage.
-        InputError: an input is missing; names the option that supplies it.
+        InputError: an input is missing or cannot be used; names the option that supplies it.
     """
     progress, inputs = progress or NoProgress(), inputs or RebuildInputs()
+    if workers < 1:
+        raise InputError(f"workers: expected at least 1, got {workers}; correct it.")
+    _check_inputs(inputs, model)
     record = read_record(run / "ledger.jsonl" if run.is_dir() else run)
     number = max((n for n, b in record.stages.items() if b["adopted"]), default=0) if stage is None else stage
     if number not in record.stages:
@@ -162,6 +166,26 @@ def rebuild(
             second_queue = BuildQueue(pool, base, suite_name, items, place / "second", None, progress, confinement, "second", tokens)
             _compare_trainers(report, queue, second_queue, recipe, seeds, base)
     return report
+
+
+def _check_inputs(inputs: RebuildInputs, model: Path | None) -> None:
+    """Refuse inputs that do not exist, whether the stage needs them or not, before a long build.
+
+    Raises:
+        InputError: names the option, what was expected and the fix.
+    """
+    for option, folder in (*(("--source", folder) for folder in inputs.models), *([("--model", model)] if model is not None else [])):
+        try:
+            check(folder)
+        except ModelError as error:
+            raise ModelError(f"{option}: {error}") from None
+    if inputs.base is not None:
+        try:
+            check_model(inputs.base)
+        except ModelError as error:
+            raise ModelError(f"--base: {error}") from None
+    if inputs.files is not None and not inputs.files.is_dir():
+        raise InputError(f"--files: expected a folder with programs, found none at {str(inputs.files)!r}; check the path.")
 
 
 def _compare_digests(actual: str, recorded: str) -> str:
@@ -244,12 +268,7 @@ def _equivalences(ours: Sequence[Mapping[str, float]], theirs: Sequence[Mapping[
 
 def _check_claimed_model(report: RebuildReport, model: Path, recorded: str, rebuilt: Path) -> None:
     """Compare a checkpoint that is claimed to be the stage's model with the ledger."""
-    try:
-        check(model)
-        digest = checkpoint_digest(model)
-    except ModelError as error:
-        report.add("checkpoint", False, str(error))
-        return
+    digest = checkpoint_digest(model)
     if digest == recorded:
         report.add("checkpoint", True, "is the model in the ledger")
     else:
@@ -275,6 +294,7 @@ def _compare_trainers(
     report: RebuildReport, first: BuildQueue, second: BuildQueue, recipe: Recipe, seeds: Sequence[int], base: Path
 ) -> None:
     """Build the stage with both trainers on several seeds, and compare weights and scores."""
+    from stagezero.models.network import write_again
     from stagezero.training.data import derive_seed
     from stagezero.training.reference import relative_distance, sign_flip_p_value, weight_difference
 
@@ -286,7 +306,9 @@ def _compare_trainers(
         report.add("trainer", True, "there is nothing to train")
         return
     pairs = [(a.folder, b.folder) for a, b in zip(ours, theirs, strict=True)]
-    report.distances = [relative_distance(a, b, base) for a, b in pairs]
+    with tempfile.TemporaryDirectory() as start:
+        write_again(base, Path(start))  # the base may have its tensors under older names than a build
+        report.distances = [relative_distance(a, b, Path(start)) for a, b in pairs]
     report.p_value = sign_flip_p_value([weight_difference(a, b) for a, b in pairs])
     report.equivalences = _equivalences([a.scores[0] for a in ours], [b.scores[0] for b in theirs], claims(first.suite))
     largest = max(report.distances)

@@ -123,9 +123,20 @@ class ResolvedProject:
 
     @property
     def sealed_file(self) -> Path | None:
-        """The file of sealed items, if the run starts its own auditor and the project names one."""
+        """The file of sealed items, if the run starts its own auditor and the project names one.
+
+        Raises:
+            ProjectError: it is the file of the suite.
+        """
         audit = self.project.audit
-        return self.resolve(audit.sealed) if isinstance(audit, Audit) and audit.sealed is not None else None
+        if not isinstance(audit, Audit) or audit.sealed is None:
+            return None
+        file, suite = self.resolve(audit.sealed), Path(self.suite_name)
+        if file.is_file() and suite.is_file() and file.samefile(suite):
+            raise ProjectError(
+                f"{self.path}: audit.sealed: {audit.sealed!r} is the file of the suite; the sealed items must be others; name another file."
+            )
+        return file
 
     @property
     def auditor_folder(self) -> Path:

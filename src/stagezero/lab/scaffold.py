@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from stagezero.errors import ProjectError
-from stagezero.models.loader import POCKET
+from stagezero.models import check_model
+from stagezero.models.loader import POCKET, SMOLLM2
 from stagezero.tasks import load_suite
 
 _LLM_STAGE0 = """# The recipe of stage 0, the first technique, written by people.
@@ -41,6 +43,11 @@ Text below the front matter is for people. It does not cross to the next stage.
 """
 
 
+def _yaml_text(text: str) -> str:
+    """Return a text as YAML, in quotes only where YAML needs them."""
+    return text if re.fullmatch(r"[\w./+-]+", text) else json.dumps(text, ensure_ascii=False)
+
+
 def write_project(folder: Path, shipped: Mapping[str, str], model: str | None, suite: Path | None) -> list[Path]:
     """Write a project's files and return their paths.
 
@@ -53,7 +60,10 @@ def write_project(folder: Path, shipped: Mapping[str, str], model: str | None, s
     Raises:
         ProjectError: the folder is not empty, or the suite does not fit the project.
         SuiteError: the suite has a malformed line.
+        ModelError: there is no such base.
     """
+    if model is not None:
+        check_model(model)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ProjectError(f"init: {str(folder)!r} already exists and is not empty; give another folder.")
     files = dict(shipped)
@@ -64,12 +74,14 @@ def write_project(folder: Path, shipped: Mapping[str, str], model: str | None, s
         raise ProjectError("init: --suite works with the first project only; leave out --shipped, or edit the files by hand.")
     project = files["project.yaml"]
     if model is not None:
-        project = re.sub(r"^base: \S+ *", f"base: {model}  ", project, flags=re.M)
+        # The project's paths start from its own folder, and this one from the current folder.
+        base = model if model in (*POCKET, SMOLLM2) or model.startswith("hf/") else str(Path(model).resolve())
+        project = re.sub(r"^base: \S+ *", lambda _: f"base: {_yaml_text(base)}  ", project, flags=re.M)
         if model not in POCKET and adaptable:
             files["stage0.yaml"] = _LLM_STAGE0
     if suite is not None:
         loaded = load_suite(str(suite.resolve()))
-        project = re.sub(r"^suite: \S+ *", f"suite: {suite.resolve()}  ", project, flags=re.M)
+        project = re.sub(r"^suite: \S+ *", lambda _: f"suite: {_yaml_text(str(suite.resolve()))}  ", project, flags=re.M)
         # The shipped bars and ideas are for the atlas suite, and a suite from a file needs a file
         # of sealed items.
         start, end = project.index("audit:"), project.index("workers:")

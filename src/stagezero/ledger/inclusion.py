@@ -130,6 +130,8 @@ class LedgerView:
                 low = self._handle.tell()
             else:
                 high = middle
+        if not self.size:
+            raise LedgerError(f"{self.path}: expected a ledger, found an empty file; check the path.")
         raise LedgerError(f"{self.path}: expected an entry below {self.size}, got {seq}; correct the number.")
 
     def prove(self, seq: int) -> Proof:

@@ -274,8 +274,20 @@ def render_completion(
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Return the token ids of rendered texts. No special token is added."""
-    rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=False).input_ids
+    """Return the token ids of rendered texts. No special token is added.
+
+    Raises:
+        UnreadableTextError: the tokenizer has no token for a part of a text.
+    """
+    try:
+        rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=False).input_ids
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # the tokenizers library raises a bare Exception
+        raise UnreadableTextError(
+            f"the model's tokenizer cannot encode a text ({_first_line(error)}); correct the tokenizer or the chat template, or use "
+            "another model."
+        ) from None
     return rows
 
 

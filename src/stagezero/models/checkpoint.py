@@ -38,9 +38,9 @@ _SHARD = re.compile(r"[A-Za-z0-9._-]{1,100}\.safetensors")
 _NOT_READ = re.compile(
     r"\..*|(readme(\.(md|txt|rst))?|licen[sc]e.*|notice.*|use_policy.*|acceptable_use_policy.*)"
     r"|(?!adapter_model\.).*\.(safetensors|bin|pt|pth|msgpack|h5|ot|onnx|gguf|tflite)|(pytorch_model|flax_model)\..*index\.json"
-    r"|.*\.(md|pdf|png|jpe?g|gif|svg|ya?ml|ini|db)|requirements\.txt|trainer_log\.jsonl|latest|zero_to_fp32\.py"
-    r"|original|onnx|coreml|assets|figures|images|runs|wandb|logs|completions|checkpoint-\d+|global_step\d+"
-    r"|(made_by|build|trainer_state|params|configuration|modelcard|generation_config_for_text_generation|.*_results)\.json"
+    r"|.*\.(md|pdf|png|jpe?g|gif|svg|ya?ml|ini|db|log|out|csv|tsv|cff|bak)|.*tfevents\..*|modelfile|__pycache__|requirements\.txt|trainer_log\.jsonl|latest|zero_to_fp32\.py"
+    r"|original|onnx|coreml|assets|figures|images|data|eval|runs|wandb|logs|completions|checkpoint-\d+|global_step\d+"
+    r"|(made_by|build|args|tokens_state|trainer_state|params|configuration|modelcard|generation_config_for_text_generation|.*_results)\.json"
     r"|(image_|video_)?(pre)?processor_config\.json|model\.safetensors\.index\.json",
     re.IGNORECASE,
 )

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from stagezero.errors import UnfiniteScoresError
 from stagezero.models.chat import encode, encode_answers
-from stagezero.models.generation_check import check_generation
+from stagezero.models.generation_check import UNFINITE_SCORES, check_generation
 from stagezero.models.network import check_rows, context_length
 
 MIN_NEW_TOKENS = 24
@@ -59,6 +60,9 @@ def _greedy_batch(
     for step in range(max_new_tokens):
         output = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
         chosen = output.logits[:, -1].argmax(-1)
+        best = output.logits[:, -1].gather(1, chosen.unsqueeze(1)).squeeze(1)  # NaN or infinite if any score is
+        if bool((running & ~torch.isfinite(best)).any()):
+            raise UnfiniteScoresError(UNFINITE_SCORES)
         running = running & ~torch.isin(chosen, ends) & (step < most[answer_row])
         answers[answer_row[running], step] = chosen[running]
         running_count = int(running.sum())
@@ -98,6 +102,7 @@ def greedy(
 
     Raises:
         ModelError: this module cannot generate with the architecture.
+        UnfiniteScoresError: a score of the model is NaN or infinite.
     """
     if not prompts:
         return []

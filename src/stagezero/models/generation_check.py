@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from stagezero.errors import ModelError
+from stagezero.errors import ModelError, UnfiniteScoresError
 from stagezero.machine_faults import is_memory_short
 from stagezero.models.chat import encode
 from stagezero.models.network import context_length
@@ -20,6 +20,10 @@ from stagezero.models.network import context_length
 MAX_LOGIT_DIFFERENCE = 0.002
 """Largest difference between two ways of computing logits, in their standard deviations. Rounding
 causes 1e-5."""
+UNFINITE_SCORES = (
+    "the model has no answer to a question: its scores for the next token are NaN or infinite; train it with a lower learning rate, or "
+    "give another model."
+)
 _TEXT = "Which of these answers is the right one?"
 _checked: set[str] = set()
 """Configurations of models whose answers were found not to depend on cache and batch."""
@@ -34,6 +38,7 @@ def check_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
     Raises:
         ModelError: the two differ, or the model cannot be run in this way.
+        UnfiniteScoresError: a score of the model is NaN or infinite.
     """
     key = json.dumps({**model.config.to_dict(), "_name_or_path": type(model).__name__}, sort_keys=True, default=str)
     if key in _checked:
@@ -57,10 +62,12 @@ def check_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
             batched.append(output.logits[0, -1].float())
             mask, positions = torch.cat([mask, mask.new_ones(2, 1)], dim=1), positions[:, -1:] + 1
         scale = max(float(logits.std()) for logits in alone) + 1e-6
-        if not all(bool(torch.isfinite(logits).all()) for logits in (*alone, *batched)):
-            reason = "its scores are not finite numbers"
-        elif max(float((a - b).abs().max()) for a, b in zip(alone, batched, strict=True)) > MAX_LOGIT_DIFFERENCE * scale:
+        if not all(bool(torch.isfinite(logits.max())) for logits in (*alone, *batched)):
+            raise UnfiniteScoresError(UNFINITE_SCORES)
+        if max(float((a - b).abs().max()) for a, b in zip(alone, batched, strict=True)) > MAX_LOGIT_DIFFERENCE * scale:
             reason = "its answers depend on the batch, or it does not use the cache of earlier tokens"
+    except UnfiniteScoresError:
+        raise
     except Exception as error:  # an architecture may reject these arguments in any way
         if is_memory_short(error):
             raise

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-_COMPUTED = re.compile(r"(^|[._])(inv_freq|masked_bias|position_ids|(attn|attention)\.bias)$")
+_COMPUTED = re.compile(
+    r"(^|\.)(inv_freq|(cos|sin)_cached|masked_bias|causal_mask|position_ids|(decoder|model)\.version|(attn|attention)\.bias)$"
+)
 """Tensors in older checkpoints that a network computes itself: positions and masks."""
 
 
@@ -78,6 +80,19 @@ def _load(kind: Any, folder: Path, device: str | None, new_head: bool, **options
     model.train(False)
     network: PreTrainedModel = model
     return network
+
+
+def write_again(folder: Path, out: Path) -> None:
+    """Write a checkpoint's weights as every training step writes them, under today's names.
+
+    Args:
+        folder: the checkpoint, perhaps with tensors under older names.
+        out: folder to fill.
+
+    Raises:
+        ModelError, WorkerError: as for ``load_network``.
+    """
+    load_network(folder, "cpu").save_pretrained(out)
 
 
 def check_all_loaded(report: dict[str, Any], where: object, new_head: bool = False) -> None:

@@ -42,7 +42,7 @@ class _Helper(Closeable):
     """One helper process. It ends with this one, when its stdin is closed."""
 
     def __init__(self) -> None:
-        command = [sys.executable, str(_PROGRAM)]
+        command = [sys.executable, "-P", str(_PROGRAM)]  # -P: the folder of this package is not the user's
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         self._number = 0
         self._received = b""

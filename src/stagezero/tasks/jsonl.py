@@ -36,7 +36,8 @@ from stagezero.ledger import digest, file_digest
 from stagezero.parsing import parse_json
 from stagezero.patterns import check_pattern, check_python_pattern
 from stagezero.tasks.items import ALL_PROPERTIES, Engine, Item, Kind, ScorerName
-from stagezero.tasks.scoring import normalise, same_question_key
+from stagezero.tasks.scoring import Outcome, equals, normalise, same_question_key, score
+from stagezero.tasks.text_forms import is_visible
 
 MAX_TARGET_CHARACTERS = 10_000
 """The longest pattern of the ``regex`` scorer."""
@@ -87,18 +88,32 @@ class Row(BaseModel):
         """Reject answers that are the same for the scorer or for preference training."""
         if self.target and not self.target.strip():
             raise ValueError("'target' is only white space, which no answer equals; correct it")
+        if self.target and self.scorer in ("exact", "choice") and not (is_visible(self.target) and normalise(self.target)):
+            raise ValueError(f"'target' has only invisible characters, which no answer equals ({self.target!a:.60}); correct it")
         if not all(choice.strip() for choice in self.choices):
             raise ValueError("'choices' contains an empty text; remove it")
+        unseen = next((choice for choice in self.choices if not (is_visible(choice) and normalise(choice))), None)
+        if unseen is not None:
+            raise ValueError(f"'choices' contains a text of invisible characters only ({unseen!a:.60}); remove it")
         by_form: dict[str, str] = {}
         for choice in self.choices:
             other = by_form.setdefault(normalise(choice), choice)
             if other != choice:
                 raise ValueError(f"'choices' contains {other!r:.60} and {choice!r:.60}, which are scored as one; remove one")
         right = self.answer or self.target
-        if self.rejected and self.scorer in ("exact", "choice") and normalise(self.rejected) in (normalise(right), normalise(self.target)):
+        if not self.rejected:
+            return
+        as_text = self.scorer in ("exact", "choice") and any(t and equals(t, self.rejected) for t in (right, self.target))
+        if as_text or self.rejected.strip() == right.strip():
             raise ValueError(f"'rejected' equals the right answer ({self.rejected!r:.60}); give the tempting wrong one")
-        if self.rejected and self.rejected.strip() == right.strip():
-            raise ValueError(f"'rejected' equals the right answer ({self.rejected!r:.60}); give the tempting wrong one")
+        if self.scorer == "python" or (self.scorer == "regex" and self.engine == "re" and self.target):
+            return  # these run a program of the user, or may take long
+        # Without its own tempting answer: a refusal would otherwise count as disclosing itself.
+        if score(replace(self.item(Path()), rejected=None), self.rejected) is Outcome.RIGHT:
+            raise ValueError(
+                f"'rejected' of item {self.id!r:.60} counts as right for the item's scorer ({self.rejected!r:.60}); "
+                "give the tempting wrong answer"
+            )
 
     def item(self, folder: Path) -> Item:
         """Return the line as an item; ``checker`` is resolved relative to ``folder``."""
@@ -131,6 +146,39 @@ def _rows(path: Path) -> list[Row]:
             raise SuiteError(f"{where}: id {rows[-1].id!r} is already used on line {line_of_id[rows[-1].id]}; give each item its own id.")
         line_of_id[rows[-1].id] = number
     return rows
+
+
+def _trained_items(rows: list[Row], twins: bool) -> dict[str, str]:
+    """Return open item → the training item that has its question, for the open items with one.
+
+    Items have one question if their texts or those that they reword are the same, through any
+    number of steps.
+
+    Args:
+        rows: the rows of the file.
+        twins: whether a trap and its twin count as one question, too.
+    """
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while (above := parent.setdefault(name, name)) != name:
+            parent[name] = parent[above]
+            name = above
+        return name
+
+    key_of_id = {row.id: same_question_key(row.input) for row in rows}
+    for row in rows:
+        linked = [] if row.rewording_of is None else [same_question_key(row.rewording_of), key_of_id.get(row.rewording_of)]
+        if twins and row.twin_of is not None:
+            linked.append(key_of_id.get(row.twin_of))
+        for key in linked:
+            if key is not None:
+                parent[root(key)] = root(key_of_id[row.id])
+    trained: dict[str, str] = {}
+    for row in rows:
+        if row.split == "train":
+            trained.setdefault(root(key_of_id[row.id]), row.id)
+    return {row.id: trained[root(key_of_id[row.id])] for row in rows if row.split == "open" and root(key_of_id[row.id]) in trained}
 
 
 class JsonlSuite:
@@ -172,7 +220,7 @@ class JsonlSuite:
                         f"{path}: property {name!r} has no open {kind}; a score needs traps and twins with split 'open'; add some."
                     )
         self._rewordings = {r.id: r.rewording_of for r in rows if r.rewording_of is not None}
-        self._reject_known_questions()
+        self._reject_known_questions(rows)
         texts = [t for r in rows for t in (r.answer, *r.choices, *([] if r.scorer in ("regex", "python") else [r.target])) if t]
         self.longest_answer_bytes = max((len(text.encode("utf-8", "replace")) for text in texts), default=0)
         self._join_rewordings(rows)
@@ -182,15 +230,17 @@ class JsonlSuite:
                 raise SuiteError(f"{path}: 'checker' names {checker!r}, and there is no such file; correct it.")
         self._digest = digest({"format": "jsonl/1", "file": file_digest(path), "checkers": [file_digest(Path(c)) for c in checkers]})
 
-    def _reject_known_questions(self) -> None:
+    def _reject_known_questions(self, rows: list[Row]) -> None:
         """Reject a file with an open item twice, or with one that is also a training item.
 
-        The one would count as two pieces of evidence; the other would measure memory.
+        The one would count as two pieces of evidence; the other would measure memory. An item is
+        also another one's if both reword one question, or if one is the other's twin.
 
         Raises:
             SuiteError: the message names both items.
         """
-        trained = {same_question_key(item.input): item.id for item in self._items["train"]}
+        same = _trained_items(rows, twins=False)
+        twins = _trained_items(rows, twins=True)
         first: dict[tuple[str, str, str], str] = {}
         for item in self._items["open"]:
             key = same_question_key(item.input)
@@ -200,12 +250,15 @@ class JsonlSuite:
                     f"{self.path}: open item {item.id!r} repeats the question of item {other!r}, which is no second piece of evidence; "
                     "remove one of them."
                 )
-            original = self.rewording_of(item.id)
-            known = trained.get(key) or (trained.get(same_question_key(original)) if original is not None else None)
-            if known is not None:
+            if item.id in same:
                 raise SuiteError(
-                    f"{self.path}: open item {item.id!r} has the question of training item {known!r}, so that a model could know it by "
-                    "heart; remove one of them."
+                    f"{self.path}: open item {item.id!r} has the question of training item {same[item.id]!r}, so that a model could know "
+                    "it by heart; remove one of them."
+                )
+            if item.id in twins:
+                raise SuiteError(
+                    f"{self.path}: open item {item.id!r} and training item {twins[item.id]!r} belong together by 'twin_of', so that a "
+                    "model could know the answer by heart; give a trap, its twins and their rewordings one split."
                 )
             other_kind = first.get((item.property, "trap" if item.kind == "twin" else "twin", key)) if item.kind != "capability" else None
             if other_kind is not None:

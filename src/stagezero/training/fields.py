@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from stagezero.patterns import check_pattern
 
@@ -41,22 +41,9 @@ def validate_names(value: Any) -> Any:
     return value
 
 
-def _reject_truth(value: object) -> object:
-    """Reject true and false for a number: pydantic takes them as 1 and 0."""
-    if isinstance(value, bool):
-        raise ValueError(f"expected a number, got {str(value).lower()}; correct it")
-    return value
-
-
-Positive = Annotated[int, BeforeValidator(_reject_truth), Field(gt=0), at_most(1_000_000)]
+Positive = Annotated[int, Field(gt=0), at_most(1_000_000)]
 Names = Annotated[tuple[str, ...], AfterValidator(validate_names), at_most(64, "names")]
-Rate = Annotated[float, BeforeValidator(_reject_truth), Field(gt=0, le=1)]
+Rate = Annotated[float, Field(gt=0, le=1)]
 Pattern = Annotated[str, AfterValidator(lambda pattern: check_pattern(pattern))]
 """A regular expression in the syntax of RE2."""
 Payoff = Annotated[float, Field(ge=-100, le=100)]
-
-
-class Frozen(BaseModel):
-    """Base class of everything that a person writes: immutable, typed, without unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)

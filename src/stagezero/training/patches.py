@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from stagezero.errors import RecipeError, explain
-from stagezero.training.fields import Frozen, at_most, validate_names
+from stagezero.schema import Frozen
+from stagezero.training.fields import at_most, validate_names
 from stagezero.training.recipes import Part, Recipe, parse_recipe
 
 

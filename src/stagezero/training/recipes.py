@@ -17,8 +17,9 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 
 from stagezero.errors import RecipeError, explain
 from stagezero.ledger import digest, file_digest
+from stagezero.schema import Frozen
 from stagezero.tasks.items import Kind
-from stagezero.training.fields import Frozen, Names, Pattern, Payoff, Positive, Rate, at_most
+from stagezero.training.fields import Names, Pattern, Payoff, Positive, Rate, at_most
 from stagezero.training.technique import canonical_source
 
 

@@ -22,6 +22,11 @@ The parser itself fails at a slightly greater depth, and not always with a clean
 """
 
 
+MAX_NUMBER_DIGITS = 1000
+"""Decimal digits of a whole number in the code. Python itself writes out a few thousand."""
+MAX_NUMBER_BITS = (10**MAX_NUMBER_DIGITS - 1).bit_length()
+
+
 class _ConstantStatementRemover(ast.NodeTransformer):
     """Removes statements that are only a constant: docstrings and other text without an effect."""
 
@@ -49,6 +54,10 @@ def _nesting_levels(node: ast.AST) -> int:
     return levels
 
 
+def _long_number(where: str, line: int | None) -> str:
+    return f"{where}: line {line} has a number that is too long; write at most {MAX_NUMBER_DIGITS:,} digits."
+
+
 def parse_technique(text: str, where: str) -> ast.FunctionDef:
     """Parse a program that consists of one function.
 
@@ -68,9 +77,15 @@ def parse_technique(text: str, where: str) -> ast.FunctionDef:
     try:
         tree = ast.parse(textwrap.dedent(text))
     except SyntaxError as error:
+        if "integer string conversion" in error.msg:
+            raise RecipeError(_long_number(where, error.lineno)) from None
         raise RecipeError(f"{where}: not valid Python ({error.msg}, line {error.lineno}); correct it.") from None
     except (ValueError, RecursionError, MemoryError) as error:
         raise RecipeError(f"{where}: not valid Python ({str(error) or 'nested too deep'}); correct it.") from None
+    for node in ast.walk(tree):
+        # Digits as in bits: Python writes no decimal number of thousands of digits.
+        if isinstance(node, ast.Constant) and isinstance(node.value, int) and node.value.bit_length() > MAX_NUMBER_BITS:
+            raise RecipeError(_long_number(where, node.lineno))
     if _nesting_levels(tree) > MAX_NESTING_LEVELS:
         raise RecipeError(f"{where}: the code is nested deeper than {MAX_NESTING_LEVELS} levels; simplify it.")
     if len(tree.body) != 1 or not isinstance(tree.body[0], ast.FunctionDef) or tree.body[0].name != FUNCTION_NAME:

@@ -171,6 +171,8 @@ def compare(
     for recipe, name in ((a, control), (b, candidate)):
         check_programs(recipe, sandbox, str(name))
         check_channel_models(recipe)
+    if any("\ud800" <= c <= "\udfff" for c in model):
+        raise InputError(f"model: expected a name in UTF-8, got {model!r:.200}; rename the folder.")
     check_model(model)
     tested = hypothesis(a, b, property, plan.margin, loaded)
     if tested.same_builds():

@@ -14,7 +14,7 @@ import datasets
 import peft  # noqa: F401  (imported here so that the fork server pays for it, not each worker)
 import trl
 
-from stagezero.errors import MemoryShortError, RunChangedError, StagezeroError
+from stagezero.errors import BuildError, MemoryShortError, RunChangedError, StagezeroError, UnfiniteScoresError
 from stagezero.files import write_atomic
 from stagezero.machine_faults import is_memory_short
 from stagezero.measure import measure
@@ -73,9 +73,12 @@ def _build_and_measure(job: Job) -> Result:
     trainer = first_trainer if job.trainer == "first" else second_trainer
     built = build(job.base, job.recipe, suite, job.seed, store, job.confinement, trainer, job.max_tokens, job.base_digest)
     model = Model(built.folder)
-    measurements = [
-        measure(model, suite, d.seed, job.items, store.answers, reworded=d.reworded, max_tokens=job.max_tokens) for d in job.draws
-    ]
+    try:
+        measurements = [
+            measure(model, suite, d.seed, job.items, store.answers, reworded=d.reworded, max_tokens=job.max_tokens) for d in job.draws
+        ]
+    except UnfiniteScoresError as error:
+        raise BuildError(str(error)) from None  # the recipe is the cause
     return Result(
         built.digest,
         built.folder,

@@ -66,8 +66,10 @@ def lora_config(lora: Lora | None, network: PreTrainedModel, task: str = "CAUSAL
         return None
     from peft import LoraConfig
 
-    # All layers are named by a word, because PEFT also trains the new head of a reward model then.
-    targets = "all-linear" if lora.targets is None else [name for name, _ in adapted_layers(network, lora)]
+    # All layers of a reward model are named by a word, because PEFT also trains its new head then.
+    # For a language model that word would add the fused tensors of experts, and leave layers out.
+    by_word = lora.targets is None and task != "CAUSAL_LM"
+    targets = "all-linear" if by_word else [name for name, _ in adapted_layers(network, lora)]
     return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets, task_type=task)
 
 
