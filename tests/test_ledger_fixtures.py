@@ -109,8 +109,8 @@ def registered_batches(name: str) -> Iterator[tuple[list[Entrant], Recipe, float
     """
     ledger, suite = entries(name), load_suite("atlas")
     assert versions.recorded_version(ledger[0].body, "rule") == RULE_VERSION
-    # Scorers 1 and 2 agree on the answers to atlas's items.
-    assert versions.recorded_version(ledger[0].body, "scorer") == 1 and SCORER_VERSION == 2
+    # Scorers 1 to 3 agree on the answers to atlas's items.
+    assert versions.recorded_version(ledger[0].body, "scorer") == 1 and SCORER_VERSION == 3
     if name.endswith("comparison"):
         plan, body = Trial.model_validate(ledger[0].body["trial"]), ledger[1].body
         a, b = (load_recipe(PROJECTS / "comparison" / f"{recipe}.yaml") for recipe in ("plain", "balanced"))

@@ -75,7 +75,7 @@ class UnreadableTextError(ModelError):
     """Raised when a text exceeds a model's context, or has a token without an embedding."""
 
 
-class UnfiniteScoresError(ModelError):
+class NonFiniteScoresError(ModelError):
     """Raised when a model gives its tokens scores that are NaN or infinite: it has no answer."""
 
 

@@ -16,9 +16,12 @@ from stagezero.files import MACHINE_ERRORS
 
 _WRITE_ERRORS = (MACHINE_ERRORS - {errno.ENOMEM}) | {errno.EFBIG, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EAGAIN}
 """Error numbers of a disk, a mount or a limit, in the texts of libraries."""
-_MEMORY_WORDS = ("can't allocate memory", "Cannot allocate memory", "bad_alloc", "out of memory", "failed to map segment")
+_MEMORY_WORDS = (
+    "can't allocate memory", "Cannot allocate memory", "bad_alloc", "out of memory", "STATUS_ALLOC_FAILED", "failed to map segment",
+)  # fmt: skip
 _MEMORY_TEXT = re.compile(rf"\bos error {errno.ENOMEM}\b")
 _NO_THREAD = "can't start new thread"
+_GPU_BUSY = "devices are busy or unavailable"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -47,6 +50,8 @@ def machine_fault(error: BaseException) -> str | None:
         text = str(cause)
         if isinstance(cause, RuntimeError) and _NO_THREAD in text:
             return "this machine's limit of processes and threads is reached"
+        if isinstance(cause, RuntimeError) and _GPU_BUSY in text:
+            return "the GPU is busy or unavailable"
         numbers = {int(number) for number in re.findall(r"os error (\d{1,4})\b", text)}
         for number in sorted(_WRITE_ERRORS):
             if number in numbers or (number in MACHINE_ERRORS and os.strerror(number) in text):

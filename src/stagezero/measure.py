@@ -25,7 +25,7 @@ from stagezero.tasks import ALL_PROPERTIES, Counts, Item, Outcome, Suite, answer
 from stagezero.tasks.jsonl import JsonlSuite
 
 ANSWERS_FORMAT = "answers/3"
-SCORER_VERSION = 2
+SCORER_VERSION = 3
 """Version of the definition of scores and signs.
 
 It is increased with every change of that definition. Ledgers contain it.

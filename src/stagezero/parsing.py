@@ -50,6 +50,8 @@ class _StrictLoader(yaml.SafeLoader):
             raise yaml.YAMLError(f"{where}: {_too_long(node.value)}")
         if "\0" in node.value:
             raise yaml.YAMLError(f"{where}: the text has a NUL character; leave it out")
+        if _UNUSABLE_CHARACTER.search(node.value):  # JSON writes a whole character as two halves
+            node.value = node.value.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
         if half := _UNUSABLE_CHARACTER.search(node.value):
             raise yaml.YAMLError(f"{where}: {_half_a_character(half[0])}")
         return node

@@ -16,6 +16,8 @@ from typing import Any
 
 _SAFE_PATH = "PYTHONSAFEPATH"
 """With this variable, Python does not add the current folder or that of a script to its path."""
+_starting = threading.RLock()
+"""Held while this process is changed for one that starts: two threads may start processes."""
 _NO_LEAK_WARNING = "ignore:resource_tracker"
 """A terminated worker leaves a semaphore, which is then removed with a warning on stderr."""
 
@@ -51,14 +53,15 @@ def _without_current_folder() -> Iterator[None]:
 
     ``multiprocessing`` starts its servers with ``python -c``, which would search there first.
     """
-    before = os.environ.get(_SAFE_PATH)
-    os.environ[_SAFE_PATH] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop(_SAFE_PATH)
-        if before is not None:
-            os.environ[_SAFE_PATH] = before
+    with _starting:
+        before = os.environ.get(_SAFE_PATH)
+        os.environ[_SAFE_PATH] = "1"
+        try:
+            yield
+        finally:
+            os.environ.pop(_SAFE_PATH, None)
+            if before is not None:
+                os.environ[_SAFE_PATH] = before
 
 
 @contextmanager
@@ -68,10 +71,11 @@ def without_main_module() -> Iterator[None]:
     They would run the program again. That fails if the program was read from standard input, or
     calls stagezero without a guard (``if __name__ == "__main__"``).
     """
-    main: Any = sys.modules["__main__"]
-    hidden: dict[str, Any] = {name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__}
-    main.__spec__ = None
-    try:
-        yield
-    finally:
-        main.__dict__.update(hidden)
+    with _starting:
+        main: Any = sys.modules["__main__"]
+        hidden: dict[str, Any] = {name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__}
+        main.__spec__ = None
+        try:
+            yield
+        finally:
+            main.__dict__.update(hidden)

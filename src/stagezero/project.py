@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import AliasChoices, BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
 from stagezero.errors import ProjectError, explain
 from stagezero.evidence import Test, e_lond_level, idea_level, stage_level
@@ -22,7 +22,16 @@ from stagezero.schema import Frozen
 
 Positive = Annotated[int, Field(gt=0, lt=2**53)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-Argument = str | Annotated[int, Field(gt=-(2**53), lt=2**53)] | float | bool
+
+
+def _reject_large(value: Any) -> Any:
+    """Reject a whole number that JSON cannot carry exactly."""
+    if isinstance(value, int) and abs(value) >= 2**53:
+        raise ValueError(f"expected a whole number between -2^53 and 2^53, got {value}; use a smaller one")
+    return value
+
+
+Argument = Annotated[str | int | float | bool, BeforeValidator(_reject_large)]
 MAX_SECONDS = 315_360_000
 """The longest time that a stage waits: ten years."""
 

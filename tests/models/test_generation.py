@@ -15,7 +15,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from stagezero.errors import ModelError, UnfiniteScoresError
+from stagezero.errors import ModelError, NonFiniteScoresError
 from stagezero.models import Model
 from stagezero.models.chat import load_tokenizer
 from stagezero.models.generation import greedy, log_probabilities
@@ -117,7 +117,7 @@ def test_a_model_with_infinite_scores_has_no_answer(base: Path, tmp_path: Path) 
     weights[head] = weights[head] * 1e4
     weights["model.norm.weight"] = weights["model.norm.weight"] * 1e37
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UnfiniteScoresError, match="its scores for the next token are NaN or infinite"):
+    with pytest.raises(NonFiniteScoresError, match="its scores for the next token are NaN or infinite"):
         Model(folder).answer(["Why?"])
 
 

@@ -102,3 +102,25 @@ def test_a_choice_beside_a_negation_is_named(answer: str) -> None:
 def test_a_choice_within_a_name_with_underscores_is_not_named() -> None:
     assert outcome("bar", ("bar", "baz"), "foo_bar") is Outcome.UNPARSEABLE
     assert outcome("bar", ("bar", "baz"), "It is __bar__.") is Outcome.RIGHT
+
+
+@pytest.mark.parametrize(
+    ("choices", "target", "answer", "outcome"),
+    [
+        (("50", "100"), "100", "between 50 and 100", "unparseable"),
+        (("5", "7"), "7", "from 5 to 7", "unparseable"),
+        (("four", "five"), "four", "four to five", "unparseable"),
+        (("20", "30"), "20", "There are twenty (20).", "right"),
+        (("12", "100"), "12", "a dozen (12)", "right"),
+        (("man", "woman", "unknown"), "unknown", "The answer is unknown.", "right"),
+        (("man", "woman", "unknown"), "man", "It is unknown.", "wrong"),
+        (("man", "woman", "unknown"), "unknown", "I don't know.", "refused"),
+        (("Can't be determined", "Ann"), "Can't be determined", "It can't be determined.", "right"),
+        (("Einstein", "Bohr"), "Einstein", "It is none other than Einstein.", "right"),
+        (("yes", "no"), "no", "That's not true so the answer is no", "right"),
+    ],
+)
+def test_ranges_numbers_in_words_and_choices_that_read_like_refusals(
+    choices: tuple[str, ...], target: str, answer: str, outcome: str
+) -> None:
+    assert score(Item("i", "q", target, "trap", "p", "choice", choices), answer).value == outcome

@@ -25,7 +25,7 @@ from stagezero.lab.resolved_project import confinement_of
 from stagezero.ledger import file_digest
 from stagezero.ledger.lineage import read_record
 from stagezero.models import check_model, checkpoint_digest
-from stagezero.models.checkpoint import check, weight_files
+from stagezero.models.checkpoint import check, tensors, weight_files
 from stagezero.project import Project
 from stagezero.tasks import claims, full_suite_name, load_suite
 from stagezero.training import Recipe
@@ -306,9 +306,12 @@ def _compare_trainers(
         report.add("trainer", True, "there is nothing to train")
         return
     pairs = [(a.folder, b.folder) for a, b in zip(ours, theirs, strict=True)]
-    with tempfile.TemporaryDirectory() as start:
-        write_again(base, Path(start))  # the base may have its tensors under older names than a build
-        report.distances = [relative_distance(a, b, Path(start)) for a, b in pairs]
+    with tempfile.TemporaryDirectory() as name:
+        start = base
+        if not set(tensors(pairs[0][0])) <= set(tensors(base)):  # it has some under older names
+            start = Path(name)
+            write_again(base, start)
+        report.distances = [relative_distance(a, b, start) for a, b in pairs]
     report.p_value = sign_flip_p_value([weight_difference(a, b) for a, b in pairs])
     report.equivalences = _equivalences([a.scores[0] for a in ours], [b.scores[0] for b in theirs], claims(first.suite))
     largest = max(report.distances)

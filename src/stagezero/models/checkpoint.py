@@ -158,7 +158,7 @@ def tensors(folder: Path, files: Sequence[Path] | None = None) -> dict[str, tupl
     return shapes
 
 
-def first_unfinite_tensor(folder: Path) -> str | None:
+def first_non_finite_tensor(folder: Path) -> str | None:
     """Return the name of a tensor with a weight that is NaN or infinite; None if there is none."""
     import torch
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from stagezero.errors import UnfiniteScoresError
+from stagezero.errors import NonFiniteScoresError
 from stagezero.models.chat import encode, encode_answers
-from stagezero.models.generation_check import UNFINITE_SCORES, check_generation
+from stagezero.models.generation_check import NON_FINITE_SCORES, check_generation
 from stagezero.models.network import check_rows, context_length
 
 MIN_NEW_TOKENS = 24
@@ -62,7 +62,7 @@ def _greedy_batch(
         chosen = output.logits[:, -1].argmax(-1)
         best = output.logits[:, -1].gather(1, chosen.unsqueeze(1)).squeeze(1)  # NaN or infinite if any score is
         if bool((running & ~torch.isfinite(best)).any()):
-            raise UnfiniteScoresError(UNFINITE_SCORES)
+            raise NonFiniteScoresError(NON_FINITE_SCORES)
         running = running & ~torch.isin(chosen, ends) & (step < most[answer_row])
         answers[answer_row[running], step] = chosen[running]
         running_count = int(running.sum())
@@ -102,7 +102,7 @@ def greedy(
 
     Raises:
         ModelError: this module cannot generate with the architecture.
-        UnfiniteScoresError: a score of the model is NaN or infinite.
+        NonFiniteScoresError: a score of the model is NaN or infinite.
     """
     if not prompts:
         return []

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from stagezero.errors import ModelError, UnfiniteScoresError
+from stagezero.errors import ModelError, NonFiniteScoresError
 from stagezero.machine_faults import is_memory_short
 from stagezero.models.chat import encode
 from stagezero.models.network import context_length
@@ -20,7 +20,7 @@ from stagezero.models.network import context_length
 MAX_LOGIT_DIFFERENCE = 0.002
 """Largest difference between two ways of computing logits, in their standard deviations. Rounding
 causes 1e-5."""
-UNFINITE_SCORES = (
+NON_FINITE_SCORES = (
     "the model has no answer to a question: its scores for the next token are NaN or infinite; train it with a lower learning rate, or "
     "give another model."
 )
@@ -38,7 +38,7 @@ def check_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
     Raises:
         ModelError: the two differ, or the model cannot be run in this way.
-        UnfiniteScoresError: a score of the model is NaN or infinite.
+        NonFiniteScoresError: a score of the model is NaN or infinite.
     """
     key = json.dumps({**model.config.to_dict(), "_name_or_path": type(model).__name__}, sort_keys=True, default=str)
     if key in _checked:
@@ -63,10 +63,10 @@ def check_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
             mask, positions = torch.cat([mask, mask.new_ones(2, 1)], dim=1), positions[:, -1:] + 1
         scale = max(float(logits.std()) for logits in alone) + 1e-6
         if not all(bool(torch.isfinite(logits.max())) for logits in (*alone, *batched)):
-            raise UnfiniteScoresError(UNFINITE_SCORES)
+            raise NonFiniteScoresError(NON_FINITE_SCORES)
         if max(float((a - b).abs().max()) for a, b in zip(alone, batched, strict=True)) > MAX_LOGIT_DIFFERENCE * scale:
             reason = "its answers depend on the batch, or it does not use the cache of earlier tokens"
-    except UnfiniteScoresError:
+    except NonFiniteScoresError:
         raise
     except Exception as error:  # an architecture may reject these arguments in any way
         if is_memory_short(error):

@@ -74,7 +74,7 @@ def _load(kind: Any, folder: Path, device: str | None, new_head: bool, **options
         fix = "install the package that it names" if isinstance(error, ImportError) else "check config.json, or copy the checkpoint again"
         raise ModelError(f"{folder}: could not be loaded ({reason}); {fix}.") from None
     check_all_loaded(report, folder, new_head)
-    if (name := _first_unfinite(model)) is not None:
+    if (name := _first_non_finite(model)) is not None:
         raise ModelError(f"{folder}: tensor {name!r} has a weight that is not a finite number; train the model with a lower learning rate.")
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model.train(False)
@@ -123,7 +123,7 @@ def check_all_loaded(report: dict[str, Any], where: object, new_head: bool = Fal
         )
 
 
-def _first_unfinite(network: Any) -> str | None:
+def _first_non_finite(network: Any) -> str | None:
     """Return the name of a weight that is NaN or infinite as it was loaded; None if none is.
 
     A number that fits into the file's type may be infinite in float32.

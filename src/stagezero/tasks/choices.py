@@ -46,10 +46,14 @@ _PART_BEFORE = re.compile(
     # words
     rf"|\b(?:minus|negative|plus|times|divided by|multiplied by|to the power of|{_COMPARISON}) $"
     rf"|\b(?:sqrt|log|ln|exp|sin|cos|tan) ?$|(?:\b(?:root|half|third|quarter|percent|power|factorial|square|cube|logarithm|log|out)|%) of $"
-    rf"|\b(?:{_SCALES})(?: and)? $|\b(?:{_TENS}) $|\b(?:zero|\d) point $",
+    # the upper end of a range
+    rf"|\bbetween [^.;!?]{{1,20}} and $|{_ANY_NUMBER}\S*(?: \w+)? to $",
     re.IGNORECASE,
 )
 """What stands before a number that is a part of another number or expression."""
+
+_WORD_BEFORE = re.compile(rf"\b(?:{_SCALES})(?: and)? $|\b(?:{_TENS}) $|\b(?:zero|\d) point $", re.IGNORECASE)
+"""Words before the rest of a number; "twenty (20)" is a number in words and in digits."""
 
 _PART_AFTER = re.compile(
     r"[.,/:'\u00b7\u066b\u066c]\d| \d{3}\b| \d+/\d|[.] \d|\.{2,3} ?\d"
@@ -67,10 +71,10 @@ _PART_AFTER = re.compile(
 _THOUSANDS_BEFORE = re.compile(r"(?<![\d.,])\d{1,3}(?:[ ']\d{3})*[ ']$")
 
 _NEGATOR = (
-    r"(?:\b(?:not|never|neither|nor|hardly|no longer|far from|anything but|other than|rather than|instead of"
+    r"(?:\b(?:not|never|neither|nor|hardly|no longer|far from|anything but|(?<!none )(?<!no )(?<!nothing )other than|rather than|instead of"
     r"|isnt|wasnt|arent|werent|aint)|n't)"
 )
-_CLAUSE = r"(?:(?! but | - )[^.,;:!?\u2014])*"
+_CLAUSE = r"(?:(?! but | so | therefore | because | - )[^.,;:!?\u2014])*"
 _NEGATED_BEFORE = re.compile(
     rf"{_NEGATOR}(?: (?:a|an|the|be|been|really|actually|exactly|quite|necessarily|always|entirely|at all|in fact"
     r"|simply|ever|even|called))* $"
@@ -119,7 +123,7 @@ def _counts(text: str, start: int, end: int) -> bool:
         return False
     word = _IS_NUMBER_WORD.fullmatch(found.casefold()) is not None
     if word or found[0].isdigit() or (found[0] in "-+.$\u20ac\u00a3" and found[1:2].isdigit()):
-        if _PART_BEFORE.search(_TAG_BEFORE.sub("", before)):
+        if _PART_BEFORE.search(_TAG_BEFORE.sub("", before)) or (not enclosed and _WORD_BEFORE.search(before)):
             return False
         if not enclosed and re.match(r"\d{3}(?!\d)", found) and _THOUSANDS_BEFORE.search(before):
             return False

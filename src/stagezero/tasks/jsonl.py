@@ -109,7 +109,9 @@ class Row(BaseModel):
         if self.scorer == "python" or (self.scorer == "regex" and self.engine == "re" and self.target):
             return  # these run a program of the user, or may take long
         # Without its own tempting answer: a refusal would otherwise count as disclosing itself.
-        if score(replace(self.item(Path()), rejected=None), self.rejected) is Outcome.RIGHT:
+        # What begins with a disclosure is no refusal, whatever follows.
+        text = self.rejected if self.target else re.split(r"[.;:!?]", self.rejected)[0]
+        if score(replace(self.item(Path()), rejected=None), text) is Outcome.RIGHT:
             raise ValueError(
                 f"'rejected' of item {self.id!r:.60} counts as right for the item's scorer ({self.rejected!r:.60}); "
                 "give the tempting wrong answer"

@@ -75,6 +75,8 @@ _PAIRS = (
     ("\u00ab", "\u00bb"), ("\u00bb", "\u00ab"), ("\u2039", "\u203a"), ("\u300c", "\u300d"), ("\u300e", "\u300f"), ("(", ")"), ("[", "]"),
 )  # fmt: skip
 """Emphasis, quotation marks and brackets that may enclose a whole answer."""
+_UNMATCHED = re.compile(r"^[*\"\u201c\u201d\u201e]+|\*+$|(?<!\d)[\"\u201c\u201d]+$")
+"""Emphasis or quotation marks at one end: an answer may be cut off before the other."""
 _SENTENCE_MARKS = ".,;:!?\u3002"
 
 
@@ -91,6 +93,7 @@ def _forms_of_answer(answer: str) -> set[str]:
             left.append(form.rstrip(_SENTENCE_MARKS))
             if form[-2:-1] != form[-1]:  # not of an ellipsis
                 left.append(form[:-1])
+        left.append(_UNMATCHED.sub("", form))
         left += [
             form[len(a) : -len(b)]
             for a, b in _PAIRS
@@ -150,7 +153,11 @@ def score(item: Item, answer: str) -> Outcome:
             return Outcome.RIGHT
         # "No, I don't think so" is an answer with an explanation.
         chosen = named_choices(item.choices, answer)
-        if len(chosen) != 1 or not normalise(answer).startswith(next(iter(chosen))):
+        if len(chosen) != 1:
+            return Outcome.REFUSED
+        choice, text = next(iter(chosen)), normalise(answer)
+        # A choice may read like a refusal itself, such as "unknown".
+        if not text.startswith(choice) and is_refusal(re.sub(rf"(?<!\w){re.escape(choice)}(?!\w)", " ", text)):
             return Outcome.REFUSED
     return _score_choice(item, answer) if item.scorer == "choice" else _score_exact(item, answer)
 

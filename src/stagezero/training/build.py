@@ -208,13 +208,13 @@ def _key_content(
     }  # fmt: skip
 
 
-def _reject_unfinite_weights(step: TrainStep, folder: Path) -> None:
+def _reject_non_finite_weights(step: TrainStep, folder: Path) -> None:
     """Reject a checkpoint with a weight that is NaN or infinite: its answers would mean nothing.
 
     Raises:
         BuildError: the message names the tensor.
     """
-    name = checkpoint.first_unfinite_tensor(folder)
+    name = checkpoint.first_non_finite_tensor(folder)
     if name is not None:
         raise BuildError(
             f"{step.step} step {step.name!r}: tensor {name!r} has a weight that is not a finite number; train with a lower learning rate."
@@ -301,7 +301,7 @@ def build(
                 changed = next((path for path, before in read.items() if checkpoint.fingerprint(path) != before), None)
                 if changed is not None:
                     raise RunChangedError(f"{changed}: this model changed while it was used; run the same command again.")
-                _reject_unfinite_weights(step, out)
+                _reject_non_finite_weights(step, out)
             except UnreadableTextError as error:
                 raise BuildError(f"{step.step} step {step.name!r}: {error}") from None
             except StagezeroError as error:

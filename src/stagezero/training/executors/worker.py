@@ -14,7 +14,7 @@ import datasets
 import peft  # noqa: F401  (imported here so that the fork server pays for it, not each worker)
 import trl
 
-from stagezero.errors import BuildError, MemoryShortError, RunChangedError, StagezeroError, UnfiniteScoresError
+from stagezero.errors import BuildError, MemoryShortError, NonFiniteScoresError, RunChangedError, StagezeroError
 from stagezero.files import write_atomic
 from stagezero.machine_faults import is_memory_short
 from stagezero.measure import measure
@@ -77,7 +77,7 @@ def _build_and_measure(job: Job) -> Result:
         measurements = [
             measure(model, suite, d.seed, job.items, store.answers, reworded=d.reworded, max_tokens=job.max_tokens) for d in job.draws
         ]
-    except UnfiniteScoresError as error:
+    except NonFiniteScoresError as error:
         raise BuildError(str(error)) from None  # the recipe is the cause
     return Result(
         built.digest,
