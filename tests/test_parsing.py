@@ -92,3 +92,7 @@ def test_a_truth_value_is_no_number() -> None:
     for change in ({"steps": True}, {"learning_rate": True}, {"steps": "yes"}):
         with pytest.raises(RecipeError, match="expected a"):
             parse_recipe([{"step": "mix", "parts": [{}]}, {"step": "sft", "steps": 2, "learning_rate": 0.1, **change}], "recipe")
+
+
+def test_a_character_in_the_escapes_of_json_is_whole() -> None:
+    assert parse_yaml('{"title": "Use \\ud83d\\ude00 rewards"}', "x", InputError) == {"title": "Use \U0001f600 rewards"}

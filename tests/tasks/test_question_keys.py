@@ -18,7 +18,8 @@ def test_forms_of_one_question(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("Is 3 != 4?", "Is 3 = 4?"), ("5 - -3?", "5 - 3?"), ("2-3?", "2+3?"), ("2-3", "23"), ("1.5?", "15?"), ("3/4", "34"), ("-5?", "5?"), ("Close door 1.", "Please close door 1."), ("?", "!")],
+    [("Is 3 != 4?", "Is 3 = 4?"), ("5 - -3?", "5 - 3?"),
+     ("2-3?", "2+3?"), ("2-3", "23"), ("1.5?", "15?"), ("3/4", "34"), ("-5?", "5?"), ("Close door 1.", "Please close door 1."), ("?", "!")],
 )  # fmt: skip
 def test_different_questions_have_different_keys(one: str, other: str) -> None:
     assert same_question_key(one) != same_question_key(other)

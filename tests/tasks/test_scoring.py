@@ -162,6 +162,7 @@ def test_signs_at_the_ends_that_carry_meaning_count(target: str, answer: str) ->
         *[("Paris", a) for a in ("Paris.", "Paris!", "Paris...", '"Paris"', "**Paris**", "***Paris***", "(Paris)", "'Paris'", "`Paris`")],
         *[("Paris", a) for a in ("\u201cParis\u201d", "\u201eParis\u201c", "\u00abParis\u00bb", '"**Paris**."', "(Paris).", "_Paris_",
            " paris\n")],
+        *[("Paris", a) for a in ("**Paris", "Paris**", '"Paris', 'Paris"')],  # cut off, or begun before
         *[("5", a) for a in ("5.", "5!", '"5"', "**5**", "(5)")],
         *[("[0, 1)", a) for a in ("[0, 1)", "[0, 1).", "**[0, 1)**")],
         *[("5!", a) for a in ("5!", "5!.", "**5!**")],

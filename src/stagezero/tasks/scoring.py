@@ -75,7 +75,7 @@ _PAIRS = (
     ("\u00ab", "\u00bb"), ("\u00bb", "\u00ab"), ("\u2039", "\u203a"), ("\u300c", "\u300d"), ("\u300e", "\u300f"), ("(", ")"), ("[", "]"),
 )  # fmt: skip
 """Emphasis, quotation marks and brackets that may enclose a whole answer."""
-_UNMATCHED = re.compile(r"^[*\"\u201c\u201d\u201e]+|\*+$|(?<!\d)[\"\u201c\u201d]+$")
+_UNMATCHED = re.compile(r"^(?:\*\*+|[\"\u201c\u201d\u201e]+)|\*\*+$|(?<!\d)[\"\u201c\u201d]+$")
 """Emphasis or quotation marks at one end: an answer may be cut off before the other."""
 _SENTENCE_MARKS = ".,;:!?\u3002"
 
