@@ -43,7 +43,7 @@ class _Helper(Closeable):
 
     def __init__(self) -> None:
         command = [sys.executable, "-P", str(_PROGRAM)]  # -P: the folder of this package is not the user's
-        # A worker has this variable. A program that the user's code starts may import from its folder.
+        # A worker has this variable. A program of the user may import from its own folder.
         variables = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, env=variables)
         self._number = 0
