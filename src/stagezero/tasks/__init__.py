@@ -4,8 +4,10 @@ Other rooms import the names listed in ``__all__``. Nothing here runs a model.
 """
 
 from stagezero.tasks.items import ALL_PROPERTIES, Item, Suite, claims
+from stagezero.tasks.refusals import is_refusal
 from stagezero.tasks.registry import DEFAULT_ANSWER_TOKENS, answer_tokens, full_suite_name, load_suite
-from stagezero.tasks.scoring import Counts, Outcome, is_refusal, names_both, normalise, score, tally
+from stagezero.tasks.scoring import Counts, Outcome, names_both, score, tally
+from stagezero.tasks.text_forms import normalise
 
 __all__ = [
     "ALL_PROPERTIES", "DEFAULT_ANSWER_TOKENS", "Counts", "Item", "Outcome", "Suite", "answer_tokens", "claims", "full_suite_name",

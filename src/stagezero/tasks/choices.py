@@ -9,15 +9,12 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from stagezero.tasks.text_forms import fold, normalise
+from stagezero.tasks.text_forms import PAIRS, fold, normalise
 
 _CONTEXT = 80
 """Characters on each side of a choice that decide whether it counts."""
 
-_PAIRS = (
-    ("**", "**"), ("*", "*"), ("__", "__"), ("_", "_"), ("'", "'"), ('"', '"'), ("\u201c", "\u201d"), ("\u201e", "\u201c"),
-    ("\u00ab", "\u00bb"), ("(", ")"), ("[", "]"), ("{", "}"),
-)  # fmt: skip
+_PAIRS = (("__", "__"), ("{", "}"), *PAIRS)
 """Emphasis, quotation marks and brackets around a choice."""
 
 _LONG_MINUS = re.compile(r"(?<![\w\u2014\u2015])[\u2014\u2015](?=[$\u20ac\u00a3\u00a5]?\d)")

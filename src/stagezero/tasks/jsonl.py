@@ -36,8 +36,9 @@ from stagezero.ledger import digest, file_digest
 from stagezero.parsing import parse_json
 from stagezero.patterns import check_pattern, check_python_pattern
 from stagezero.tasks.items import ALL_PROPERTIES, Engine, Item, Kind, ScorerName
-from stagezero.tasks.scoring import Outcome, equals, normalise, same_question_key, score
-from stagezero.tasks.text_forms import is_visible
+from stagezero.tasks.question_keys import same_question_key
+from stagezero.tasks.scoring import Outcome, equals, score
+from stagezero.tasks.text_forms import is_visible, normalise
 
 MAX_TARGET_CHARACTERS = 10_000
 """The longest pattern of the ``regex`` scorer."""

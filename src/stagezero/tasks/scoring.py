@@ -17,13 +17,8 @@ from stagezero import patterns
 from stagezero.tasks import helper
 from stagezero.tasks.choices import named_choices
 from stagezero.tasks.items import Item
-from stagezero.tasks.question_keys import same_question_key
 from stagezero.tasks.refusals import is_refusal
-from stagezero.tasks.text_forms import fold, normalise
-
-__all__ = [
-    "Counts", "Outcome", "equals", "fold", "is_refusal", "named_choices", "names_both", "normalise", "same_question_key", "score", "tally",
-]  # fmt: skip
+from stagezero.tasks.text_forms import PAIRS, fold, normalise
 
 
 class Outcome(StrEnum):
@@ -70,11 +65,6 @@ def _score_choice(item: Item, answer: str) -> Outcome:
     return Outcome.RIGHT if named == {normalise(item.target)} else Outcome.WRONG
 
 
-_PAIRS = (
-    ("**", "**"), ("*", "*"), ("_", "_"), ("'", "'"), ('"', '"'), ("\u201c", "\u201d"), ("\u201e", "\u201c"), ("\u201e", "\u201d"),
-    ("\u00ab", "\u00bb"), ("\u00bb", "\u00ab"), ("\u2039", "\u203a"), ("\u300c", "\u300d"), ("\u300e", "\u300f"), ("(", ")"), ("[", "]"),
-)  # fmt: skip
-"""Emphasis, quotation marks and brackets that may enclose a whole answer."""
 _UNMATCHED = re.compile(r"^(?:\*\*+|[\"\u201c\u201d\u201e]+)|\*\*+$|(?<!\d)[\"\u201c\u201d]+$")
 """Emphasis or quotation marks at one end: an answer may be cut off before the other."""
 _SENTENCE_MARKS = ".,;:!?\u3002"
@@ -96,7 +86,7 @@ def _forms_of_answer(answer: str) -> set[str]:
         left.append(_UNMATCHED.sub("", form))
         left += [
             form[len(a) : -len(b)]
-            for a, b in _PAIRS
+            for a, b in PAIRS
             if len(form) > len(a) + len(b) and form.startswith(a) and form.endswith(b) and not form.startswith("__")
         ]
     return forms

@@ -15,6 +15,12 @@ _PLAIN_FORMS = str.maketrans(
 _BLANK = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
 """Letters, marks and symbols that are drawn as nothing."""
 
+PAIRS = (
+    ("**", "**"), ("*", "*"), ("_", "_"), ("'", "'"), ('"', '"'), ("\u201c", "\u201d"), ("\u201e", "\u201c"), ("\u201e", "\u201d"),
+    ("\u00ab", "\u00bb"), ("\u00bb", "\u00ab"), ("\u2039", "\u203a"), ("\u300c", "\u300d"), ("\u300e", "\u300f"), ("(", ")"), ("[", "]"),
+)  # fmt: skip
+"""Emphasis, quotation marks and brackets that may enclose an answer or a choice."""
+
 
 def fold(text: str) -> str:
     """Return the text without compatibility forms, with plain apostrophes and single spaces.
