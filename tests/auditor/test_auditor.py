@@ -312,6 +312,24 @@ def test_a_damaged_copy_is_no_verdict(harness: AuditorHarness, base: Path, monke
     assert harness.wait_for_verdict(receipt) == "pass"
 
 
+def test_a_copy_that_is_removed_while_it_is_hashed_is_no_error(
+    harness: AuditorHarness, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many clients may ask for one model while its examination ends and removes the copy."""
+    harness.add_suite()
+    receipt = harness.submit(base)
+
+    def vanished(folder: Path) -> str:
+        raise FileNotFoundError(2, "No such file or directory", str(folder / "config.json"))
+
+    with monkeypatch.context() as context:
+        context.setattr("stagezero.auditor.intake.checkpoint_digest", vanished)
+        assert not harness.auditor.intake.has_copy(checkpoint_digest(base)), "missing, and no error"
+    assert harness.submit(base) == receipt
+    assert harness.wait_for_verdict(receipt) == "pass"
+    assert harness.submit(base) == receipt and not list(harness.auditor.intake.folder.iterdir()), "nothing is left of it"
+
+
 @pytest.mark.parametrize("paused", [False, True])
 def test_a_slow_model_fails_at_once_and_a_paused_examination_is_repeated(
     paused: bool, harness: AuditorHarness, base: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

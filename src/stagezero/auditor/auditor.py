@@ -154,7 +154,10 @@ class Auditor(Closeable):
         earlier = self.meter.find_charge(suite.name, submission.digest)
         if earlier is not None and self.meter.charge_for_account(earlier.number, account) is not None:
             if submission.folder is not None and self.meter.awaits_audit(submission.digest):
-                self.intake.mend(submission.digest, Path(submission.folder), account)
+                try:
+                    self.intake.mend(submission.digest, Path(submission.folder), account)
+                finally:
+                    self._remove_copy_unless_needed(submission.digest)  # it may have been answered meanwhile
             return Receipt(submission=earlier.number, due=earlier.due)
         if (submission.folder is not None) != self.takes_folders:
             raise DoorError(f"submission: this auditor takes {'a folder' if self.takes_folders else 'uploads'}; submit it that way.")

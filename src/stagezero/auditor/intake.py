@@ -87,7 +87,12 @@ class Intake:
     def has_copy(self, digest: str) -> bool:
         """Return whether the copy of a model is here and undamaged."""
         copy = self.copy_path(digest)
-        return bool(weight_files(copy)) and checkpoint_digest(copy) == digest
+        try:
+            return bool(weight_files(copy)) and checkpoint_digest(copy) == digest
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ESTALE):  # it was removed meanwhile: its model is answered
+                return False
+            raise
 
     def mend(self, digest: str, source: Path, account: str) -> None:
         """Copy a model again if its copy is missing or damaged.
