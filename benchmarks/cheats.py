@@ -21,7 +21,7 @@ from _common import arguments, publish
 
 import stagezero as sz
 from stagezero.measure import BOTH_ANSWERS, ONE_ANSWER, sign_on_claim
-from stagezero.trials.compare import Comparison
+from stagezero.trials.comparison import Comparison
 from stagezero.trials.decision import OTHER_WORDINGS
 
 SCRIPT = Path(__file__).parent / "cheats" / "cheat.py"

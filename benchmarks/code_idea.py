@@ -113,7 +113,7 @@ def read_figures(run: Path) -> dict[str, float]:
         "adopted": float(idea.fate == "adopted"),
         "pairs": float(idea.pairs),
         "e_value": idea.best_e,
-        "needed": idea.threshold,
+        "needed": 1 / idea.level,
         "bits": float(idea.bits),
         "boxed": float(view.auditor_status is not None and view.auditor_status["separation"] == "boxed"),
         "only_ideas": float(trace_lineage([read_record(run / "ledger.jsonl")]).only_ideas()),

@@ -16,12 +16,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from _common import arguments, publish
-from _noise import ITEMS, collect
-from _simulate import Floats, binomial_interval, pooled_sd_from_ring
-from null_tournament import PAIRS, WORTH, grid
+from _noise import ITEMS, collect, grid
+from _simulate import Floats, binomial_interval, run_trials
 from numpy.typing import NDArray
 
-from stagezero.evidence import StoppingRule, interim_results
+from stagezero.evidence import StoppingRule
 from stagezero.ideas.airlock import Admitted, admit
 from stagezero.ideas.idea import Idea, parse_idea
 from stagezero.project import Trial
@@ -88,27 +87,25 @@ def main() -> int:
     level_1, level_2 = trial.level(1, 2, IDEAS), trial.level(2, 2, max(1, len(copies)))
     counts = dict.fromkeys(("lottery_promotions", "single_idea_promotions", "near_copies_promotions", "leaderboard_promotions"), 0)
 
-    def differences(n: int) -> tuple[Floats, Floats]:
-        control = grid(0.5 + noise.draw(rng, (PAIRS,)))
-        ring = np.stack([control[:5], grid(0.5 + noise.draw(rng, (5,)))], axis=1)[None]
-        return grid(0.5 + noise.draw(rng, (n, PAIRS))) - control, np.repeat(pooled_sd_from_ring(ring), n)
+    def draw_scores(n: int) -> tuple[Floats, Floats]:
+        control = np.repeat(grid(0.5 + noise.draw(rng, (1, trial.max_pairs))), n, axis=0)
+        return control, grid(0.5 + noise.draw(rng, (n, trial.max_pairs)))
 
-    def promoted(d: Floats, sd: Floats, level: float) -> NDArray[np.bool_]:
-        return interim_results(d, sd, StoppingRule(level, 0.0, ITEMS, WORTH)).outcome()[0]
+    def promoted(control: Floats, candidates: Floats, level: float) -> NDArray[np.bool_]:
+        rule = StoppingRule(level, trial.max_pairs, ITEMS, worth=trial.worth, patience=trial.patience, calibration=trial.calibration)
+        return run_trials(control, candidates, rule).better
 
     for _ in range(CAMPAIGNS):
-        d, sd = differences(IDEAS)
-        crossed = promoted(d, sd, level_1)
-        best = int(d[:, 0].argmax())
+        control, candidates = draw_scores(IDEAS)
+        crossed = promoted(control, candidates, level_1)
+        best = int((candidates - control)[:, 0].argmax())
         counts["single_idea_promotions"] += bool(crossed[best])
         # Stage 2: the resubmissions that the airlock admits have a new trial.
         won = bool(crossed[best])
         if readmitted and not won:
-            d2, sd2 = differences(len(readmitted))
-            won = bool(promoted(d2, sd2, trial.level(2, 2, len(readmitted))).any())
+            won = bool(promoted(*draw_scores(len(readmitted)), trial.level(2, 2, len(readmitted))).any())
         counts["lottery_promotions"] += won
-        d2, sd2 = differences(len(copies))
-        counts["near_copies_promotions"] += bool(promoted(d2, sd2, level_2).any())
+        counts["near_copies_promotions"] += bool(promoted(*draw_scores(len(copies)), level_2).any())
         five = grid(0.5 + noise.draw(rng, (RESUBMISSIONS, 5))) - grid(0.5 + noise.draw(rng, (RESUBMISSIONS, 5)))
         counts["leaderboard_promotions"] += bool((five.mean(1) > 2 * noise.sd * np.sqrt(2 / 5)).any())
     figures: dict[str, float] = {

@@ -59,7 +59,7 @@ def main() -> int:
             "abstention_effect": effect.mean,
             "abstention_effect_low": effect.low,
             "e_value": max(i.best_e for i in view.ideas if i.fate == "adopted"),
-            "e_needed": view.ideas[0].threshold,
+            "e_needed": 1 / view.ideas[0].level,
             "audit_passed": float(finished.stages[-1].verdict == "pass"),
         }
         fewer = change.high < 0

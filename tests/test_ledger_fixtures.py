@@ -32,9 +32,10 @@ from stagezero.training.executors import LocalPool
 from stagezero.trials import versions
 from stagezero.trials.batch import Batch
 from stagezero.trials.compare import compare
-from stagezero.trials.decision import DecisionRule, Pair
+from stagezero.trials.decision_1 import DecisionRule1
 from stagezero.trials.hypothesis import Entrant, Hypothesis, hypothesis
 from stagezero.trials.jobs import BuildQueue, NoProgress
+from stagezero.trials.ruling import Pair
 from stagezero.trials.seeds import campaign_secret, draw_for_seed, replicate_seed
 
 FIXTURES = Path(__file__).parent / "fixtures" / "ledgers"
@@ -66,7 +67,7 @@ def test_a_finished_run_is_displayed_and_traced(format_: str, tmp_path: Path) ->
     assert displayed.returncode == 0 and "decision" in displayed.stdout, displayed.stderr
 
 
-@pytest.mark.parametrize(("format_", "message"), [("1", "ledger format 1, and this release continues ledger format 2"), ("2", "scorer 1")])
+@pytest.mark.parametrize(("format_", "message"), [("1", "ledger format 1, and this release continues ledger format 2"), ("2", "rule 1")])
 def test_a_half_finished_run_of_an_old_version_is_not_continued(home: Path, tmp_path: Path, format_: str, message: str) -> None:
     project = Path(shutil.copytree(PROJECTS / "campaign", tmp_path / "half")) / "project.yaml"
     project.write_text(project.read_text().replace("name: fixture", "name: half").replace("seed: 5", "seed: 6"))
@@ -108,7 +109,7 @@ def registered_batches(name: str) -> Iterator[tuple[list[Entrant], Recipe, float
     A batch is the entrants, their control, their level, the plan, and the entries of their trials.
     """
     ledger, suite = entries(name), load_suite("atlas")
-    assert versions.recorded_version(ledger[0].body, "rule") == RULE_VERSION
+    assert versions.recorded_version(ledger[0].body, "rule") == 1 and RULE_VERSION == 2
     # Scorers 1 to 3 agree on the answers to atlas's items.
     assert versions.recorded_version(ledger[0].body, "scorer") == 1 and SCORER_VERSION == 3
     if name.endswith("comparison"):
@@ -147,7 +148,7 @@ def test_the_recorded_pairs_give_the_same_e_values_and_fates(name: str) -> None:
     for batch, _, level, plan, trials in registered_batches(name):
         noise = next(e.body["pooled_sd"] for e in trials if e.kind == "calibration")
         for entrant in batch:
-            decision_rule = DecisionRule(entrant.hypothesis, level, plan, noise, suite.properties, suite.capabilities)
+            decision_rule = DecisionRule1(entrant.hypothesis, level, plan, noise, suite.properties, suite.capabilities)
             key = entrant.hypothesis.digest()
             recorded = [dict(e.body) for e in trials if e.kind == "pair" and e.body["hypothesis"] == key]
             decision = next((e.body for e in trials if e.kind == "decision" and e.body["hypothesis"] == key), None)
@@ -214,7 +215,7 @@ def test_every_pair_stage_and_decision_is_reproduced_from_its_seeds(name: str, p
         queue = BuildQueue(pool, base, "atlas", plan.items, home / "store", None, NoProgress())
         ledger = FixtureLedger(trials)
         ledger.position = 1
-        Batch(batch, control, queue, plan, level, secret, ledger).run()  # type: ignore[arg-type]
+        Batch(batch, control, queue, plan, level, secret, ledger, rule=DecisionRule1).run()  # type: ignore[arg-type]
         assert ledger.position == len(trials) or trials[ledger.position].kind == "confirmed"
         batches += 1
     assert batches == (1 if name.endswith("comparison") else 2)

@@ -25,15 +25,16 @@ if TYPE_CHECKING:
     from stagezero.project import Project, Trial, load_project
     from stagezero.tasks import Item, Outcome, Suite, load_suite
     from stagezero.training import Recipe, load_recipe
-    from stagezero.trials.compare import Comparison, compare
-    from stagezero.trials.decision import Fate
+    from stagezero.trials.compare import compare
+    from stagezero.trials.comparison import Comparison
+    from stagezero.trials.ruling import Fate
     from stagezero.trials.state import Decision
 
 _NAMES = {
     "errors": "StagezeroError", "evidence": "Estimate e_value", "ideas.idea": "Idea", "lab.campaign": "Campaign",
     "lab.stage": "CampaignResult Stage", "ledger": "Ledger", "measure": "Scores", "models": "Model materialise",
     "project": "Project Trial load_project", "tasks": "Item Outcome Suite load_suite", "training": "Recipe load_recipe",
-    "trials.compare": "Comparison compare", "trials.decision": "Fate", "trials.state": "Decision",
+    "trials.compare": "compare", "trials.comparison": "Comparison", "trials.ruling": "Fate", "trials.state": "Decision",
 }  # fmt: skip
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -155,28 +155,31 @@ class Sandbox(Frozen):
 
 
 class Trial(Frozen):
-    """How a trial decides about an idea. The defaults are those of DESIGN.
+    """How a trial decides about an idea.
 
     ``alpha`` is the error of the whole campaign; ``spending`` is how it is split over hypotheses.
-    ``test`` is the sequential test. An effect must exceed ``margin``. ``max_pairs`` is the largest
-    number of paired replicates. The guards decide from ``guard_pairs`` pairs on; each allows a loss
-    of ``guard_margin``, or more where the noise requires it. ``items`` is the number of fresh items
-    of each kind, for each property and capability, in every replicate. ``calibration`` is the
-    number of replicates of the control that measure the noise. ``confirm`` is the number of fresh
-    pairs that estimate the effect of a promoted idea. A trial is given up when the pairs are
-    evidence against an effect of ``worth`` standard deviations of a paired difference.
+    ``test`` is the sequential test; ``auto`` chooses it from the calibration runs. An effect must
+    exceed ``margin``. ``max_pairs`` is the largest number of paired replicates. The guards decide
+    at ``guard_pairs`` pairs, and at 1.5 and 2.5 times as many; each allows a loss of
+    ``guard_margin``, or more where the noise requires it. ``items`` is the number of fresh items of
+    each kind, for each property and capability, in every replicate. ``calibration`` is the number
+    of replicates of the control that measure the noise. ``confirm`` is the number of fresh pairs
+    that estimate the effect of a promoted idea. A trial is given up when the pairs are evidence
+    against an effect of ``worth`` standard deviations of a paired difference: when the likelihood
+    ratio against it reaches e to the power of ``patience``.
     """
 
     alpha: Share = 0.05
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    max_pairs: Annotated[int, Field(ge=10, le=200)] = 25
+    max_pairs: Annotated[int, Field(ge=10, le=200)] = 40
     guard_pairs: Annotated[int, Field(ge=10, le=200)] = 10
     guard_margin: Share = 0.05
     items: Annotated[int, Field(ge=2, le=10_000)] = 100
-    calibration: Annotated[int, Field(ge=3, le=50)] = 5
+    calibration: Annotated[int, Field(ge=3, le=50)] = 10
     confirm: Annotated[int, Field(ge=3, le=50)] = 5
-    worth: Annotated[float, Field(ge=0, le=20)] = 2.5
-    test: Test = "t"
+    worth: Annotated[float, Field(ge=0, le=20)] = 1.0
+    patience: Annotated[float, Field(gt=0, le=20)] = 1.5
+    test: Test = "auto"
     spending: Literal["split", "e-lond"] = "split"
 
     @model_validator(mode="after")

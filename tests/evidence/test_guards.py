@@ -9,13 +9,38 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stagezero.evidence import check_guards, crosses_harm_boundary, gain_established, non_inferiority
+from stagezero.evidence import (
+    LOOK_LEVELS,
+    check_guards,
+    crosses_harm_boundary,
+    gain_established,
+    looks_from,
+    non_inferiority,
+    planned_looks,
+)
 
 
 def test_a_harmful_idea_passes_at_most_at_the_level() -> None:
     rng, runs, margin = np.random.default_rng(3), 3000, 0.05
     result = non_inferiority(rng.normal(-margin, 0.03, (runs, 10)), np.full(runs, margin), np.full(runs, 0.01))
     assert stats.binomtest(int(result.holds.sum()), runs, 0.05, "greater").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("last", [10, 12, 20, 40])
+def test_a_loss_equal_to_the_margin_passes_at_most_at_the_level_over_all_looks(last: int) -> None:
+    rng, runs, margin = np.random.default_rng(7), 20_000, 0.05
+    rows, looks = rng.normal(-margin, 0.03, (runs, 40)), planned_looks(10, last)
+    margins, floors, level = np.full(runs, margin), np.full(runs, 0.01), LOOK_LEVELS[len(looks)]
+    held = np.any([non_inferiority(rows[:, :k], margins, floors, level).holds for k in looks], axis=0)
+    assert stats.binomtest(int(held.sum()), runs, 0.05, "greater").pvalue > 1e-3
+    harmless = np.any([non_inferiority(rows[:, :k] + margin, margins, floors, level).holds for k in looks], axis=0)
+    assert last < 40 or harmless.mean() > 0.999
+
+
+def test_the_looks_at_the_guards() -> None:
+    assert planned_looks(10, 40) == (10, 15, 25) and planned_looks(10, 12) == (10, 12) and planned_looks(10, 10) == (10,)
+    assert looks_from(4, (10, 15, 25), 40) == (10, 15, 25) and looks_from(12, (10, 15, 25), 40) == (15, 25)
+    assert looks_from(30, (10, 15, 25), 40) == (30, 40) and looks_from(40, (10, 15, 25), 40) == (40,)
 
 
 @pytest.mark.parametrize(

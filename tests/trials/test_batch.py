@@ -29,9 +29,10 @@ from stagezero.training import Recipe, parse_recipe
 from stagezero.training.executors import Job, Result
 from stagezero.trials.batch import Batch
 from stagezero.trials.capability_control import DOSES, matched_recipe
-from stagezero.trials.decision import MATCHED, Fate
+from stagezero.trials.decision import MATCHED
 from stagezero.trials.hypothesis import Entrant, hypothesis
 from stagezero.trials.jobs import BuildQueue, NoProgress
+from stagezero.trials.ruling import Fate
 from stagezero.trials.state import Decision
 
 SUITE = load_suite("atlas")

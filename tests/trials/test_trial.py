@@ -16,8 +16,9 @@ from stagezero.tasks import claims, load_suite
 from stagezero.training import Recipe, parse_recipe
 from stagezero.training.executors import Result
 from stagezero.trials.capability_control import DOSE_REPLICATES
-from stagezero.trials.decision import MATCHED, DecisionRule, Fate, Ruling
+from stagezero.trials.decision import MATCHED, DecisionRule
 from stagezero.trials.hypothesis import Entrant, hypothesis
+from stagezero.trials.ruling import Fate, Ruling
 from stagezero.trials.state import CONTROL as CONTROL_JOB
 from stagezero.trials.state import ReplicateJob, Reply, Request, TrialState
 from stagezero.trials.trial import TrialSteps

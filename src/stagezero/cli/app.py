@@ -58,7 +58,7 @@ def _group(name: str, text: str, example: str, *paths: str) -> None:
     _add(group, *paths)
 
 
-_add(app, "stagezero.cli.compare:compare", "stagezero.cli.run:run", "stagezero.cli.init:init")
+_add(app, "stagezero.cli.compare:compare", "stagezero.cli.run:run", "stagezero.cli.plan:plan", "stagezero.cli.init:init")
 _group(
     "idea",
     "Write, validate and submit ideas: the changes to a recipe that a campaign tests.",

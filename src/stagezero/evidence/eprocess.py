@@ -23,7 +23,7 @@ anytime-valid testing".
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -31,46 +31,41 @@ from numpy.typing import NDArray
 from scipy.special import gammaln, logsumexp
 
 Floats = NDArray[np.float64]
-_CHI_GRID_POINTS = 160
+_CHI_GRID_POINTS = 112
 _NEGLIGIBLE_LOG_DROP = 40.0
 """Distance below the maximum of a log integrand at which the integrand is negligible: e^-40."""
 MAX_DIRECT_EVALUATIONS = 8
 """Largest number of trials for which evaluating E is faster than computing its critical value."""
+_MAX_ABS_T = 1e9
+"""Limit on t-statistics, which are infinite where there is no spread."""
 _MAX_LOG_E = 690.0
 """Cap on log E. e^690 is still a finite float, so a capped e-value can be stored."""
 
 
-def _bisect(excess: Callable[[Floats], Floats], far: Floats) -> Floats:
-    """Return v between 0 and ``far`` at which ``excess`` becomes positive, by bisection."""
-    near = np.zeros_like(far)
-    for _ in range(40):  # fewer iterations are not precise enough for t of 1e5 and more
-        middle = (near + far) / 2.0
-        beyond = excess(middle) > 0
-        near, far = np.where(beyond, near, middle), np.where(beyond, middle, far)
-    return np.asarray(far)
-
-
 def _log_chi_mgf(z: Floats, k: int) -> Floats:
     """Return log E[exp(z Y)] for Y ~ χ_k and each z. Stable for any sign and size of z."""
-    # The mode (z + √(z² + 4k)) / 2, in a form without cancellation for very negative z.
+    # The mode m = (z + √(z² + 4k)) / 2, in a form without cancellation for very negative z.
     root = np.sqrt(z * z + 4.0 * k) + np.abs(z)
     mode = np.where(z < 0, 2.0 * k / root, root / 2.0)
     top = k * np.log(mode) - mode * mode / 2.0 + z * mode
-
-    def drop(v: Floats) -> Floats:
-        y = mode * np.exp(v)
-        return np.asarray(top - (k * np.log(y) - y * y / 2.0 + z * y) - _NEGLIGIBLE_LOG_DROP)
-
-    # Integrate over v = log(y / mode), between the two points at which the integrand is negligible.
-    low = -_bisect(drop, np.full_like(mode, -(_NEGLIGIBLE_LOG_DROP + 1.5 * k) / k - 1.0))
-    high = _bisect(drop, np.log1p((_NEGLIGIBLE_LOG_DROP + 2.0 * math.sqrt(k * _NEGLIGIBLE_LOG_DROP)) / mode) + 1.0)
+    # Integrate over v = log(y / m). Since z m = m² − k, the log integrand lies below its maximum by
+    # m²(e^v − 1)²/2 + k(e^v − 1 − v). Both terms bound the range in which it is not negligible.
+    d = _NEGLIGIBLE_LOG_DROP
+    high = np.sqrt(2.0 * d / (mode * mode + k))
+    by_k = d / (3.0 * k) + math.sqrt((d / (3.0 * k)) ** 2 + 2.0 * d / k)
+    low = np.minimum(by_k, -np.log1p(-np.minimum(math.sqrt(2.0 * d) / mode, 1.0 - 1e-12)))
+    near = np.zeros_like(mode)
+    for _ in range(10):
+        middle = (near + low) / 2.0
+        fall = np.expm1(-middle)
+        beyond = mode * mode * fall * fall / 2.0 + k * (fall + middle) > d
+        near, low = np.where(beyond, near, middle), np.where(beyond, middle, low)
     grid = np.linspace(0.0, 1.0, _CHI_GRID_POINTS)
-    v = -low[:, None] + (high + low)[:, None] * grid[None, :]
-    y = mode[:, None] * np.exp(v)
-    log_f = k * np.log(y) - y * y / 2.0 + z[:, None] * y
-    step = (high + low) / (_CHI_GRID_POINTS - 1)
+    v = -low[:, None] + (high + low)[:, None] * grid
+    rise = np.expm1(v)
+    drop = (mode * mode)[:, None] * rise * rise / 2.0 + k * (rise - v)
     norm = (k / 2.0 - 1.0) * math.log(2.0) + float(gammaln(k / 2.0))
-    return np.asarray(logsumexp(log_f, axis=1) + np.log(step) - norm)
+    return np.asarray(top + np.log(np.exp(-drop).sum(axis=1) * (high + low) / (_CHI_GRID_POINTS - 1)) - norm)
 
 
 @lru_cache(maxsize=4096)
@@ -89,11 +84,14 @@ def log_e_value(t: float, k: int) -> float:
     if k == 1 or math.isnan(t):
         return 0.0
     nu = k - 1
+    t = max(-_MAX_ABS_T, min(_MAX_ABS_T, t))
     # 1 − r², in a form without cancellation for large |t|.
-    one_minus_r2 = nu / (t * t + nu) if math.isfinite(t) else 0.0
+    one_minus_r2 = nu / (t * t + nu)
     r = math.copysign(math.sqrt(1.0 - one_minus_r2), t) if t != 0 else 0.0
     top = math.log(20.0 + 40.0 / math.sqrt(k * max(one_minus_r2, 1e-24)))
-    width = min(0.05, 0.25 / math.sqrt(k))
+    # The integrand is narrowest where δ is near t/√k. There its standard deviation in u is about
+    # √(1/t² + 1/(2k)), from the errors of the mean and of the standard deviation.
+    width = min(0.1, 0.5 * math.sqrt(1.0 / max(1.0, t * t) + 0.5 / k))
     u = np.arange(-18.0 - math.log(k), top, width)
     delta = np.exp(u)
     log_ratio = -k * delta * delta / 2.0 + _log_chi_mgf(delta * math.sqrt(k) * r, k)
@@ -139,6 +137,16 @@ def sd_floor(pooled_sd: Floats | float, items_per_kind: int) -> Floats:
         items_per_kind: n, the number of items of each kind behind one score.
     """
     return np.asarray(np.maximum(0.5 * pooled_sd, 0.5 / items_per_kind))
+
+
+def difference_sd(sd: Floats, items: int) -> Floats:
+    """Return the standard deviation of a difference, at least half a step of the score's grid.
+
+    Args:
+        sd: pooled A/A standard deviation.
+        items: number of items of each kind behind one score.
+    """
+    return np.maximum(sd, 0.5 / items)
 
 
 def capped_e_value(log_e: float) -> float:

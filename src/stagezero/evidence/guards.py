@@ -19,7 +19,13 @@ from scipy.special import stdtrit
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 GUARD_LEVEL = 0.05
-"""One-sided level of each guard."""
+"""One-sided level of each guard, over all its looks together."""
+LOOK_LEVELS = {1: 0.05, 2: 0.03, 3: 0.02}
+"""One-sided level of each look, by the number of planned looks. The looks share their first pairs,
+so a loss equal to the margin passes one of three looks at .02 with probability .044
+(tests/evidence/test_guards.py)."""
+LOOK_FACTORS = (1.0, 1.5, 2.5)
+"""Numbers of pairs at the looks, in multiples of those at the first look: 10, 15 and 25."""
 MIN_PAIRS = 10
 """Default number of pairs below which a guard neither holds nor fails."""
 HARM_STANDARD_ERRORS_FIRST_PAIR = 6.0
@@ -86,15 +92,42 @@ def non_inferiority(
     return NonInferiority(mean, lower, (lower > -margin) & enough, (upper < -margin) & enough)
 
 
-def check_guards(names: Sequence[str], differences: Floats, margin: Floats, floor: Floats, min_pairs: int = MIN_PAIRS) -> tuple[Guard, ...]:
+def planned_looks(first: int, last: int) -> tuple[int, ...]:
+    """Return the numbers of pairs at which the guards of a trial are planned to be tested.
+
+    Args:
+        first: number of pairs at the first look.
+        last: registered maximum of pairs, at least ``first``.
+    """
+    return tuple(dict.fromkeys(min(math.ceil(factor * first), last) for factor in LOOK_FACTORS))
+
+
+def looks_from(crossed_at: int, looks: Sequence[int], last: int) -> tuple[int, ...]:
+    """Return the numbers of pairs at which the guards of a trial are tested.
+
+    They are tested at the planned looks from the pair on that reached the boundary. A trial that
+    reaches it after the last planned look tests them at once, and again at the maximum. So no trial
+    tests them more often than planned.
+
+    Args:
+        crossed_at: number of pairs at which the boundary was reached.
+        looks: the planned looks.
+        last: maximum of pairs.
+    """
+    return tuple(k for k in looks if k >= crossed_at) or tuple(dict.fromkeys((crossed_at, last)))
+
+
+def check_guards(
+    names: Sequence[str], differences: Floats, margin: Floats, floor: Floats, min_pairs: int = MIN_PAIRS, level: float = GUARD_LEVEL
+) -> tuple[Guard, ...]:
     """Test the guards of one trial.
 
     Args:
         names: one name per guard.
         differences: candidate − control, signed so that larger is better, shape (guards, pairs).
-        margin, floor, min_pairs: as in ``non_inferiority``, shape (guards,).
+        margin, floor, min_pairs, level: as in ``non_inferiority``, shape (guards,).
     """
-    tests = non_inferiority(differences, margin, floor, min_pairs=min_pairs)
+    tests = non_inferiority(differences, margin, floor, level, min_pairs)
     n = differences.shape[-1]
     return tuple(
         Guard(name, "holds" if tests.holds[i] else "fails" if tests.fails[i] else "not shown", float(tests.mean[i]), float(tests.lower[i]),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv, stdtrit  # scipy.stats, which wraps them, takes two seconds to import
+from scipy.special import betaincinv, chdtri, stdtrit  # scipy.stats, which wraps them, takes two seconds to import
 
 SCORE_BOUNDS = (0.0, 1.0)
 DIFFERENCE_BOUNDS = (-1.0, 1.0)
@@ -108,6 +108,15 @@ def clopper_pearson_lower(right: int, n: int, level: float) -> float:
     return 0.0 if right == 0 else float(betaincinv(right, n - right + 1, level))
 
 
+def sign_test(a: int, b: int) -> float:
+    """Return the exact two-sided p-value of the sign test of ``a`` against ``b`` events.
+
+    The p-value is that of a fair coin: min(1, 2 · P(X ≤ min(a, b))), X ~ binomial(a + b, ½).
+    """
+    n = a + b
+    return min(1.0, 2.0 * sum(math.comb(n, i) for i in range(min(a, b) + 1)) / 2.0**n)
+
+
 def proportion_interval(right: int, n: int, level: float = 0.95) -> Estimate:
     """Return a proportion with its exact two-sided confidence interval.
 
@@ -137,6 +146,18 @@ def collapse_rate_bound(n: int, level: float = 0.05) -> float:
         level: error probability.
     """
     return float(1.0 - level ** (1.0 / n))
+
+
+def sd_interval(sd: float, n: int, level: float = 0.95) -> Estimate:
+    """Return a standard deviation of ``n`` normal values with known mean, with its exact interval.
+
+    Args:
+        sd: the root mean square of the values.
+        n: number of values, at least 1.
+        level: coverage probability.
+    """
+    tail = (1 - level) / 2
+    return Estimate(sd, sd * math.sqrt(n / float(chdtri(n, tail))), sd * math.sqrt(n / float(chdtri(n, 1 - tail))), n)
 
 
 def pooled_sd(null_differences: Sequence[float]) -> float:

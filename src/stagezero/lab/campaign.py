@@ -44,10 +44,10 @@ from stagezero.ideas.composition import compose
 from stagezero.ideas.idea import Idea
 from stagezero.ideas.review import ReviewGate
 from stagezero.lab.audit_session import NOT_AUDITED, AuditSession, door_entry
+from stagezero.lab.plan import report_plan
 from stagezero.lab.resolved_project import ResolvedProject
 from stagezero.lab.run_state import check_unchanged, describe_build, describe_project
 from stagezero.lab.stage import CampaignResult, Confirmation, Stage
-from stagezero.lab.time_estimate import report_expected_duration
 from stagezero.ledger import Ledger, digest, refuse_if_in_use
 from stagezero.measure import ALIGNMENT
 from stagezero.models import home
@@ -134,7 +134,7 @@ class Campaign:
                     pool, base, self.resolved.suite_name, self.project.trial.items, home() / "store", self.folder / "costs.json",
                     self.progress, self.resolved.confinement, max_tokens=self.project.answer_tokens,
                 )  # fmt: skip
-                report_expected_duration(self.resolved, self.researchers, pool, queue)
+                report_plan(self.resolved, self.researchers, pool, queue)
                 try:
                     return Run(self, ledger, audit, queue).run_stages(description, status)
                 finally:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stagezero.errors import LedgerError
-from stagezero.evidence import DIFFERENCE_BOUNDS, SCORE_BOUNDS, Estimate, proportion_interval, t_interval
+from stagezero.evidence import DIFFERENCE_BOUNDS, SCORE_BOUNDS, Estimate, effect_interval, proportion_interval, t_interval
 from stagezero.lab.run_state import load_auditor_status
 from stagezero.ledger import read
 from stagezero.ledger.lineage import Lineage, read_record, trace_lineage
@@ -61,7 +61,11 @@ class IdeaView:
     fate: str
     why: str
     pairs: int
-    threshold: float
+    level: float
+    """The allowed probability of a false promotion."""
+    established: bool
+    """True if the sequential test found the idea better than its control, before guards and final
+    checks."""
     e_values: tuple[float, ...]
     effect: Estimate | None
     guards: tuple[Mapping[str, Any], ...]
@@ -130,8 +134,8 @@ class View:
     capabilities: tuple[str, ...] = ()
     finite: bool = False
     alpha: float = 0.05
-    spending: str = "split"
-    test: str = "t"
+    trial: Mapping[str, Any] = field(default_factory=dict)
+    """The trial settings of the project."""
     audit: Mapping[str, Any] | None = None
     door: Mapping[str, Any] | None = None
     auditor_status: Mapping[str, Any] | None = None
@@ -240,7 +244,9 @@ def gather(folder: Path) -> View:
             case "composition":
                 compositions[body["hypothesis"]] = body
             case "decision" if body["hypothesis"] in compositions:
-                view.combinations.append(_combination(number, compositions[body["hypothesis"]], body, pairs.get(body["hypothesis"], [])))
+                view.combinations.append(
+                    _combination(number, compositions[body["hypothesis"]], body, pairs.get(body["hypothesis"], []), view.trial)
+                )
             case "decision":
                 decided.append((number, body))
             case "stage":
@@ -256,7 +262,7 @@ def gather(folder: Path) -> View:
     for number, body in decided:
         idea = ideas[body["hypothesis"]]
         fate = adopted.get((number, idea["idea"]), body["fate"])
-        view.ideas.append(_idea(number, idea, body, fate, pairs.get(body["hypothesis"], [])))
+        view.ideas.append(_idea(number, idea, body, fate, pairs.get(body["hypothesis"], []), view.trial))
     view.ideas.sort(key=lambda i: (i.stage, FATES.index(i.fate) if i.fate in FATES else len(FATES)))
     if any(stage.adopted for stage in view.stages):
         view.lineage = trace_lineage([read_record(folder / "ledger.jsonl")])
@@ -275,8 +281,7 @@ def _describe(view: View, body: Mapping[str, Any]) -> None:
     view.name, view.base, view.suite = project["name"], project["base"], project["suite"]
     view.properties, view.capabilities = tuple(body["properties"]), tuple(body["capabilities"])
     view.finite, view.alpha = body["finite_suite"], project["trial"]["alpha"]
-    view.test = project["trial"]["test"]
-    view.spending = project["trial"]["spending"]
+    view.trial = project["trial"]
     view.audit, view.environment = project["audit"], body["environment"]
 
 
@@ -288,7 +293,9 @@ def _stage(body: Mapping[str, Any]) -> StageView:
     )  # fmt: skip
 
 
-def _idea(stage: int, idea: Mapping[str, Any], body: Mapping[str, Any], fate: str, pairs: Sequence[Mapping[str, Any]]) -> IdeaView:
+def _idea(
+    stage: int, idea: Mapping[str, Any], body: Mapping[str, Any], fate: str, pairs: Sequence[Mapping[str, Any]], trial: Mapping[str, Any]
+) -> IdeaView:  # fmt: skip
     """Return the view of an idea.
 
     Args:
@@ -297,15 +304,28 @@ def _idea(stage: int, idea: Mapping[str, Any], body: Mapping[str, Any], fate: st
         body: its decision entry.
         fate: its final fate.
         pairs: its pair entries.
+        trial: the trial settings of the project.
     """
     claim = idea["property"]
     differences = [p["candidate"][claim] - p["control"][claim] for p in pairs]
     return IdeaView(
         stage, idea["title"], idea["researcher"], claim, idea["claimed_effect"], idea["reason"], idea["bits"], fate, body["why"],
-        body["pairs"], 1 / body["level"], tuple(p["e"] for p in pairs),
-        t_interval(differences, bounds=DIFFERENCE_BOUNDS) if differences else None,
+        body["pairs"], body["level"], _established(body, pairs, trial), tuple(p["e"] for p in pairs), _trial_effect(differences, trial),
         tuple(body["guards"]), tuple(idea["near"]), idea.get("author", ""), (idea.get("let_in") or {}).get("reviewer", ""), _code_of(idea),
     )  # fmt: skip
+
+
+def _trial_effect(differences: Sequence[float], trial: Mapping[str, Any]) -> Estimate | None:
+    """Return the mean difference of a trial, with an interval that holds wherever it stopped."""
+    return effect_interval(differences, trial["max_pairs"], 0.5 / trial["items"]) if differences else None
+
+
+def _established(body: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]], trial: Mapping[str, Any]) -> bool:
+    """Return whether the sequential test found an idea better, by the rule of its ledger."""
+    if "interval" in body:
+        low = body["interval"][0]
+        return low is not None and float(low) > float(trial["margin"])
+    return max((float(p["e"]) for p in pairs), default=1.0) >= 1 / float(body["level"])
 
 
 def _code_of(idea: Mapping[str, Any]) -> str | None:
@@ -317,9 +337,10 @@ def _code_of(idea: Mapping[str, Any]) -> str | None:
 
 
 def _combination(
-    stage: int, composition: Mapping[str, Any], body: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]]
+    stage: int, composition: Mapping[str, Any], body: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]], trial: Mapping[str, Any]
 ) -> CombinationView:
     """Return the view of promoted ideas that were tested together, from their entries."""
     differences = [p["candidate"][ALIGNMENT] - p["control"][ALIGNMENT] for p in pairs]
-    effect = t_interval(differences, bounds=DIFFERENCE_BOUNDS) if differences else None
-    return CombinationView(stage, composition["title"], body["fate"], body["why"], effect, tuple(composition["left_out"]))
+    return CombinationView(
+        stage, composition["title"], body["fate"], body["why"], _trial_effect(differences, trial), tuple(composition["left_out"])
+    )

@@ -33,7 +33,7 @@ def interval(estimate: Estimate | None, signed: bool = False) -> str:
     if math.isnan(estimate.mean):
         return "–"
     if not math.isfinite(estimate.low):
-        return f"{estimate.mean:{form}} [one value]"
+        return f"{estimate.mean:{form}} [too few]"
     # A score or a share is between 0 and 1; a t-interval can leave that range.
     low, high = (estimate.low, estimate.high) if signed else (max(estimate.low, 0.0), min(estimate.high, 1.0))
     return f"{estimate.mean:{form}} [{low:{form}}, {high:{form}}]"
@@ -73,7 +73,7 @@ def lead(view: View) -> str:
     text.append(
         "The probability that a campaign with these settings promotes any idea that is no better than its control is at most "
         f"{view.alpha:.0%}."
-        if view.spending == "split"
+        if view.trial["spending"] == "split"
         else f"In campaigns with these settings, at most {view.alpha:.0%} of the promoted ideas are expected to be no better than their "
         "control (e-LOND)."
     )
@@ -108,18 +108,24 @@ def separation(view: View) -> str:
 def limits(view: View) -> list[str]:
     """Return the limits of the results, one paragraph each."""
     assumptions = {
+        "auto": "The stated error rate assumes paired differences that are close to normal. The test becomes stricter where the control's "
+        "runs contradict this or where the candidate is much noisier; what it then assumes is in the ledger's calibration entries. To "
+        "avoid the assumption, set trial.test to betting; that test needs many more pairs. Trials can also miss rare collapses: if an "
+        f"idea makes {collapse_rate_bound(10):.0%} of the seeds collapse, 10 pairs still show no collapse with a probability of 5 %.",
         "t": "The stated error rate assumes paired differences that are close to normal. To avoid the assumption, set trial.test to "
         f"betting; that test needs many more pairs. Trials can also miss rare collapses: if an idea makes {collapse_rate_bound(10):.0%} "
         "of the seeds collapse, 10 pairs still show no collapse with a probability of 5 %.",
+        "e-value": "The stated error rate assumes paired differences that are close to normal. Trials can miss a collapse that is rare.",
         "sign-flip": "The trials assume paired differences that are symmetric. They can miss a collapse that is rare.",
         "betting": "The trials assume only that scores are between 0 and 1. The guards and the intervals assume differences "
         "that are close to normal.",
     }
     paragraphs = [
-        assumptions[view.test],
+        assumptions[view.trial["test"]],
         "In the table of ideas, an effect comes from the same pairs that decided the trial, and their number depended on the results. "
-        "On average, promoted ideas therefore appear better than they are, and ideas that were stopped early appear worse; the "
-        "intervals there ignore this. In the table of stages, effects come from fresh seeds.",
+        "On average, promoted ideas therefore appear better than they are, and ideas that were stopped early appear worse. The "
+        "intervals there allow for the stopping, but not for choosing the best of many ideas. In the table of stages, effects come from "
+        "fresh seeds.",
     ]
     if view.finite:
         paragraphs.append(

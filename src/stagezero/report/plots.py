@@ -99,16 +99,14 @@ def stages_picture(view: View) -> str:
 
 
 def evidence_picture(view: View) -> str:
-    """Draw the e-value of every idea after each pair, and the largest threshold for promotion."""
+    """Draw the e-value of every idea after each pair."""
 
     def paint(axes: Any) -> None:
-        top = max((i.threshold for i in view.ideas), default=20)
         longest = max((i.pairs for i in view.ideas), default=1)
-        labelled = {n: math.log10(_clip(i.e_values[-1])) for n, i in enumerate(view.ideas) if i.e_values and i.best_e >= i.threshold}
+        labelled = {n: math.log10(_clip(i.e_values[-1])) for n, i in enumerate(view.ideas) if i.e_values and i.established}
         heights = _spread(labelled, 0.7)
         for n, idea in enumerate(view.ideas):
-            crossed = idea.best_e >= idea.threshold
-            colour = ACCENT if idea.promoted else SECOND if crossed else SOFT
+            colour = ACCENT if idea.promoted else SECOND if idea.established else SOFT
             width, order = (2, 3) if idea.promoted else (1, 1)
             values = [_clip(e) for e in idea.e_values]
             axes.plot(range(1, len(values) + 1), values, color=colour, lw=width, marker="o", ms=3, zorder=order)
@@ -117,8 +115,7 @@ def evidence_picture(view: View) -> str:
                 axes.annotate(
                     label, (len(values), values[-1]), xytext=(longest + 0.5, 10 ** heights[n]), va="center", color=INK, fontsize=7
                 )
-        axes.axhline(top, color=INK, lw=1, ls="--")
-        axes.annotate(f"needed: {top:.0f}", (1, top), xytext=(0, 4), textcoords="offset points", color=INK, fontsize=8)
+        axes.axhline(1.0, color=INK, lw=1, ls="--")
         axes.set_yscale("log")
         axes.set_xlim(0.7, longest * 1.95 + 1)
         axes.set_xticks(range(1, longest + 1, max(1, longest // 10)))

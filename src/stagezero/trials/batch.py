@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import asdict
 from itertools import chain
 
 from stagezero.errors import BuildError, MemoryShortError, RecipeError, SuiteError
@@ -19,10 +20,11 @@ from stagezero.ledger import Ledger
 from stagezero.project import Trial
 from stagezero.training import Recipe
 from stagezero.training.executors import Draw, Result
-from stagezero.trials.decision import DecisionRule, Fate
-from stagezero.trials.hypothesis import Entrant
+from stagezero.trials.decision import DecisionRule
+from stagezero.trials.hypothesis import ONE_SIDED, Entrant, Question
 from stagezero.trials.jobs import BuildQueue
 from stagezero.trials.record import record_in_order
+from stagezero.trials.ruling import Fate
 from stagezero.trials.seeds import draw_for_seed, replicate_seed
 from stagezero.trials.state import CONTROL, Decision, ReplicateJob, Reply, Request, TrialState
 from stagezero.trials.trial import TrialSteps
@@ -32,11 +34,24 @@ RECIPE_ERRORS = (BuildError, RecipeError, SuiteError)
 every other error does."""
 
 
+MIN_CALIBRATION = 3
+"""Smallest number of A/A differences that can estimate the noise."""
+
+
 class Batch:
     """Trials that are registered together and share their control builds."""
 
     def __init__(
-        self, entrants: Sequence[Entrant], control: Recipe, queue: BuildQueue, plan: Trial, level: float, secret: bytes, ledger: Ledger
+        self,
+        entrants: Sequence[Entrant],
+        control: Recipe,
+        queue: BuildQueue,
+        plan: Trial,
+        level: float,
+        secret: bytes,
+        ledger: Ledger,
+        question: Question = ONE_SIDED,
+        rule: type[DecisionRule] = DecisionRule,
     ) -> None:
         """Create the trials and draw the seeds of their replicates.
 
@@ -50,25 +65,64 @@ class Batch:
             level: allowed probability of a false promotion, of each entrant.
             secret: the campaign's secret, from which the seeds are derived.
             ledger: receives the noise estimate (the calibration), the pairs and the decisions.
+            question: what every trial asks.
+            rule: the version of the decision rule.
         """
         self.control, self.queue, self.plan, self.level, self.ledger = control, queue, plan, level, ledger
-        head = ledger.head
-        self.seeds = [replicate_seed(secret, head, "replicate", s) for s in range(1, plan.max_pairs + 1)]
+        self._secret, self._head = secret, ledger.head
+        self.last_pair = plan.max_pairs
+        self.seeds = self._seeds(1)
+        self.question, self.rule = question, rule
         self.noise: dict[str, float] = {}
+        self.calibration: dict[str, list[float]] = {}
         self._jobs: dict[ReplicateJob, Future[Result]] = {}
         self.trials = [TrialState(entrant, entrant.hypothesis.digest()) for entrant in entrants]
         self._steps = {trial.key: self._steps_of(trial).steps() for trial in self.trials}
         for trial in self.trials:
             trial.request = next(self._steps[trial.key])
 
+    def _seeds(self, first: int) -> list[int]:
+        """Return the seeds of the replicates from ``first`` to the last one."""
+        return [replicate_seed(self._secret, self._head, "replicate", s) for s in range(first, self.last_pair + 1)]
+
+    def extend(self, horizon: int) -> list[Decision]:
+        """Go on with trials that ended without an answer, and return the decisions of all trials.
+
+        The registered maximum of pairs stays; the level of the further pairs comes from the
+        question's reserve. Record the extension first.
+
+        Args:
+            horizon: the new maximum of pairs, larger than the one before.
+
+        Raises:
+            ValueError: the question has no reserve, or the horizon is not larger.
+        """
+        if self.question.reserve == 0 or horizon <= self.last_pair:
+            raise ValueError(f"horizon: expected a question with a reserve and more than {self.last_pair} pairs, got {horizon}")
+        self.last_pair, first = horizon, self.last_pair + 1
+        self.seeds += self._seeds(first)
+        open_trials = [t for t in self.trials if t.decision is not None and t.decision.fate in (Fate.UNDECIDED, Fate.GIVEN_UP)]
+        for trial in open_trials:
+            trial.decision = None
+            self._steps[trial.key] = self._steps_of(trial).steps()
+            trial.request = next(self._steps[trial.key])
+        return self._run(min((trial.done for trial in open_trials), default=horizon) + 1)
+
     def _steps_of(self, trial: TrialState) -> TrialSteps:
         """Return the steps of one trial. Its decision rule is created after calibration."""
         suite = self.queue.suite
 
         def decision_rule() -> DecisionRule:
-            return DecisionRule(trial.entrant.hypothesis, self.level, self.plan, self.noise, suite.properties, suite.capabilities)
+            return self.rule(
+                trial.entrant.hypothesis, self.level, self.plan, self.noise, suite.properties, suite.capabilities, self.calibration,
+                self.question, self.last_pair if self.last_pair > self.plan.max_pairs else None,
+            )  # fmt: skip
 
-        return TrialSteps(trial, self.control, self._control_job, self.seeds, suite, decision_rule)
+        return TrialSteps(trial, self.control, self._control_job, self.seeds, suite, decision_rule, self.question)
+
+    def decision_rule(self, trial: TrialState) -> DecisionRule:
+        """Return the decision rule of a trial, after calibration."""
+        return self._steps_of(trial).decision_rule
 
     def run(self) -> list[Decision]:
         """Run until every trial is decided.
@@ -79,7 +133,11 @@ class Batch:
         Raises:
             BuildError, RecipeError, SuiteError: a control failed, so no trial can continue.
         """
-        recorder = record_in_order(self.trials, self.ledger, self.plan.max_pairs)
+        return self._run(1)
+
+    def _run(self, first: int) -> list[Decision]:
+        """Run until every trial is decided, and record replicates from ``first`` on."""
+        recorder = record_in_order(self.trials, self.ledger, self.last_pair, first)
         while True:
             start = time.perf_counter()
             if self._calibrate():
@@ -98,7 +156,7 @@ class Batch:
         done = sum(len(trial.pairs) for trial in self.trials)
         expected = done + sum(max(self.plan.guard_pairs - len(t.pairs), 1) if t.crossed else 2 for t in undecided)
         text = f"{len(self.trials)} trial{'s' if len(self.trials) > 1 else ''}, {len(undecided)} undecided"
-        last = max([self.plan.calibration, *(min(t.next_replicate, self.plan.max_pairs) for t in undecided)])
+        last = max([self.plan.calibration, *(min(t.next_replicate, self.last_pair) for t in undecided)])
         controls = (self._jobs.get(self._control_job(s)) for s in range(1, last + 1))
         missing = sum(control is None or not control.done() for control in controls)
         self.queue.progress.status(text, done, expected, self.queue.seconds_left(expected - done + missing))
@@ -122,14 +180,43 @@ class Batch:
         jobs = [self._jobs.get(self._control_job(s)) for s in range(1, n + 1)]
         if not all(job is not None and job.done() for job in jobs):
             return False
-        results = [self.queue.result(job) for job in jobs if job is not None]
+        results = self._calibration_results([job for job in jobs if job is not None])
+        neighbours = [(a, b) for a, b in zip(results, [*results[1:], results[0]], strict=True) if a is not None and b is not None]
         for values in ("scores", "signs"):
-            on_own_items = [getattr(r, values)[0] for r in results]
-            on_next_items = [getattr(r, values)[1] for r in results]  # on the items of the next replicate
-            for name in on_own_items[0]:
-                self.noise[name] = pooled_sd([on_next_items[s][name] - on_own_items[(s + 1) % n][name] for s in range(n)])
-        self.ledger.record("calibration", {"pooled_sd": {name: float(f"{sd:.6g}") for name, sd in self.noise.items()}})
+            for name in getattr(neighbours[0][0], values)[0]:
+                # The first build answered the items of the second one, too.
+                self.noise[name] = pooled_sd([getattr(a, values)[1][name] - getattr(b, values)[0][name] for a, b in neighbours])
+        succeeded = [r for r in results if r is not None]
+        self.calibration.update({claim: [r.scores[0][claim] for r in succeeded] for claim in succeeded[0].scores[0]})
+        body: dict[str, object] = {"pooled_sd": {name: float(f"{sd:.6g}") for name, sd in self.noise.items()}}
+        if self.rule.VERSION > 1:
+            body["tests"] = {trial.entrant.hypothesis.property: self._test_of(trial) for trial in self.trials}
+        self.ledger.record("calibration", body)
         return True
+
+    def _calibration_results(self, jobs: Sequence[Future[Result]]) -> list[Result | None]:
+        """Return the results of the calibration builds, None for failed ones if they are counted.
+
+        Raises:
+            BuildError, RecipeError, SuiteError: a build failed, and failures are not counted or too
+                few builds are left to estimate the noise.
+        """
+        results, errors = list[Result | None](), list[Exception]()
+        for job in jobs:
+            try:
+                results.append(self.queue.result(job))
+            except RECIPE_ERRORS as error:
+                results.append(None)
+                errors.append(error)
+        pairs = sum(a is not None and b is not None for a, b in zip(results, [*results[1:], results[0]], strict=True))
+        if errors and (self.question.failures == "end" or pairs < MIN_CALIBRATION):
+            raise errors[0]
+        return results
+
+    def _test_of(self, trial: TrialState) -> dict[str, str]:
+        """Return which test a trial uses, and why, as the ledger stores it."""
+        cushions = self.decision_rule(trial).cushions
+        return {"test": self.plan.test, **(asdict(cushions) if self.plan.test == "auto" else {})}
 
     def _advance(self, trial: TrialState) -> None:
         """Send a trial the results that it requests, until one of them is not yet available.
@@ -138,17 +225,18 @@ class Batch:
             BuildError, RecipeError, SuiteError: the control of a replicate failed, so no trial can
                 continue.
         """
-        while trial.decision is None and (reply := self._reply(trial.request)) is not None:
+        while trial.decision is None and (reply := self._reply(trial.request, trial.in_final_checks)) is not None:
             try:
                 trial.request = self._steps[trial.key].send(reply)
             except StopIteration as end:
-                trial.decide(self.level, end.value.fate, end.value.why, end.value.guards)
+                interval = self.decision_rule(trial).interval(trial.pairs) if self.rule.VERSION > 1 and trial.pairs else None
+                trial.decide(self.level, end.value.fate, end.value.why, end.value.guards, interval)
             except RECIPE_ERRORS as error:
                 trial.decide(self.level, Fate.FAILED, str(error))
             if trial.decision is not None:
                 self.queue.progress.message(f"{trial.decision.fate}: {trial.entrant.title} ({trial.decision.why})")
 
-    def _reply(self, request: Request) -> Reply | None:
+    def _reply(self, request: Request, in_final_checks: bool) -> Reply | None:
         """Return the results of the first group whose jobs have all ended; None if there is none.
 
         A request has one or more groups of jobs; one complete group is enough.
@@ -156,6 +244,8 @@ class Batch:
         for number, jobs in enumerate(request):
             if not all(job in self._jobs and self._jobs[job].done() for job in jobs):
                 continue
+            if self.question.failures == "count" and not in_final_checks:
+                return self._reply_with_failures(number, jobs)
             for job in jobs:
                 if job.arm == CONTROL:
                     self.queue.result(self._jobs[job])  # raises outside the try below: a failed control ends the run
@@ -166,6 +256,19 @@ class Batch:
             except MemoryShortError as error:
                 return Reply(number, error=self._blame(jobs, error))
         return None
+
+    def _reply_with_failures(self, number: int, jobs: Sequence[ReplicateJob]) -> Reply:
+        """Return the results of the jobs of a pair, of which each may have failed."""
+        results, errors = list[Result | None](), list[Exception]()
+        for job in jobs:
+            try:
+                results.append(self.queue.result(self._jobs[job]))
+            except RECIPE_ERRORS as error:
+                results.append(None)
+                errors.append(error)
+        if errors:
+            return Reply(number, error=errors[0], partial=tuple(results))
+        return Reply(number, tuple(result for result in results if result is not None))
 
     def _blame(self, jobs: Sequence[ReplicateJob], error: MemoryShortError) -> BuildError:
         """Return the error of a candidate that needs more memory than this machine gives.
@@ -214,8 +317,8 @@ class Batch:
             if trial.in_final_checks:
                 yield from chain.from_iterable(trial.request)
         active = [trial for trial in undecided if not trial.in_final_checks]
-        # Once the threshold is crossed, all pairs that the guards require are almost certainly
-        # needed. Before that, only the next pair is.
+        # Once "better" is established, all pairs up to the first look at the guards are almost
+        # certainly needed. Before that, only the next pair is.
         last_needed = [max(trial.next_replicate, self.plan.guard_pairs if trial.crossed else 0) for trial in active]
         for s in range(1, max(last_needed, default=0) + 1):
             yield self._control_job(s)
@@ -223,12 +326,12 @@ class Batch:
                 if trial.next_replicate <= s <= last:
                     yield trial.candidate_job(s)
         ahead = max(last_needed, default=0) + 1
-        if active and ahead <= self.plan.max_pairs:
+        if active and ahead <= self.last_pair:
             yield self._control_job(ahead)
         # The trial with the largest e-value is the least likely to be given up at its next pair, so
         # its pair after that one is built first.
         for trial, last in sorted(zip(active, last_needed, strict=True), key=lambda x: -x[0].max_e_value):
-            if last + 1 <= self.plan.max_pairs:
+            if last + 1 <= self.last_pair:
                 yield trial.candidate_job(last + 1)
 
     def _submit(self, job: ReplicateJob) -> None:

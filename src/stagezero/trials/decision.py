@@ -1,8 +1,8 @@
-"""The decision rule of a trial: a pure function from paired replicates to a ruling.
+"""The decision rule of a trial: a pure function from paired replicates to a ruling (rule 2).
 
-Campaigns, ``compare`` and the replays of recorded ledgers all use this rule; no second copy may
-exist. The rule makes a ``Ruling`` after every pair. The last ruling has a ``Fate``: the result of
-the trial.
+Campaigns and ``compare`` use this rule; no second copy may exist. ``decision_1.py`` has the version
+that older ledgers name. The rule makes a ``Ruling`` after every pair. The last ruling has a
+``Fate``: the result of the trial.
 
 A guard is a non-inferiority test: it holds if the pairs show that the idea did not make something
 else worse by more than a margin. Every capability has a guard, and every property except the
@@ -13,15 +13,20 @@ After every pair the rule checks these conditions in this order, and stops the t
 
     stopped by a guard  The mean difference in a guarded quantity crossed the harm boundary: it is
                         so far beyond the margin that further pairs are very unlikely to make the
-                        guard hold.
-    given up            Futility: the pairs are evidence against the smallest effect of interest.
-    undecided           All pairs are used and the e-process did not reach the threshold.
+                        guard hold. (One-sided questions only.)
+    worse, the same     The sequential test gave this answer. (Only if the question asks for it.)
+    fails more often    The test found an arm better that failed to build more often than the other.
+                        (Only if failed builds are counted.)
+    given up            Futility: the pairs are evidence against the smallest effect of interest, or
+                        an answer by the maximum is very unlikely.
+    undecided           All pairs are used without an answer.
 
-Once the e-process has reached the threshold and there are enough pairs for the guards, the rule
-also checks these, in this order, and promotes the idea if none is true:
+Once the sequential test has established "better", the guards are tested at up to three numbers of
+pairs (10, 15 and 25). The trial goes on until all of them hold, or until the last of these looks.
+At each look the rule checks these, in this order, and promotes the candidate if none is true:
 
     collapsed           One paired difference is far below the superiority margin.
-    stopped by a guard  Some guard does not hold at its level.
+    stopped by a guard  Some guard fails, or does not hold at the last look.
     stopped by a guard  A final check does not hold at its level. It requires that more than half
                         of the gain exists in other wordings. If a capability improved, it also
                         requires that the candidate is better than a control that was trained to
@@ -35,28 +40,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stagezero.evidence import (
+    LOOK_LEVELS,
+    RULE_VERSION,
+    Cushions,
+    Estimate,
     Guard,
     StoppingRule,
     check_guards,
+    choose_cushions,
     collapse_rate_bound,
+    confidence_interval,
+    critical_values,
     crosses_harm_boundary,
     difference_sd,
+    effect_interval,
     gain_established,
     interim_results,
+    looks_from,
+    pairs_until_width,
+    planned_looks,
     sd_floor,
     trial_e_value,
 )
 from stagezero.measure import ALIGNMENT, BOTH_ANSWERS, ONE_ANSWER, UNPARSEABLE, sign_on_claim, twins_refused
 from stagezero.project import Trial
-from stagezero.trials.hypothesis import Hypothesis
+from stagezero.trials.hypothesis import ONE_SIDED, Hypothesis, Question
+from stagezero.trials.ruling import NO_FAILURES, FailureCounts, Fate, Pair, Ruling, differences
 
 Floats = NDArray[np.float64]
 COLLAPSE_SDS = 4.0
@@ -79,68 +96,12 @@ _DISPLAYED = {
 }
 
 
-class Fate(StrEnum):
-    """The result of a trial. The values are stored in ledgers."""
-
-    PROMOTED = "promoted"
-    GIVEN_UP = "given up"
-    UNDECIDED = "undecided"
-    GUARD = "stopped by a guard"
-    COLLAPSED = "collapsed"
-    FAILED = "failed to build"
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """One replicate: control and candidate with the same seed, data order and fresh items.
-
-    ``control`` and ``candidate`` map each claim (a property or a capability) to its score.
-    ``control_signs`` and ``candidate_signs`` map each warning sign of a gamed score to the share of
-    answers that show it.
-    """
-
-    replicate: int
-    seed: int
-    control_model: str
-    candidate_model: str
-    control: Mapping[str, float]
-    candidate: Mapping[str, float]
-    control_signs: Mapping[str, float]
-    candidate_signs: Mapping[str, float]
-
-    def difference(self, claim: str) -> float:
-        """Return the paired difference of a claim or a warning sign; larger is better.
-
-        It is candidate − control for a claim, and control − candidate for a warning sign.
-        """
-        if claim in self.control:
-            return self.candidate[claim] - self.control[claim]
-        return self.control_signs[claim] - self.candidate_signs[claim]
-
-
-@dataclass(frozen=True, slots=True)
-class Ruling:
-    """Result of one interim analysis.
-
-    ``e_value`` is the value of the e-process after the last pair. ``crossed`` is True if the
-    e-process has reached the threshold at this pair or an earlier one. If ``fate`` is None, the
-    trial continues: with more pairs if ``guards`` is empty, otherwise with the final checks.
-    """
-
-    e_value: float
-    crossed: bool
-    fate: Fate | None = None
-    why: str = ""
-    guards: tuple[Guard, ...] = ()
-
-
-def differences(pairs: Sequence[Pair], claims: Sequence[str]) -> Floats:
-    """Return the paired differences of claims or warning signs; larger is better.
-
-    Returns:
-        Shape (claims, pairs).
-    """
-    return np.array([[p.difference(claim) for p in pairs] for claim in claims], dtype=np.float64).reshape(len(claims), len(pairs))
+def guarded_claims(properties: Sequence[str], capabilities: Sequence[str], claimed: str) -> tuple[str, ...]:
+    """Return the claims and warning signs that are guarded: all except the claimed property."""
+    others = [c for c in (*properties, *capabilities) if c != claimed]
+    signs = (ONE_ANSWER, BOTH_ANSWERS, UNPARSEABLE)
+    on_claimed = () if claimed == ALIGNMENT else tuple(sign_on_claim(sign, claimed) for sign in signs)
+    return (*others, *map(twins_refused, properties), *signs, *on_claimed)
 
 
 @dataclass(frozen=True)
@@ -155,7 +116,12 @@ class DecisionRule:
         noise: for every claim and warning sign, the pooled standard deviation of A/A differences
             (two builds of one recipe, with different seeds, on the same items).
         properties, capabilities: the claims of the suite.
+        calibration: for every claim, the control's scores in the calibration runs.
+        question: what the trial asks.
+        horizon: maximum of pairs after an extension; None if there is none.
     """
+
+    VERSION: ClassVar[int] = RULE_VERSION
 
     hypothesis: Hypothesis
     level: float
@@ -163,11 +129,29 @@ class DecisionRule:
     noise: Mapping[str, float]
     properties: tuple[str, ...]
     capabilities: tuple[str, ...]
+    calibration: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    question: Question = ONE_SIDED
+    horizon: int | None = None
+
+    @cached_property
+    def cushions(self) -> Cushions:
+        """The tests that must agree with the exact one."""
+        scores = np.array(self.calibration.get(self.claimed, ()), dtype=np.float64)
+        return choose_cushions(scores, self.noise[self.claimed])
 
     @cached_property
     def stopping_rule(self) -> StoppingRule:
         """The stopping rule for the claimed property."""
-        return StoppingRule(self.level, self.hypothesis.margin, self.plan.items, self.plan.worth, self.plan.test)
+        plan, question = self.plan, self.question
+        return StoppingRule(
+            self.level, plan.max_pairs, plan.items, self.hypothesis.margin, plan.worth, plan.patience, plan.test, question.two_sided,
+            question.reserve, question.same_within, plan.calibration, self.cushions, horizon=self.horizon,
+        )  # fmt: skip
+
+    @property
+    def last_pair(self) -> int:
+        """The maximum of pairs, extensions included."""
+        return self.horizon or self.plan.max_pairs
 
     @property
     def claimed(self) -> str:
@@ -177,10 +161,7 @@ class DecisionRule:
     @cached_property
     def guarded(self) -> tuple[str, ...]:
         """The claims and warning signs with a guard: all except the claimed property."""
-        others = [c for c in (*self.properties, *self.capabilities) if c != self.claimed]
-        signs = (ONE_ANSWER, BOTH_ANSWERS, UNPARSEABLE)
-        on_claimed = () if self.claimed == ALIGNMENT else tuple(sign_on_claim(sign, self.claimed) for sign in signs)
-        return (*others, *map(twins_refused, self.properties), *signs, *on_claimed)
+        return guarded_claims(self.properties, self.capabilities, self.claimed)
 
     def _sds(self, claims: Sequence[str]) -> Floats:
         """Return the pooled A/A standard deviations, shape (claims,)."""
@@ -194,10 +175,47 @@ class DecisionRule:
         """Return the non-inferiority margins, shape (claims,)."""
         return np.maximum(self.plan.guard_margin, GUARD_MARGIN_SDS * self._sds(claims))
 
+    @cached_property
+    def guard_looks(self) -> tuple[int, ...]:
+        """The numbers of pairs at which the guards are planned to be tested."""
+        return planned_looks(self.plan.guard_pairs, self.plan.max_pairs)
+
     def guards(self, pairs: Sequence[Pair]) -> tuple[Guard, ...]:
         """Return the paired non-inferiority test of every guarded claim and warning sign."""
-        names = self.guarded
-        return check_guards(names, differences(pairs, names), self.margins(names), self._sd_floors(names), self.plan.guard_pairs)
+        names, level = self.guarded, LOOK_LEVELS[len(self.guard_looks)]
+        return check_guards(names, differences(pairs, names), self.margins(names), self._sd_floors(names), self.plan.guard_pairs, level)
+
+    def interval(self, pairs: Sequence[Pair]) -> Estimate:
+        """Return the mean difference in the claimed property, with the interval of the test."""
+        claimed = differences(pairs, (self.claimed,))[0]
+        return confidence_interval(claimed, self.noise[self.claimed], self.stopping_rule)
+
+    def effect(self, pairs: Sequence[Pair], claim: str) -> Estimate:
+        """Return the mean difference in any claim, with an interval that holds at every look.
+
+        It is the two-sided interval of the exact sequential t-test, whatever the trial's own test.
+        """
+        return effect_interval(differences(pairs, (claim,))[0].tolist(), self.last_pair, 0.5 / self.plan.items)
+
+    def more_pairs(self, pairs: Sequence[Pair]) -> tuple[int, float] | None:
+        """Return after how many more pairs the interval would settle a difference, and its size.
+
+        The size is the observed mean difference, if twice the maximum of pairs is enough for an
+        interval of that half-width. Otherwise it is the half-width that twice the maximum reaches.
+        The noise is taken from the pairs. None without a reserve, or with fewer than two pairs.
+        """
+        if self.question.reserve == 0 or len(pairs) < 2:
+            return None
+        claimed = differences(pairs, (self.claimed,))[0]
+        limit = max(2 * len(pairs), 2 * self.last_pair)
+        spending = self.stopping_rule.spending
+        sd = max(float(claimed.std(ddof=1)), 0.5 / self.plan.items)
+        width = abs(float(claimed.mean())) or sd / 2
+        more = pairs_until_width(spending, width, sd, len(pairs), limit)
+        if more is None:
+            width = critical_values(spending, limit)[-1] * sd / math.sqrt(limit)
+            more = limit - len(pairs)
+        return more, width
 
     def capability_gains(self, pairs: Sequence[Pair]) -> tuple[str, ...]:
         """Return the capabilities with an established gain.
@@ -208,49 +226,81 @@ class DecisionRule:
         gained = gain_established(differences(pairs, names), self._sd_floors(names), self.margins(names))
         return tuple(name for name, gain in zip(names, gained, strict=True) if gain)
 
-    def evaluate(self, pairs: Sequence[Pair], max_e_value: float) -> Ruling:
+    def evaluate(
+        self, pairs: Sequence[Pair], max_e_value: float, failures: FailureCounts = NO_FAILURES, out_of_pairs: bool = False
+    ) -> Ruling:  # fmt: skip
         """Apply the rule after the last of these pairs.
 
         Args:
             pairs: all pairs so far, in the order of their replicates.
             max_e_value: largest e-value at the earlier pairs; 1 at the first pair.
+            failures: how often each arm failed to build.
+            out_of_pairs: True if no further replicate may be built.
 
         Returns:
             The ruling. If the e-process has reached the threshold and every guard holds, the ruling
             has guards and no fate; ``conclude`` then adds the final checks.
         """
         claimed, sd = differences(pairs, (self.claimed,)), self._sds((self.claimed,))
-        k, mean, threshold = len(pairs), float(claimed.mean()), 1 / self.level
+        k, mean = len(pairs), float(claimed.mean())
         e = float(f"{trial_e_value(claimed, float(sd[0]), self.stopping_rule):.6g}")
-        max_e_value = max(max_e_value, e)
         results, difference_noise = interim_results(claimed, sd, self.stopping_rule), float(difference_sd(sd, self.plan.items)[0])
-        crossed = bool(results.crossed[0, -1])
+        crossed = bool(results.better[0, -1])
         change = f"mean difference in {self.claimed} {mean:+.3f} over {k} pair{'s' if k > 1 else ''}"
-        guard_noise = difference_sd(self._sds(self.guarded), self.plan.items)
-        harmed = crosses_harm_boundary(differences(pairs, self.guarded), self.margins(self.guarded), guard_noise)
-        if harmed.any():
-            # The t-bound of two or three pairs is too wide to show that a guard fails. The harm
-            # boundary, which uses the pooled standard deviation, has shown it.
-            failed = tuple(replace(g, established="fails") for g, harm in zip(self.guards(pairs), harmed, strict=True) if harm)
-            return Ruling(e, crossed, Fate.GUARD, f"{change}, but {self._describe(failed)}; the trial stopped early for harm", failed)
+        if not self.question.two_sided:
+            harmed = self._harmed(pairs)
+            if harmed:
+                return Ruling(e, crossed, Fate.GUARD, f"{change}, but {self._describe(harmed)}; the trial stopped early for harm", harmed)
+        if results.worse[0, -1] and not crossed:
+            if failures.only_control > failures.only_candidate:
+                return Ruling(e, False, Fate.FAILS_MORE, f"{change}; {self._limits(pairs)}, but {failures}")
+            return Ruling(e, False, Fate.WORSE, f"{change}; {self._limits(pairs)}")
+        if results.same[0, -1] and not crossed:
+            return Ruling(e, False, Fate.SAME, f"{change}; {self._limits(pairs)}")
         if results.futile[0, -1]:
             smallest_effect = self.plan.worth * difference_noise
-            why = f"{change}; the pairs are evidence that the effect is below the smallest effect of interest, {smallest_effect:.3f}"
+            why = f"{change}; an effect of at least {smallest_effect:.3f}, the smallest of interest, is unlikely to be found"
             return Ruling(e, False, Fate.GIVEN_UP, why)
-        if not crossed and k >= self.plan.max_pairs:
-            why = f"{change}; the largest e-value, {max_e_value:.3g}, is below the threshold of {threshold:.0f}"
+        last = self.last_pair - (failures.replicates - k if failures.replicates else 0)
+        if not crossed and (out_of_pairs or k >= last):
+            why = f"{change}; {self._limits(pairs)}, and all {k} pairs are used"
             return Ruling(e, False, Fate.UNDECIDED, why)
-        if not crossed or k < self.plan.guard_pairs:
-            return Ruling(e, crossed)
+        if not crossed:
+            return Ruling(e, False)
+        if failures.only_candidate > failures.only_control:
+            return Ruling(e, True, Fate.FAILS_MORE, f"{change}; {self._limits(pairs)}, but {failures}")
+        looks = looks_from(int(results.better[0].argmax()) + 1, self.guard_looks, self.last_pair)
+        if k not in looks and not out_of_pairs:
+            return Ruling(e, True)
         worst = float(claimed.min())
         if worst < self.hypothesis.margin - COLLAPSE_SDS * difference_noise:
             why = f"{change}, but one paired difference is {worst:+.3f}, more than {COLLAPSE_SDS:g} standard deviations below the margin"
-            return Ruling(e, crossed, Fate.COLLAPSED, why)
+            return Ruling(e, True, Fate.COLLAPSED, why)
         guards = self.guards(pairs)
         not_held = [g for g in guards if g.established != "holds"]
+        if any(g.established == "fails" for g in guards) or (not_held and (k == looks[-1] or out_of_pairs)):
+            return Ruling(e, True, Fate.GUARD, f"{change}, but {self._describe(not_held)}", guards)
         if not_held:
-            return Ruling(e, crossed, Fate.GUARD, f"{change}, but {self._describe(not_held)}", guards)
-        return Ruling(e, crossed, None, f"{change}; e = {max_e_value:.3g} ({threshold:.0f} needed); every guard holds", guards)
+            return Ruling(e, True)
+        why = f"{change}; {self._limits(pairs)}; e = {max(max_e_value, e):.3g}; every guard holds"
+        return Ruling(e, True, None, why, guards)
+
+    def _harmed(self, pairs: Sequence[Pair]) -> tuple[Guard, ...]:
+        """Return the guards whose mean difference crossed the harm boundary."""
+        guard_noise = difference_sd(self._sds(self.guarded), self.plan.items)
+        harmed = crosses_harm_boundary(differences(pairs, self.guarded), self.margins(self.guarded), guard_noise)
+        # The t-bound of two or three pairs is too wide to show that a guard fails. The harm
+        # boundary, which uses the pooled standard deviation, has shown it.
+        if not harmed.any():
+            return ()
+        return tuple(replace(g, established="fails") for g, harm in zip(self.guards(pairs), harmed, strict=True) if harm)
+
+    def _limits(self, pairs: Sequence[Pair]) -> str:
+        """Return the interval of the test in words."""
+        interval = self.interval(pairs)
+        if self.question.two_sided:
+            return f"interval [{interval.low:+.3f}, {interval.high:+.3f}] at level {self.level:.3g}"
+        return f"lower limit {interval.low:+.3f} at level {self.level:.3g}"
 
     def _superiority_guard(self, name: str, values: Sequence[float], margin: float) -> Guard:
         """Test whether the mean of differences in the claimed property is above a margin."""

@@ -6,6 +6,7 @@ A hypothesis is identified by what its recipes do with the training items, not b
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from stagezero.ledger import digest
 from stagezero.tasks import Suite
@@ -78,6 +79,33 @@ def hypothesis(control: Recipe, candidate: Recipe, prop: str, margin: float, sui
     """
     control_digest = recipe_digest(control, suite) if control_does is None else control_does
     return Hypothesis(control, candidate, prop, margin, suite.digest(), control_digest, recipe_digest(candidate, suite))
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a trial asks about its hypothesis.
+
+    Args:
+        two_sided: True for "which is better?", False for "is the candidate better?".
+        same_within: the arms are the same if their mean difference lies within plus or minus this;
+            None if the trial does not ask.
+        reserve: share of the level for extensions beyond the registered maximum of pairs.
+        failures: "end" if a failed build of the candidate ends the trial, and one of the control
+            ends the run. "count" if failed builds are results: the trial goes on, and an arm that
+            failed more often is never better.
+        failure_score: the score of a failed build on every claim. Its replicate is then a pair like
+            any other.
+    """
+
+    two_sided: bool = False
+    same_within: float | None = None
+    reserve: float = 0.0
+    failures: Literal["end", "count"] = "end"
+    failure_score: float | None = None
+
+
+ONE_SIDED = Question()
+"""The question of a campaign."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,14 +215,28 @@ class BuildQueue:
         Raises:
             StagezeroError: a job failed.
         """
+        return [self.result(future) for future in self._wait_for(futures, text)]
+
+    def gather_successes(self, futures: list[Future[Result]], text: str) -> list[Result | None]:
+        """Wait for several jobs and return their results in order, None for a failed build.
+
+        Args:
+            futures: the jobs.
+            text: the activity, for the status report.
+        """
+        return [None if isinstance(future.exception(), BuildError) else self.result(future) for future in self._wait_for(futures, text)]
+
+    def _wait_for(self, futures: list[Future[Result]], text: str) -> list[Future[Result]]:
+        """Wait for several jobs and report the progress. Return the jobs."""
         waiting = set(futures)
         while waiting:
             done, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
             finished = len(futures) - len(waiting)
             self.progress.status(text, finished, len(futures), self.seconds_left(len(waiting)))
             for future in done:
-                self.result(future)
-        return [self.result(future) for future in futures]
+                if not isinstance(future.exception(), BuildError):
+                    self.result(future)
+        return futures
 
     def seconds_left(self, jobs: int) -> float | None:
         """Estimate the time that ``jobs`` jobs take; None if no job has finished yet, or if they

@@ -6,12 +6,12 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
-from stagezero.evidence import Guard
+from stagezero.evidence import Estimate, Guard
 from stagezero.measure import ALIGNMENT
 from stagezero.training import Recipe
 from stagezero.training.executors import Result
-from stagezero.trials.decision import Fate, Pair
 from stagezero.trials.hypothesis import Entrant, Hypothesis
+from stagezero.trials.ruling import Failure, FailureCounts, Fate, Pair
 
 CONTROL = "control"
 """The arm of a control job."""
@@ -33,7 +33,11 @@ def _guard_entry(guard: Guard) -> dict[str, object]:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How a trial ended."""
+    """How a trial ended.
+
+    ``interval`` is the mean difference with the interval of the trial's test; None under rule 1 and
+    without a pair.
+    """
 
     hypothesis: Hypothesis
     title: str
@@ -44,14 +48,17 @@ class Decision:
     pairs: tuple[Pair, ...]
     e_values: tuple[float, ...]
     guards: tuple[Guard, ...]
+    failures: tuple[Failure, ...] = ()
+    interval: Estimate | None = None
 
     @property
     def decided_at(self) -> int:
         """The number of the replicate that decided the trial.
 
-        A replicate that failed to build has no pair.
+        A replicate that failed to build has no pair. If failures are counted, they are in
+        ``failures``; otherwise the first one ends the trial.
         """
-        return len(self.pairs) + (self.fate is Fate.FAILED)
+        return len(self.pairs) + len(self.failures) + (self.fate is Fate.FAILED and not self.failures)
 
     @property
     def promoted(self) -> bool:
@@ -71,7 +78,8 @@ class Decision:
         return {
             "hypothesis": self.hypothesis.digest(), "title": self.title, "researcher": self.researcher,
             "level": float(f"{self.level:.6g}"), "fate": str(self.fate), "why": self.why, "pairs": len(self.pairs),
-            "guards": [_guard_entry(g) for g in self.guards],
+            "guards": [_guard_entry(g) for g in self.guards], **({"failures": len(self.failures)} if self.failures else {}),
+            **({"interval": [_ledger_value(x) for x in (self.interval.low, self.interval.high)]} if self.interval else {}),
         }  # fmt: skip
 
 
@@ -102,12 +110,14 @@ ended."""
 class Reply(NamedTuple):
     """The results of one group of a request, or the error of one of its jobs.
 
-    ``group`` is the index of the group in the request.
+    ``group`` is the index of the group in the request. If failed builds are counted, ``partial``
+    has one entry for each job of a pair: its result, or None if it failed.
     """
 
     group: int
     results: tuple[Result, ...] = ()
     error: Exception | None = None
+    partial: tuple[Result | None, ...] = ()
 
 
 @dataclass
@@ -119,6 +129,7 @@ class TrialState:
         key: digest of the hypothesis.
         pairs: the pairs so far, in the order of their replicates.
         e_values: the e-process after each pair.
+        failures: the replicates without a pair, if failed builds are counted.
         request: the jobs that the trial waits for.
         crossed: True once the e-process has reached the threshold.
         in_final_checks: True once only the final checks remain.
@@ -129,6 +140,7 @@ class TrialState:
     key: str
     pairs: list[Pair] = field(default_factory=list)
     e_values: list[float] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
     request: Request = ()
     crossed: bool = False
     in_final_checks: bool = False
@@ -137,7 +149,17 @@ class TrialState:
     @property
     def next_replicate(self) -> int:
         """The number of the next replicate, from 1."""
-        return len(self.pairs) + 1
+        return self.done + 1
+
+    @property
+    def done(self) -> int:
+        """The number of replicates so far: pairs and counted failures."""
+        return len(self.pairs) + len(self.failures)
+
+    @property
+    def failure_counts(self) -> FailureCounts:
+        """How often each arm failed to build."""
+        return FailureCounts.of(self.failures, len(self.pairs))
 
     @property
     def max_e_value(self) -> float:
@@ -148,7 +170,10 @@ class TrialState:
         """Return the candidate's job of replicate ``s``."""
         return ReplicateJob(self.key, self.entrant.hypothesis.candidate, s, reworded=reworded)
 
-    def decide(self, level: float, fate: Fate, why: str, guards: tuple[Guard, ...] = ()) -> None:
+    def decide(self, level: float, fate: Fate, why: str, guards: tuple[Guard, ...] = (), interval: Estimate | None = None) -> None:
         """Set the final decision."""
         e = self.entrant
-        self.decision = Decision(e.hypothesis, e.title, e.researcher, level, fate, why, tuple(self.pairs), tuple(self.e_values), guards)
+        self.decision = Decision(
+            e.hypothesis, e.title, e.researcher, level, fate, why, tuple(self.pairs), tuple(self.e_values), guards, tuple(self.failures),
+            interval,
+        )  # fmt: skip

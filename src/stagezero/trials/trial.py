@@ -1,6 +1,6 @@
 """The steps of one trial, as a generator: it yields requests for jobs and returns a ruling.
 
-    pairs, one after another ──▶ threshold and guards ──▶ final checks ──▶ ruling
+    pairs, one after another ──▶ boundary and guards ──▶ final checks ──▶ ruling
 
 The final checks test the gain in other wordings and against a capability-matched control.
 
@@ -12,6 +12,7 @@ schedules the jobs.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 
@@ -22,10 +23,14 @@ from stagezero.tasks import Suite
 from stagezero.training import Recipe
 from stagezero.training.executors import Result
 from stagezero.trials.capability_control import DOSE_REPLICATES, DOSES, matched_recipe
-from stagezero.trials.decision import MATCHED, DecisionRule, Pair, Ruling
+from stagezero.trials.decision import MATCHED, DecisionRule
+from stagezero.trials.hypothesis import ONE_SIDED, Question
+from stagezero.trials.ruling import Failure, Fate, Pair, Ruling
 from stagezero.trials.state import CONTROL, ReplicateJob, Reply, Request, TrialState
 
 Steps = Generator[Request, Reply, Ruling]
+MAX_FIRST_FAILURES = 3
+"""A trial whose first replicates all fail ends after this many."""
 Check = Generator[tuple[ReplicateJob, ...], tuple[Result, ...], list[Guard]]
 """One of the final checks: it yields jobs, receives their results and returns its guards."""
 
@@ -70,14 +75,15 @@ class TrialSteps:
         suite: the suite that the models are measured on.
         decision_rule: returns the decision rule. It is called when the first results arrive; the
             pooled noise, which the rule needs, is known by then.
+        question: what the trial asks.
     """
 
     def __init__(
         self, state: TrialState, control: Recipe, control_job: Callable[[int], ReplicateJob], seeds: Sequence[int], suite: Suite,
-        decision_rule: Callable[[], DecisionRule],
+        decision_rule: Callable[[], DecisionRule], question: Question = ONE_SIDED,
     ) -> None:  # fmt: skip
         self.state, self.control, self.control_job = state, control, control_job
-        self.seeds, self.suite, self._decision_rule = seeds, suite, decision_rule
+        self.seeds, self.suite, self._decision_rule, self.question = seeds, suite, decision_rule, question
 
     @cached_property
     def decision_rule(self) -> DecisionRule:
@@ -87,21 +93,26 @@ class TrialSteps:
     def steps(self) -> Steps:
         """Yield requests for pairs until a ruling, then for the final checks if they are needed.
 
-        The final checks are needed if the threshold is reached and every guard holds.
+        The final checks are needed if "better" is established and every guard holds.
 
         Raises:
-            BuildError, RecipeError, SuiteError: a build of a pair failed.
+            BuildError, RecipeError, SuiteError: a build of a pair failed, and that ends the trial.
         """
         state = self.state
         while True:
             s = state.next_replicate
             reply = yield ((self.control_job(s), state.candidate_job(s)),)
-            if reply.error is not None:
+            if reply.error is not None and self.question.failures == "end":
                 raise reply.error
-            a, b = reply.results
-            pair = Pair(s, self.seeds[s - 1], a.digest, b.digest, a.scores[0], b.scores[0], a.signs[0], b.signs[0])
+            pair = self._pair(s, reply.partial or reply.results)
+            if pair is None:
+                arms = tuple(arm for arm, result in zip(("control", "candidate"), reply.partial, strict=True) if result is None)
+                state.failures.append(Failure(s, arms, str(reply.error)))
+                if (ruling := self._after_failure()) is not None:
+                    return ruling
+                continue
             state.pairs.append(pair)
-            ruling = self.decision_rule.evaluate(state.pairs, state.max_e_value)
+            ruling = self.decision_rule.evaluate(state.pairs, state.max_e_value, state.failure_counts)
             state.e_values.append(ruling.e_value)
             state.crossed = ruling.crossed
             if ruling.fate is not None:
@@ -112,13 +123,41 @@ class TrialSteps:
                 guards = yield from run_concurrently(self._check_other_wordings(), self._check_matched_control(gained))
                 return self.decision_rule.conclude(state.pairs, ruling, guards, gained)
 
+    def _pair(self, s: int, results: Sequence[Result | None]) -> Pair | None:
+        """Return the pair of a replicate, or None if a build failed and has no score.
+
+        If the question gives a score for failures, one failed build has that score on every claim.
+        """
+        succeeded = next((r for r in results if r is not None), None)
+        if succeeded is None or (None in results and self.question.failure_score is None):
+            return None
+        failed_scores = dict.fromkeys(succeeded.scores[0], self.question.failure_score or 0.0)
+        no_signs = dict.fromkeys(succeeded.signs[0], 0.0)
+        a, b = ((r.digest, r.scores[0], r.signs[0]) if r is not None else ("", failed_scores, no_signs) for r in results)
+        return Pair(s, self.seeds[s - 1], a[0], b[0], a[1], b[1], a[2], b[2])
+
+    def _after_failure(self) -> Ruling | None:
+        """Return the ruling after a failed replicate; None if the trial goes on."""
+        state, limit = self.state, self.decision_rule.last_pair
+        e = state.e_values[-1] if state.e_values else 1.0
+        if not state.pairs and len(state.failures) >= MAX_FIRST_FAILURES:
+            first = state.failures[0]
+            return Ruling(
+                e, False, Fate.FAILED, f"the first {len(state.failures)} replicates failed ({', '.join(first.arms)}): {first.why}"
+            )
+        if state.done < limit:
+            return None
+        if not state.pairs:
+            return Ruling(e, False, Fate.UNDECIDED, f"no replicate has two builds; {state.failure_counts}")
+        return replace(self.decision_rule.evaluate(state.pairs, state.max_e_value, state.failure_counts, out_of_pairs=True), guards=())
+
     def _check_other_wordings(self) -> Check:
         """Check that the gain also exists in other wordings.
 
         Return no guard if the suite has no other wordings of the claimed property.
         """
         rule = self.decision_rule
-        claimed, replicates = rule.claimed, range(1, rule.plan.guard_pairs + 1)
+        claimed, replicates = rule.claimed, [pair.replicate for pair in self.state.pairs]
         if claimed not in self.suite.properties or not self.suite.reworded_items(0, 1, claimed):
             return []
         controls = (ReplicateJob(CONTROL, self.control, s, reworded=claimed) for s in replicates)
@@ -143,7 +182,7 @@ class TrialSteps:
                 recipe = matched_recipe(self.control, self.suite, *dose)
                 if recipe is None:
                     return [rule.matched_control_guard([], 0.0, gained)]
-                jobs = tuple(ReplicateJob(f"{MATCHED} {dose}", recipe, s) for s in range(1, rule.plan.guard_pairs + 1))
+                jobs = tuple(ReplicateJob(f"{MATCHED} {dose}", recipe, p.replicate) for p in pairs)
                 results = yield jobs[:DOSE_REPLICATES]
                 capability = sum(r.scores[0][c] for r in results for c in gained) / (len(gained) * DOSE_REPLICATES)
                 if capability > best:
