@@ -371,3 +371,14 @@ def test_an_idea_is_not_blamed_for_the_memory_of_its_control(tmp_path: Path, arm
     # The record belongs to the run: another one tries again.
     shutil.rmtree(costs.parent)
     assert run(FakePool(effects), Ledger(tmp_path / "other.jsonl"))[0].fate is Fate.PROMOTED
+
+
+def test_the_trial_with_the_most_evidence_comes_first(tmp_path: Path) -> None:
+    plan = Trial(items=50, calibration=3)
+    queue = BuildQueue(FakePool({}), Path(), "atlas", plan.items, Path(), None, NoProgress())
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    batch = Batch([entrant(0), entrant(1), entrant(2)], CONTROL, queue, plan, 0.05 / 3, b"s", ledger)
+    batch.trials[1].e_values.append(5.0)
+    jobs = [job for job in batch._jobs_in_order() if job.arm != "control"]
+    assert [job.arm for job in jobs[:3]] == [batch.trials[i].key for i in (1, 0, 2)]
+    ledger.close()

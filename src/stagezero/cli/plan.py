@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from stagezero.errors import InputError
 from stagezero.lab.plan import Plan, ideas_in_a_stage, plan_campaign
 from stagezero.lab.resolved_project import ResolvedProject
 from stagezero.researchers import make_researcher
-from stagezero.trials.noise import ClaimNoise, noise_of_runs
+from stagezero.trials.noise import ClaimNoise, ItemsAdvice, items_advice, noise_of_runs
 
 MAX_IDEAS = 10_000
 
@@ -55,7 +56,7 @@ def plan(
     predicted = _plan_of(project, ideas) if project is not None else None
     noise = noise_of_runs(from_) if from_ else []
     if json:
-        print_json(_as_json(predicted, noise))
+        print_json(_as_json(predicted, noise, items_advice(from_, noise)))
         return
     out = stdout_console()
     if predicted is not None:
@@ -64,14 +65,17 @@ def plan(
         out.print(f"{number} in {stages}: {predicted.sentence()}")
         out.print(f"at most {predicted.most.builds} models are built")
     if noise:
-        rows = make_table("score", "mean", "sd of a paired difference", "sd of a score", "builds", "smallest effect")
+        rows = make_table("score", "mean", "sd of a paired difference", "of it: builds, items", "builds", "smallest effect")
         for n in noise:
             smallest = "–" if predicted is None or predicted.effect is None else f"{predicted.effect * n.paired_sd.mean:.3f}"
+            parts = "–" if n.parts is None else f"{math.sqrt(2) * n.parts.builds:.3f}, {math.sqrt(2) * n.parts.both:.3f}"
             rows.add_row(
-                n.claim, f"{n.mean:.3f}", f"{n.paired_sd.mean:.3f} [{n.paired_sd.low:.3f}, {n.paired_sd.high:.3f}]",
-                "–" if n.score_sd is None else f"{n.score_sd:.3f}", str(n.builds), smallest,
+                n.claim, f"{n.mean:.3f}", f"{n.paired_sd.mean:.3f} [{n.paired_sd.low:.3f}, {n.paired_sd.high:.3f}]", parts, str(n.builds),
+                smallest,
             )  # fmt: skip
         out.print(rows)
+        if (advice := items_advice(from_, noise)) is not None:
+            out.print(advice.sentence())
 
 
 def _plan_of(project: Path, ideas: int | None) -> Plan:
@@ -84,7 +88,7 @@ def _plan_of(project: Path, ideas: int | None) -> Plan:
     return plan_campaign(resolved.project.trial, resolved.project.stages, number, resolved.suite)
 
 
-def _as_json(predicted: Plan | None, noise: list[ClaimNoise]) -> dict[str, object]:
+def _as_json(predicted: Plan | None, noise: list[ClaimNoise], advice: ItemsAdvice | None) -> dict[str, object]:
     """Return plan and noise as JSON values."""
     result: dict[str, object] = {}
     if predicted is not None:
@@ -97,9 +101,12 @@ def _as_json(predicted: Plan | None, noise: list[ClaimNoise]) -> dict[str, objec
         effect = None if predicted is None else predicted.effect
         result["noise"] = {
             n.claim: {
+                "parts": None if n.parts is None else {"builds": n.parts.builds, "items": n.parts.items, "both": n.parts.both},
                 "mean": n.mean, "paired_sd": [n.paired_sd.mean, n.paired_sd.low, n.paired_sd.high], "score_sd": n.score_sd,
                 "builds": n.builds, "smallest_effect": None if effect is None else effect * n.paired_sd.mean,
             }
             for n in noise
         }  # fmt: skip
+    if advice is not None:
+        result["items"] = {"now": advice.now, "best": advice.best, "time_saved": advice.saved}
     return result

@@ -16,6 +16,7 @@ from itertools import chain
 
 from stagezero.errors import BuildError, MemoryShortError, RecipeError, SuiteError
 from stagezero.evidence import pooled_sd
+from stagezero.evidence.variance import noise_parts
 from stagezero.ledger import Ledger
 from stagezero.project import Trial
 from stagezero.training import Recipe
@@ -190,9 +191,17 @@ class Batch:
         self.calibration.update({claim: [r.scores[0][claim] for r in succeeded] for claim in succeeded[0].scores[0]})
         body: dict[str, object] = {"pooled_sd": {name: float(f"{sd:.6g}") for name, sd in self.noise.items()}}
         if self.rule.VERSION > 1:
+            if len(succeeded) == n:
+                body["parts"] = {claim: self._noise_parts(succeeded, claim) for claim in succeeded[0].scores[0]}
             body["tests"] = {trial.entrant.hypothesis.property: self._test_of(trial) for trial in self.trials}
         self.ledger.record("calibration", body)
         return True
+
+    @staticmethod
+    def _noise_parts(results: Sequence[Result], claim: str) -> list[float]:
+        """Return the noise of builds, of items, and of both together, as the ledger stores it."""
+        parts = noise_parts([r.scores[0][claim] for r in results], [r.scores[1][claim] for r in results])
+        return [float(f"{sd:.6g}") for sd in (parts.builds, parts.items, parts.both)]
 
     def _calibration_results(self, jobs: Sequence[Future[Result]]) -> list[Result | None]:
         """Return the results of the calibration builds, None for failed ones if they are counted.
@@ -308,7 +317,10 @@ class Batch:
         """Yield the jobs that the trials need, the most urgent first.
 
         The order is: calibration; final checks; pairs that are needed now; pairs that may be needed
-        later, for idle workers.
+        later, for idle workers. Among pairs, the trial with the most evidence comes first: it is
+        the least likely to be given up, so that its next pairs can change the most, and it needs
+        the most pairs, so that the batch ends sooner if it does not wait. The order changes no
+        decision: each trial is decided by its own pairs.
         """
         for s in range(1, self.plan.calibration + 1):
             yield self._control_job(s)
@@ -316,21 +328,18 @@ class Batch:
         for trial in undecided:
             if trial.in_final_checks:
                 yield from chain.from_iterable(trial.request)
-        active = [trial for trial in undecided if not trial.in_final_checks]
+        active = sorted((trial for trial in undecided if not trial.in_final_checks), key=lambda trial: -trial.max_e_value)
         # Once "better" is established, all pairs up to the first look at the guards are almost
         # certainly needed. Before that, only the next pair is.
         last_needed = [max(trial.next_replicate, self.plan.guard_pairs if trial.crossed else 0) for trial in active]
-        for s in range(1, max(last_needed, default=0) + 1):
-            yield self._control_job(s)
-            for trial, last in zip(active, last_needed, strict=True):
-                if trial.next_replicate <= s <= last:
-                    yield trial.candidate_job(s)
+        for trial, last in zip(active, last_needed, strict=True):
+            for s in range(trial.next_replicate, last + 1):
+                yield self._control_job(s)
+                yield trial.candidate_job(s)
         ahead = max(last_needed, default=0) + 1
         if active and ahead <= self.last_pair:
             yield self._control_job(ahead)
-        # The trial with the largest e-value is the least likely to be given up at its next pair, so
-        # its pair after that one is built first.
-        for trial, last in sorted(zip(active, last_needed, strict=True), key=lambda x: -x[0].max_e_value):
+        for trial, last in zip(active, last_needed, strict=True):
             if last + 1 <= self.last_pair:
                 yield trial.candidate_job(last + 1)
 

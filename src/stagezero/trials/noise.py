@@ -6,10 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stagezero.errors import InputError
 from stagezero.evidence import Estimate, sd_interval
+from stagezero.evidence.variance import NoiseParts, best_items_factor
 from stagezero.ledger import read
+from stagezero.trials.jobs import Costs
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +22,14 @@ class ClaimNoise:
     ``paired_sd`` is the standard deviation of a paired difference of two builds of one recipe on
     the same items, with a 95 % interval; its ``n`` counts the differences behind it. ``score_sd``
     is the standard deviation of a score over seeds and fresh items; None with fewer than two
-    builds. ``mean`` is the mean score, and ``builds`` the number of builds.
+    builds. ``parts`` takes the noise apart; None for ledgers of rule 1. ``mean`` is the mean score,
+    and ``builds`` the number of builds.
     """
 
     claim: str
     paired_sd: Estimate
     score_sd: float | None
+    parts: NoiseParts | None
     mean: float
     builds: int
 
@@ -44,20 +49,24 @@ def noise_of_runs(runs: Sequence[Path]) -> list[ClaimNoise]:
     """
     paired: dict[str, list[tuple[float, int]]] = {}
     scores: dict[str, list[list[float]]] = {}
+    parts: dict[str, list[list[float]]] = {}
     for run in runs:
-        for sds, controls in _batches(run):
-            builds = len(controls)
+        for calibration, controls in _batches(run):
             for claim, values in _columns(controls).items():
                 scores.setdefault(claim, []).append(values)
-                paired.setdefault(claim, []).append((sds[claim], max(builds, 3)))
+                paired.setdefault(claim, []).append((calibration["pooled_sd"][claim], max(len(controls), 3)))
+                if "parts" in calibration:
+                    parts.setdefault(claim, []).append(calibration["parts"][claim])
     if not paired:
         raise InputError(
             f"--from: expected a run with at least one calibrated trial, got {', '.join(map(str, runs))}; give the folder of a run."
         )
-    return [_claim_noise(claim, paired[claim], scores[claim]) for claim in paired]
+    return [_claim_noise(claim, paired[claim], scores[claim], parts.get(claim, [])) for claim in paired]
 
 
-def _claim_noise(claim: str, paired: Sequence[tuple[float, int]], scores: Sequence[Sequence[float]]) -> ClaimNoise:
+def _claim_noise(
+    claim: str, paired: Sequence[tuple[float, int]], scores: Sequence[Sequence[float]], parts: Sequence[Sequence[float]]
+) -> ClaimNoise:  # fmt: skip
     """Combine the noise of several batches."""
     weight = sum(n for _, n in paired)
     sd = math.sqrt(sum(n * s * s for s, n in paired) / weight)
@@ -66,24 +75,73 @@ def _claim_noise(claim: str, paired: Sequence[tuple[float, int]], scores: Sequen
     df = sum(len(values) - 1 for values in scores)
     builds = sum(len(values) for values in scores)
     mean = sum(sum(values) for values in scores) / builds
-    return ClaimNoise(claim, sd_interval(sd, weight), math.sqrt(squares / df) if df > 0 else None, mean, builds)
+    means_of_parts = [math.sqrt(sum(x * x for x in column) / len(parts)) for column in zip(*parts, strict=True)]
+    return ClaimNoise(
+        claim, sd_interval(sd, weight), math.sqrt(squares / df) if df > 0 else None, NoiseParts(*means_of_parts) if parts else None,
+        mean, builds,
+    )  # fmt: skip
 
 
-def _batches(run: Path) -> Iterable[tuple[Mapping[str, float], list[Mapping[str, float]]]]:
-    """Yield the A/A standard deviations and the control's scores of every batch of a run."""
-    sds: Mapping[str, float] | None = None
+def _batches(run: Path) -> Iterable[tuple[Mapping[str, Any], list[Mapping[str, float]]]]:
+    """Yield the calibration entry and the control's scores of every batch of a run."""
+    calibration: Mapping[str, Any] | None = None
     controls: dict[int, Mapping[str, float]] = {}
     for entry in read(run if run.is_file() else run / "ledger.jsonl"):
         if entry.kind == "calibration":
-            if sds is not None and controls:
-                yield sds, list(controls.values())
-            sds, controls = entry.body["pooled_sd"], {}
+            if calibration is not None and controls:
+                yield calibration, list(controls.values())
+            calibration, controls = entry.body, {}
         elif entry.kind == "pair":
             controls[entry.body["replicate"]] = entry.body["control"]
-    if sds is not None and controls:
-        yield sds, list(controls.values())
+    if calibration is not None and controls:
+        yield calibration, list(controls.values())
 
 
 def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     """Return the scores of each claim."""
     return {claim: [row[claim] for row in rows] for claim in rows[0]}
+
+
+@dataclass(frozen=True, slots=True)
+class ItemsAdvice:
+    """How many items of each kind buy the most evidence for the time.
+
+    ``now`` is the number in the run, and ``best`` the advised one. ``saved`` is the share of the
+    time that ``best`` saves for the same evidence, averaged over the properties.
+    """
+
+    now: int
+    best: int
+    saved: float
+
+    def sentence(self) -> str:
+        """Return the advice in one sentence."""
+        if self.best == self.now:
+            return f"items: {self.now} buys the most evidence for the time"
+        return f"items: {self.best} instead of {self.now} would buy the same evidence in {1 - self.saved:.0%} of the time"
+
+
+def items_advice(runs: Sequence[Path], noise: Sequence[ClaimNoise]) -> ItemsAdvice | None:
+    """Return how many items to use, from the noise and the costs of the last of these runs.
+
+    None if the run has no costs yet, or if its ledger does not take the noise apart.
+
+    Args:
+        runs: folders of runs.
+        noise: their noise.
+    """
+    run = runs[-1] if runs else Path()
+    folder = run.parent if run.is_file() else run
+    costs = Costs.load(folder / "costs.json")
+    parts = [n.parts for n in noise if n.parts is not None]
+    if not parts or costs.train_seconds <= 0 or costs.generate_seconds <= 0:
+        return None
+    body = next(iter(read(folder / "ledger.jsonl"))).body
+    now = int((body.get("trial") or body["project"]["trial"])["items"])
+    train, answer = costs.train_seconds, costs.generate_seconds
+    factor = math.exp(sum(math.log(best_items_factor(p, train, answer)) for p in parts) / len(parts))
+    best = max(2, round(now * factor, -1 if now * factor >= 20 else 0))
+    time_ratio = (train + answer * best / now) / (train + answer)
+    ratios = [(p.paired_sd(best / now) / p.paired_sd()) ** 2 * time_ratio for p in parts if p.paired_sd() > 0]
+    saved = 1 - sum(ratios) / len(ratios) if ratios else 0.0
+    return ItemsAdvice(now, int(best) if saved > 0.02 else now, max(0.0, saved))
