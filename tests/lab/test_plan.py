@@ -138,12 +138,15 @@ def test_the_noise_of_a_run_gives_effects_in_score() -> None:
     assert noise_of_runs([run, run])[0].paired_sd.mean == pytest.approx(noise_of_runs([run])[0].paired_sd.mean)
 
 
-def test_the_plan_verb(tmp_path: Path) -> None:
+def test_the_plan_verb(base: Path, tmp_path: Path) -> None:
     run = Path(__file__).parent.parent / "fixtures" / "ledgers" / "2" / "finished"
     printed = stagezero("plan", "first", "--from", run)
     assert printed.returncode == 0 and "is promoted with probability .8" in printed.stdout and "privacy" in printed.stdout
     as_json = json.loads(stagezero("plan", "first", "--ideas", "3", "--json").stdout)
     assert as_json["ideas"] == 3 and as_json["models"]["nothing"] < as_json["models"]["most"]
+    timed = stagezero("plan", write_project(tmp_path / "own", base), "--time", "--json")
+    seconds = json.loads(timed.stdout)["seconds"]
+    assert timed.returncode == 0 and 0 < seconds["nothing"] < seconds["something"] < seconds["most"]
     for arguments, message in (
         ((), "expected a project, or earlier runs"),
         (("--from", tmp_path), "ledger"),

@@ -53,11 +53,11 @@ def compare(
     Parameters
     ----------
     control
-        The current recipe (YAML).
+        One recipe (YAML): the current one, if there is one.
     candidate
-        The recipe that may be better (YAML).
+        The other recipe (YAML). Differences are candidate minus control.
     property
-        The property that the candidate claims to improve, for example abstention.
+        The property to compare, for example abstention.
     model
         The base that both recipes train: pocket/262k, package/smollm2-135m-q4, hf/ORG/NAME, or a
         checkpoint folder.

@@ -10,9 +10,9 @@ from cyclopts import Parameter
 
 from stagezero import examples
 from stagezero.cli._limits import check_number
-from stagezero.cli._output import make_table, print_json, stdout_console
+from stagezero.cli._output import ConsoleProgress, make_table, print_json, stdout_console
 from stagezero.errors import InputError
-from stagezero.lab.plan import Plan, ideas_in_a_stage, plan_campaign
+from stagezero.lab.plan import Plan, format_minutes, ideas_in_a_stage, measured_seconds, plan_campaign
 from stagezero.lab.resolved_project import ResolvedProject
 from stagezero.researchers import make_researcher
 from stagezero.trials.noise import ClaimNoise, ItemsAdvice, items_advice, noise_of_runs
@@ -25,15 +25,17 @@ def plan(
     /,
     *,
     ideas: int | None = None,
-    from_: Annotated[tuple[Path, ...], Parameter(name="--from")] = (),
+    from_: Annotated[tuple[Path, ...], Parameter(name="--from", negative="")] = (),
+    time: bool = False,
     json: bool = False,
 ) -> None:
     """Predict what a campaign can find and how many models it builds, before it runs.
 
     Prints the smallest effect that promotes an idea with probability .8, the expected number of
-    models if there is something to find and if there is nothing, and what twice the pairs would
+    models if there is something to find and if there is nothing, and what twice the budget would
     buy. Effects are in standard deviations of a paired difference. With `--from`, earlier runs give
-    the noise of each score, and with it the smallest effect in score.
+    the noise of each score, and with it the smallest effect in score. With `--time`, this machine
+    trains and answers for a few seconds, and the plan states hours, too.
 
     Example: `stagezero plan first`
 
@@ -47,16 +49,23 @@ def plan(
         The number of ideas in a stage. By default it follows from the project's researchers.
     from_
         Folders of earlier runs (campaigns or comparisons); may be given more than once.
+    time
+        Measure how fast this machine is. A pocket base is trained first, if it is not stored yet.
     json
         Print the plan as one JSON object.
     """
     check_number("--ideas", ideas, 1, MAX_IDEAS)
     if project is None and not from_:
         raise InputError("plan: expected a project, or earlier runs with --from; see: stagezero plan --help")
-    predicted = _plan_of(project, ideas) if project is not None else None
+    predicted, seconds = None, None
+    if project is not None:
+        resolved, predicted = _plan_of(project, ideas)
+        if time:
+            with ConsoleProgress(quiet=json) as progress:
+                seconds = measured_seconds(predicted, resolved, progress)
     noise = noise_of_runs(from_) if from_ else []
     if json:
-        print_json(_as_json(predicted, noise, items_advice(from_, noise)))
+        print_json(_as_json(predicted, seconds, noise, items_advice(from_, noise)))
         return
     out = stdout_console()
     if predicted is not None:
@@ -64,6 +73,9 @@ def plan(
         stages = "one stage" if predicted.stages == 1 else f"each of {predicted.stages} stages"
         out.print(f"{number} in {stages}: {predicted.sentence()}")
         out.print(f"at most {predicted.most.builds} models are built")
+        if seconds is not None:
+            low, high, most = map(format_minutes, seconds)
+            out.print(f"on this machine: about {low} if no idea has an effect, {high} if one of each stage has, and at most about {most}")
     if noise:
         rows = make_table("score", "mean", "sd of a paired difference", "of it: builds, items", "builds", "smallest effect")
         for n in noise:
@@ -78,17 +90,19 @@ def plan(
             out.print(advice.sentence())
 
 
-def _plan_of(project: Path, ideas: int | None) -> Plan:
-    """Return the plan of a project."""
+def _plan_of(project: Path, ideas: int | None) -> tuple[ResolvedProject, Plan]:
+    """Return a project and its plan."""
     path = examples.project_folder(str(project)) / "project.yaml" if str(project) in examples.SHIPPED else project
     resolved = ResolvedProject(path)
     researchers = [make_researcher(r, resolved.path.parent, Path()) for r in resolved.project.researchers]
     resolved.validate()
     number = ideas if ideas is not None else max(1, ideas_in_a_stage(resolved, researchers))
-    return plan_campaign(resolved.project.trial, resolved.project.stages, number, resolved.suite)
+    return resolved, plan_campaign(resolved.project.trial, resolved.project.stages, number, resolved.suite)
 
 
-def _as_json(predicted: Plan | None, noise: list[ClaimNoise], advice: ItemsAdvice | None) -> dict[str, object]:
+def _as_json(
+    predicted: Plan | None, seconds: tuple[float, float, float] | None, noise: list[ClaimNoise], advice: ItemsAdvice | None
+) -> dict[str, object]:  # fmt: skip
     """Return plan and noise as JSON values."""
     result: dict[str, object] = {}
     if predicted is not None:
@@ -97,6 +111,8 @@ def _as_json(predicted: Plan | None, noise: list[ClaimNoise], advice: ItemsAdvic
             "effect_sd_with_twice_the_budget": predicted.effect_with_twice,
             "models": {"nothing": predicted.nothing.builds, "something": predicted.something.builds, "most": predicted.most.builds},
         }  # fmt: skip
+    if seconds is not None:
+        result["seconds"] = dict(zip(("nothing", "something", "most"), seconds, strict=True))
     if noise:
         effect = None if predicted is None else predicted.effect
         result["noise"] = {

@@ -7,8 +7,10 @@ added for bases whose builds take long: a worker trains and answers for a few se
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from stagezero.evidence import StoppingRule
 from stagezero.evidence.planning import GuardPlan, predict, smallest_effect
@@ -19,7 +21,7 @@ from stagezero.researchers import Researcher
 from stagezero.tasks import Suite
 from stagezero.training.executors import LocalPool, Speed, wait_for_result
 from stagezero.trials.decision import guarded_claims
-from stagezero.trials.jobs import BuildQueue
+from stagezero.trials.jobs import BuildQueue, Progress, materialise_base
 
 SMALL_BASE_BYTES = 40_000_000
 """Weights of a base whose builds take seconds."""
@@ -158,6 +160,19 @@ def expected_seconds(plan: Plan, resolved: ResolvedProject, speed: Speed, worker
         audits = (1, 1 + plan.stages, 1 + plan.stages)
         seconds = [s + n * answers * speed.answer_seconds for s, n in zip(seconds, audits, strict=True)]
     return seconds[0], seconds[1], seconds[2]
+
+
+def measured_seconds(plan: Plan, resolved: ResolvedProject, progress: Progress) -> tuple[float, float, float]:
+    """Measure this machine and return the seconds of the campaign, as ``expected_seconds`` does."""
+    with tempfile.TemporaryDirectory() as scratch, LocalPool(1) as pool:
+        base = materialise_base(pool, resolved.base, Path(scratch), progress, resolved.chat_template)
+        queue = BuildQueue(
+            pool, base, resolved.suite_name, resolved.project.trial.items, Path(scratch), None, progress, resolved.confinement,
+            max_tokens=resolved.project.answer_tokens,
+        )  # fmt: skip
+        progress.status("measuring how fast this machine trains and answers", 0, 1, None)
+        speed = wait_for_result(pool.measure_speed(queue.job(resolved.stage0, 0, ())))
+    return expected_seconds(plan, resolved, speed, resolved.project.workers)
 
 
 def format_minutes(seconds: float) -> str:
