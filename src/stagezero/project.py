@@ -169,7 +169,7 @@ class Trial(Frozen):
     ratio against it reaches e to the power of ``patience``.
     """
 
-    alpha: Share = 0.05
+    alpha: Annotated[float, Field(ge=1e-9, le=0.5)] = 0.05
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
     max_pairs: Annotated[int, Field(ge=10, le=200)] = 40
     guard_pairs: Annotated[int, Field(ge=10, le=200)] = 10

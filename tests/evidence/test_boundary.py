@@ -5,6 +5,8 @@ Covers: evidence/spending.py.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -86,9 +88,15 @@ def test_without_a_reserve_nothing_is_rejected_after_the_maximum() -> None:
 
 
 def test_impossible_settings_are_rejected() -> None:
-    for arguments in ((0.0, 25), (1.0, 25), (0.05, 3), (0.05, 25, True, 1.0), (0.05, 25, True, -0.1)):
+    for arguments in ((0.0, 25), (0.6, 25), (0.05, 3), (0.05, 25.5), (0.05, 25, True, 1.0), (0.05, 25, True, -0.1)):
         with pytest.raises(ValueError, match="level, max_pairs, reserve"):
             Spending(*arguments)
+
+
+def test_levels_at_the_limits() -> None:
+    assert critical_values(Spending(1e-16, 25), 25) == (np.inf,) * 25
+    assert all(a > b for a, b in itertools.pairwise(critical_values(Spending(1e-12, 25), 25)[3:]))
+    assert np.isfinite(critical_values(Spending(0.5, 200), 200)[3:]).all()
 
 
 def test_more_pairs_give_a_narrower_interval() -> None:

@@ -41,6 +41,7 @@ def test_the_looks_at_the_guards() -> None:
     assert planned_looks(10, 40) == (10, 15, 25) and planned_looks(10, 12) == (10, 12) and planned_looks(10, 10) == (10,)
     assert looks_from(4, (10, 15, 25), 40) == (10, 15, 25) and looks_from(12, (10, 15, 25), 40) == (15, 25)
     assert looks_from(30, (10, 15, 25), 40) == (30, 40) and looks_from(40, (10, 15, 25), 40) == (40,)
+    assert looks_from(30, (10, 15, 25), 1000) == (30, 45) and looks_from(13, (10,), 40) == (13, 20)
 
 
 @pytest.mark.parametrize(

@@ -86,8 +86,9 @@ def test_zero_lies_outside_the_interval_exactly_when_something_was_decided(test:
             interval = confidence_interval(row[:k], SD, stopping_rule)
             alone = interim_results(row[None, :k], np.array([SD]), stopping_rule)
             assert alone.better[0, -1] == together.better[i, k - 1] and alone.worse[0, -1] == together.worse[i, k - 1]
-            if not (alone.better[0, -1] and alone.worse[0, -1]):
-                assert (interval.low > 0) == alone.better[0, -1] and (interval.high < 0) == alone.worse[0, -1], (interval, row[:k])
+            better, worse = alone.better[0, -1] and interval.mean > 0, alone.worse[0, -1] and interval.mean < 0
+            assert (interval.low > 0) == better and (interval.high < 0) == worse, (interval, row[:k])
+            assert interval.low <= interval.mean <= interval.high
             assert two_sided or interval.high == math.inf
 
 
@@ -150,6 +151,19 @@ def test_an_answer_stays() -> None:
     results = interim_results(row, np.array([SD]), rule("t", worth=2.5))
     assert results.better[0].tolist() == [False, False, False, True, True, True] and not results.futile.any()
     assert results.outcomes().pairs.tolist() == [4]
+
+
+def test_an_answer_that_later_pairs_contradict_is_no_answer() -> None:
+    row = np.array([0.12, 0.125, 0.12, 0.123, *[-0.09] * 6])
+    interval = confidence_interval(row, SD, rule("t", two_sided=True))
+    assert interim_results(row[None], np.array([SD]), rule("t", two_sided=True)).better[0, 3]
+    assert interval.low < interval.mean < 0 < interval.high
+
+
+def test_a_one_sided_question_about_the_same_has_two_limits() -> None:
+    row = np.random.default_rng(17).normal(0.0, SD, 12)
+    assert math.isfinite(confidence_interval(row, SD, rule(same_within=0.06)).high)
+    assert confidence_interval(row, SD, rule()).high == math.inf
 
 
 def test_the_e_value_of_a_two_sided_question_grows_in_either_direction() -> None:

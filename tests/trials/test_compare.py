@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from stagezero.errors import BuildError, InputError
+from stagezero.errors import BuildError, InputError, MemoryShortError
 from stagezero.ledger import read, verify
 from stagezero.measure import BOTH_ANSWERS, ONE_ANSWER, UNPARSEABLE, sign_on_claim, twins_refused
 from stagezero.tasks import claims, load_suite
@@ -38,6 +38,9 @@ class FakePool:
 
     workers = 2
     plan: ClassVar[dict[int, tuple[float, float]]] = {}
+    failing: ClassVar[dict[tuple[int, int], type[Exception]]] = {}
+    """Errors of single builds, by training steps and by the order in which seeds first occur."""
+    seeds: ClassVar[list[int]] = []
 
     def __init__(self, workers: int) -> None:
         self.builds = 0
@@ -56,6 +59,12 @@ class FakePool:
         gain, failing = self.plan[steps]
         future: Future[Result] = Future()
         rng = np.random.default_rng([job.seed, steps])
+        if job.seed not in self.seeds:
+            self.seeds.append(job.seed)
+        planned = self.failing.get((steps, self.seeds.index(job.seed) + 1))
+        if planned is not None:
+            future.set_exception(planned("planned"))
+            return future
         if rng.random() < failing:
             future.set_exception(BuildError("the loss is not a number"))
             return future
@@ -90,6 +99,7 @@ def run(
     arms: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, b: float = 0.0, fail_a: float = 0.0, fail_b: float = 0.0, **more: Any
 ) -> Comparison:
     """Compare the arms; ``b`` is the true effect."""
+    FakePool.seeds.clear()
     monkeypatch.setattr(FakePool, "plan", {50: (0.0, fail_a), 60: (b, fail_b)})
     return compare(*arms, "privacy", **{"plan": default_plan(items=1000), "seed": 1, "runs": arms[0].parent / "runs", **more})
 
@@ -114,7 +124,7 @@ def test_equal_arms_are_undecided_and_a_longer_trial_may_be_asked_for(arms: tupl
     pairs = len(first.decision.pairs)
     assert f"--go-on {pairs + first.more_pairs[0]}" in "\n".join(summary_lines(first))
     longer = run(arms, monkeypatch, go_on=60)
-    assert longer.ledger == first.ledger and len(longer.decision.pairs) > pairs
+    assert longer.ledger == first.ledger and len(longer.decision.pairs) == 60, "nothing but an answer ends an extension"
     kinds = [entry.kind for entry in read(longer.ledger)]
     assert kinds.count("decision") == 2 and kinds.count("extension") == 1 and verify(longer.ledger, deep=True) == len(kinds)
     entries = longer.ledger.read_bytes()
@@ -173,6 +183,59 @@ def test_a_recipe_that_never_builds_is_given_up_soon(arms: tuple[Path, Path], mo
     assert result.verdict == "failed" and len(result.decision.failures) == 3 and "not a number" in str(result)
     with pytest.raises(BuildError, match="not a number"):
         run(arms, monkeypatch, fail_a=1.0)
+
+
+@pytest.mark.parametrize("steps", [50, 60])
+@pytest.mark.parametrize("replicate", [5, 10])
+def test_a_failed_build_after_the_answer_does_not_exceed_the_maximum(
+    arms: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, steps: int, replicate: int
+) -> None:
+    monkeypatch.setattr(FakePool, "failing", {(steps, replicate): BuildError})
+    result = run(arms, monkeypatch, b=0.1, seed=2, plan=default_plan(items=1000, max_pairs=10))
+    expected = Fate.GUARD if steps == 50 else Fate.FAILS_MORE
+    assert result.decision.fate is expected and len(result.decision.pairs) == 9, result
+
+
+def test_a_failed_last_build_still_leads_to_the_final_checks(arms: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakePool, "failing", {(50, n): BuildError for n in range(16, 26)})
+    for seed in range(8):
+        result = run(arms, monkeypatch, b=0.025, seed=seed, plan=default_plan(items=1000, worth=0.0))
+        assert isinstance(result.decision.fate, Fate) and result.as_json()["fate"] != "None" and str(result)
+
+
+@pytest.mark.parametrize("steps", [50, 60])
+def test_the_final_checks_leave_out_builds_that_failed(arms: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    monkeypatch.setattr(FakePool, "failing", {(steps, 3): BuildError})
+    result = run(arms, monkeypatch, b=0.1, seed=2, failure_score=0.45)
+    assert result.decision.fate is not Fate.FAILED and result.verdict == "better", result
+
+
+def test_an_arm_that_needs_too_much_memory_fails_as_a_build_does(arms: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakePool, "failing", {(60, 2): MemoryShortError})
+    result = run(arms, monkeypatch, b=0.1, seed=2)
+    assert result.decision.fate is Fate.FAILS_MORE and "needs more memory" in result.decision.failures[0].why
+
+
+def test_a_control_that_mostly_fails_is_reported_as_such(arms: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakePool, "failing", {(50, n): BuildError for n in (1, 3, 5, 7, 9)})
+    with pytest.raises(BuildError, match="5 of 10 builds of the control failed, so that its noise cannot be estimated"):
+        run(arms, monkeypatch)
+
+
+def test_the_advice_to_go_on_can_be_followed(arms: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in range(6):
+        for two_sided in (True, False):
+            first = run(arms, monkeypatch, seed=seed, two_sided=two_sided)
+            if first.more_pairs is not None:
+                total = len(first.decision.pairs) + first.more_pairs[0]
+                assert total > 25 and first.more_pairs[1] > 0
+                longer = run(arms, monkeypatch, seed=seed, two_sided=two_sided, go_on=total)
+                assert longer.verdict in ("better", "worse") or len(longer.decision.pairs) == total
+
+
+def test_the_same_has_two_limits_in_a_one_sided_question_too(arms: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    same = run(arms, monkeypatch, two_sided=False, same_within=0.06)
+    assert same.verdict == "the same" and same.interval is not None and -0.06 < same.interval.low < same.interval.high < 0.06
 
 
 def test_failures_are_compared_exactly() -> None:

@@ -137,7 +137,9 @@ def compare(
 
 def _one_sided_arms(control: Path, candidate: Path, better: str) -> tuple[Path, Path]:
     """Return control and candidate of a one-sided question: ``better`` names the candidate."""
-    names = {str(path): path for path in (control, candidate)} | {path.stem: path for path in (control, candidate)}
+    names = {path.stem: path for path in (control, candidate)} | {str(path): path for path in (control, candidate)}
+    names |= {str(path.resolve()): path for path in (control, candidate)}
+    better = better if better in names else str(Path(better).resolve())
     if better not in names or control.stem == candidate.stem == better:
         raise InputError(f"--better: expected {control.stem} or {candidate.stem}, got {better!r}; name the recipe that may be better.")
     chosen = names[better]

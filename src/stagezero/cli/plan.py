@@ -72,7 +72,7 @@ def plan(
         number = f"{predicted.ideas} idea{'' if predicted.ideas == 1 else 's'}"
         stages = "one stage" if predicted.stages == 1 else f"each of {predicted.stages} stages"
         out.print(f"{number} in {stages}: {predicted.sentence()}")
-        out.print(f"at most {predicted.most.builds} models are built")
+        out.print(f"at most about {predicted.most.builds} models are built")
         if seconds is not None:
             low, high, most = map(format_minutes, seconds)
             out.print(f"on this machine: about {low} if no idea has an effect, {high} if one of each stage has, and at most about {most}")

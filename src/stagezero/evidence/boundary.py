@@ -56,6 +56,8 @@ SPENDING_EXPONENT = 0.55
 large effects are then found sooner, and small ones less often. In two-sided comparisons of up to 25
 pairs, 0.4 / 0.55 / 0.8 / 1 find half a standard deviation in .43 / .45 / .48 / .50 of the trials,
 and need 11.3 / 11.4 / 11.5 / 11.7 pairs at one standard deviation."""
+MIN_LEVEL, MAX_LEVEL = 1e-15, 0.5
+"""Limits of a level. Below the least one, nothing is decided: numbers have sixteen digits."""
 NODES, QUADRATURE_NODES = 400, 48
 """Numbers of grid points of θ, and of quadrature points of φ."""
 _DIGITS = 5
@@ -82,10 +84,11 @@ class Spending:
     reserve: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.level < 1 or self.max_pairs < FIRST_PAIR or not 0 <= self.reserve < 1:
+        whole = isinstance(self.max_pairs, int) and self.max_pairs >= FIRST_PAIR
+        if not 0 < self.level <= MAX_LEVEL or not whole or not 0 <= self.reserve < 1:
             raise ValueError(
-                f"level, max_pairs, reserve: expected 0 < level < 1, at least {FIRST_PAIR} pairs and 0 ≤ reserve < 1, got {self.level}, "
-                f"{self.max_pairs} and {self.reserve}"
+                f"level, max_pairs, reserve: expected 0 < level ≤ {MAX_LEVEL}, at least {FIRST_PAIR} pairs and 0 ≤ reserve < 1, got "
+                f"{self.level}, {self.max_pairs} and {self.reserve}"
             )
 
     def increments(self, pairs: int) -> Floats:
@@ -181,8 +184,10 @@ def _noncentral_t_cdf(t: Floats, df: int, noncentrality: float) -> Floats:
 
 
 def _round_up(value: float) -> float:
-    """Round a positive number up to _DIGITS significant digits."""
-    unit = 10.0 ** (math.floor(math.log10(value)) - _DIGITS + 1)
+    """Round a number up to _DIGITS significant digits."""
+    if value == 0:
+        return 0.0
+    unit = 10.0 ** (math.floor(math.log10(abs(value))) - _DIGITS + 1)
     return math.ceil(value / unit - 1e-6) * unit
 
 
@@ -197,6 +202,8 @@ def critical_values(spending: Spending, pairs: int, nodes: int = NODES, quadratu
         pairs: number of pairs; it may exceed the registered maximum.
         nodes, quadrature_nodes: sizes of the grids.
     """
+    if spending.level < MIN_LEVEL:
+        return (math.inf,) * pairs
     recursion = _Recursion(spending.two_sided, nodes, quadrature_nodes)
     values = [math.inf] * min(pairs, FIRST_PAIR - 1)
     for k, level in enumerate(spending.increments(pairs).tolist(), FIRST_PAIR):

@@ -106,15 +106,15 @@ def looks_from(crossed_at: int, looks: Sequence[int], last: int) -> tuple[int, .
     """Return the numbers of pairs at which the guards of a trial are tested.
 
     They are tested at the planned looks from the pair on that reached the boundary. A trial that
-    reaches it after the last planned look tests them at once, and again at the maximum. So no trial
-    tests them more often than planned.
+    reaches it after the last planned look tests them at once, and again after half as many pairs
+    more. The level of each look must allow for both, also if only one look was planned.
 
     Args:
         crossed_at: number of pairs at which the boundary was reached.
         looks: the planned looks.
         last: maximum of pairs.
     """
-    return tuple(k for k in looks if k >= crossed_at) or tuple(dict.fromkeys((crossed_at, last)))
+    return tuple(k for k in looks if k >= crossed_at) or tuple(dict.fromkeys((crossed_at, min(last, math.ceil(1.5 * crossed_at)))))
 
 
 def check_guards(

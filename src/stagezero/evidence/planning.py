@@ -2,7 +2,8 @@
 
 The predictions are simulated with the package's own stopping rule and guards, on normal noise, in
 units of the standard deviation of a paired difference ("sd"). Every prediction uses the same random
-numbers, so that predictions for different effects are comparable. With TRIALS trials the standard
+numbers, so that predictions for different effects are comparable. The betting test depends on the
+range, too: RANGE_SDS is assumed. With TRIALS trials the standard
 error of a probability is at most .022.
 """
 
@@ -22,6 +23,8 @@ Floats = NDArray[np.float64]
 TRIALS = 500
 LARGEST_EFFECT = 10.0
 """Largest effect that is searched for, in sd."""
+RANGE_SDS = 25.0
+"""Largest difference, in sd, that the betting test supposes: an sd is .04 of the score's range."""
 _UNLIMITED_ITEMS = 10**9
 
 
@@ -69,9 +72,10 @@ def predict(rule: StoppingRule, effect: float, guards: GuardPlan = NO_GUARDS, tr
         trials: number of simulated trials.
     """
     rng, pairs = np.random.default_rng(7), rule.last_pair
-    simulated = replace(rule, items=_UNLIMITED_ITEMS, margin=0.0, bounds=(-1e6, 1e6))
+    simulated = replace(rule, items=_UNLIMITED_ITEMS, margin=0.0, bounds=(-RANGE_SDS, RANGE_SDS))
     control = rng.standard_normal((trials, pairs)) / math.sqrt(2)
     d = rng.standard_normal((trials, pairs)) / math.sqrt(2) - control + effect
+    d = d.clip(-RANGE_SDS, RANGE_SDS)
     first = control[:, : rule.calibration]
     sd = np.sqrt(((first - np.roll(first, 1, axis=1)) ** 2).mean(1))
     results = interim_results(d, sd, simulated)

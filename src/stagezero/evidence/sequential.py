@@ -210,12 +210,11 @@ def confidence_interval(differences: Floats, sd: float, rule: StoppingRule) -> E
         sd: standard deviation of A/A differences.
         rule: the parameters.
     """
-    row, pooled = differences[None, :], np.array([sd])
+    row, pooled, both = differences[None, :], np.array([sd]), rule.two_sided or rule.same_within is not None
     mean, sample_sd = running_moments(row)
     low = _lower_limit(row, mean, sample_sd, pooled, rule, rule.cushions.better)
-    high = -_lower_limit(-row, -mean, sample_sd, pooled, rule, rule.cushions.worse) if rule.two_sided else math.inf
-    low, high = max(min(low, high), rule.bounds[0]), max(low, high)
-    return Estimate(float(mean[0, -1]), low, min(high, rule.bounds[1]) if rule.two_sided else high, len(differences))
+    high = -_lower_limit(-row, -mean, sample_sd, pooled, rule, rule.cushions.worse) if both else math.inf
+    return Estimate(float(mean[0, -1]), max(low, rule.bounds[0]), min(high, rule.bounds[1]) if high < math.inf else high, len(differences))
 
 
 def effect_interval(differences: Sequence[float], max_pairs: int, floor: float, level: float = 0.05) -> Estimate:
@@ -318,16 +317,20 @@ def _exceeds(
 def _lower_limit(row: Floats, mean: Floats, sample_sd: Floats, sd: Floats, rule: StoppingRule, cushion: Cushion) -> float:
     """Return the lower confidence limit of one trial, by inverting ``_exceeds``.
 
-    It is the largest limit of all looks where that excludes a margin which the question is about,
-    and otherwise the limit at the last look. (The largest limit of all looks is always valid. For
-    an open question it can lie close to the mean, or beyond it, which misleads a reader.)
+    It is the limit at the last look, or at the look that excluded most. The latter applies where it
+    excludes a margin that the question is about. (It is always valid, but for an open question it
+    may lie beyond the mean, which misleads a reader.) The limit is never above the mean: there it
+    is the excluded margin itself. If the mean no longer exceeds that margin, the last look counts.
     """
     if rule.test in ("sign-flip", "betting"):
-        return float(_inverted_limits(row, sd, rule)[-1])
-    largest, last = (_limits_of_looks(row, mean, sample_sd, sd, rule, cushion, accumulate) for accumulate in (True, False))
-    best, at_last_look = float(largest.max()), float(last[0, -1])
-    asked = [rule.margin, *([] if rule.same_within is None else [-rule.same_within])]
-    return best if any(m < best for m in asked) else at_last_look
+        largest = last = _inverted_limits(row, sd, rule)[None, :]
+    else:
+        largest, last = (_limits_of_looks(row, mean, sample_sd, sd, rule, cushion, accumulate) for accumulate in (True, False))
+    best, at_last_look, centre = float(largest.max()), float(last[0, -1]), float(mean[0, -1])
+    asked = [m for m in (rule.margin, *([] if rule.same_within is None else [-rule.same_within])) if m < min(best, centre)]
+    if asked:
+        return best if best <= centre else float(np.nextafter(max(asked), math.inf))
+    return min(at_last_look, centre)
 
 
 def _limits_of_looks(
@@ -404,8 +407,8 @@ def _futile(mean: Floats, sample_sd: Floats, sd: Floats, rule: StoppingRule) -> 
     is below MIN_CONDITIONAL_POWER: the chance of an answer by the maximum, if the true effect is
     the observed one or the smallest effect of interest, whichever is larger.
     """
-    if rule.worth == 0 or rule.same_within is not None:
-        return np.zeros(mean.shape, dtype=bool)
+    if rule.worth == 0 or rule.same_within is not None or rule.horizon is not None:
+        return np.zeros(mean.shape, dtype=bool)  # an extension is asked for, whatever is likely
     pairs = np.arange(1, mean.shape[1] + 1)
     weight = max(1, rule.calibration)
     noise = difference_sd(sd, rule.items)[:, None]

@@ -20,6 +20,7 @@ from stagezero.project import Audit, People, Trial
 from stagezero.researchers import Researcher
 from stagezero.tasks import Suite
 from stagezero.training.executors import LocalPool, Speed, wait_for_result
+from stagezero.trials.capability_control import DOSE_REPLICATES, DOSES
 from stagezero.trials.decision import guarded_claims
 from stagezero.trials.jobs import BuildQueue, Progress, materialise_base
 
@@ -106,8 +107,9 @@ def plan_campaign(trial: Trial, stages: int, ideas: int, suite: Suite) -> Plan:
         controls + math.ceil((ideas - 1) * null + useful) + 2 * trial.confirm, trial.calibration + 2 * math.ceil(useful)
     )  # fmt: skip
     together = ideas > 1
+    matched = min(ideas, 2) * (len(DOSES) * DOSE_REPLICATES + trial.max_pairs)  # controls of the same capability
     most = Work(
-        trial.max_pairs * (1 + ideas + 2 * together) + 2 * trial.confirm,
+        trial.max_pairs * (1 + ideas + 2 * together) + matched + 2 * trial.confirm,
         # A promoted idea answers other wordings, together with its control.
         trial.calibration + min(ideas, 2) * 2 * trial.max_pairs,
     )

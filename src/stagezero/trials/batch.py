@@ -35,6 +35,8 @@ RECIPE_ERRORS = (BuildError, RecipeError, SuiteError)
 every other error does."""
 
 
+EXTENSIBLE = (Fate.UNDECIDED, Fate.GIVEN_UP, Fate.FAILS_MORE)
+"""Fates of trials that may be extended."""
 MIN_CALIBRATION = 3
 """Smallest number of A/A differences that can estimate the noise."""
 
@@ -76,6 +78,7 @@ class Batch:
         self.question, self.rule = question, rule
         self.noise: dict[str, float] = {}
         self.calibration: dict[str, list[float]] = {}
+        self.null_differences = plan.calibration
         self._jobs: dict[ReplicateJob, Future[Result]] = {}
         self.trials = [TrialState(entrant, entrant.hypothesis.digest()) for entrant in entrants]
         self._steps = {trial.key: self._steps_of(trial).steps() for trial in self.trials}
@@ -102,7 +105,7 @@ class Batch:
             raise ValueError(f"horizon: expected a question with a reserve and more than {self.last_pair} pairs, got {horizon}")
         self.last_pair, first = horizon, self.last_pair + 1
         self.seeds += self._seeds(first)
-        open_trials = [t for t in self.trials if t.decision is not None and t.decision.fate in (Fate.UNDECIDED, Fate.GIVEN_UP)]
+        open_trials = [t for t in self.trials if t.decision is not None and t.decision.fate in EXTENSIBLE]
         for trial in open_trials:
             trial.decision = None
             self._steps[trial.key] = self._steps_of(trial).steps()
@@ -116,7 +119,7 @@ class Batch:
         def decision_rule() -> DecisionRule:
             return self.rule(
                 trial.entrant.hypothesis, self.level, self.plan, self.noise, suite.properties, suite.capabilities, self.calibration,
-                self.question, self.last_pair if self.last_pair > self.plan.max_pairs else None,
+                self.question, self.last_pair if self.last_pair > self.plan.max_pairs else None, self.null_differences,
             )  # fmt: skip
 
         return TrialSteps(trial, self.control, self._control_job, self.seeds, suite, decision_rule, self.question)
@@ -217,9 +220,14 @@ class Batch:
             except RECIPE_ERRORS as error:
                 results.append(None)
                 errors.append(error)
-        pairs = sum(a is not None and b is not None for a, b in zip(results, [*results[1:], results[0]], strict=True))
-        if errors and (self.question.failures == "end" or pairs < MIN_CALIBRATION):
+        self.null_differences = sum(a is not None and b is not None for a, b in zip(results, [*results[1:], results[0]], strict=True))
+        if errors and self.question.failures == "end":
             raise errors[0]
+        if self.null_differences < MIN_CALIBRATION:
+            raise BuildError(
+                f"{len(errors)} of {len(results)} builds of the control failed, so that its noise cannot be estimated; the first: "
+                f"{errors[0]}"
+            )
         return results
 
     def _test_of(self, trial: TrialState) -> dict[str, str]:
@@ -275,6 +283,9 @@ class Batch:
             except RECIPE_ERRORS as error:
                 results.append(None)
                 errors.append(error)
+            except MemoryShortError as error:
+                results.append(None)
+                errors.append(self._blame(jobs, error))
         if errors:
             return Reply(number, error=errors[0], partial=tuple(results))
         return Reply(number, tuple(result for result in results if result is not None))

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from stagezero.errors import InputError, RecipeError, RunChangedError, SuiteError
-from stagezero.evidence import DIFFERENCE_BOUNDS, Estimate, describe_test, t_interval
+from stagezero.evidence import DIFFERENCE_BOUNDS, Estimate, StoppingRule, describe_test, t_interval
+from stagezero.evidence.planning import predict, smallest_effect
 from stagezero.isolation import Confinement, Kind
 from stagezero.ledger import Ledger, digest
 from stagezero.models import check_model, checkpoint_digest, home
@@ -24,8 +25,9 @@ from stagezero.training.data import meaning_of
 from stagezero.training.executors import LocalPool
 from stagezero.training.steps.run_program import check_programs
 from stagezero.trials import prior_attempts
-from stagezero.trials.batch import Batch
+from stagezero.trials.batch import EXTENSIBLE, RECIPE_ERRORS, Batch
 from stagezero.trials.comparison import Comparison
+from stagezero.trials.decision import MAX_EXTENDED_PAIRS
 from stagezero.trials.hypothesis import Entrant, Question, hypothesis
 from stagezero.trials.jobs import BuildQueue, NoProgress, Progress, materialise_base
 from stagezero.trials.ruling import Fate
@@ -34,8 +36,6 @@ from stagezero.trials.versions import check_versions, current_versions
 
 RESERVE = 0.1
 """Share of the level for extensions of a comparison beyond its registered maximum."""
-MAX_PAIRS = 1000
-"""Largest number of pairs of a comparison, extensions included."""
 
 
 def default_plan(**changes: Any) -> Trial:
@@ -112,9 +112,9 @@ def compare(
         raise InputError(f"seed: expected a number from 0 to 2^53, got {seed}; correct it.")
     if same_within is not None and not plan.margin < same_within < 1:
         raise InputError(f"same_within: expected a number above the margin ({plan.margin:g}) and below 1, got {same_within}; correct it.")
-    if go_on is not None and not plan.max_pairs < go_on <= MAX_PAIRS:
+    if go_on is not None and not plan.max_pairs < go_on <= MAX_EXTENDED_PAIRS:
         raise InputError(
-            f"go_on: expected a number of pairs above max_pairs ({plan.max_pairs}), up to {MAX_PAIRS}, got {go_on}; correct it."
+            f"go_on: expected a number of pairs above max_pairs ({plan.max_pairs}), up to {MAX_EXTENDED_PAIRS}, got {go_on}; correct it."
         )
     if failure_score is not None and not 0 <= failure_score <= 1:
         raise InputError(f"failure_score: expected a score from 0 to 1, got {failure_score}; correct it.")
@@ -166,39 +166,62 @@ def compare(
             counts = prior_attempts.record_run(home() / "tried", secret, ledger.entries[0], [tested.digest()])
             recorded = [int(entry.body["to"]) for entry in ledger.entries if entry.kind == "extension"]
             entrant = Entrant(f"{name_b} against {name_a}", "people", tested)
+            progress.message(f"plan: {_plan_sentence(plan, question_asked)}")
             batch = Batch([entrant], a, queue, plan, plan.alpha, secret, ledger, question_asked)
             decision = batch.run()[0]
             for horizon in [*recorded, *([go_on] if go_on is not None and go_on > max(recorded, default=0) else [])]:
-                if decision.fate not in (Fate.UNDECIDED, Fate.GIVEN_UP):
+                if decision.fate not in EXTENSIBLE:
                     break
                 ledger.record("extension", {"to": horizon})
                 decision = batch.extend(horizon)[0]
+            if go_on is not None and (decision.fate not in EXTENSIBLE or go_on < max(recorded, default=0)):
+                progress.message(f"--go-on {go_on} adds nothing: the comparison has {len(decision.pairs)} pairs and is {decision.fate}")
             rule = batch.decision_rule(batch.trials[0])
             pairs = decision.pairs
             interval = decision.interval
-            effects = {c: rule.effect(pairs, c) for c in claims(loaded)} if pairs else {}
+            effects = {c: rule.effect(pairs, c, plan.alpha) for c in claims(loaded)} if pairs else {}
             if interval is not None and two_sided:
                 effects[property] = interval
             found = decision.fate in (Fate.PROMOTED, Fate.WORSE)
-            confirmed = _confirm(queue, ledger, secret, a, b, property, plan) if found else None
+            confirmed = _confirm(queue, ledger, secret, a, b, property, plan, failure_score) if found else None
             queue.save_costs()
     finally:
         ledger.close()
-    more = rule.more_pairs(pairs) if decision.fate in (Fate.UNDECIDED, Fate.GIVEN_UP) and pairs else None
+    more = rule.more_pairs(pairs) if decision.fate in EXTENSIBLE and pairs else None
+    effect = smallest_effect(rule.stopping_rule) if pairs else None
+    detectable = None if effect is None else plan.margin + effect * rule.paired_sd(pairs)
     return Comparison(
-        name_a, name_b, property, two_sided, decision, interval, effects, describe_test(plan.test, rule.cushions), more, confirmed,
-        loaded.finite, sum(counts.values()), folder / "ledger.jsonl",
+        name_a, name_b, property, two_sided, decision, interval, effects, describe_test(plan.test, rule.cushions), detectable, more,
+        confirmed, loaded.finite, sum(counts.values()), folder / "ledger.jsonl",
     )  # fmt: skip
 
 
-def _confirm(queue: BuildQueue, ledger: Ledger, secret: bytes, a: Recipe, b: Recipe, prop: str, plan: Trial) -> Estimate | None:
+def _plan_sentence(plan: Trial, question: Question) -> str:
+    """Return what the comparison can find, and for how many models, in one sentence."""
+    rule = StoppingRule(
+        plan.alpha, plan.max_pairs, plan.items, plan.margin, plan.worth, plan.patience, plan.test, question.two_sided, question.reserve,
+        question.same_within, plan.calibration,
+    )  # fmt: skip
+    effect, pairs = smallest_effect(rule), predict(rule, 0.0).pairs
+    if effect is None:
+        return f"no difference is found with probability .8 in {plan.max_pairs} pairs; allow more (--max-pairs)"
+    return (
+        f"a difference of {effect:.1f} standard deviations of a paired difference is found with probability .8; about "
+        f"{round(2 * pairs)} models if there is no difference, and at most {2 * plan.max_pairs}, before the last checks"
+    )
+
+
+def _confirm(
+    queue: BuildQueue, ledger: Ledger, secret: bytes, a: Recipe, b: Recipe, prop: str, plan: Trial, failure_score: float | None
+) -> Estimate | None:  # fmt: skip
     """Estimate the effect on fresh seeds; None if fewer than two of them have two builds.
 
     The pairs that decided the trial would give an estimate that is biased away from zero.
     """
     seeds = [replicate_seed(secret, ledger.head, "confirm", s) for s in range(1, plan.confirm + 1)]
     jobs = [queue.submit(r, s, (draw_for_seed(s),)) for s in seeds for r in (a, b)]
-    results = queue.gather_successes(jobs, "confirming on fresh seeds")
-    differences = [y.scores[0][prop] - x.scores[0][prop] for x, y in zip(results[0::2], results[1::2], strict=True) if x and y]
+    results = queue.gather_successes(jobs, "confirming on fresh seeds", RECIPE_ERRORS)
+    scores = [failure_score if result is None else result.scores[0][prop] for result in results]
+    differences = [y - x for x, y in zip(scores[0::2], scores[1::2], strict=True) if x is not None and y is not None]
     ledger.record("confirmed", {"property": prop, "seeds": seeds, "differences": differences, "of": digest(meaning_of(b))})
     return t_interval(differences, bounds=DIFFERENCE_BOUNDS) if len(differences) > 1 else None

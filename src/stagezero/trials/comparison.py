@@ -29,10 +29,11 @@ class Comparison:
     excludes. ``effects`` maps each claim to its mean paired difference over the pairs of the trial,
     with an interval of the same kind. ``more_pairs`` is the number of further pairs that would
     settle a difference of the given size, with that size; None if the trial is decided. ``test``
-    describes the test. ``confirmed`` is the effect on the property, estimated on fresh seeds that
-    the decision did not use; None if neither arm was found better. ``finite_suite`` is True if the
-    suite is a fixed file. ``prior_runs`` is the number of other runs on this machine that
-    registered the hypothesis earlier.
+    describes the test. ``detectable`` is the smallest difference, in score, that is found with
+    probability .8 under the noise of this trial; None if it is unknown. ``confirmed`` is the effect
+    on the property, estimated on fresh seeds that the decision did not use; None if neither arm was
+    found better. ``finite_suite`` is True if the suite is a fixed file. ``prior_runs`` is the
+    number of other runs on this machine that registered the hypothesis earlier.
     """
 
     control: str
@@ -43,6 +44,7 @@ class Comparison:
     interval: Estimate | None
     effects: dict[str, Estimate]
     test: str
+    detectable: float | None
     more_pairs: tuple[int, float] | None
     confirmed: Estimate | None
     finite_suite: bool
@@ -52,7 +54,7 @@ class Comparison:
     @builtins.property
     def verdict(self) -> Verdict:
         """What was found about the candidate on the property."""
-        if self.decision.fate is Fate.GUARD and not (self.interval is not None and self.interval.low > 0):
+        if self.decision.fate is Fate.GUARD and not (self.interval is not None and self.interval.low > self.decision.hypothesis.margin):
             return "undecided"  # stopped early for harm
         return _VERDICTS.get(self.decision.fate, "undecided")
 
@@ -71,6 +73,7 @@ class Comparison:
             "control": self.control, "candidate": self.candidate, "property": self.property, "verdict": self.verdict, "better": self.better,
             "two_sided": self.two_sided, "fate": str(d.fate), "why": d.why, "pairs": len(d.pairs), "interval": _as_list(self.interval),
             "failures": len(d.failures), "level": d.level, "test": self.test, "e_value": max(d.e_values, default=1.0),
+            "detectable": self.detectable,
             "more_pairs": None if self.more_pairs is None else self.more_pairs[0],
             "effects": {c: _as_list(e) for c, e in self.effects.items()}, "tried_before": self.prior_runs,
             "confirmed": _as_list(self.confirmed), "ledger": str(self.ledger),
@@ -124,6 +127,8 @@ def summary_lines(c: Comparison) -> list[str]:
     if d.failures:
         lines.append(f"  failures   {FailureCounts.of(d.failures, len(d.pairs))}")
     lines.append(f"  why        {d.why}")
+    if c.detectable is not None:
+        lines.append(f"  power      a difference of {c.detectable:.3f} is found with probability .8 under this noise")
     lines.append(f"  test       {c.test}; e = {max(d.e_values, default=1.0):.3g}")
     if c.confirmed is not None:
         lines.append(f"  effect     {format_effect(c.confirmed)} on fresh seeds that the decision did not use")

@@ -79,6 +79,10 @@ Floats = NDArray[np.float64]
 COLLAPSE_SDS = 4.0
 """A candidate collapses if a paired difference is more than this many standard deviations (of
 paired differences) below the superiority margin."""
+MAX_EXTENDED_PAIRS = 1000
+"""Largest number of pairs of a trial, extensions included."""
+MIN_CHECK_PAIRS = 5
+"""Smallest number of pairs of a final check."""
 GUARD_MARGIN_SDS = 1.5
 """The non-inferiority margin of a guard is at least this many pooled A/A standard deviations."""
 MIN_MATCHED_SHARE = 0.75
@@ -119,6 +123,7 @@ class DecisionRule:
         calibration: for every claim, the control's scores in the calibration runs.
         question: what the trial asks.
         horizon: maximum of pairs after an extension; None if there is none.
+        null_differences: number of A/A differences behind the noise; ``plan.calibration`` if None.
     """
 
     VERSION: ClassVar[int] = RULE_VERSION
@@ -132,6 +137,7 @@ class DecisionRule:
     calibration: Mapping[str, Sequence[float]] = field(default_factory=dict)
     question: Question = ONE_SIDED
     horizon: int | None = None
+    null_differences: int | None = None
 
     @cached_property
     def cushions(self) -> Cushions:
@@ -145,7 +151,7 @@ class DecisionRule:
         plan, question = self.plan, self.question
         return StoppingRule(
             self.level, plan.max_pairs, plan.items, self.hypothesis.margin, plan.worth, plan.patience, plan.test, question.two_sided,
-            question.reserve, question.same_within, plan.calibration, self.cushions, horizon=self.horizon,
+            question.reserve, question.same_within, self.null_differences or plan.calibration, self.cushions, horizon=self.horizon,
         )  # fmt: skip
 
     @property
@@ -180,9 +186,14 @@ class DecisionRule:
         """The numbers of pairs at which the guards are planned to be tested."""
         return planned_looks(self.plan.guard_pairs, self.plan.max_pairs)
 
-    def guards(self, pairs: Sequence[Pair]) -> tuple[Guard, ...]:
-        """Return the paired non-inferiority test of every guarded claim and warning sign."""
-        names, level = self.guarded, LOOK_LEVELS[len(self.guard_looks)]
+    def guards(self, pairs: Sequence[Pair], looks: int = 0) -> tuple[Guard, ...]:
+        """Return the paired non-inferiority test of every guarded claim and warning sign.
+
+        Args:
+            pairs: the pairs.
+            looks: number of looks of this trial, if that exceeds the planned ones.
+        """
+        names, level = self.guarded, LOOK_LEVELS[max(looks, len(self.guard_looks))]
         return check_guards(names, differences(pairs, names), self.margins(names), self._sd_floors(names), self.plan.guard_pairs, level)
 
     def interval(self, pairs: Sequence[Pair]) -> Estimate:
@@ -190,32 +201,43 @@ class DecisionRule:
         claimed = differences(pairs, (self.claimed,))[0]
         return confidence_interval(claimed, self.noise[self.claimed], self.stopping_rule)
 
-    def effect(self, pairs: Sequence[Pair], claim: str) -> Estimate:
+    def effect(self, pairs: Sequence[Pair], claim: str, level: float = 0.05) -> Estimate:
         """Return the mean difference in any claim, with an interval that holds at every look.
 
         It is the two-sided interval of the exact sequential t-test, whatever the trial's own test.
         """
-        return effect_interval(differences(pairs, (claim,))[0].tolist(), self.last_pair, 0.5 / self.plan.items)
+        return effect_interval(differences(pairs, (claim,))[0].tolist(), self.last_pair, 0.5 / self.plan.items, level)
+
+    def paired_sd(self, pairs: Sequence[Pair]) -> float:
+        """Return the standard deviation of a paired difference, from calibration and the pairs."""
+        claimed = differences(pairs, (self.claimed,))[0]
+        floor = float(difference_sd(np.array([self.noise[self.claimed]]), self.plan.items)[0])
+        weight, df = self.null_differences or self.plan.calibration, len(pairs) - 1
+        squares = weight * floor**2 + (float(((claimed - claimed.mean()) ** 2).sum()) if df > 0 else 0.0)
+        return math.sqrt(squares / (weight + df))
 
     def more_pairs(self, pairs: Sequence[Pair]) -> tuple[int, float] | None:
-        """Return after how many more pairs the interval would settle a difference, and its size.
+        """Return after how many more pairs, beyond the maximum, which difference would be settled.
 
-        The size is the observed mean difference, if twice the maximum of pairs is enough for an
-        interval of that half-width. Otherwise it is the half-width that twice the maximum reaches.
-        The noise is taken from the pairs. None without a reserve, or with fewer than two pairs.
+        The total is the first at which the interval's half-width is at most the observed mean
+        difference, or else twice the maximum; the second value is the half-width there. The noise
+        is taken from calibration and the pairs. None without a reserve, if another test than the
+        exact one must agree, or for a one-sided question whose mean does not exceed the margin.
         """
-        if self.question.reserve == 0 or len(pairs) < 2:
+        exact = self.plan.test == "t" or (self.plan.test == "auto" and (self.cushions.better, self.cushions.worse) == ("none", "none"))
+        if self.question.reserve == 0 or len(pairs) < 2 or not exact:
             return None
         claimed = differences(pairs, (self.claimed,))[0]
-        limit = max(2 * len(pairs), 2 * self.last_pair)
-        spending = self.stopping_rule.spending
-        sd = max(float(claimed.std(ddof=1)), 0.5 / self.plan.items)
-        width = abs(float(claimed.mean())) or sd / 2
-        more = pairs_until_width(spending, width, sd, len(pairs), limit)
-        if more is None:
-            width = critical_values(spending, limit)[-1] * sd / math.sqrt(limit)
-            more = limit - len(pairs)
-        return more, width
+        mean, first = float(claimed.mean()), max(self.last_pair, len(pairs))
+        if not self.question.two_sided and mean <= self.hypothesis.margin:
+            return None
+        limit = min(MAX_EXTENDED_PAIRS, 2 * first)
+        if limit <= first:
+            return None
+        spending, sd = self.stopping_rule.spending, self.paired_sd(pairs)
+        more = pairs_until_width(spending, max(abs(mean), sd / 4), sd, first, limit)
+        total = limit if more is None else first + more
+        return total - len(pairs), critical_values(spending, total)[-1] * sd / math.sqrt(total)
 
     def capability_gains(self, pairs: Sequence[Pair]) -> tuple[str, ...]:
         """Return the capabilities with an established gain.
@@ -261,24 +283,27 @@ class DecisionRule:
             smallest_effect = self.plan.worth * difference_noise
             why = f"{change}; an effect of at least {smallest_effect:.3f}, the smallest of interest, is unlikely to be found"
             return Ruling(e, False, Fate.GIVEN_UP, why)
-        last = self.last_pair - (failures.replicates - k if failures.replicates else 0)
-        if not crossed and (out_of_pairs or k >= last):
-            why = f"{change}; {self._limits(pairs)}, and all {k} pairs are used"
-            return Ruling(e, False, Fate.UNDECIDED, why)
+        failed = max(0, failures.replicates - k)
+        out = out_of_pairs or k + failed >= self.last_pair
         if not crossed:
-            return Ruling(e, False)
+            if not out:
+                return Ruling(e, False)
+            but = f" ({failed} more failed to build)" if failed else ""
+            return Ruling(e, False, Fate.UNDECIDED, f"{change}; {self._limits(pairs)}, and all {k} pairs are used{but}")
+        looks = looks_from(int(results.better[0].argmax()) + 1, self.guard_looks, self.last_pair)
+        if k not in looks and not out:
+            return Ruling(e, True)
         if failures.only_candidate > failures.only_control:
             return Ruling(e, True, Fate.FAILS_MORE, f"{change}; {self._limits(pairs)}, but {failures}")
-        looks = looks_from(int(results.better[0].argmax()) + 1, self.guard_looks, self.last_pair)
-        if k not in looks and not out_of_pairs:
-            return Ruling(e, True)
         worst = float(claimed.min())
         if worst < self.hypothesis.margin - COLLAPSE_SDS * difference_noise:
             why = f"{change}, but one paired difference is {worst:+.3f}, more than {COLLAPSE_SDS:g} standard deviations below the margin"
             return Ruling(e, True, Fate.COLLAPSED, why)
-        guards = self.guards(pairs)
+        if mean <= self.hypothesis.margin:
+            return Ruling(e, True, Fate.COLLAPSED, f"{change}: the first pairs were better than the margin, and all pairs together are not")
+        guards = self.guards(pairs, len(looks))
         not_held = [g for g in guards if g.established != "holds"]
-        if any(g.established == "fails" for g in guards) or (not_held and (k == looks[-1] or out_of_pairs)):
+        if any(g.established == "fails" for g in guards) or (not_held and (k == looks[-1] or out)):
             return Ruling(e, True, Fate.GUARD, f"{change}, but {self._describe(not_held)}", guards)
         if not_held:
             return Ruling(e, True)
@@ -298,14 +323,16 @@ class DecisionRule:
     def _limits(self, pairs: Sequence[Pair]) -> str:
         """Return the interval of the test in words."""
         interval = self.interval(pairs)
-        if self.question.two_sided:
+        if math.isfinite(interval.high):
             return f"interval [{interval.low:+.3f}, {interval.high:+.3f}] at level {self.level:.3g}"
         return f"lower limit {interval.low:+.3f} at level {self.level:.3g}"
 
     def _superiority_guard(self, name: str, values: Sequence[float], margin: float) -> Guard:
         """Test whether the mean of differences in the claimed property is above a margin."""
         row, floor = np.array([values], dtype=np.float64), self._sd_floors((self.claimed,))
-        return check_guards((name,), row, np.array([-margin]), floor, self.plan.guard_pairs)[0]
+        # A trial has guard_pairs pairs at least. Those with a failed build are left out here.
+        enough = max(MIN_CHECK_PAIRS, min(self.plan.guard_pairs, len(values)))
+        return check_guards((name,), row, np.array([-margin]), floor, enough)[0]
 
     def other_wordings_guard(self, pairs: Sequence[Pair], reworded_differences: Sequence[float]) -> Guard:
         """Test whether more than half of the gain exists in wordings that the open items never use.

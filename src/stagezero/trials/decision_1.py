@@ -29,7 +29,7 @@ class DecisionRule1(DecisionRule):
         test: Test1 = self.plan.test if self.plan.test in ("sign-flip", "betting") else "t"
         return StoppingRule1(self.level, self.hypothesis.margin, self.plan.items, self.plan.worth, test)
 
-    def guards(self, pairs: Sequence[Pair]) -> tuple[Guard, ...]:
+    def guards(self, pairs: Sequence[Pair], looks: int = 0) -> tuple[Guard, ...]:
         """Return the paired non-inferiority test of every guarded claim and warning sign."""
         names = self.guarded
         return check_guards(names, differences(pairs, names), self.margins(names), self._sd_floors(names), self.plan.guard_pairs)

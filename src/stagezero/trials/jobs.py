@@ -217,14 +217,17 @@ class BuildQueue:
         """
         return [self.result(future) for future in self._wait_for(futures, text)]
 
-    def gather_successes(self, futures: list[Future[Result]], text: str) -> list[Result | None]:
+    def gather_successes(
+        self, futures: list[Future[Result]], text: str, failures: tuple[type[Exception], ...]
+    ) -> list[Result | None]:  # fmt: skip
         """Wait for several jobs and return their results in order, None for a failed build.
 
         Args:
             futures: the jobs.
             text: the activity, for the status report.
+            failures: the errors that count as a failed build.
         """
-        return [None if isinstance(future.exception(), BuildError) else self.result(future) for future in self._wait_for(futures, text)]
+        return [None if isinstance(future.exception(), failures) else self.result(future) for future in self._wait_for(futures, text)]
 
     def _wait_for(self, futures: list[Future[Result]], text: str) -> list[Future[Result]]:
         """Wait for several jobs and report the progress. Return the jobs."""
@@ -234,7 +237,7 @@ class BuildQueue:
             finished = len(futures) - len(waiting)
             self.progress.status(text, finished, len(futures), self.seconds_left(len(waiting)))
             for future in done:
-                if not isinstance(future.exception(), BuildError):
+                if future.exception() is None:
                     self.result(future)
         return futures
 

@@ -38,7 +38,7 @@ def noise_of_runs(runs: Sequence[Path]) -> list[ClaimNoise]:
     """Return the noise of every claim, from the controls of recorded runs.
 
     Every registered batch calibrates its control; the variances of all batches are averaged,
-    weighted by their numbers of builds. Scores are compared within a batch only, since different
+    weighted by their degrees of freedom. Scores are compared within a batch only, since different
     batches have different controls.
 
     Args:
@@ -50,11 +50,12 @@ def noise_of_runs(runs: Sequence[Path]) -> list[ClaimNoise]:
     paired: dict[str, list[tuple[float, int]]] = {}
     scores: dict[str, list[list[float]]] = {}
     parts: dict[str, list[list[float]]] = {}
-    for run in runs:
+    for run in dict.fromkeys(path.resolve() for path in runs):
+        differences = max(3, round(_calibration_runs(run) / 1.5))  # each run is part of two A/A differences
         for calibration, controls in _batches(run):
             for claim, values in _columns(controls).items():
                 scores.setdefault(claim, []).append(values)
-                paired.setdefault(claim, []).append((calibration["pooled_sd"][claim], max(len(controls), 3)))
+                paired.setdefault(claim, []).append((calibration["pooled_sd"][claim], differences))
                 if "parts" in calibration:
                     parts.setdefault(claim, []).append(calibration["parts"][claim])
     if not paired:
@@ -62,6 +63,12 @@ def noise_of_runs(runs: Sequence[Path]) -> list[ClaimNoise]:
             f"--from: expected a run with at least one calibrated trial, got {', '.join(map(str, runs))}; give the folder of a run."
         )
     return [_claim_noise(claim, paired[claim], scores[claim], parts.get(claim, [])) for claim in paired]
+
+
+def _calibration_runs(run: Path) -> int:
+    """Return the number of calibration builds of each batch of a run."""
+    body = next(iter(read(run if run.is_file() else run / "ledger.jsonl"))).body
+    return int((body.get("trial") or body["project"]["trial"])["calibration"])
 
 
 def _claim_noise(
@@ -91,7 +98,7 @@ def _batches(run: Path) -> Iterable[tuple[Mapping[str, Any], list[Mapping[str, f
             if calibration is not None and controls:
                 yield calibration, list(controls.values())
             calibration, controls = entry.body, {}
-        elif entry.kind == "pair":
+        elif entry.kind == "pair" and entry.body["control_model"]:  # a failed build has a given score
             controls[entry.body["replicate"]] = entry.body["control"]
     if calibration is not None and controls:
         yield calibration, list(controls.values())

@@ -12,7 +12,6 @@ schedules the jobs.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 
@@ -108,12 +107,13 @@ class TrialSteps:
             if pair is None:
                 arms = tuple(arm for arm, result in zip(("control", "candidate"), reply.partial, strict=True) if result is None)
                 state.failures.append(Failure(s, arms, str(reply.error)))
-                if (ruling := self._after_failure()) is not None:
-                    return ruling
-                continue
-            state.pairs.append(pair)
-            ruling = self.decision_rule.evaluate(state.pairs, state.max_e_value, state.failure_counts)
-            state.e_values.append(ruling.e_value)
+                ruling = self._after_failure()
+                if ruling is None:
+                    continue
+            else:
+                state.pairs.append(pair)
+                ruling = self.decision_rule.evaluate(state.pairs, state.max_e_value, state.failure_counts)
+                state.e_values.append(ruling.e_value)
             state.crossed = ruling.crossed
             if ruling.fate is not None:
                 return ruling
@@ -122,6 +122,10 @@ class TrialSteps:
                 gained = self.decision_rule.capability_gains(state.pairs)
                 guards = yield from run_concurrently(self._check_other_wordings(), self._check_matched_control(gained))
                 return self.decision_rule.conclude(state.pairs, ruling, guards, gained)
+
+    def _built_pairs(self) -> list[Pair]:
+        """Return the pairs of which both models exist; others have a score that was given."""
+        return [p for p in self.state.pairs if p.control_model and p.candidate_model]
 
     def _pair(self, s: int, results: Sequence[Result | None]) -> Pair | None:
         """Return the pair of a replicate, or None if a build failed and has no score.
@@ -149,7 +153,7 @@ class TrialSteps:
             return None
         if not state.pairs:
             return Ruling(e, False, Fate.UNDECIDED, f"no replicate has two builds; {state.failure_counts}")
-        return replace(self.decision_rule.evaluate(state.pairs, state.max_e_value, state.failure_counts, out_of_pairs=True), guards=())
+        return self.decision_rule.evaluate(state.pairs, state.max_e_value, state.failure_counts, out_of_pairs=True)
 
     def _check_other_wordings(self) -> Check:
         """Check that the gain also exists in other wordings.
@@ -157,7 +161,8 @@ class TrialSteps:
         Return no guard if the suite has no other wordings of the claimed property.
         """
         rule = self.decision_rule
-        claimed, replicates = rule.claimed, [pair.replicate for pair in self.state.pairs]
+        claimed, pairs = rule.claimed, self._built_pairs()
+        replicates = [pair.replicate for pair in pairs]
         if claimed not in self.suite.properties or not self.suite.reworded_items(0, 1, claimed):
             return []
         controls = (ReplicateJob(CONTROL, self.control, s, reworded=claimed) for s in replicates)
@@ -165,14 +170,14 @@ class TrialSteps:
         results = yield tuple(chain.from_iterable(zip(controls, candidates, strict=True)))
         scores = [r.scores[0][claimed] for r in results]
         differences = [b - a for a, b in zip(scores[0::2], scores[1::2], strict=True)]
-        return [rule.other_wordings_guard(self.state.pairs, differences)]
+        return [rule.other_wordings_guard(pairs, differences)]
 
     def _check_matched_control(self, gained: Sequence[str]) -> Check:
         """Check that the gain survives against a capability-matched control.
 
         Return no guard if no capability gain is established.
         """
-        pairs, rule = self.state.pairs, self.decision_rule
+        pairs, rule = self._built_pairs(), self.decision_rule
         if not gained or rule.claimed == ALIGNMENT:  # ideas that are tried together have each passed this check
             return []
         candidate = [sum(p.candidate[c] for c in gained) / len(gained) for p in pairs]
