@@ -319,18 +319,16 @@ def _lower_limit(row: Floats, mean: Floats, sample_sd: Floats, sd: Floats, rule:
 
     It is the limit at the last look, or at the look that excluded most. The latter applies where it
     excludes a margin that the question is about. (It is always valid, but for an open question it
-    may lie beyond the mean, which misleads a reader.) The limit is never above the mean: there it
-    is the excluded margin itself. If the mean no longer exceeds that margin, the last look counts.
+    may lie beyond the mean, which misleads a reader.) The limit is never above the mean. If the
+    mean no longer exceeds that margin, the last look counts.
     """
     if rule.test in ("sign-flip", "betting"):
         largest = last = _inverted_limits(row, sd, rule)[None, :]
     else:
         largest, last = (_limits_of_looks(row, mean, sample_sd, sd, rule, cushion, accumulate) for accumulate in (True, False))
     best, at_last_look, centre = float(largest.max()), float(last[0, -1]), float(mean[0, -1])
-    asked = [m for m in (rule.margin, *([] if rule.same_within is None else [-rule.same_within])) if m < min(best, centre)]
-    if asked:
-        return best if best <= centre else float(np.nextafter(max(asked), math.inf))
-    return min(at_last_look, centre)
+    asked = [rule.margin, *([] if rule.same_within is None else [-rule.same_within])]
+    return min(best if any(m < min(best, centre) for m in asked) else at_last_look, centre)
 
 
 def _limits_of_looks(
