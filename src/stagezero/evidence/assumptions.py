@@ -35,7 +35,7 @@ Cushion = Literal["none", "e-value", "betting"]
 """A test that must agree with the exact boundary."""
 MIN_RUNS = 8
 """Number of calibration runs below which their shape is unknown."""
-NEAR_BOUND_SHARE, NEAR_BOUND_SDS = 0.05, 2.0
+NEAR_BOUND_SHARE, NEAR_BOUND_SDS = 0.05, 1.0
 """A score is near a bound if it is within this share of the range, or within this many standard
 deviations of an A/A difference."""
 UNCALIBRATED_PAIRS = 15
