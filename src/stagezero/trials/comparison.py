@@ -127,9 +127,13 @@ def summary_lines(c: Comparison) -> list[str]:
     if d.failures:
         lines.append(f"  failures   {FailureCounts.of(d.failures, len(d.pairs))}")
     lines.append(f"  why        {d.why}")
+    changed = [f"{claim} {e.mean:+.3f}" for claim, e in c.effects.items() if claim != on and (e.low > 0 or e.high < 0)]
+    if changed:
+        lines.append(f"  elsewhere  {', '.join(changed)} (intervals without 0, not corrected for their number)")
     if c.detectable is not None:
         lines.append(f"  power      a difference of {c.detectable:.3f} is found with probability .8 under this noise")
-    lines.append(f"  test       {c.test}; e = {max(d.e_values, default=1.0):.3g}")
+    if d.pairs:
+        lines.append(f"  test       {c.test}; e = {max(d.e_values, default=1.0):.3g}")
     if c.confirmed is not None:
         lines.append(f"  effect     {format_effect(c.confirmed)} on fresh seeds that the decision did not use")
     if c.finite_suite:
