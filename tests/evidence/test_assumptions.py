@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
@@ -77,4 +75,4 @@ def test_uncalibrated_noise_delays_a_decision_and_needs_an_e_value() -> None:
 
 def test_a_requested_test_is_described_with_what_it_supposes() -> None:
     assert "normal" in describe_test("t", Cushions()) and "range" in describe_test("betting", Cushions())
-    assert math.isfinite(len(describe_test("sign-flip", Cushions()) + describe_test("e-value", Cushions())))
+    assert "symmetric" in describe_test("sign-flip", Cushions()) and "normal" in describe_test("e-value", Cushions())

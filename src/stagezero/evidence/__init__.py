@@ -6,7 +6,7 @@ and must not import torch.
 
 from stagezero.evidence.assumptions import Cushions, choose_cushions, describe_test
 from stagezero.evidence.betting import betting_interval, log_betting_e_values
-from stagezero.evidence.boundary import FIRST_PAIR, Spending, critical_values, crossing_probabilities, pairs_until_width
+from stagezero.evidence.boundary import FIRST_PAIR, Spending, critical_values, pairs_until_width
 from stagezero.evidence.eprocess import critical_t, difference_sd, e_value, log_e_value, sd_floor, t_statistics
 from stagezero.evidence.equivalence import Equivalence, equivalence
 from stagezero.evidence.guards import (  # fmt: skip
@@ -52,7 +52,7 @@ __all__ = [
     "Equivalence", "Estimate", "Guard", "InterimResults", "Outcomes", "Spending", "StoppingRule", "Test",
     "betting_interval", "capacity", "check_guards", "choose_cushions", "claim_level", "clopper_pearson_lower",
     "collapse_rate_bound", "confidence_interval", "critical_t", "critical_values", "crosses_harm_boundary",
-    "crossing_probabilities", "describe_test", "difference_sd", "e_lond_level", "e_value", "effect_interval",
+    "describe_test", "difference_sd", "e_lond_level", "e_value", "effect_interval",
     "equivalence", "gain_established", "idea_level", "interim_results", "log_betting_e_values", "log_e_value",
     "log_sign_flip_e_values", "looks_from", "non_inferiority", "pairs_until_width", "planned_looks", "pooled_sd",
     "proportion_interval", "random_vote_gain", "required_correct", "sd_floor", "sd_interval", "shadow_finding",

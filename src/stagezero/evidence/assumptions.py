@@ -11,7 +11,7 @@ loss. Three signs of this are checked:
                    reach 1/level.
 
 A fourth sign is checked at every look: the paired differences are far noisier than the calibration
-runs, so that these say nothing about the candidate. Then a decision needs at least
+runs, so that these do not describe the candidate. Then a decision needs at least
 UNCALIBRATED_PAIRS pairs, an e-value of 1/level, and differences without a long tail of losses.
 
 Every choice is an additional requirement beside the exact boundary. So the choice cannot raise the

@@ -29,9 +29,6 @@ relative error below 10⁻³, and the critical values with one below 10⁻⁴
 (tests/evidence/test_boundary.py compares them with much finer grids and with simulation). They are
 rounded up to five significant digits, so that they do not depend on the machine.
 
-Given θ_k, the earlier pairs are distributed alike for every mean. So the same q_k gives the exact
-probability of a rejection under any effect, with the noncentral t-distribution.
-
 Sources: spending of the level, Lan & DeMets 1983; sequential t-tests by invariance, Rushton 1950;
 the recursion over angles is derived here.
 """
@@ -46,7 +43,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
-from scipy.special import gammaln, ndtr, stdtrit
+from scipy.special import gammaln, stdtrit
 
 Floats = NDArray[np.float64]
 FIRST_PAIR = 4
@@ -174,15 +171,6 @@ class _Recursion:
         self.k = k + 1
 
 
-def _noncentral_t_cdf(t: Floats, df: int, noncentrality: float) -> Floats:
-    """Return P(T ≤ t) by integration over the sample's standard deviation. ``scipy.special.nctdtr``
-    gives NaN for large values."""
-    sd = np.linspace(max(0.0, 1 - 8 / math.sqrt(2 * df)), 1 + 8 / math.sqrt(2 * df), 240)[1:]
-    log_density = (df - 1) * np.log(sd) - df * sd * sd / 2
-    weights = np.exp(log_density - log_density.max())
-    return np.asarray(ndtr(t[:, None] * sd - noncentrality) @ (weights / weights.sum()))
-
-
 def _round_up(value: float) -> float:
     """Round a number up to _DIGITS significant digits."""
     if value == 0:
@@ -219,39 +207,6 @@ def critical_values(spending: Spending, pairs: int, nodes: int = NODES, quadratu
         if k < pairs:
             recursion.advance(math.atan(c / math.sqrt(k - 1)))
     return tuple(values)
-
-
-def crossing_probabilities(spending: Spending, pairs: int, effect: float) -> Floats:
-    """Return the probability that a trial has rejected by each pair, if it never stops early.
-
-    The probability counts rejections on either side. It is exact for normal differences.
-
-    Args:
-        spending: the level, and how it is spent.
-        pairs: number of pairs.
-        effect: true mean minus the margin, in standard deviations of a paired difference.
-
-    Returns:
-        Shape (pairs,).
-    """
-    recursion = _Recursion(spending.two_sided, NODES, QUADRATURE_NODES)
-    critical = critical_values(spending, pairs)
-    result = np.zeros(pairs)
-    for k in range(FIRST_PAIR, pairs + 1):
-        c = critical[k - 1]
-        if math.isinf(c):
-            result[k - 1 :] = result[k - 2]
-            break
-        angle, nc = math.atan(c / math.sqrt(k - 1)), effect * math.sqrt(k)
-        # ∫ q dF over the angles without a rejection, by the trapezoid rule in q.
-        theta = np.linspace(-angle if spending.two_sided else -math.pi / 2 + 1e-9, angle, 4 * NODES)
-        u = np.sqrt(np.clip((recursion.end - (np.abs(theta) if spending.two_sided else theta)) / (recursion.end - recursion.lowest), 0, 1))
-        q = CubicSpline(recursion.u, recursion.q)(u)
-        cdf = _noncentral_t_cdf(math.sqrt(k - 1) * np.tan(theta), k - 1, nc)
-        result[k - 1] = 1.0 - float(((q[1:] + q[:-1]) / 2 * np.diff(cdf)).sum())
-        if k < pairs:
-            recursion.advance(angle)
-    return np.maximum.accumulate(np.clip(result, 0.0, 1.0))
 
 
 def pairs_until_width(spending: Spending, half_width: float, sd: float, pairs: int, limit: int) -> int | None:

@@ -254,13 +254,6 @@ def trial_e_value(differences: Floats, sd: float, rule: StoppingRule) -> float:
     return float(np.mean([capped_e_value(_log_e_value(sign * row, pooled, rule)) for sign in (1.0, -1.0)]))
 
 
-def look_needed(pairs: int, rule: StoppingRule) -> str:
-    """Return what the next answer needs, for a person: a t-statistic, or an e-value."""
-    if rule.test in ("auto", "t") and pairs <= rule.last_pair:
-        return f"t = {critical_values(rule.spending, rule.last_pair)[pairs - 1]:.2f}"
-    return f"e = {rule.threshold:.0f}"
-
-
 def _floored(sample_sd: Floats, sd: Floats, rule: StoppingRule) -> Floats:
     """Return sample standard deviations with their lower limit, shape (trials, pairs).
 

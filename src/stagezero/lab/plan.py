@@ -1,4 +1,4 @@
-"""Says what a campaign can find and how long it will take, before anything is built.
+"""Predicts what a campaign can find and how long it will take, before anything is built.
 
 The power and the number of pairs follow from the project (``evidence/planning.py``). The time is
 added for bases whose builds take long: a worker trains and answers for a few seconds.

@@ -111,7 +111,7 @@ def summary_lines(c: Comparison) -> list[str]:
         Fate.GUARD: f"{b} is better than {a} on {on}, but a guard stops it."
         if c.verdict == "better"
         else f"Undecided on {on}: a guard stops {b}.",
-        Fate.COLLAPSED: f"Undecided on {on}: {b} is better than {a} on average, but sometimes collapses.",
+        Fate.COLLAPSED: f"Undecided on {on}: the differences between {b} and {a} are not steady.",
         Fate.FAILS_MORE: f"Undecided on {on}: the better arm fails to build more often.",
         Fate.FAILED: "Undecided: the recipes could not be built.",
     }[d.fate]

@@ -260,7 +260,7 @@ class DecisionRule:
             out_of_pairs: True if no further replicate may be built.
 
         Returns:
-            The ruling. If the e-process has reached the threshold and every guard holds, the ruling
+            The ruling. If "better" is established and every guard holds at this look, the ruling
             has guards and no fate; ``conclude`` then adds the final checks.
         """
         claimed, sd = differences(pairs, (self.claimed,)), self._sds((self.claimed,))
@@ -315,7 +315,7 @@ class DecisionRule:
         guard_noise = difference_sd(self._sds(self.guarded), self.plan.items)
         harmed = crosses_harm_boundary(differences(pairs, self.guarded), self.margins(self.guarded), guard_noise)
         # The t-bound of two or three pairs is too wide to show that a guard fails. The harm
-        # boundary, which uses the pooled standard deviation, has shown it.
+        # boundary, which uses the pooled standard deviation, is crossed.
         if not harmed.any():
             return ()
         return tuple(replace(g, established="fails") for g, harm in zip(self.guards(pairs), harmed, strict=True) if harm)

@@ -49,7 +49,7 @@ class DecisionRule1(DecisionRule):
         harmed = crosses_harm_boundary(differences(pairs, self.guarded), self.margins(self.guarded), guard_noise)
         if harmed.any():
             # The t-bound of two or three pairs is too wide to show that a guard fails. The harm
-            # boundary, which uses the pooled standard deviation, has shown it.
+            # boundary, which uses the pooled standard deviation, is crossed.
             failed = tuple(replace(g, established="fails") for g, harm in zip(self.guards(pairs), harmed, strict=True) if harm)
             return Ruling(e, crossed, Fate.GUARD, f"{change}, but {self._describe(failed)}; the trial stopped early for harm", failed)
         if results.futile[0, -1]:
