@@ -185,8 +185,9 @@ def test_a_program_needs_no_guard(program: str, source: str, base: Path, tmp_pat
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_that_ends_the_command_is_answered_in_one_line(number: signal.Signals, base: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [*COMMAND, "measure", str(base), "--items", "10000"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+        [*COMMAND, "measure", str(base), "--items", "10000"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # the tests may run under nohup, which the command respects
+    )  # fmt: skip
     assert process.stderr is not None
     process.stderr.readline()  # the first status line
     process.send_signal(number)
